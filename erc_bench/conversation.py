@@ -1,0 +1,165 @@
+"""The data of the field: utterances, dialogues, label sets and corpora, validated when built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from erc_bench.errors import ErcBenchError, did_you_mean
+
+if TYPE_CHECKING:
+    import datasets
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The emotions of a corpus, as plain English words, in the order of the class index."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 2 or len(set(self.names)) != len(self.names):
+            raise ErcBenchError(f"A label set needs two or more different labels: {self.names}.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str, where: str = "") -> int:
+        """Class index of a label; an unknown label is an error that names ``where`` it stands."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            place = f"{where}: " if where else ""
+            raise ErcBenchError(
+                f"{place}the label {name!r} is not in the label set."
+                + did_you_mean(name, self.names)
+            ) from None
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One turn of a dialogue.
+
+    ``label`` is the class index, or None for a turn that is context only and never scored.
+    ``name`` is what a prompt calls the speaker, where ``speaker`` is only a code (IEMOCAP).
+    """
+
+    id: str
+    speaker: str
+    text: str
+    label: int | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise ErcBenchError(f"An utterance without an id: {self.speaker}: {self.text!r}.")
+        if not self.name:
+            object.__setattr__(self, "name", self.speaker)
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A conversation: its turns in the order they were spoken."""
+
+    id: str
+    utterances: tuple[Utterance, ...]
+
+    def __post_init__(self) -> None:
+        if not self.utterances:
+            raise ErcBenchError(f"Dialogue {self.id!r} has no utterances; remove it or fill it.")
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    @cached_property
+    def labelled(self) -> tuple[int, ...]:
+        """Positions of the turns that carry a label."""
+        return tuple(i for i, u in enumerate(self.utterances) if u.label is not None)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus: its label set and its splits, held as Hugging Face ``datasets``.
+
+    Every split is a ``datasets.Dataset`` with one row a dialogue and the columns ``id`` and
+    ``utterances`` (a list of ``{id, speaker, text, label, name}``; label −1 = unlabelled).
+    ``dialogues`` gives them back as :class:`Dialogue`. Build one with :meth:`build`.
+    """
+
+    name: str
+    labels: LabelSet
+    splits: datasets.DatasetDict
+    digest: str
+    """SHA-256 over everything a model can see: labels, splits, ids, speakers, texts."""
+
+    @classmethod
+    def build(
+        cls, name: str, labels: LabelSet, splits: Mapping[str, Iterable[Dialogue]]
+    ) -> Corpus:
+        """Validate dialogues and hold them.
+
+        Raises:
+            ErcBenchError: an id that stands twice, a label outside the label set, or a split
+                that is unknown or empty.
+        """
+        import datasets
+
+        utterance = {"id": "string", "speaker": "string", "text": "string", "label": "int32"}
+        utterance["name"] = "string"
+        features = datasets.Features(
+            {
+                "id": datasets.Value("string"),
+                "utterances": [{key: datasets.Value(kind) for key, kind in utterance.items()}],
+            }
+        )
+        held = datasets.DatasetDict()
+        seen: set[str] = set()
+        hasher = hashlib.sha256(json.dumps(labels.names).encode())
+        for split, dialogues in splits.items():
+            if split not in SPLITS:
+                raise ErcBenchError(f"{name}: unknown split {split!r}." + did_you_mean(split, SPLITS))
+            rows = []
+            for dialogue in dialogues:
+                for u in dialogue.utterances:
+                    if u.id in seen:
+                        raise ErcBenchError(f"{name}, {split}: the utterance id {u.id!r} stands twice.")
+                    seen.add(u.id)
+                    if u.label is not None and not 0 <= u.label < len(labels):
+                        raise ErcBenchError(
+                            f"{name}, {split}, utterance {u.id!r}: label {u.label} is outside "
+                            f"0…{len(labels) - 1}."
+                        )
+                row = {
+                    "id": dialogue.id,
+                    "utterances": [
+                        {**u.__dict__, "label": -1 if u.label is None else u.label}
+                        for u in dialogue.utterances
+                    ],
+                }
+                hasher.update(json.dumps([split, row], sort_keys=True).encode())
+                rows.append(row)
+            if not any(u["label"] >= 0 for row in rows for u in row["utterances"]):
+                raise ErcBenchError(f"{name}: the {split} split has no labelled utterance.")
+            held[split] = datasets.Dataset.from_list(rows, features=features)
+        return cls(name, labels, held, hasher.hexdigest())
+
+    def dialogues(self, split: str) -> list[Dialogue]:
+        """The dialogues of one split, in corpus order."""
+        return [dialogue_from_row(row) for row in self.splits[split]]
+
+
+def dialogue_from_row(row: Mapping) -> Dialogue:
+    """One row of a split as a :class:`Dialogue`."""
+    return Dialogue(
+        row["id"],
+        tuple(
+            Utterance(**{**u, "label": u["label"] if u["label"] >= 0 else None})
+            for u in row["utterances"]
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Settings of each method per corpus and preset, one YAML file each."""

@@ -1,0 +1,1 @@
+"""Published rows (published.yaml); installed as erc_bench.published."""
