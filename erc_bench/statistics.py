@@ -1,0 +1,376 @@
+"""How sure a score is: intervals over seeds, paired comparisons, correction, ranks.
+
+A score is a mean over seeds on one test set, so it carries two kinds of chance: the dialogues that
+happened to be in the test set (utterances inside one are not independent, so dialogues are what is
+resampled) and the seeds that happened to be used.
+
+**Dialogues** are resampled with replacement, the same resamples for every method and seed
+(:func:`resampled_scores`). Between seeds of one method the resampled scores vary together as far
+as the dialogues do; what varies apart is the noise that a finite test set adds to each single run.
+
+**Seeds** are resampled in closed form. Drawing S seeds with replacement gives a variance of
+s²·(S−1)/S² for the mean, a third too little for S = 3, and with normal quantiles a test whose size
+is 10 % and more where 5 % is claimed; a two-way bootstrap moreover counts the noise of the single
+runs two or three times (Owen, The pigeonhole bootstrap, 2007). So the variance of the estimate is
+
+    V = V_dialogues + max(0, s² − e) / S
+
+with s² the variance of the per-seed estimates (n−1), and e the part of it that is the test set's
+noise in single runs, which V_dialogues already holds. Interval and p-value are Student's t with
+Satterthwaite's degrees of freedom: those of s² are S−1, those of V_dialogues the number of
+dialogues less one. tests/test_statistics.py holds the simulation that this is checked by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+# A two-sided sign-flip test over five dialogues can not fall below 5 %, whatever they hold.
+FEWEST_DIALOGUES = 6
+# Scores are percentages; two that differ by less than this differ by rounding.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class SeedInterval:
+    """Mean over seeds, standard deviation (n−1), and Student-t interval; None for one seed."""
+
+    n: int
+    mean: float
+    sd: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class ResampledScores:
+    """Weighted-F1 of one method: on the test set, and on resamples of its dialogues."""
+
+    seeds: tuple[int, ...]
+    values: np.ndarray
+    """(S,) in percent: each seed's weighted-F1 on the test set."""
+    draws: np.ndarray
+    """(R, S) in percent: the same on each resample."""
+    dialogues: int
+    resampling: str
+    """Digest of gold labels, dialogues and resamples; only equal ones can be compared."""
+
+    @property
+    def mean(self) -> float:
+        """Mean weighted-F1 over the seeds, in percent."""
+        return float(self.values.mean())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A difference of mean weighted-F1 in points, and what chance could do to it."""
+
+    difference: float
+    interval: tuple[float, float] | None
+    """None where there are fewer than ``FEWEST_DIALOGUES`` dialogues."""
+    p: float
+    """Two-sided; 1 where there is no interval."""
+    resolvable: float | None
+    """The smallest true difference that this test, at its standard error and before correction for
+    several pairs, would have found with the chosen power (80 %). It is no statement about the
+    difference found."""
+    standard_error: float
+    degrees_of_freedom: float
+    seeds: tuple[int, ...]
+    """The seeds that were paired; empty where the methods' seeds were treated as independent."""
+    covers_seeds: bool
+    """False where some method's seeds were one, so that the variance over seeds is unknown: the
+    interval is then about that trained model on new dialogues, not about the method."""
+
+
+def seed_interval(values: ArrayLike, confidence: float = 0.95) -> SeedInterval:
+    """Mean, standard deviation (n−1) and Student-t interval of one figure a seed, ``(S,)``.
+
+    The interval is about the mean over seeds on this very test set; it says nothing about other
+    dialogues. For that see :func:`compare_with_figure`.
+
+    Raises:
+        ValueError: no values, or one that is not a finite number.
+    """
+    x = np.asarray(values, dtype=float)
+    if x.ndim != 1 or not x.size or not np.isfinite(x).all():
+        raise ValueError(f"one finite figure a seed is needed, got {values!r}")
+    mean = float(x.mean())
+    if x.size == 1:
+        return SeedInterval(1, mean, None, None)
+    sd = float(x.std(ddof=1))
+    half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1)) * sd / math.sqrt(x.size)
+    return SeedInterval(x.size, mean, sd, (mean - half, mean + half))
+
+
+def weighted_f1(confusion: ArrayLike) -> np.ndarray:
+    """Weighted-F1 in percent of confusion counts ``(..., C, C)``, rows gold, columns predicted.
+
+    Equals scikit-learn's ``f1_score(average="weighted", zero_division=0)``; NaN where nothing was
+    counted.
+    """
+    m = np.asarray(confusion, dtype=float)
+    hits = np.diagonal(m, axis1=-2, axis2=-1)
+    return _weighted_f1(hits, m.sum(-2) - hits, m.sum(-1) - hits)
+
+
+def dialogue_counts(
+    gold: ArrayLike, predictions: ArrayLike, dialogues: ArrayLike, classes: int
+) -> np.ndarray:
+    """True positives, false positives and false negatives ``(D, S, C, 3)`` of every dialogue.
+
+    ``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` are class indices of the labelled utterances,
+    ``dialogues`` ``(N,)`` says which dialogue each belongs to (anything that sorts). These counts
+    are all that weighted-F1 of any set of dialogues needs.
+
+    Raises:
+        ValueError: shapes that do not fit, no utterance, or a class outside 0…C−1.
+    """
+    y, p = np.asarray(gold), np.asarray(predictions)
+    if y.ndim != 1 or not y.size or p.ndim != 2 or p.shape[1] != y.size or not p.shape[0]:
+        raise ValueError(f"gold (N,) and predictions (S, N) do not fit: {y.shape}, {p.shape}")
+    for name, labels in (("gold", y), ("predictions", p)):
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"{name} holds something else than classes 0…{classes - 1}")
+    names, d = np.unique(np.asarray(dialogues), return_inverse=True)
+    if d.shape != y.shape:
+        raise ValueError(f"dialogues {d.shape} and gold {y.shape} do not fit")
+    shape = (len(names), p.shape[0], classes)
+    run = np.arange(p.shape[0])[:, None]
+
+    def count(chosen: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        cell = np.ravel_multi_index(np.broadcast_arrays(d, run, labels), shape)
+        return np.bincount(cell[chosen], minlength=math.prod(shape)).reshape(shape)
+
+    hit = p == y
+    return np.stack([count(hit, p), count(~hit, p), count(~hit, y)], axis=-1)
+
+
+def resampled_scores(
+    gold: ArrayLike,
+    predictions: ArrayLike,
+    dialogues: ArrayLike,
+    classes: int,
+    seeds: Sequence[int] | None = None,
+    resamples: int = 10_000,
+    random_seed: int = 0,
+) -> ResampledScores:
+    """Weighted-F1 of every run on ``resamples`` resamples of the test set's dialogues.
+
+    Arguments are those of :func:`dialogue_counts`; ``seeds`` names the rows of ``predictions``
+    (0…S−1 if not given). Compute it once a method: any two methods' can then be compared, since
+    equal test sets are resampled equally.
+
+    Raises:
+        ValueError: as :func:`dialogue_counts`; seeds that are not one a row, or stand twice.
+    """
+    counts = dialogue_counts(gold, predictions, dialogues, classes)
+    d, s = counts.shape[:2]
+    names = tuple(range(s)) if seeds is None else tuple(seeds)
+    if len(names) != s or len(set(names)) != s:
+        raise ValueError(f"{s} runs need as many different seeds, got {names}")
+    # Counts are whole numbers far below 2^24, so single precision is exact and twice as fast.
+    sums = _multiplicities(d, resamples, random_seed) @ counts.reshape(d, -1).astype(np.float32)
+    draws = _weighted_f1(*np.moveaxis(sums.reshape(-1, s, classes, 3).astype(float), -1, 0))
+    digest = hashlib.sha256(f"{classes} {resamples} {random_seed}".encode())
+    for key in (gold, np.unique(np.asarray(dialogues), return_inverse=True)[1]):
+        digest.update(np.asarray(key, dtype=np.int64).tobytes())
+    values = _weighted_f1(*np.moveaxis(counts.sum(0).astype(float), -1, 0))
+    return ResampledScores(names, values, draws, d, digest.hexdigest())
+
+
+def compare(
+    a: ResampledScores, b: ResampledScores, confidence: float = 0.95, power: float = 0.8
+) -> Comparison:
+    """Difference a − b of mean weighted-F1 over seeds, for new dialogues and new seeds.
+
+    Dialogues are always paired. Seeds are paired where both methods ran the same ones: only those
+    common to both count then, and ``difference`` is over them alone. Without a common seed (or with
+    a single one although both ran several, which would hide the seeds' variance) all runs of both
+    are used and their seeds taken as independent. With one seed each the interval is about these
+    two trained models on new dialogues (``covers_seeds`` is False).
+
+    Raises:
+        ValueError: the two were not resampled from the same gold labels and dialogues.
+    """
+    if a.resampling != b.resampling:
+        raise ValueError("the two methods were not scored on the same gold labels and dialogues")
+    common = tuple(s for s in a.seeds if s in b.seeds)
+    fewest = min(len(a.seeds), len(b.seeds))
+    if common and (len(common) > 1 or fewest == 1):
+        i = [a.seeds.index(s) for s in common]
+        j = [b.seeds.index(s) for s in common]
+        values, draws = a.values[i] - b.values[j], a.draws[:, i] - b.draws[:, j]
+        terms = [_seed_variance(values, draws, a.dialogues)]
+        estimate, resampled = float(values.mean()), draws.mean(1)
+    else:
+        common = ()
+        terms = [_seed_variance(x.values, x.draws, x.dialogues) for x in (a, b)]
+        estimate, resampled = a.mean - b.mean, a.draws.mean(1) - b.draws.mean(1)
+    covers = fewest > 1 if not common else len(common) > 1
+    return _inference(estimate, resampled, terms, a.dialogues, confidence, power, common, covers)
+
+
+def compare_with_figure(
+    scores: ResampledScores,
+    figure: float,
+    figure_seeds: int | None = None,
+    confidence: float = 0.95,
+    power: float = 0.8,
+) -> Comparison:
+    """Difference of our mean weighted-F1 from a figure known without predictions, in percent.
+
+    The interval is ours for new dialogues and new seeds, less the figure. The figure is taken as a
+    constant; if ``figure_seeds`` says that it is a mean over so many seeds, their variance is added
+    as if it were ours. A published figure was measured on the same dialogues, which can not be
+    paired without its predictions: while the two methods' scores rise and fall together over
+    dialogues (correlation 0.5 or more), the interval errs on the side of caution. With figure 0
+    it is the interval of our own mean.
+    """
+    terms = [_seed_variance(scores.values, scores.draws, scores.dialogues)]
+    if figure_seeds is not None:
+        if figure_seeds < 1:
+            raise ValueError(f"a figure of {figure_seeds} seeds")
+        ours, freedom, extra = terms[0]
+        its = ours * len(scores.seeds) / figure_seeds
+        terms[0] = (ours + its, freedom, extra + its)
+    estimate, resampled = scores.mean - figure, scores.draws.mean(1)
+    covers = len(scores.seeds) > 1
+    return _inference(
+        estimate, resampled, terms, scores.dialogues, confidence, power, scores.seeds, covers
+    )
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Holm's step-down adjusted p-values ``(M,)``, in the order given (Holm 1979).
+
+    Rejecting where the adjusted value is at most 0.05 keeps the chance of even one false rejection
+    at 5 %, however the tests depend on each other.
+
+    Raises:
+        ValueError: something that is not in 0…1.
+    """
+    p = np.asarray(p_values, dtype=float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p-values lie in 0…1, got {p_values!r}")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)), 1)
+    return adjusted
+
+
+def rank_groups(means: ArrayLike, resolved: ArrayLike) -> np.ndarray:
+    """Rank of every row ``(M,)``: 1 + the number of rows resolved to be better than it.
+
+    ``means`` ``(M,)``; ``resolved`` ``(M, M)`` symmetric, true where a pair's difference is
+    resolved. Rows that no pair tells apart share a rank. "Not resolved" is not transitive: with
+    A > B > C and only A–C resolved the ranks are 1, 1, 2, so B shares A's rank and not C's although
+    it can be told from neither; and a row with few seeds may rank above one of a higher mean. A
+    rank is thus a statement about rows that are certainly better, not about the rows beside.
+
+    Raises:
+        ValueError: shapes that do not fit, or ``resolved`` not symmetric.
+    """
+    m, r = np.asarray(means, dtype=float), np.asarray(resolved, dtype=bool)
+    if m.ndim != 1 or r.shape != (m.size, m.size) or (r != r.T).any():
+        raise ValueError(f"means (M,) and a symmetric resolved (M, M): {m.shape}, {r.shape}")
+    return 1 + (r & (m[None, :] > m[:, None])).sum(1)
+
+
+def _weighted_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
+    """Weighted-F1 in percent over the last axis, the classes."""
+    support = tp + fn
+    f1 = 2 * tp / np.maximum(2 * tp + fp + fn, 1)
+    total = support.sum(-1)
+    with np.errstate(invalid="ignore"):
+        return 100 * (support * f1).sum(-1) / total
+
+
+@lru_cache(maxsize=4)
+def _multiplicities(dialogues: int, resamples: int, random_seed: int) -> np.ndarray:
+    """How often each dialogue stands in each resample, ``(R, D)``; rows sum to D."""
+    rng = np.random.default_rng(random_seed)
+    picks = rng.integers(dialogues, size=(resamples, dialogues))
+    picks += dialogues * np.arange(resamples)[:, None]
+    times = np.bincount(picks.ravel(), minlength=resamples * dialogues)
+    weights = times.reshape(resamples, dialogues).astype(np.float32)
+    weights.flags.writeable = False  # shared by all who ask for it again
+    return weights
+
+
+def _seed_variance(
+    values: np.ndarray, draws: np.ndarray, dialogues: int
+) -> tuple[float, float, float]:
+    """What seeds add to the variance of a mean over S of them.
+
+    ``values`` ``(S,)``, ``draws`` ``(R, S)``. Returns s²/S, its degrees of freedom, and the part
+    of it that is not already in the dialogues' variance. (0, 1, 0) for one seed: unknown.
+
+    With the covariance K ``(S, S)`` of the draws, a single run's noise e is what the diagonal has
+    over the rest; where chance puts e/S above the mean of K, which is all that V_dialogues holds,
+    no more than that is subtracted.
+    """
+    s = len(values)
+    if s == 1:
+        return 0.0, 1.0, 0.0
+    covariance = np.cov(draws, rowvar=False) * dialogues / max(dialogues - 1, 1)
+    mean, diagonal = float(covariance.mean()), float(np.trace(covariance)) / s
+    noise = min((diagonal - mean) * s / (s - 1), mean * s)
+    observed = float(values.var(ddof=1))
+    return observed / s, s - 1.0, max(0.0, observed - noise) / s
+
+
+def _inference(
+    estimate: float,
+    resampled: np.ndarray,
+    terms: list[tuple[float, float, float]],
+    dialogues: int,
+    confidence: float,
+    power: float,
+    seeds: tuple[int, ...],
+    covers_seeds: bool,
+) -> Comparison:
+    """Student-t interval and test of an estimate with resampled values ``(R,)``.
+
+    ``terms`` are the seeds' variances as :func:`_seed_variance` gives them.
+    """
+    if abs(estimate) < _ROUNDING:
+        estimate = 0.0
+    if dialogues < FEWEST_DIALOGUES:
+        return Comparison(estimate, None, 1.0, None, math.nan, math.nan, seeds, covers_seeds)
+    freedom = dialogues - 1.0
+    # A resample of D dialogues varies as (D−1)/D of what D new ones would.
+    of_dialogues = float(resampled.var(ddof=1)) * dialogues / freedom
+    variance = of_dialogues + sum(extra for _, _, extra in terms)
+    # The seeds' degrees of freedom belong to all of s², also to the part that is subtracted.
+    uncertainty = of_dialogues**2 / freedom + sum(
+        of_mean**2 / n for of_mean, n, _ in terms
+    )
+    error = math.sqrt(variance)
+    df = variance**2 / uncertainty if uncertainty > 0 else freedom
+    if error < _ROUNDING:
+        error, df = 0.0, freedom
+    critical = float(stats.t.ppf((1 + confidence) / 2, df))
+    # D exchangeable dialogues can show no less than all of them pointing the same way.
+    least = 2.0 ** (1 - dialogues)
+    if estimate == 0:
+        p = 1.0
+    else:
+        p = max(least, 2 * float(stats.t.sf(abs(estimate) / error, df)) if error else 0.0)
+    return Comparison(
+        difference=estimate,
+        interval=(estimate - critical * error, estimate + critical * error),
+        p=p,
+        resolvable=(critical + float(stats.t.ppf(power, df))) * error,
+        standard_error=error,
+        degrees_of_freedom=df,
+        seeds=seeds,
+        covers_seeds=covers_seeds,
+    )
