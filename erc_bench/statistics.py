@@ -133,12 +133,7 @@ def dialogue_counts(
     Raises:
         ValueError: shapes that do not fit, no utterance, or a class outside 0…C−1.
     """
-    y, p = np.asarray(gold), np.asarray(predictions)
-    if y.ndim != 1 or not y.size or p.ndim != 2 or p.shape[1] != y.size or not p.shape[0]:
-        raise ValueError(f"gold (N,) and predictions (S, N) do not fit: {y.shape}, {p.shape}")
-    for name, labels in (("gold", y), ("predictions", p)):
-        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(f"{name} holds something else than classes 0…{classes - 1}")
+    y, p = checked_labels(gold, predictions, classes)
     names, d = np.unique(np.asarray(dialogues), return_inverse=True)
     if d.shape != y.shape:
         raise ValueError(f"dialogues {d.shape} and gold {y.shape} do not fit")
@@ -151,6 +146,23 @@ def dialogue_counts(
 
     hit = p == y
     return np.stack([count(hit, p), count(~hit, p), count(~hit, y)], axis=-1)
+
+
+def checked_labels(
+    gold: ArrayLike, predictions: ArrayLike, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` as arrays of classes 0…C−1.
+
+    Raises:
+        ValueError: shapes that do not fit, no utterance or no run, or another class.
+    """
+    y, p = np.asarray(gold), np.asarray(predictions)
+    if y.ndim != 1 or not y.size or p.ndim != 2 or p.shape[1:] != y.shape or not len(p):
+        raise ValueError(f"gold (N,) and predictions (S, N) do not fit: {y.shape}, {p.shape}")
+    for name, labels in (("gold", y), ("predictions", p)):
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"{name} holds something else than classes 0…{classes - 1}")
+    return y, p
 
 
 def resampled_scores(
@@ -350,9 +362,7 @@ def _inference(
     of_dialogues = float(resampled.var(ddof=1)) * dialogues / freedom
     variance = of_dialogues + sum(extra for _, _, extra in terms)
     # The seeds' degrees of freedom belong to all of s², also to the part that is subtracted.
-    uncertainty = of_dialogues**2 / freedom + sum(
-        of_mean**2 / n for of_mean, n, _ in terms
-    )
+    uncertainty = of_dialogues**2 / freedom + sum(of_mean**2 / n for of_mean, n, _ in terms)
     error = math.sqrt(variance)
     df = variance**2 / uncertainty if uncertainty > 0 else freedom
     if error < _ROUNDING:
