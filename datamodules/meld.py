@@ -1,0 +1,96 @@
+"""MELD: dialogues of *Friends* with an emotion and a sentiment per utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from erc_bench.conversation import Dialogue, LabelSet, Utterance
+from erc_bench.corpus_files import CorpusFile, CorpusSource
+from erc_bench.corpus_reading import read_csv
+from erc_bench.errors import ErcBenchError
+
+REPOSITORY = (
+    "https://raw.githubusercontent.com/declare-lab/MELD/2d2011b409d3ca2d7e94460cd007d434b1d0a102"
+)
+
+# Older copies of the files carry the bytes of Windows-1252 as control characters (U+0092 for the
+# apostrophe); 0x81, 0x8d, 0x8f, 0x90 and 0x9d stand for nothing there.
+_WINDOWS = {
+    code: bytes([code]).decode("cp1252", "replace")
+    for code in range(0x80, 0xA0)
+    if code not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+}
+
+
+def clean(text: str) -> str:
+    """The text as every method sees it: a plain apostrophe, no double quotes."""
+    return text.translate(_WINDOWS).replace("’", "'").replace('"', "").strip()
+
+
+def parse_csv(path: Path, split: str, labels: LabelSet, column: str) -> list[Dialogue]:
+    """Dialogues of one file, labelled by the column ``Emotion`` or ``Sentiment``.
+
+    The ids are the file's own numbers, which have gaps: ``test-d12-u3``.
+    """
+    columns = ("Utterance", "Speaker", column, "Dialogue_ID", "Utterance_ID")
+    dialogues: dict[str, dict[str, Utterance]] = {}
+    for where, (text, speaker, label, dialogue, number) in read_csv(path, columns):
+        turns = dialogues.setdefault(f"{split}-d{dialogue}", {})
+        key = f"{split}-d{dialogue}-u{number}"
+        if key in turns:
+            raise ErcBenchError(f"{where}: utterance {number} of dialogue {dialogue} stands twice.")
+        turns[key] = Utterance(key, clean(speaker), clean(text), labels.index(label, where))
+    return [Dialogue(key, tuple(turns.values())) for key, turns in dialogues.items()]
+
+
+class MELD(CorpusSource):
+    """MELD, the Multimodal EmotionLines Dataset (Poria et al., ACL 2019).
+
+    - Data: 1,432 multi-party dialogues of the TV series *Friends*, transcripts only.
+    - Format: a CSV file per split, 11 columns; a dialogue is a ``Dialogue_ID``, its turns are in
+      the order of the file. Train has no dialogue 60, and repeats ten lines in other dialogues.
+    - Classes: Ekman's six emotions and neutral, by the majority of three annotators.
+    - Split: the authors'.
+    """
+
+    name = "meld"
+    labels = LabelSet(("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"))
+    description = "multi-party dialogues of the TV series Friends"
+    classes = "Ekman's six emotions and neutral"
+    licence = "GPL-3.0"
+    homepage = "https://affective-meld.github.io"
+    citation = (
+        "Poria et al. (2019). MELD: A Multimodal Multi-Party Dataset for Emotion Recognition in "
+        "Conversations. ACL."
+    )
+    release = "declare-lab/MELD at 2d2011b"
+    files: ClassVar = {
+        split: CorpusFile(
+            f"meld/{split}_sent_emo.csv",
+            f"sha256:{digest}",
+            f"{REPOSITORY}/data/MELD/{split}_sent_emo.csv",
+        )
+        for split, digest in {
+            "train": "d2fa2d6529cf03cac2989efec05c9b27d8fd2f4c8fc5974c7ae88aa537fa02db",
+            "dev": "2e89c6f8aa182d6f62f8c6331aece905ac7273ca4999660bfb5213e1d0370c1c",
+            "test": "8d37103938f7067600839fe29d5a114a6cd1bcdafb75bec101e06464c5006888",
+        }.items()
+    }
+    counts: ClassVar = {"train": (1038, 9989), "dev": (114, 1109), "test": (280, 2610)}
+    column = "Emotion"
+
+    def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:
+        return {
+            split: parse_csv(path, split, self.labels, self.column) for split, path in paths.items()
+        }
+
+
+class MELDSentiment(MELD):
+    """The dialogues of :class:`MELD` labelled with their sentiment, the files' other column."""
+
+    name = "meld-sentiment"
+    labels = LabelSet(("negative", "neutral", "positive"))
+    classes = "sentiment: negative, neutral, positive"
+    column = "Sentiment"

@@ -1,0 +1,92 @@
+"""Reading the files of a corpus, so that whatever is wrong with one is named by file and line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from erc_bench.errors import ErcBenchError
+
+T = TypeVar("T")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, line ends untouched.
+
+    Raises:
+        ErcBenchError: the file can not be read, or a byte is not UTF-8 (names its line).
+    """
+    try:
+        data = path.read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise ErcBenchError(f"{path} can not be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ErcBenchError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text."
+        ) from error
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Every row of a CSV file as its place (``"file, line 7"``) and the named columns, in order.
+
+    Raises:
+        ErcBenchError: a column is missing, a row has too few or too many fields, or a quotation
+            never ends (what a truncated file looks like).
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        missing = [column for column in columns if column not in header]
+        if missing:
+            raise ErcBenchError(
+                f"{path}, line 1: the column {', '.join(map(repr, missing))} is missing; "
+                f"there is: {', '.join(header) or 'nothing'}."
+            )
+        picked = [header.index(column) for column in columns]
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise ErcBenchError(
+                    f"{where}: {len(row)} fields instead of {len(header)}; "
+                    "the file looks truncated."
+                )
+            yield where, [row[i] for i in picked]
+    except csv.Error as error:
+        raise ErcBenchError(f"{path}, line {reader.line_num}: {error}.") from error
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file; one that does not parse is an error that names the line."""
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise ErcBenchError(
+            f"{path}, line {line}: not valid JSON ({error}); the file looks truncated."
+        ) from error
+
+
+def expect(value: Any, kind: type[T], where: str) -> T:
+    """``value`` if it is a ``kind``; otherwise JSON of the wrong shape, named by its place."""
+    if not isinstance(value, kind):
+        raise ErcBenchError(
+            f"{where}: JSON of the wrong shape, {type(value).__name__} instead of {kind.__name__}."
+        )
+    return value
+
+
+def field(record: Any, key: str, kind: type[T], where: str) -> T:
+    """``record[key]``, which must be there and be a ``kind``."""
+    if key not in expect(record, dict, where):
+        raise ErcBenchError(
+            f"{where}: JSON of the wrong shape, no {key!r} among {', '.join(record) or 'nothing'}."
+        )
+    return expect(record[key], kind, f"{where}, {key!r}")
