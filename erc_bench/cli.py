@@ -1,0 +1,296 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from erc_bench import __version__
+from erc_bench.errors import ErcBenchError
+from erc_bench.progress import console, duration, say
+
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    0 done, 1 a run failed, 2 something the user can mend, 130 interrupted.
+    """
+    args = build_parser().parse_args(argv)
+    console.quiet = args.quiet
+    if args.quiet or not args.debug:
+        warnings.showwarning = _show_warning
+    try:
+        return args.command(args) or 0
+    except ErcBenchError as error:
+        if args.debug:
+            raise
+        print(f"erc-bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "erc-bench: interrupted; the same command with --resume goes on from the last finished "
+            "epoch.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  keeps the interpreter's own flush quiet
+        return 1
+    except Exception as error:
+        if args.debug:
+            raise
+        print(
+            f"erc-bench: failed with {type(error).__name__}: {error} No record was written; --debug "
+            "shows where.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _show_warning(message: Any, category: type[Warning], *place: Any, **options: Any) -> None:
+    """Our own warnings as one plain line, those of libraries not at all."""
+    if category.__module__.startswith("erc_bench"):
+        say(f"Note: {message}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="no progress, results only")
+    common.add_argument("--debug", action="store_true", help="show a traceback on errors")
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the corpora are (default: $ERC_BENCH_DATA, then the cache)",
+    )
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument(
+        "--leaderboard-dir",
+        type=Path,
+        default=Path("leaderboard"),
+        metavar="DIR",
+        help="where records and pages go (default: ./leaderboard)",
+    )
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument("--preset", default="paper", help="paper (default), base, small or smoke")
+    settings.add_argument("overrides", nargs="*", metavar="key=value", help="settings to override")
+
+    parser = argparse.ArgumentParser(
+        prog="erc-bench", description="A benchmark suite for emotion recognition in conversation."
+    )
+    parser.add_argument("--version", action="version", version=f"erc-bench {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        parents=[settings, data, store, common],
+        help="train, select on dev, score test, leave a record",
+    )
+    run.add_argument("--method", nargs="+", required=True, metavar="NAME", help="methods, or all")
+    run.add_argument("--dataset", nargs="+", required=True, metavar="NAME", help="corpora, or all")
+    seeds = run.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", nargs="+", default=["1"], metavar="K", help="seeds (default: 1)")
+    seeds.add_argument("--seeds", type=int, metavar="N", help="the seeds 1 to N")
+    run.add_argument("--resume", action="store_true", help="go on with an unfinished run")
+    run.add_argument("--force", action="store_true", help="do finished runs again")
+    run.set_defaults(command=command_run)
+
+    config = commands.add_parser(
+        "config", parents=[settings, common], help="print the resolved configuration"
+    )
+    config.add_argument("--method", required=True, metavar="NAME")
+    config.add_argument("--dataset", required=True, metavar="NAME")
+    config.add_argument("--seed", type=int, default=1, metavar="K")
+    config.set_defaults(command=command_config)
+
+    methods = commands.add_parser("methods", parents=[common], help="list the methods")
+    methods.set_defaults(command=command_methods)
+
+    corpora = commands.add_parser("data", help="list, prepare, describe and check the corpora")
+    actions = corpora.add_subparsers(required=True, metavar="ACTION")
+    for name, text, command in (
+        ("list", "what there is", command_data_list),
+        ("prepare", "find or download a corpus", command_data_prepare),
+        ("stats", "what a corpus holds, and its overlaps", command_data_stats),
+        ("doctor", "what is there, missing or damaged", command_data_doctor),
+    ):
+        action = actions.add_parser(name, parents=[data, common], help=text)
+        if name in ("prepare", "stats"):
+            action.add_argument("name", nargs="+", metavar="NAME", help="corpora")
+        action.set_defaults(command=command)
+    return parser
+
+
+def experiments(args: argparse.Namespace) -> list[Any]:
+    """Every run that a command line asks for, methods × corpora × seeds."""
+    from erc_bench.config import resolve
+    from erc_bench.registry import corpus_names, corpus_source, method_names
+
+    methods = _apart(args, "method")
+    datasets = _apart(args, "dataset")
+    seeds = range(1, args.seeds + 1) if args.seeds is not None else _seeds(_apart(args, "seed"))
+    if not seeds:
+        raise ErcBenchError(f"--seeds {args.seeds} leaves nothing to run: give 1 or more.")
+    methods = method_names() if methods == ["all"] else methods
+    datasets = corpus_names() if datasets == ["all"] else datasets
+    for name in datasets:
+        corpus_source(name)
+    return [
+        resolve(method, dataset, preset=args.preset, seed=seed, overrides=args.overrides)
+        for dataset in datasets
+        for method in methods
+        for seed in seeds
+    ]
+
+
+def _apart(args: argparse.Namespace, option: str) -> list[str]:
+    """The values of an option that takes several; ``key=value`` behind it is an override."""
+    values: list[str] = getattr(args, option)
+    args.overrides = [*args.overrides, *(v for v in values if "=" in v)]
+    setattr(args, option, plain := [v for v in values if "=" not in v])
+    if not plain:
+        raise ErcBenchError(f"--{option} needs one or more values before any key=value.")
+    return list(dict.fromkeys(plain))
+
+
+def _seeds(values: list[str]) -> list[int]:
+    try:
+        seeds = [int(value) for value in values]
+    except ValueError:
+        raise ErcBenchError(f"--seed takes whole numbers, not {' '.join(values)!r}.") from None
+    if min(seeds) < 0 or max(seeds) >= 2**32:
+        raise ErcBenchError(f"--seed takes numbers from 0 to 2³² - 1, not {' '.join(values)!r}.")
+    return seeds
+
+
+def command_run(args: argparse.Namespace) -> int:
+    """``erc-bench run``."""
+    planned = experiments(args)
+    from erc_bench.runner import run
+
+    for experiment in planned:
+        say(f"Run {experiment.name}, preset {experiment.preset}")
+        outcome = run(
+            experiment,
+            args.leaderboard_dir,
+            data_dir=args.data_dir,
+            resume=args.resume,
+            force=args.force,
+        )
+        print_outcome(outcome)
+    return 0
+
+
+def print_outcome(outcome: Any) -> None:
+    """The table at the end of a run, where its record is, and how long it took."""
+    from rich.console import Console
+    from rich.table import Table
+
+    record = outcome.record
+    test, dev = record["metrics"]["test"], record["metrics"]["dev"]
+    out = Console(highlight=False)
+    table = Table(title=f"{record['method']} on {record['dataset']}, seed {record['seed']}")
+    for column in ("", "test", "dev"):
+        table.add_column(column, justify="left" if not column else "right")
+    for title, key in (
+        ("weighted-F1", "weighted_f1"),
+        ("accuracy", "accuracy"),
+        ("macro-F1", "macro_f1"),
+    ):
+        table.add_row(title, f"{test[key]:.2f}", f"{dev[key]:.2f}", end_section=key == "macro_f1")
+    for name in record["labels"]:
+        table.add_row(
+            f"F1 {name}",
+            f"{test['per_class'][name]['f1']:.2f}",
+            f"{dev['per_class'][name]['f1']:.2f}",
+        )
+    out.print(table)
+    head = "Finished before (--force repeats it)" if outcome.skipped else "Record"
+    out.print(f"{head}: {outcome.path}", soft_wrap=True)
+    if "oracle_gap" in record:
+        out.print(f"Oracle gap: {record['oracle_gap']:.2f} (best test epoch − selected epoch)")
+    if not outcome.skipped:
+        training = record["training"]
+        out.print(
+            f"{test['utterances']} test utterances; {duration(outcome.seconds)}, "
+            f"{training['epochs']} epochs, best {training['best_epoch']}, "
+            f"{training['utterances_per_second']:.0f} utterances/s in training"
+        )
+
+
+def command_config(args: argparse.Namespace) -> None:
+    """``erc-bench config``."""
+    from erc_bench.config import resolve
+    from erc_bench.registry import corpus_source
+
+    corpus_source(args.dataset)
+    experiment = resolve(
+        args.method,
+        args.dataset,
+        preset=args.preset,
+        seed=_seeds([str(args.seed)])[0],
+        overrides=args.overrides,
+    )
+    print(experiment.to_yaml(), end="")
+
+
+def command_methods(args: argparse.Namespace) -> None:
+    """``erc-bench methods``."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from erc_bench.config import method_sheet
+    from erc_bench.registry import method_names
+
+    table = Table("name", "method", "context", "paper", box=None)
+    for name in method_names():
+        sheet = method_sheet(name)
+        table.add_row(name, sheet["title"], sheet.get("context", ""), sheet.get("paper", ""))
+    Console(highlight=False).print(table)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def command_data_list(args: argparse.Namespace) -> None:
+    """``erc-bench data list``."""
+    from erc_bench.corpus_report import data_list
+
+    data_list(_console())
+
+
+def command_data_prepare(args: argparse.Namespace) -> None:
+    """``erc-bench data prepare``."""
+    from erc_bench.corpus_report import data_prepare
+
+    data_prepare(_console(), args.name, args.data_dir)
+
+
+def command_data_stats(args: argparse.Namespace) -> None:
+    """``erc-bench data stats``."""
+    from erc_bench.corpus_report import data_stats
+
+    for name in args.name:
+        data_stats(_console(), name, args.data_dir)
+
+
+def command_data_doctor(args: argparse.Namespace) -> int:
+    """``erc-bench data doctor``."""
+    from erc_bench.corpus_report import data_doctor
+
+    return data_doctor(_console(), args.data_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

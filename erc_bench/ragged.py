@@ -1,0 +1,76 @@
+"""Columns of rows that differ in length, taken and padded without a Python loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Union
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """``n`` rows of different lengths: row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+
+    ``values`` is an array ``(total,)``, or again :class:`Ragged` (lists of lists).
+    """
+
+    values: Column
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of values of each row ``(n,)``."""
+        return np.diff(self.offsets)
+
+    @property
+    def owners(self) -> np.ndarray:
+        """For each value the row it belongs to ``(total,)``."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    @property
+    def places(self) -> np.ndarray:
+        """For each value its position inside its row ``(total,)``."""
+        return np.arange(self.offsets[-1] - self.offsets[0]) - np.repeat(
+            self.offsets[:-1] - self.offsets[0], self.lengths
+        )
+
+    def take(self, rows: np.ndarray) -> Ragged:
+        """The given rows, in the given order."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        wanted = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Ragged(take(self.values, wanted), offsets)
+
+    def pad(self, fill: float) -> np.ndarray:
+        """Rows side by side, padded to the longest of them ``(n, longest)``."""
+        if isinstance(self.values, Ragged):
+            raise TypeError("Pad the inner rows first: they are ragged themselves.")
+        padded = np.full((len(self), self.lengths.max(initial=0)), fill, self.values.dtype)
+        padded[self.owners, self.places] = self.values[self.offsets[0] : self.offsets[-1]]
+        return padded
+
+
+Column = Union[np.ndarray, Ragged]
+Columns = Mapping[str, Column]
+
+
+def take(column: Column, rows: np.ndarray) -> Column:
+    """The given rows of a column."""
+    return column.take(rows) if isinstance(column, Ragged) else column[rows]
+
+
+def from_arrow(column: pa.Array | pa.ChunkedArray) -> Column:
+    """A column of numbers, of lists of numbers, or of lists of lists, out of an Arrow table."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        offsets = np.asarray(column.offsets, dtype=np.int64)
+        values = from_arrow(column.flatten())
+        return Ragged(values, offsets - offsets[0])
+    return column.to_numpy(zero_copy_only=False)

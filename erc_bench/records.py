@@ -1,0 +1,106 @@
+"""The record of a finished run: its schema, an atomic store, and finding finished runs.
+
+``<root>/records/<dataset>/<method>/<hash>-seed<k>.json`` holds one run; ``<root>/runs/…`` its
+checkpoints. A record appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erc_bench.errors import ErcBenchError
+
+if TYPE_CHECKING:
+    from erc_bench.config import Experiment
+
+SCHEMA = 1
+"""Version of the record's form; it grows when a reader must tell forms apart."""
+
+REQUIRED = ("schema", "method", "dataset", "seed", "config_hash", "labels", "metrics", "predictions")
+
+
+class RecordError(ErcBenchError):
+    """A file in the place of a record that is none."""
+
+
+def record_path(root: Path, experiment: Experiment) -> Path:
+    """Where the record of a run belongs."""
+    name = f"{experiment.hash}-seed{experiment.seed}.json"
+    return root / "records" / experiment.dataset / experiment.method / name
+
+
+def run_folder(root: Path, experiment: Experiment) -> Path:
+    """Where the checkpoints of a run belong."""
+    name = f"{experiment.hash}-seed{experiment.seed}"
+    return root / "runs" / experiment.dataset / experiment.method / name
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        ErcBenchError: it can't be written (no space, no permission); nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> ErcBenchError:
+    """The error for a place that can't be written to."""
+    return ErcBenchError(
+        f"{path} can't be written: {error.strerror or error}. Make room or check the permissions, "
+        "or choose another folder with --leaderboard-dir; an unfinished run goes on with --resume."
+    )
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Store a record under its name, complete or not at all."""
+    write_atomically(path, json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A stored record.
+
+    Raises:
+        RecordError: the file is not JSON, not a record, or of a newer schema.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise RecordError(
+            f"{path} is not a readable record: {error}. Delete it and repeat the run with --force."
+        ) from error
+    missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise RecordError(f"{path} is not a record: it lacks {', '.join(missing)}.")
+    if record["schema"] > SCHEMA:
+        raise RecordError(
+            f"{path} has schema {record['schema']}; this version reads up to {SCHEMA}. Upgrade "
+            "erc-bench."
+        )
+    return record
+
+
+def finished(root: Path, experiment: Experiment) -> dict[str, Any] | None:
+    """The record of the same method, dataset, settings and seed, if there is one."""
+    path = record_path(root, experiment)
+    return read_record(path) if path.exists() else None
+
+
+def record_files(root: Path) -> Iterator[Path]:
+    """All record files below ``<root>/records``, in order of their names."""
+    yield from sorted((root / "records").glob("*/*/*.json"))

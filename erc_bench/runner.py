@@ -1,0 +1,360 @@
+"""One run from configuration to record."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from erc_bench.config import Experiment, MethodConfig
+from erc_bench.conversation import Corpus
+from erc_bench.datamodule import ErcDataModule
+from erc_bench.encoders import find_encoder
+from erc_bench.errors import ErcBenchError
+from erc_bench.evaluation import evaluate
+from erc_bench.method import ErcMethod
+from erc_bench.progress import Stopwatch, say
+from erc_bench.records import (
+    SCHEMA,
+    cannot_write,
+    finished,
+    record_path,
+    run_folder,
+    write_record,
+)
+from erc_bench.registry import corpus_source, method_class
+from erc_bench.training_log import TrainingLog
+
+PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "datasets")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: its record and where it is."""
+
+    record: dict[str, Any]
+    path: Path
+    seconds: float
+    skipped: bool = False
+    """It was finished before and not done again."""
+
+
+def run(
+    experiment: Experiment,
+    root: Path,
+    *,
+    data_dir: Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+) -> Outcome:
+    """Train, select on dev, score test once, and leave a record.
+
+    A run that has its record is not done again.
+
+    Args:
+        experiment: what to run; its seed is set before anything is built.
+        root: folder of the records and checkpoints.
+        data_dir: where the corpora are, before the usual places.
+        resume: go on from the last finished epoch of an unfinished run, if there is one.
+        force: do it again though it is finished; the old record stands until the new one is done.
+
+    Raises:
+        ErcBenchError: whatever a user can mend, among it another process that is at the same run.
+    """
+    clock = Stopwatch()
+    path, folder = record_path(root, experiment), run_folder(root, experiment)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock").acquire(timeout=0):
+            record = None if force else finished(root, experiment)
+            if record is not None:
+                return Outcome(record, path, clock.seconds, skipped=True)
+            record = _run(experiment, folder, data_dir, resume)
+            write_record(path, record)
+            for leftover in (*folder.glob("best-*.ckpt"), folder / "last.ckpt"):
+                leftover.unlink(missing_ok=True)
+    except Timeout:
+        raise ErcBenchError(f"Another process is at the run {experiment.name}.") from None
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return Outcome(record, path, clock.seconds)
+
+
+def _run(
+    experiment: Experiment, folder: Path, data_dir: Path | None, resume: bool
+) -> dict[str, Any]:
+    last = folder / "last.ckpt"
+    if not resume:
+        if last.exists():
+            say("An unfinished run is started anew; --resume would have gone on with it.")
+        for checkpoint in folder.glob("*.ckpt"):
+            checkpoint.unlink()
+    config = experiment.config
+    with quiet_frameworks():
+        seed_everything(experiment.seed, workers=True, verbose=False)
+        corpus = corpus_source(experiment.dataset).load(data_dir)
+        method = method_class(experiment.method)(config, corpus.labels)
+        datamodule = ErcDataModule(corpus, method, experiment.seed)
+        method.prepare(datamodule)
+        log = TrainingLog(experiment)
+        trainer = build_trainer(config, folder, [log])
+        fit(trainer, method, datamodule, last if resume and last.exists() else None)
+        load_weights(method, Path(_checkpoint(trainer).best_model_path))
+        method.to(trainer.strategy.root_device)
+        method.adapt(datamodule, last)
+        _save_model(method, folder / "model.ckpt")
+        predictions = {
+            split: predict(trainer, method, datamodule, split) for split in ("dev", "test")
+        }
+        return _record(experiment, corpus, method, datamodule, trainer, log, predictions)
+
+
+def build_trainer(config: MethodConfig, folder: Path, callbacks: list[Any]) -> Trainer:
+    """The Lightning Trainer of a run: one device, dev-selected checkpoints, epoch-end resumption."""
+    monitor, mode = f"dev/{config.select_on}", "min" if config.select_on == "loss" else "max"
+    checkpoint = ModelCheckpoint(
+        folder,
+        filename="best-{epoch}",
+        monitor=monitor,
+        mode=mode,
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    if config.patience:
+        callbacks = [*callbacks, _Patience(monitor, mode=mode, patience=config.patience)]
+    method_clips = config.gradient_clip or None
+    return Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=trainer_precision(config.precision),  # type: ignore[arg-type]
+        max_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=method_clips,
+        callbacks=[*callbacks, checkpoint],
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+
+
+class _Patience(EarlyStopping):
+    """Early stopping that stays stopped when the run is resumed after it."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+def trainer_precision(wanted: str) -> str:
+    """Lightning's name for a precision; ``auto`` is what this hardware does well."""
+    names = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+    if wanted != "auto":
+        return names[wanted]
+    if torch.cuda.is_available():
+        return names["bfloat16" if torch.cuda.is_bf16_supported() else "float16"]
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    native = features.get("avx512_bf16") or features.get("amx_bf16")
+    return names["bfloat16" if native else "float32"]
+
+
+def _checkpoint(trainer: Trainer) -> ModelCheckpoint:
+    found = trainer.checkpoint_callback
+    assert isinstance(found, ModelCheckpoint)
+    return found
+
+
+def fit(
+    trainer: Trainer, method: ErcMethod, datamodule: ErcDataModule, checkpoint: Path | None
+) -> None:
+    """Train, from a checkpoint on if one is given; Ctrl-C surfaces as KeyboardInterrupt."""
+    if checkpoint is not None:
+        read_checkpoint(checkpoint)
+    try:
+        trainer.fit(method, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        raise KeyboardInterrupt from None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours; a file that is none is an error that says what to do."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
+        raise ErcBenchError(
+            f"The checkpoint {path} can't be read ({str(error).splitlines()[0]}). Delete it, or run "
+            "without --resume to start anew."
+        ) from error
+
+
+def load_weights(method: ErcMethod, path: Path) -> None:
+    """Put the weights of a checkpoint into a method."""
+    weights = read_checkpoint(path)["state_dict"]
+    for name, buffer in method.named_buffers():
+        # Stage-2 buffers are empty until they are learnt.
+        if name in weights and buffer.shape != weights[name].shape:
+            buffer.resize_(weights[name].shape)
+    method.load_state_dict(weights)
+
+
+def _save_model(method: ErcMethod, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    checkpoint: dict[str, Any] = {"state_dict": method.state_dict()}
+    method.on_save_checkpoint(checkpoint)
+    try:
+        torch.save(checkpoint, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def predict(
+    trainer: Trainer, method: ErcMethod, datamodule: ErcDataModule, split: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of the labelled utterances of a split ``(N,)`` and probabilities ``(N, C)``.
+
+    Raises:
+        RuntimeError: an utterance is missing, doubled or unlabelled (a defect of the method).
+    """
+    datamodule.tested = split
+    trainer.test(method, datamodule=datamodule, verbose=False)
+    rows, scores = method.take_predictions(split)
+    if not torch.equal(rows, datamodule.rows(split)):
+        raise RuntimeError(
+            f"{type(method).__name__} scored {len(rows)} utterances of {split}, not exactly its "
+            f"{len(datamodule.rows(split))} labelled ones."
+        )
+    return rows, scores.softmax(dim=1)
+
+
+def _record(
+    experiment: Experiment,
+    corpus: Corpus,
+    method: ErcMethod,
+    datamodule: ErcDataModule,
+    trainer: Trainer,
+    log: TrainingLog,
+    predictions: dict[str, tuple[torch.Tensor, torch.Tensor]],
+) -> dict[str, Any]:
+    metrics, stored = {}, {}
+    for split, (rows, probabilities) in predictions.items():
+        gold, predicted = datamodule.gold[rows], probabilities.argmax(dim=1)
+        metrics[split] = {
+            **evaluate(predicted, gold, corpus.labels.names, probabilities),
+            **method.extra_metrics(datamodule, split),
+        }
+        stored[split] = {
+            "ids": [datamodule.ids[row] for row in rows],
+            "gold": gold.tolist(),
+            "predicted": predicted.tolist(),
+            "probabilities": [[round(p, 4) for p in each] for each in probabilities.tolist()],
+        }
+    best = log.best_epoch(_checkpoint(trainer))
+    record = {
+        "schema": SCHEMA,
+        "method": experiment.method,
+        "dataset": experiment.dataset,
+        "dataset_digest": corpus.digest,
+        "labels": list(corpus.labels.names),
+        "preset": experiment.preset,
+        "overrides": list(experiment.overrides),
+        "seed": experiment.seed,
+        "config": experiment.settings,
+        "config_hash": experiment.hash,
+        "context": method.context,
+        "selection": f"dev {experiment.config.select_on}",
+        "encoder": {
+            "name": experiment.config.encoder,
+            "digest": find_encoder(experiment.config.encoder).digest,
+        },
+        "metrics": metrics,
+        "training": {
+            **log.figures(best),
+            "parameters": sum(p.numel() for p in method.parameters()),
+            "peak_memory_mib": peak_memory_mib(),
+        },
+        "environment": environment(trainer),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "predictions": stored,
+    }
+    if experiment.config.evaluation.oracle:
+        record["oracle_gap"] = log.oracle_gap(best)
+    return record
+
+
+def peak_memory_mib() -> float:
+    """Peak memory in MiB: allocated on the GPU, else resident in this process."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kilobytes / 1024, 1)
+
+
+def environment(trainer: Trainer) -> dict[str, Any]:
+    """Versions, commit and device of a run."""
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        device = f"CPU {features.get('cpu_name') or platform.machine()}"
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "precision": str(trainer.precision),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty"]
+    git = shutil.which("git")
+    if git is None or not (here.parent / ".git").exists():
+        return None
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+@contextlib.contextmanager
+def quiet_frameworks() -> Iterator[None]:
+    """Keep the frameworks' banners, tips and bars out of the output."""
+    import datasets
+    import transformers
+
+    loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", module="torch")
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

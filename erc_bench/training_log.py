@@ -1,0 +1,121 @@
+"""The course of a training: its curves, its pace, and what the user sees of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from erc_bench.config import Experiment
+from erc_bench.method import Batch, ErcMethod
+from erc_bench.progress import Stopwatch, bar, console, duration, say
+
+PROBE_STEPS = 8
+"""Steps after which the length of an epoch is estimated."""
+
+
+class TrainingLog(Callback):
+    """Keeps the curves, seeds each epoch, and shows progress.
+
+    Every epoch is seeded from the run's seed and its number, so that a resumed run draws what the
+    uninterrupted one would have drawn. The curves travel in the checkpoint.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.curves: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.utterances = 0
+        self.validation_seconds = 0.0
+        self.bar = bar()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "curves": self.curves,
+            "seconds": self.seconds,
+            "validation_seconds": self.validation_seconds,
+            "utterances": self.utterances,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.__dict__.update(state_dict)
+
+    # --- what the record stores ---
+
+    def best_epoch(self, checkpoint: ModelCheckpoint) -> int:
+        """The selected epoch, counted from 0."""
+        values = [epoch[str(checkpoint.monitor)] for epoch in self.curves]
+        return int(np.argmin(values) if checkpoint.mode == "min" else np.argmax(values))
+
+    def figures(self, best: int) -> dict[str, Any]:
+        """Epochs, steps, time and pace of the training, and its curves."""
+        training = self.seconds - self.validation_seconds
+        return {
+            "epochs": len(self.curves),
+            "best_epoch": best + 1,
+            "fit_seconds": round(self.seconds, 1),
+            "utterances_per_second": round(self.utterances / max(training, 1e-9), 1),
+            "curves": self.curves,
+        }
+
+    def oracle_gap(self, best: int) -> float:
+        """Best test weighted-F1 over epochs minus that of the selected epoch."""
+        values = [epoch["test/weighted_f1"] for epoch in self.curves]
+        return max(values) - values[best]
+
+    # --- hooks ---
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: ErcMethod) -> None:  # type: ignore[override]
+        epoch = trainer.current_epoch
+        seed_everything(int(np.random.SeedSequence((self.experiment.seed, epoch)).generate_state(1)[0]), verbose=False)
+        self.epoch = Stopwatch()
+        self.epoch_utterances = 0
+        batches = int(trainer.num_training_batches)
+        if epoch == 0 or not self.bar.tasks:
+            self.bar.start()
+            self.task = self.bar.add_task("", total=batches, note="")
+        label = f"Epoch {epoch + 1}/{trainer.max_epochs}"
+        self.bar.reset(self.task, description=label, total=batches)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: ErcMethod, outputs: Any, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+        self.epoch_utterances += len(batch["labels"])
+        self.bar.advance(self.task)
+        if batch_idx + 1 == PROBE_STEPS and trainer.current_epoch == 0:
+            self._estimate(self.epoch.seconds / PROBE_STEPS * int(trainer.num_training_batches))
+
+    def _estimate(self, seconds: float) -> None:
+        """Say how long an epoch will take, if that is long."""
+        slow = not torch.cuda.is_available() and self.experiment.preset in ("paper", "base")
+        if seconds > 60 or slow:
+            hint = " There is no GPU; --preset small is made for that." if slow else ""
+            total = duration(seconds * self.experiment.config.epochs)
+            say(f"An epoch will take about {duration(seconds)}, all of them {total}.{hint}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: ErcMethod) -> None:  # type: ignore[override]
+        self.validation = Stopwatch()
+        if self.bar.tasks:
+            self.bar.update(self.task, description="Scoring dev")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: ErcMethod) -> None:  # type: ignore[override]
+        self.validation_seconds += self.validation.seconds
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: ErcMethod) -> None:  # type: ignore[override]
+        self.seconds += self.epoch.seconds
+        self.utterances += self.epoch_utterances
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k}
+        self.curves.append({"epoch": trainer.current_epoch + 1, **values})
+        best = max(epoch["dev/weighted_f1"] for epoch in self.curves)
+        say(
+            f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
+            f"loss {values['train/loss']:.4f}  dev weighted-F1 {values['dev/weighted_f1']:.2f} "
+            f"(best {best:.2f})  {duration(self.epoch.seconds)}"
+        )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: ErcMethod) -> None:  # type: ignore[override]
+        self.bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: ErcMethod, exception: BaseException) -> None:  # type: ignore[override]
+        self.bar.stop()

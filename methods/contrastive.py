@@ -1,0 +1,47 @@
+"""What the contrastive methods share: their similarity, and the terms of their losses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EPSILON = 1e-8
+
+
+def similarity(x: Tensor, y: Tensor) -> Tensor:
+    """``(1 + cos) / 2 + 1e-8`` of every row of ``x`` ``(N, d)`` with every one of ``y`` ``(M, d)``:
+    ``(N, M)``."""
+    cosines = F.normalize(x, dim=-1, eps=EPSILON) @ F.normalize(y, dim=-1, eps=EPSILON).T
+    return (1 + cosines) / 2 + EPSILON
+
+
+def exponentiated(scores: Tensor, temperature: float) -> Tensor:
+    """``exp(s/τ − max)`` of similarities ``(N, M)``, ``N <= M``, whose column ``i`` is row ``i``.
+
+    The self-similarities are set to 0 before; the maximum is a constant without gradient.
+    """
+    own = torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
+    logits = scores.masked_fill(own, 0.0) / temperature
+    return torch.exp(logits - logits.max().detach())
+
+
+def contrastive_terms(exponents: Tensor, row_labels: Tensor, column_labels: Tensor) -> Tensor:
+    """``ℓ_i = −log(P_i / (P_i + N_i) / (|positives_i| + ε) + ε)`` for each row ``(N,)``.
+
+    Columns ``(M,)`` of the row's label are its positives, but for the row itself (column ``i``);
+    columns of other labels are its negatives.
+    """
+    same = row_labels[:, None] == column_labels
+    own = torch.eye(*exponents.shape, dtype=torch.bool, device=exponents.device)
+    positive = same & ~own
+    positives = (exponents * positive).sum(dim=1)
+    negatives = (exponents * ~same).sum(dim=1)
+    share = positives / (positives + negatives) / (positive.sum(dim=1) + EPSILON)
+    return -torch.log(share + EPSILON)
+
+
+def mean_above(terms: Tensor, bound: float) -> Tensor:
+    """Mean of the terms greater than ``bound``; 0 if there is none."""
+    counted = terms > bound
+    return (terms * counted).sum() / (counted.sum() + EPSILON)
