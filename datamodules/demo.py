@@ -70,8 +70,9 @@ TELLING = {
 REPLIES = (
     "Oh.", "Oh, really?", "Is that so?", "I see.", "Well, well.", "You don't say.", "Again?",
     "Tell me more.", "And then?", "So that is how it is.", "Since when?", "Hm, {s}.",
-    "{s}, you say?", "What did you say?", "Right.", "Did you tell {n}?", "Go on.", "That was today?", "Okay.",
-    "I thought so, {n}.", "Of all days.", "It had to be {s}.", "Mm.", "Say that again, {n}.",
+    "{s}, you say?", "What did you say?", "Right.", "Did you tell {n}?", "Go on.",
+    "That was today?", "Okay.", "I thought so, {n}.", "Of all days.", "It had to be {s}.",
+    "Mm.", "Say that again, {n}.",
 )  # fmt: skip
 
 

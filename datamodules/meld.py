@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from erc_bench.conversation import Dialogue, LabelSet, Utterance
+from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.corpus_files import CorpusFile, CorpusSource
+from erc_bench.corpus_overlap import seen
 from erc_bench.corpus_reading import read_csv
 from erc_bench.errors import ErcBenchError
 
@@ -85,6 +86,19 @@ class MELD(CorpusSource):
         return {
             split: parse_csv(path, split, self.labels, self.column) for split, path in paths.items()
         }
+
+    def notes(self, corpus: Corpus, data_dir: Path | None = None) -> list[str]:
+        """What test shares with EmoryNLP, which is *Friends* too."""
+        from .emorynlp import EmoryNLP
+
+        source = EmoryNLP()
+        if any(status.path is None for status in source.status(data_dir)):
+            return ["test utterances that occur in EmoryNLP: not counted, its files are not here"]
+        other = source.load(data_dir)
+        texts = [u.text for split in SPLITS for d in other.dialogues(split) for u in d.utterances]
+        test = [u.text for d in corpus.dialogues("test") for u in d.utterances]
+        shared = seen(test, texts, verbatim=False)
+        return [f"test utterances that occur in EmoryNLP, by words only: {shared}"]
 
 
 class MELDSentiment(MELD):

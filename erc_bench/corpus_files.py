@@ -128,18 +128,18 @@ def download(url: str, target: Path, checksum: str) -> Path:
     """
     import pooch
     import requests
-    from rich.console import Console
 
-    console = Console(stderr=True)
+    from erc_bench.progress import console, say
+
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        console.print(f"Downloading {url}", soft_wrap=True, highlight=False)
+        say(f"Downloading {url}")
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                pooch.HTTPDownloader(progressbar=console.is_terminal, timeout=TIMEOUT)(
-                    url, str(part), None
-                )
+                shown = console.is_terminal and not console.quiet
+                fetch = pooch.HTTPDownloader(progressbar=shown, timeout=TIMEOUT)
+                fetch(url, str(part), None)
                 break
             except requests.RequestException as error:
                 refused = error.response is not None and error.response.status_code < 500
