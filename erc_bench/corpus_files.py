@@ -16,6 +16,7 @@ What a checksum decides:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -163,7 +164,8 @@ def download(url: str, target: Path, checksum: str) -> Path:
             "XDG_CACHE_HOME to a folder that can be written to."
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
     return target
 
 

@@ -1,0 +1,182 @@
+"""IEMOCAP: both its layouts from made-up files, its split, its counts."""
+
+import json
+
+import pytest
+from erc_bench.datamodules.iemocap import DEV, IEMOCAP, IEMOCAP4, split_of
+from iemocap_layout import DIALOGUES, turns_of, write_json_form, write_release
+
+from erc_bench.conversation import SPLITS
+from erc_bench.corpus_files import CorpusWarning
+from erc_bench.errors import ErcBenchError
+
+
+@pytest.fixture(autouse=True)
+def nowhere_else(tmp_path, monkeypatch):
+    """Nothing is found but what a test writes."""
+    monkeypatch.delenv("ERC_BENCH_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def load(source, data_dir):
+    with pytest.warns(CorpusWarning, match="has 5/2/2 dialogues"):
+        return source.load(data_dir)
+
+
+def test_the_releases_own_layout(tmp_path):
+    write_release(tmp_path / "iemocap")
+    corpus = load(IEMOCAP(), tmp_path)
+    assert {s: len(corpus.splits[s]) for s in SPLITS} == {"train": 5, "dev": 2, "test": 2}
+    dialogue = corpus.dialogues("test")[0]
+    assert dialogue.id == "test-Ses05F_impro04"
+    assert len(dialogue) == 10
+    assert dialogue.utterances[3].id == "test-Ses05F_impro04-u3"
+    names = [corpus.labels.names[u.label] for u in dialogue.utterances if u.label is not None]
+    assert names == ["neutral", "neutral", "angry", "frustrated", "happy", "excited", "sad"]
+    assert dialogue.labelled == (0, 1, 2, 3, 4, 5, 6)
+
+
+def test_speakers_are_actors_and_have_first_names(tmp_path):
+    write_release(tmp_path / "iemocap")
+    corpus = load(IEMOCAP(), tmp_path)
+    turns = [u for split in SPLITS for d in corpus.dialogues(split) for u in d.utterances]
+    assert {(u.speaker[-1], u.name) for u in turns} == {("F", "Mary"), ("M", "James")}
+    assert len({u.speaker for u in turns}) == 10
+    dev, train = (
+        {u.speaker for d in corpus.dialogues(split) for u in d.utterances}
+        for split in ("dev", "train")
+    )
+    assert dev == {"Ses04_F", "Ses04_M"} <= train
+
+
+def test_laughter_is_dropped(tmp_path):
+    write_release(tmp_path / "iemocap")
+    turns = load(IEMOCAP(), tmp_path).dialogues("dev")[0].utterances
+    assert turns[3].text == "Nobody said always."
+    assert (turns[4].text, turns[4].label) == ("", 3)
+
+
+def test_both_layouts_give_the_same_corpus(tmp_path):
+    write_release(tmp_path / "a" / "iemocap" / "IEMOCAP_full_release")
+    write_json_form(tmp_path / "b" / "iemocap")
+    for source in (IEMOCAP(), IEMOCAP4()):
+        release, form = load(source, tmp_path / "a"), load(source, tmp_path / "b")
+        assert release.digest == form.digest
+
+
+def test_four_classes_merge_excited_and_leave_frustrated_unlabelled(tmp_path):
+    write_release(tmp_path / "iemocap")
+    corpus = load(IEMOCAP4(), tmp_path)
+    dialogue = corpus.dialogues("test")[0]
+    names = [corpus.labels.names[u.label] for u in dialogue.utterances if u.label is not None]
+    assert names == ["neutral", "neutral", "angry", "happy", "happy", "sad"]
+    assert dialogue.utterances[3].label is None
+
+
+def test_the_split():
+    assert len(DEV) == 20
+    assert {split_of(name) for name in DEV} == {"dev"}
+    assert split_of("Ses04F_impro01") == "train"
+    assert split_of("Ses05M_script03_2") == "test"
+
+
+def official_size(folder, labelled):
+    """151 dialogues with as many labelled turns in train+dev and in test as asked for."""
+    folder.mkdir(parents=True)
+    names = {
+        "train": [f"Ses01F_impro{number:03}" for number in range(100)],
+        "dev": sorted(DEV),
+        "test": [f"Ses05M_impro{number:02}" for number in range(31)],
+    }
+    labels = {"train": labelled[0] - 10, "dev": 10, "test": labelled[1]}
+    for split in SPLITS:
+        dialogues = [[{"text": "So.", "speaker": f"{name}_F"}] for name in names[split]]
+        dialogues[0] += [{**dialogues[0][0], "label": "sad"}] * labels[split]
+        (folder / f"{split}_data.json").write_text(json.dumps(dialogues))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labelled", [(5758, 1622), (5810, 1623)], ids=["JSON", "release"])
+def test_a_complete_copy_has_one_of_the_known_counts(tmp_path, labelled):
+    official_size(tmp_path / "iemocap", labelled)
+    corpus = IEMOCAP().load(tmp_path)
+    assert sum(len(d.labelled) for d in corpus.dialogues("test")) == labelled[1]
+
+
+def test_a_complete_copy_with_other_counts_is_an_error(tmp_path):
+    official_size(tmp_path / "iemocap", (5758, 1600))
+    with pytest.raises(ErcBenchError, match=r"1600 in test; known are 5758\+1622 in the JSON form"):
+        IEMOCAP().load(tmp_path)
+
+
+def test_notes_tell_of_shared_speakers_and_lines(tmp_path):
+    write_release(tmp_path / "iemocap")
+    source = IEMOCAP()
+    notes = source.notes(load(source, tmp_path))
+    assert notes[0] == "dev shares its 2 speakers with 1 train dialogues"
+    assert notes[1].startswith("scripted test utterances seen in train: 85.7 % (6 of 7)")
+    assert notes[2].startswith("improvised test utterances seen in train: 85.7 % (6 of 7)")
+
+
+def test_it_is_never_downloaded(tmp_path):
+    with pytest.raises(ErcBenchError, match=r"iemocap is missing.*USC SAIL.*--data-dir.*demo"):
+        IEMOCAP().prepare(tmp_path)
+    (status,) = IEMOCAP().status(tmp_path)
+    assert status.state == "missing"
+    assert "USC SAIL" in status.source
+
+
+def broken_release(tmp_path, kind, change):
+    write_release(tmp_path / "iemocap")
+    path = tmp_path / "iemocap" / "Session2" / "dialog" / kind / "Ses02F_impro02.txt"
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+BROKEN_RELEASE = {
+    "cut transcript": ("transcriptions", lambda b: b[:200], r"line \d: not `turn"),
+    "empty transcript": ("transcriptions", lambda b: b"", "has no utterances"),
+    "cut ratings": ("EmoEvaluation", lambda b: b[:80], r"line \d: not `\[start"),
+    "not UTF-8": ("transcriptions", lambda b: b[:20] + b"\xff" + b[20:], "line 1: byte 0xff"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::erc_bench.corpus_files.CorpusWarning")
+@pytest.mark.parametrize(("kind", "change", "message"), BROKEN_RELEASE.values(), ids=BROKEN_RELEASE)
+def test_a_broken_release_is_named_by_file(tmp_path, kind, change, message):
+    broken_release(tmp_path, kind, change)
+    with pytest.raises(ErcBenchError, match=rf"Ses02F_impro02.*{message}"):
+        IEMOCAP().load(tmp_path)
+
+
+def test_missing_ratings_are_named(tmp_path):
+    broken_release(tmp_path, "EmoEvaluation", lambda b: b).unlink()
+    with pytest.raises(ErcBenchError, match=r"EmoEvaluation/Ses02F_impro02\.txt can not be read"):
+        IEMOCAP().load(tmp_path)
+
+
+BROKEN_JSON = {
+    "a foreign speaker": ([[{"text": "Hi", "speaker": "Ann"}]], "speaker 'Ann' is not like"),
+    "an empty dialogue": ([[]], "dialogue 0: no utterances"),
+    "no text": ([[{"speaker": "Ses01F_impro01_F"}]], "no 'text' among speaker"),
+    "a dialogue twice": (
+        [[{"text": "Hi", "speaker": "Ses01F_impro01_F"}]] * 2,
+        "dialogue 1: dialogue Ses01F_impro01 stands twice",
+    ),
+    "an object": ({"data": []}, "JSON of the wrong shape, dict instead of list"),
+}
+
+
+@pytest.mark.parametrize(("contents", "message"), BROKEN_JSON.values(), ids=BROKEN_JSON)
+def test_a_broken_json_form_is_named_by_place(tmp_path, contents, message):
+    folder = write_json_form(tmp_path / "iemocap")
+    (folder / "train_data.json").write_text(json.dumps(contents))
+    with pytest.raises(ErcBenchError, match=rf"train_data\.json.*{message}"):
+        IEMOCAP().load(tmp_path)
+
+
+def test_the_layout_is_what_it_says():
+    assert {name[4] for name in DIALOGUES} == set("12345")
+    assert (
+        sum(code in ("hap", "sad", "neu", "ang", "exc", "fru") for _, _, code in turns_of("S")) == 7
+    )

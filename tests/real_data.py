@@ -1,0 +1,15 @@
+"""The folder with the real corpora, for tests that need them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def real_data(name: str) -> Path:
+    """The data folder if it holds the corpus ``name``; otherwise the test is skipped."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("ERC_BENCH_DATA") or beside).resolve()
+    if not (folder / name).is_dir():
+        pytest.skip(f"no real data: {folder / name} is not there; set ERC_BENCH_DATA")
+    return folder
