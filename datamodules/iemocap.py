@@ -153,7 +153,8 @@ class IEMOCAP(CorpusSource):
             for folder in (root / "iemocap", root / "iemocap" / "IEMOCAP_full_release"):
                 if any(folder.glob("Session[1-5]/dialog")) or any(folder.glob("*_data.json")):
                     return {"folder": FileStatus("iemocap", folder, True, False, source)}
-        return {"folder": FileStatus("iemocap", None, False, False, source)}
+        name = "iemocap/Session1 … Session5, or iemocap/{train,dev,test}_data.json"
+        return {"folder": FileStatus(name, None, False, False, source)}
 
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:
         folder = paths["folder"]

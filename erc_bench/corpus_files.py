@@ -268,7 +268,7 @@ class CorpusSource(ABC):
         if file is None or file.url is None:
             raise ErcBenchError(
                 f"{self.name}: {status.name} is missing. The corpus is licensed and never "
-                f"downloaded: {status.source}; then give the folder that holds {status.name} with "
+                f"downloaded: {status.source}, then name the folder in which that lies with "
                 "--data-dir or ERC_BENCH_DATA. --dataset demo needs no files."
             )
         path = download(file.url, cache_folder() / file.path, file.checksum)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from real_data import real_data
 
 from erc_bench.conversation import Dialogue, LabelSet, Utterance
 from erc_bench.corpus_files import (
@@ -20,7 +22,7 @@ from erc_bench.corpus_files import (
     download,
     find,
 )
-from erc_bench.corpus_reading import expect, field, read_csv, read_json
+from erc_bench.corpus_reading import read_csv
 from erc_bench.errors import ErcBenchError
 
 CONTENT = {split: f"label,text\nyes,{split} one\nno,two\n".encode() for split in ("train", "test")}
@@ -264,49 +266,6 @@ def test_a_licensed_corpus_is_not_downloaded():
         Tiny().prepare()
 
 
-# Reading
-
-
-def test_broken_text_is_named_by_line(tmp_path):
-    path = tmp_path / "x.csv"
-    for data, message in {
-        b"a,b\n1,2\n3\n": "line 3: 1 fields instead of 2",
-        b"a,b\n1,2\n\xff,2\n": "line 3: byte 0xff is not UTF-8",
-        b"": "line 1: the column 'a', 'b' is missing; there is: nothing",
-        b'a,b\n1,"2\n': "line 2: ",
-    }.items():
-        path.write_bytes(data)
-        with pytest.raises(ErcBenchError, match=rf"x\.csv, {message}"):
-            list(read_csv(path, ("a", "b")))
-    with pytest.raises(ErcBenchError, match="No such file"):
-        list(read_csv(tmp_path / "none.csv", ("a",)))
-
-
-def test_columns_are_found_by_name_whatever_their_order(tmp_path):
-    path = tmp_path / "x.csv"
-    path.write_bytes(b'\xef\xbb\xbfc,a,b\r\n3,1,"2\n2"\r\n\r\n6,4,5\r\n')
-    rows = list(read_csv(path, ("a", "b")))
-    assert [row for _, row in rows] == [["1", "2\n2"], ["4", "5"]]
-    assert rows[1][0] == f"{path}, line 5"
-
-
-def test_json_of_the_wrong_shape(tmp_path):
-    path = tmp_path / "x.json"
-    path.write_text('{"a": [1,\n')
-    with pytest.raises(ErcBenchError, match=r"x\.json, line 2: not valid JSON"):
-        read_json(path)
-    assert expect([1], list, "here") == [1]
-    assert field({"a": "b"}, "a", str, "here") == "b"
-    with pytest.raises(
-        ErcBenchError, match="here: JSON of the wrong shape, NoneType instead of list"
-    ):
-        expect(None, list, "here")
-    with pytest.raises(
-        ErcBenchError, match=r"here, 'a': JSON of the wrong shape, int instead of str"
-    ):
-        field({"a": 1}, "a", str, "here")
-
-
 # Through the command line
 
 
@@ -334,6 +293,24 @@ def test_missing_data_without_network(tmp_path):
     ):
         assert words in message
     assert not [path for path in Path(tmp_path).rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("damage", ["wrong checksum", "truncated"])
+def test_a_damaged_file(tmp_path, damage):
+    cached = damage == "wrong checksum"
+    folder = cache_folder() if cached else tmp_path / "own"
+    shutil.copytree(real_data("meld") / "meld", folder / "meld", copy_function=shutil.copyfile)
+    path = folder / "meld" / "dev_sent_emo.csv"
+    data = path.read_bytes()
+    path.write_bytes(data + b"\n" if cached else data[:5000])
+    options = [] if cached else ["--data-dir", str(folder)]
+    result = erc_bench("data", "stats", "meld", *options, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert f"{path}" in line
+    assert "checksum" in line
+    assert damage == "wrong checksum" or ("line " in line and "truncated" in line)
 
 
 def test_importing_is_light():

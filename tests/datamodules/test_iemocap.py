@@ -119,7 +119,9 @@ def test_notes_tell_of_shared_speakers_and_lines(tmp_path):
 
 
 def test_it_is_never_downloaded(tmp_path):
-    with pytest.raises(ErcBenchError, match=r"iemocap is missing.*USC SAIL.*--data-dir.*demo"):
+    with pytest.raises(
+        ErcBenchError, match=r"iemocap/Session1.* is missing.*SAIL.*--data-dir.*demo"
+    ):
         IEMOCAP().prepare(tmp_path)
     (status,) = IEMOCAP().status(tmp_path)
     assert status.state == "missing"
