@@ -1,0 +1,436 @@
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import ndtr
+from sklearn.metrics import confusion_matrix, f1_score
+
+from erc_bench.statistics import (
+    FEWEST_DIALOGUES,
+    compare,
+    compare_with_figure,
+    dialogue_counts,
+    holm,
+    rank_groups,
+    resampled_scores,
+    seed_interval,
+    weighted_f1,
+)
+
+
+def some_runs(rng, n=60, d=12, s=3, classes=4, right=0.6):
+    """Gold labels, predictions and dialogues without any structure."""
+    gold = rng.integers(classes, size=n)
+    noise = rng.integers(classes, size=(s, n))
+    dialogues = np.sort(np.concatenate([np.arange(d), rng.integers(d, size=n - d)]))
+    return gold, np.where(rng.random((s, n)) < right, gold, noise), dialogues
+
+
+# --- intervals over seeds
+
+
+def test_seed_interval_is_students():
+    x = [65.1, 66.0, 64.2, 65.5, 66.3]
+    result = seed_interval(x)
+    assert (result.n, result.mean, result.sd) == (5, np.mean(x), np.std(x, ddof=1))
+    assert result.interval == pytest.approx(stats.t.interval(0.95, 4, np.mean(x), stats.sem(x)))
+    narrow, wide = seed_interval(x, confidence=0.5).interval, result.interval
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_one_seed_has_no_interval():
+    result = seed_interval([65.1])
+    assert (result.n, result.mean, result.sd, result.interval) == (1, 65.1, None, None)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [[1.0, 2.0]]])
+def test_seed_interval_refuses_what_is_no_figure_a_seed(values):
+    with pytest.raises(ValueError, match="one finite figure a seed"):
+        seed_interval(values)
+
+
+# --- weighted-F1
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
+def test_weighted_f1_equals_scikit_learn_whatever_class_is_absent(pairs):
+    gold, predicted = np.array(pairs).T
+    ours = weighted_f1(confusion_matrix(gold, predicted, labels=range(6)))
+    theirs = f1_score(gold, predicted, average="weighted", zero_division=0)
+    assert ours == pytest.approx(100 * theirs, abs=1e-9)
+
+
+def test_weighted_f1_of_many_confusions_at_once():
+    m = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 4))
+    assert weighted_f1(m).shape == (2, 3)
+    assert weighted_f1(m)[1, 2] == weighted_f1(m[1, 2])
+    assert np.isnan(weighted_f1(np.zeros((4, 4))))
+
+
+# --- counts and resamples
+
+
+def test_dialogue_counts_add_up_to_the_test_set():
+    gold, predictions, dialogues = some_runs(np.random.default_rng(0), classes=5)
+    counts = dialogue_counts(gold, predictions, dialogues, 5)
+    assert counts.shape == (12, 3, 5, 3)
+    for s, p in enumerate(predictions):
+        m = confusion_matrix(gold, p, labels=range(5))
+        hits = m.diagonal()
+        expected = np.stack([hits, m.sum(0) - hits, m.sum(1) - hits], -1)
+        assert (counts[:, s].sum(0) == expected).all()
+    one = dialogues == 7
+    alone = dialogue_counts(gold[one], predictions[:, one], dialogues[one], 5)
+    assert (counts[7] == alone[0]).all()
+
+
+def test_a_resample_is_the_score_of_its_dialogues():
+    gold, predictions, dialogues = some_runs(np.random.default_rng(1), d=9)
+    names = np.array([f"dialogue {d}" for d in dialogues])
+    scores = resampled_scores(gold, predictions, names, 4, resamples=40, random_seed=3)
+    picks = np.random.default_rng(3).integers(9, size=(40, 9))
+    for r, chosen in enumerate(picks):
+        rows = np.concatenate([np.flatnonzero(dialogues == d) for d in chosen])
+        for s in range(3):
+            theirs = f1_score(gold[rows], predictions[s, rows], average="weighted", zero_division=0)
+            assert scores.draws[r, s] == pytest.approx(100 * theirs)
+    for s in range(3):
+        theirs = f1_score(gold, predictions[s], average="weighted", zero_division=0)
+        assert scores.values[s] == pytest.approx(100 * theirs)
+
+
+@pytest.mark.parametrize(
+    ("gold", "predictions", "dialogues", "words"),
+    [
+        ([0, 1], [[0, 1, 1]], [0, 0], "do not fit"),
+        ([0, 1], [0, 1], [0, 0], "do not fit"),
+        ([], [[]], [], "do not fit"),
+        ([0, 1], [[0, 1]], [0], "dialogues"),
+        ([0, -1], [[0, 1]], [0, 0], "gold holds something else"),
+        ([0, 1], [[0, 2]], [0, 0], "predictions holds something else"),
+        ([0, 1], [[0.5, 1.0]], [0, 0], "predictions holds something else"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(gold, predictions, dialogues, words):
+    with pytest.raises(ValueError, match=words):
+        resampled_scores(gold, predictions, dialogues, 2)
+
+
+def test_seeds_are_one_a_run():
+    for seeds in ([1, 2], [1, 1, 2]):
+        with pytest.raises(ValueError, match="different seeds"):
+            resampled_scores(*some_runs(np.random.default_rng(0)), 4, seeds=seeds)
+
+
+# --- comparing
+
+
+def scored(seed, seeds=(0, 1, 2), right=0.6, **kw):
+    gold, _, dialogues = some_runs(np.random.default_rng(0), **kw)
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(4, size=(len(seeds), len(gold)))
+    p = np.where(rng.random(noise.shape) < right, gold, noise)
+    return resampled_scores(gold, p, dialogues, 4, seeds=seeds, resamples=500)
+
+
+def test_a_comparison_is_the_same_each_time_and_from_either_side():
+    a, b = scored(1), scored(2)
+    there, again, back = compare(a, b), compare(scored(1), scored(2)), compare(b, a)
+    assert there == again
+    assert there.difference == pytest.approx(a.mean - b.mean)
+    assert back.difference == -there.difference
+    assert (back.p, back.resolvable) == pytest.approx((there.p, there.resolvable))
+    assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_interval_and_p_agree_whatever_the_data(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    s, d = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 12))
+    classes, n = data.draw(st.integers(1, 4)), data.draw(st.integers(12, 40))
+    gold, pa, dialogues = some_runs(rng, n, d, s, classes, data.draw(st.sampled_from([0, 0.5, 1])))
+    pb = data.draw(st.sampled_from([pa, pa[::-1], np.zeros_like(pa), np.tile(gold, (s, 1))]))
+    a, b = (resampled_scores(gold, p, dialogues, classes, resamples=200) for p in (pa, pb))
+    result = compare(a, b)
+    assert 0 <= result.p <= 1
+    assert result.covers_seeds == (s > 1)
+    if d < FEWEST_DIALOGUES:
+        assert (result.interval, result.p, result.resolvable) == (None, 1.0, None)
+        return
+    low, high = result.interval
+    assert low <= result.difference <= high
+    assert 0 <= high - low < math.inf or s == 2  # half a degree of freedom can be all there is
+    assert result.resolvable >= 0
+    if abs(result.p - 0.05) > 1e-6:
+        assert (result.p < 0.05) == (low > 0 or high < 0)
+    if pb is pa:
+        assert (result.difference, low, high, result.p) == (0, 0, 0, 1)
+
+
+def test_certainty_is_bounded_by_the_number_of_dialogues():
+    gold = np.tile([0, 1], 8)
+    dialogues = np.repeat(np.arange(8), 2)
+    right, wrong = (resampled_scores(gold, p[None], dialogues, 2) for p in (gold, 1 - gold))
+    result = compare(right, wrong)
+    assert (result.difference, result.interval) == (100.0, (100.0, 100.0))
+    assert result.p == 2**-7
+
+
+def test_seeds_alone_can_carry_the_uncertainty():
+    """Every dialogue alike: nothing varies over dialogues, so the t-test over seeds remains."""
+    gold = np.tile(np.arange(4), 10)
+    dialogues = np.repeat(np.arange(10), 4)
+    runs = np.tile([[0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 0, 0]], 10)
+    result = compare_with_figure(resampled_scores(gold, runs, dialogues, 4), 50.0)
+    values = [100 * f1_score(gold, r, average="weighted", zero_division=0) for r in runs]
+    assert result.degrees_of_freedom == pytest.approx(2)
+    assert result.p == pytest.approx(stats.ttest_1samp(values, 50.0).pvalue)
+
+
+def test_common_seeds_are_paired():
+    a, b = scored(1, seeds=(3, 1, 2, 9)), scored(2, seeds=(1, 7, 3))
+    result = compare(a, b)
+    assert (result.seeds, result.covers_seeds) == ((3, 1), True)
+    assert result.difference == pytest.approx(a.values[:2].mean() - b.values[[2, 0]].mean())
+    both = compare(scored(1), scored(2))
+    swapped = scored(2)
+    order = [2, 0, 1]
+    swapped = type(swapped)(
+        (2, 0, 1),
+        swapped.values[order],
+        swapped.draws[:, order],
+        swapped.dialogues,
+        swapped.freedom,
+        swapped.resampling,
+    )
+    assert compare(scored(1), swapped).p == pytest.approx(both.p)
+
+
+@pytest.mark.parametrize("seeds", [(5, 6, 7), (2, 6, 7)])
+def test_seeds_that_can_not_be_paired_are_independent(seeds):
+    a, b = scored(1, seeds=(1, 2)), scored(2, seeds=seeds)
+    result = compare(a, b)
+    assert (result.seeds, result.covers_seeds) == ((), True)
+    assert result.difference == pytest.approx(a.mean - b.mean)
+
+
+def test_one_seed_is_about_the_trained_model():
+    several, one, other = scored(1), scored(2, seeds=(1,)), scored(2, seeds=(8,))
+    paired, unpaired = compare(several, one), compare(several, other)
+    assert (paired.seeds, paired.covers_seeds) == ((1,), False)
+    assert paired.difference == several.values[1] - one.values[0]
+    assert paired.degrees_of_freedom == one.freedom < one.dialogues - 1
+    assert (unpaired.seeds, unpaired.covers_seeds) == ((), False)
+    assert unpaired.difference == several.mean - other.values[0]
+
+
+def test_another_test_set_can_not_be_compared():
+    gold, predictions, dialogues = some_runs(np.random.default_rng(0))
+    a = resampled_scores(gold, predictions, dialogues, 4, resamples=10)
+    others = [
+        resampled_scores(gold[::-1], predictions, dialogues, 4, resamples=10),
+        resampled_scores(gold, predictions, np.arange(len(gold)), 4, resamples=10),
+        resampled_scores(gold, predictions, dialogues, 4, resamples=11),
+        resampled_scores(gold, predictions, dialogues, 4, resamples=10, random_seed=1),
+    ]
+    for b in others:
+        with pytest.raises(ValueError, match="same gold labels and dialogues"):
+            compare(a, b)
+
+
+def test_a_published_figure():
+    scores = scored(1)
+    at_zero, constant = compare_with_figure(scores, 0.0), compare_with_figure(scores, 50.0)
+    assert at_zero.difference == pytest.approx(scores.mean)
+    assert constant.difference == pytest.approx(scores.mean - 50)
+    assert constant.standard_error == at_zero.standard_error
+    errors = [compare_with_figure(scores, 50.0, n).standard_error for n in (1, 3, 10**9)]
+    assert errors[0] > errors[1] > errors[2] == pytest.approx(constant.standard_error)
+    # One seed says nothing of another's: the figure's seeds add what is known, nothing.
+    one = scored(1, seeds=(0,))
+    assert compare_with_figure(one, 50.0, 1) == compare_with_figure(one, 50.0)
+    with pytest.raises(ValueError, match="0 seeds"):
+        compare_with_figure(scores, 50.0, 0)
+
+
+def test_a_pair_on_a_test_set_of_melds_size_takes_seconds():
+    rng = np.random.default_rng(0)
+    gold, pa, dialogues = some_runs(rng, 2610, 280, 5, 7)
+    pb = some_runs(rng, 2610, 280, 5, 7)[1]
+    start = time.perf_counter()
+    a, b = (resampled_scores(gold, p, dialogues, 7, random_seed=11) for p in (pa, pb))
+    compare(a, b)
+    assert a.draws.shape == (10_000, 5)
+    assert time.perf_counter() - start < 5
+
+
+# --- several pairs, ranks
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]).tolist() == [1.0, 1.0]
+    assert holm([]).shape == (0,)
+    for bad in ([0.5, 1.1], [math.nan], [-0.1]):
+        with pytest.raises(ValueError, match="p-values lie in"):
+            holm(bad)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_holm_keeps_order_and_never_lowers(p, random):
+    adjusted = holm(p)
+    assert (adjusted >= np.array(p)).all()
+    assert adjusted.max() <= 1
+    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
+    assert (adjusted <= np.minimum(np.array(p) * len(p), 1)).all()  # never worse than Bonferroni
+    order = random.sample(range(len(p)), len(p))
+    assert holm([p[i] for i in order]).tolist() == adjusted[order].tolist()
+
+
+def test_ranks():
+    def resolved(m, *pairs):
+        r = np.zeros((m, m), bool)
+        for i, j in pairs:
+            r[i, j] = r[j, i] = True
+        return r
+
+    assert rank_groups([70, 69, 60], resolved(3)).tolist() == [1, 1, 1]
+    assert rank_groups([60, 70, 69], resolved(3, (0, 1), (0, 2))).tolist() == [3, 1, 1]
+    assert rank_groups([70, 69, 68], resolved(3, (0, 2))).tolist() == [1, 1, 2]
+    assert rank_groups([70, 65, 60], ~np.eye(3, dtype=bool)).tolist() == [1, 2, 3]
+    assert rank_groups([], np.zeros((0, 0))).tolist() == []
+    with pytest.raises(ValueError, match="symmetric"):
+        rank_groups([1, 2], [[False, True], [False, False]])
+
+
+# --- simulation: does the interval cover as often, the test reject as rarely, as it claims?
+#
+# Corpora with known truth. Gold labels cluster in dialogues; whether a method is right depends on
+# its class, on the dialogue (mostly for both methods alike), on the seed, on seed × dialogue and on
+# the utterance. Being right has a normal latent variable, so a trained model's weighted-F1 in the
+# population is known in closed form, and that of a method is its mean over seeds.
+
+PRIOR = np.array([0.47, 0.16, 0.13, 0.11, 0.08, 0.03, 0.02])
+ABILITY = np.array([1.2, 0.3, 0.3, 0.0, 0.2, -0.4, -0.4])
+WRONG = PRIOR * (1 - np.eye(7)) / (1 - PRIOR)[:, None]
+INTERACTION = 0.5
+
+
+def population_f1(ability, dialogue_sd):
+    """Weighted-F1 ``(...)`` in the population of models of class abilities ``(..., 7)``."""
+    right = ndtr(ability / math.sqrt(1 + dialogue_sd**2 + INTERACTION**2))
+    share = np.eye(7) * right[..., None] + WRONG * (1 - right)[..., None]
+    return weighted_f1(PRIOR[:, None] * share * 1e9)
+
+
+def seed_abilities(rng, s, seed_sd, gain):
+    """Class abilities ``(S, 7)`` of models trained from S seeds."""
+    whole, each = rng.normal(size=(s, 1)), rng.normal(size=(s, 7))
+    return ABILITY + gain + seed_sd * (whole + each)
+
+
+def simulate(rng, s, *, d=280, mean_length=9.3, dialogue_sd=1.0, seed_sd=0.1, gain=0.0):
+    """One test set and the runs of two methods; the first is better by ``gain``."""
+    length = np.minimum(1 + rng.geometric(1 / (mean_length - 1), d), 20 * mean_length).astype(int)
+    dialogue = np.repeat(np.arange(d), length)
+    n = len(dialogue)
+    mood = rng.choice(7, p=PRIOR, size=d)[dialogue]
+    gold = np.where(rng.random(n) < 0.4, mood, rng.choice(7, p=PRIOR, size=n))
+    wrong = (rng.random(n)[:, None] > WRONG.cumsum(1)[gold]).sum(1).clip(max=6)
+    shared, utterance = rng.normal(size=d), rng.normal(size=n)
+    scores, models = [], []
+    for extra in (gain, 0.0):
+        model = seed_abilities(rng, s, seed_sd, extra)
+        of_dialogue = dialogue_sd * (0.7**0.5 * shared + 0.3**0.5 * rng.normal(size=d))
+        of_both = INTERACTION * rng.normal(size=(s, d))
+        latent = model[:, gold] + (of_dialogue + of_both)[:, dialogue]
+        latent += 0.6**0.5 * utterance + 0.4**0.5 * rng.normal(size=(s, n))
+        predictions = np.where(latent > 0, gold, wrong)
+        scores.append((predictions, model))
+    random_seed = int(rng.integers(2**31))
+    resampled = [
+        resampled_scores(gold, p, dialogue, 7, resamples=1000, random_seed=random_seed)
+        for p, _ in scores
+    ]
+    models = [population_f1(m, dialogue_sd) for _, m in scores]
+    return resampled, models
+
+
+def expected_f1(gain, *, dialogue_sd=1.0, seed_sd=0.1):
+    rng = np.random.default_rng(123)
+    return population_f1(seed_abilities(rng, 200_000, seed_sd, gain), dialogue_sd).mean()
+
+
+def simulated(times, s, gain=0.0, **corpus):
+    """Shares of ``times`` corpora: the interval of the difference misses the truth; p ≤ 0.05; the
+    interval of the first method's own mean misses; the difference from the second method's mean,
+    taken as a published figure, has p ≤ 0.05. Last, the mean of ``resolvable``."""
+    rng = np.random.default_rng(7)
+    of_method = {k: v for k, v in corpus.items() if k in ("dialogue_sd", "seed_sd")}
+    first, second = (expected_f1(g, **of_method) for g in (gain, 0.0))
+    rows = []
+    for _ in range(times):
+        (a, b), (model_a, model_b) = simulate(rng, s, gain=gain, **corpus)
+        # One seed: the interval is about these two models, so their own truth is what it covers.
+        own, truth = (first, first - second) if s > 1 else (model_a[0], model_a[0] - model_b[0])
+        pair, alone = compare(a, b), compare_with_figure(a, own)
+        published = compare_with_figure(a, b.mean, len(b.seeds))
+        miss = not pair.interval[0] <= truth <= pair.interval[1]
+        rows.append((miss, pair.p <= 0.05, alone.p <= 0.05, published.p <= 0.05, pair.resolvable))
+    return np.mean(rows, axis=0).tolist()
+
+
+# Runs of one method then differ by 0, 2.5 and 7 points (sd), those of a real one by about 0.5.
+SEED_SD = {"none": 0.0, "some": 0.1, "huge": 0.3}
+
+
+@pytest.mark.parametrize("seed_sd", ["none", "some"])
+@pytest.mark.parametrize("s", [1, 3, 5])
+def test_coverage_and_size(s, seed_sd):
+    miss, reject, alone, _, _ = simulated(500, s, seed_sd=SEED_SD[seed_sd])
+    assert 0.02 <= miss <= 0.08
+    assert 0.02 <= alone <= 0.08
+    if s > 1 or seed_sd == "none":
+        assert 0.02 <= reject <= 0.08
+    else:  # what one seed can not know: these models differ, the methods do not
+        assert reject > 0.2
+
+
+def test_a_resolvable_difference_is_found_four_times_in_five():
+    gain = 0.216
+    truth = expected_f1(gain, seed_sd=0.03) - expected_f1(0.0, seed_sd=0.03)
+    miss, reject, _, _, resolvable = simulated(400, 5, gain, seed_sd=0.03)
+    assert truth == pytest.approx(resolvable, rel=0.03)
+    assert 0.72 <= reject <= 0.88
+    assert 0.02 <= miss <= 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("s", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("corpus", "difference", "own"),
+    [
+        ({"seed_sd": 0.0}, (0.03, 0.07), (0.04, 0.08)),
+        ({"seed_sd": 0.1}, (0.03, 0.07), (0.04, 0.08)),
+        ({"seed_sd": 0.3}, (0.03, 0.08), (0.04, 0.1)),
+        ({"seed_sd": 0.05, "dialogue_sd": 2.0}, (0.03, 0.07), (0.04, 0.08)),
+        ({"seed_sd": 0.1, "gain": 0.2}, (0.03, 0.07), (0.04, 0.08)),
+        ({"seed_sd": 0.1, "d": 79, "mean_length": 12.5}, (0.03, 0.07), (0.04, 0.08)),
+        ({"seed_sd": 0.1, "d": 31, "mean_length": 52}, (0.03, 0.07), (0.04, 0.08)),
+        ({"seed_sd": 0.1, "d": 15}, (0.02, 0.06), (0.04, 0.1)),
+        ({"seed_sd": 0.1, "d": 8}, (0.005, 0.05), (0.03, 0.09)),
+    ],
+    ids=lambda x: "-".join(f"{k}={v}" for k, v in x.items()) if isinstance(x, dict) else "",
+)
+def test_coverage_and_size_over_many_corpora(s, corpus, difference, own):
+    miss, reject, alone, published, _ = simulated(2000, s, **corpus)
+    assert difference[0] <= miss <= difference[1]
+    assert own[0] <= alone <= own[1]
+    if s > 1 and "gain" not in corpus:
+        assert reject == miss
+        assert published <= 0.09
