@@ -24,7 +24,8 @@ dialogues carry what many short ones do not.
 
 In simulation (tests/test_statistics.py) a 95 % interval of a difference misses the truth, and a 5 %
 test rejects a true hypothesis, 3 to 7 % of the time for 1, 3 and 5 seeds and test sets like MELD,
-EmoryNLP and IEMOCAP; with 8 to 15 dialogues 1 to 5 %. The interval of one method's own mean misses
+EmoryNLP and IEMOCAP; with 8 to 15 dialogues 1 to 5 %. Two seeds are too few where they vary far
+more than dialogues do (12 %). The interval of one method's own mean misses
 4 to 7 %, and up to 9 % with 3 seeds that vary far more than dialogues do, or with 15 dialogues.
 """
 
