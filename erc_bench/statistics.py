@@ -22,11 +22,12 @@ Student's t with Satterthwaite's degrees of freedom: those of s² are S−1, tho
 effective number of dialogues, (Σ n)² / Σ n² for lengths n (Kish), less one, since few long
 dialogues carry what many short ones do not.
 
-In simulation (tests/test_statistics.py) a 95 % interval of a difference misses the truth, and a 5 %
-test rejects a true hypothesis, 3 to 7 % of the time for 1, 3 and 5 seeds and test sets like MELD,
-EmoryNLP and IEMOCAP; with 8 to 15 dialogues 1 to 5 %. Two seeds are too few where they vary far
-more than dialogues do (12 %). The interval of one method's own mean misses
-4 to 7 %, and up to 9 % with 3 seeds that vary far more than dialogues do, or with 15 dialogues.
+In simulation (tests/test_statistics.py) a 95 % interval of a difference misses the truth 3 to 7 %
+of the time for 1, 3 and 5 seeds and test sets like MELD, EmoryNLP and IEMOCAP, and the 5 % test
+rejects a true hypothesis as often; with 8 to 15 dialogues 1 to 5 %. With one seed the hypothesis is
+about the two trained models: as a test of the methods it is wrong 30 % of the time and more. Two
+seeds are too few where they vary far more than dialogues do (12 %). The interval of one method's
+own mean misses 4 to 7 %, up to 9 % with 3 seeds that vary far more than dialogues, or 15 dialogues.
 """
 
 from __future__ import annotations

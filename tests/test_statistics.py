@@ -434,3 +434,9 @@ def test_coverage_and_size_over_many_corpora(s, corpus, difference, own):
     if s > 1 and "gain" not in corpus:
         assert reject == miss
         assert published <= 0.09
+
+
+@pytest.mark.slow
+def test_two_seeds_that_vary_most_are_too_few():
+    miss, reject, _, _, _ = simulated(2000, 2, seed_sd=0.3)
+    assert 0.08 <= miss == reject <= 0.15
