@@ -35,7 +35,7 @@ class MethodConfig:
 
     encoder: str = "princeton-nlp/sup-simcse-roberta-large"  # hub id or folder
     epochs: int = 8  # passes over the training split
-    max_steps: int = 0  # stop after so many optimiser steps; 0 = never
+    max_batches: int = 0  # train on so many batches an epoch at most; 0 = all
     batch_size: int = 64  # examples per batch
     drop_last: bool = False  # leave out an epoch's last batch if it is smaller than the others
     accumulate: int = 1  # batches per optimiser step
@@ -47,7 +47,7 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "epochs", "batch_size", "accumulate")
-        at_least(self, 0, "max_steps", "gradient_clip", "patience")
+        at_least(self, 0, "max_batches", "gradient_clip", "patience")
         at_least(self.evaluation, 1, "batch_size")
 
 

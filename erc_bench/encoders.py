@@ -166,7 +166,8 @@ def adamw(
 ) -> Optimizer:
     """AdamW with one learning rate for the encoder and one for the rest of ``module``.
 
-    Biases and the weights of LayerNorms are not decayed.
+    Biases and the weights of LayerNorms are not decayed. Fused, but for float16, whose gradients a
+    fused optimiser unscales only after they were clipped.
     """
     import torch
 
@@ -190,5 +191,5 @@ def adamw(
             }
             for (of_encoder, undecayed), params in groups.items()
         ],
-        fused=True,
+        fused=module.trainer.precision != "16-mixed",
     )

@@ -134,6 +134,16 @@ class ErcMethod(LightningModule):
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
         return parts["loss"]
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient's norm; Lightning itself refuses to with a fused optimiser."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def _evaluation_step(self, batch: Batch, split: str) -> None:
         self.predictions.setdefault(split, Predictions().to(self.device)).update(
             batch["rows"], self.scores(batch)

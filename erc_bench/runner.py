@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from erc_bench.config import Experiment, MethodConfig
+from erc_bench.config import Experiment
 from erc_bench.conversation import Corpus
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.encoders import find_encoder
@@ -113,7 +113,7 @@ def _run(
         datamodule = ErcDataModule(corpus, method, experiment.seed)
         method.prepare(datamodule)
         log = TrainingLog(experiment)
-        trainer = build_trainer(config, folder, [log])
+        trainer = build_trainer(method, folder, [log])
         fit(trainer, method, datamodule, last if resume and last.exists() else None)
         load_weights(method, Path(_checkpoint(trainer).best_model_path))
         method.to(trainer.strategy.root_device)
@@ -125,8 +125,12 @@ def _run(
         return _record(experiment, corpus, method, datamodule, trainer, log, predictions)
 
 
-def build_trainer(config: MethodConfig, folder: Path, callbacks: list[Any]) -> Trainer:
-    """The Lightning Trainer of a run: one device, dev-selected checkpoints, epoch-end resumption."""
+def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trainer:
+    """The Lightning Trainer of a run: one device, dev-selected checkpoints, epoch-end resumption.
+
+    A method with manual optimisation accumulates and clips by itself.
+    """
+    config = method.config
     monitor, mode = f"dev/{config.select_on}", "min" if config.select_on == "loss" else "max"
     checkpoint = ModelCheckpoint(
         folder,
@@ -139,15 +143,14 @@ def build_trainer(config: MethodConfig, folder: Path, callbacks: list[Any]) -> T
     )
     if config.patience:
         callbacks = [*callbacks, _Patience(monitor, mode=mode, patience=config.patience)]
-    method_clips = config.gradient_clip or None
     return Trainer(
         accelerator="auto",
         devices=1,
         precision=trainer_precision(config.precision),  # type: ignore[arg-type]
         max_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
-        accumulate_grad_batches=config.accumulate,
-        gradient_clip_val=method_clips,
+        limit_train_batches=config.max_batches or None,
+        accumulate_grad_batches=config.accumulate if method.automatic_optimization else 1,
+        gradient_clip_val=(config.gradient_clip or None) if method.automatic_optimization else None,
         callbacks=[*callbacks, checkpoint],
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,

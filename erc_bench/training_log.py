@@ -14,7 +14,7 @@ from erc_bench.method import Batch, ErcMethod
 from erc_bench.progress import Stopwatch, bar, console, duration, say
 
 PROBE_STEPS = 8
-"""Steps after which the length of an epoch is estimated."""
+"""Steps after which the length of an epoch is estimated, the first not counted."""
 
 
 class TrainingLog(Callback):
@@ -83,8 +83,11 @@ class TrainingLog(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: ErcMethod, outputs: Any, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         self.epoch_utterances += len(batch["labels"])
         self.bar.advance(self.task)
-        if batch_idx + 1 == PROBE_STEPS and trainer.current_epoch == 0:
-            self._estimate(self.epoch.seconds / PROBE_STEPS * int(trainer.num_training_batches))
+        if batch_idx == 0:
+            self.first = Stopwatch()
+        elif batch_idx + 1 == PROBE_STEPS and not self.curves:
+            step = self.first.seconds / (PROBE_STEPS - 1)
+            self._estimate(step * int(trainer.num_training_batches))
 
     def _estimate(self, seconds: float) -> None:
         """Say how long an epoch will take, if that is long."""

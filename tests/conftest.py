@@ -1,0 +1,92 @@
+"""What tests share: a tiny encoder, small corpora, reference figures; no network, one thread."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the tests' own, so that nothing is found that a user would not have."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    return folder
+
+
+def golden_file(name: str) -> Path:
+    """A file of reference figures, or the test is skipped."""
+    path = ROOT.parent / "shared" / "golden" / name
+    if not path.exists():
+        pytest.skip(f"the reference figures {name} are not here")
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The generated demo corpus."""
+    from erc_bench.registry import corpus_source
+
+    return corpus_source("demo").load(None)
+
+
+@pytest.fixture(scope="session")
+def small_demo(demo):
+    """A few dialogues of the demo corpus: 40 train, 10 dev, 12 test."""
+    from erc_bench.conversation import Corpus
+
+    sizes = {"train": 40, "dev": 10, "test": 12}
+    splits = {split: demo.dialogues(split)[:n] for split, n in sizes.items()}
+    return Corpus.build("demo", demo.labels, splits)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a BERT of random weights (2 layers of 32) that knows the demo corpus's words."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("encoder") / "tiny-bert"
+    folder.mkdir()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    texts = " ".join(
+        f"{u.speaker} {u.text}" for d in demo.dialogues("train") for u in d.utterances
+    )
+    prompt = "says for utterance feels " + " ".join(demo.labels.names)
+    words = sorted(set(re.findall(r"\w+|[^\w\s]", (texts + " " + prompt).lower())))
+    tokenizer = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate([*special, *words])}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = ("pad", "unk", "cls", "sep", "mask")
+    settings = {f"{name}_token": token for name, token in zip(names, special, strict=True)}
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(special) + len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=512,
+    )
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
