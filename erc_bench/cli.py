@@ -46,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug:
             raise
         print(
-            f"erc-bench: failed with {type(error).__name__}: {error} No record was written; --debug "
-            "shows where.",
+            f"erc-bench: failed with {type(error).__name__}: {error} No record was written; "
+            "--debug shows where.",
             file=sys.stderr,
         )
         return 1

@@ -1,8 +1,8 @@
 """One typed configuration: method defaults < corpus < preset < ``key=value``.
 
-A method's settings are a dataclass that extends :class:`MethodConfig`; the YAML file of the method
-holds ``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus) and ``presets``.
-What comes out is an :class:`Experiment`: the resolved settings, and the hash over them that
+A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds
+``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus) and ``presets``. What
+comes out is an :class:`Experiment`: the resolved settings, and the hash over them that
 identifies finished runs.
 """
 
@@ -42,7 +42,9 @@ class MethodConfig:
     gradient_clip: float = 5.0  # largest gradient norm; 0 = no clipping
     patience: int = 0  # epochs without improvement on dev before stopping; 0 = never
     select_on: Literal["weighted_f1", "loss"] = "weighted_f1"  # the figure of dev that selects
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto = what this hardware does well
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = (
+        "auto"  # auto = what this hardware does well
+    )
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -174,7 +176,7 @@ def _override(text: str) -> Mapping:
     if not equals or not key.strip():
         raise ErcBenchError(f"The override {text!r} is not of the form key=value.")
     try:
-        return OmegaConf.from_dotlist([text])  # type: ignore[return-value]
+        return OmegaConf.from_dotlist([text])
     except (OmegaConfBaseException, YAMLError) as error:
         raise ErcBenchError(f"The override {text!r} can't be read: {error}.") from error
 
@@ -192,15 +194,15 @@ def _merge(config: Any, layer: Mapping, where: str) -> Any:
         ) from error
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        key = getattr(error, "full_key", None)
-        at = f", setting {key!r}" if key else ""
+        name = getattr(error, "full_key", None)
+        at = f", setting {name!r}" if name else ""
         raise ErcBenchError(f"{where}{at}: {reason.rstrip('.')}.") from error
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:
     from omegaconf import DictConfig, OmegaConf
 
-    keys = []
+    keys: list[str] = []
     for key in config:
         value = OmegaConf.select(config, str(key))
         keys += _keys(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else [prefix + key]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from erc_bench.errors import ErcBenchError, did_you_mean
 
@@ -99,9 +99,7 @@ class Corpus:
     """SHA-256 over everything a model can see: labels, splits, ids, speakers, texts."""
 
     @classmethod
-    def build(
-        cls, name: str, labels: LabelSet, splits: Mapping[str, Iterable[Dialogue]]
-    ) -> Corpus:
+    def build(cls, name: str, labels: LabelSet, splits: Mapping[str, Iterable[Dialogue]]) -> Corpus:
         """Validate dialogues and hold them.
 
         Raises:
@@ -123,38 +121,21 @@ class Corpus:
         hasher = hashlib.sha256(json.dumps(labels.names).encode())
         for split, dialogues in splits.items():
             if split not in SPLITS:
-                raise ErcBenchError(f"{name}: unknown split {split!r}." + did_you_mean(split, SPLITS))
-            rows = []
-            for dialogue in dialogues:
-                for u in dialogue.utterances:
-                    if u.id in seen:
-                        raise ErcBenchError(f"{name}, {split}: the utterance id {u.id!r} stands twice.")
-                    seen.add(u.id)
-                    if u.label is not None and not 0 <= u.label < len(labels):
-                        raise ErcBenchError(
-                            f"{name}, {split}, utterance {u.id!r}: label {u.label} is outside "
-                            f"0…{len(labels) - 1}."
-                        )
-                row = {
-                    "id": dialogue.id,
-                    "utterances": [
-                        {**u.__dict__, "label": -1 if u.label is None else u.label}
-                        for u in dialogue.utterances
-                    ],
-                }
-                hasher.update(json.dumps([split, row], sort_keys=True).encode())
-                rows.append(row)
-            if not any(u["label"] >= 0 for row in rows for u in row["utterances"]):
-                raise ErcBenchError(f"{name}: the {split} split has no labelled utterance.")
+                hint = did_you_mean(split, SPLITS)
+                raise ErcBenchError(f"{name}: unknown split {split!r}.{hint}")
+            rows = [_row(dialogue) for dialogue in dialogues]
+            turns = [u for row in rows for u in row["utterances"]]
+            _check(turns, seen, len(labels), f"{name}, {split}")
+            hasher.update(json.dumps([split, rows], sort_keys=True).encode())
             held[split] = datasets.Dataset.from_list(rows, features=features)
         return cls(name, labels, held, hasher.hexdigest())
 
     def dialogues(self, split: str) -> list[Dialogue]:
         """The dialogues of one split, in corpus order."""
-        return [dialogue_from_row(row) for row in self.splits[split]]
+        return [dialogue_from_row(dict(row)) for row in self.splits[split]]
 
 
-def dialogue_from_row(row: Mapping) -> Dialogue:
+def dialogue_from_row(row: Mapping[str, Any]) -> Dialogue:
     """One row of a split as a :class:`Dialogue`."""
     return Dialogue(
         row["id"],
@@ -163,3 +144,27 @@ def dialogue_from_row(row: Mapping) -> Dialogue:
             for u in row["utterances"]
         ),
     )
+
+
+def _row(dialogue: Dialogue) -> dict[str, Any]:
+    """A dialogue as one row of a split."""
+    return {
+        "id": dialogue.id,
+        "utterances": [
+            {**u.__dict__, "label": -1 if u.label is None else u.label} for u in dialogue.utterances
+        ],
+    }
+
+
+def _check(turns: list[dict[str, Any]], seen: set[str], classes: int, where: str) -> None:
+    """Ids that stand once, labels of the label set, and something to score."""
+    for u in turns:
+        if u["id"] in seen:
+            raise ErcBenchError(f"{where}: the utterance id {u['id']!r} stands twice.")
+        seen.add(u["id"])
+        if not -1 <= u["label"] < classes:
+            raise ErcBenchError(
+                f"{where}, utterance {u['id']!r}: label {u['label']} is outside 0…{classes - 1}."
+            )
+    if all(u["label"] < 0 for u in turns):
+        raise ErcBenchError(f"{where}: there is no labelled utterance.")

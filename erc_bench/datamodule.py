@@ -145,7 +145,7 @@ class ErcDataModule(LightningDataModule):
             path.unlink()
             table = _make_examples(dialogues, self.method, split == "train", path)
         columns = {name: from_arrow(table.data.column(name)) for name in table.column_names}
-        columns["first_row"] = self.first_rows[split][columns["dialogue"]]
+        columns["first_row"] = take(self.first_rows[split], np.asarray(columns["dialogue"]))
         return columns
 
     def _fingerprint(self, split: str) -> str:
@@ -239,7 +239,9 @@ def _make_examples(
 
 def _tokenizer_digest(encoder: str) -> str:
     """SHA-256 over the tokenizer's file, wherever the encoder lies."""
-    return hashlib.sha256((find_encoder(encoder).folder / "tokenizer.json").read_bytes()).hexdigest()
+    return hashlib.sha256(
+        (find_encoder(encoder).folder / "tokenizer.json").read_bytes()
+    ).hexdigest()
 
 
 def _sources(kind: type) -> list[str]:

@@ -18,7 +18,7 @@ from erc_bench.errors import ErcBenchError
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": (
@@ -121,7 +121,7 @@ def _in_hub(name: str) -> Path | None:
 
 def _snapshot(name: str, **options: Any) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=WANTED, **options))
@@ -129,7 +129,7 @@ def _snapshot(name: str, **options: Any) -> Path | None:
         return None
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The encoder's own fast tokenizer."""
     from transformers import AutoTokenizer
 

@@ -155,8 +155,8 @@ class ErcMethod(LightningModule):
         self._evaluation_step(batch, split)
         if split == "dev" and self.config.select_on == "loss":
             value = self.loss(batch)["loss"]
-            options = {"batch_size": len(batch["labels"]), "add_dataloader_idx": False}
-            self.log("dev/loss", value, on_epoch=True, sync_dist=True, **options)
+            size = len(batch["labels"])
+            self.log("dev/loss", value, batch_size=size, sync_dist=True, add_dataloader_idx=False)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores of the split that is being tested."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -48,7 +48,7 @@ def track(items: Iterable[Item], description: str) -> Iterator[Item]:
     if not console.is_terminal:
         say(f"{description} …")
     with bar() as progress:
-        total = len(items) if hasattr(items, "__len__") else None
+        total = len(items) if isinstance(items, Sized) else None
         task = progress.add_task(description, total=total, note="")
         for item in items:
             yield item

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the record's form; it grows when a reader must tell forms apart."""
 
-REQUIRED = ("schema", "method", "dataset", "seed", "config_hash", "labels", "metrics", "predictions")
+REQUIRED = (
+    "schema",
+    "method",
+    "dataset",
+    "seed",
+    "config_hash",
+    "labels",
+    "metrics",
+    "predictions",
+)
 
 
 class RecordError(ErcBenchError):

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import Trainer, seed_everything
+from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from erc_bench.config import Experiment
-from erc_bench.method import Batch, ErcMethod
-from erc_bench.progress import Stopwatch, bar, console, duration, say
+from erc_bench.progress import Stopwatch, bar, duration, say
 
 PROBE_STEPS = 8
 """Steps after which the length of an epoch is estimated, the first not counted."""
@@ -68,9 +67,10 @@ class TrainingLog(Callback):
 
     # --- hooks ---
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: ErcMethod) -> None:  # type: ignore[override]
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch
-        seed_everything(int(np.random.SeedSequence((self.experiment.seed, epoch)).generate_state(1)[0]), verbose=False)
+        drawn = np.random.SeedSequence((self.experiment.seed, epoch)).generate_state(1)
+        seed_everything(int(drawn[0]), verbose=False)
         self.epoch = Stopwatch()
         self.epoch_utterances = 0
         batches = int(trainer.num_training_batches)
@@ -80,7 +80,14 @@ class TrainingLog(Callback):
         label = f"Epoch {epoch + 1}/{trainer.max_epochs}"
         self.bar.reset(self.task, description=label, total=batches)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: ErcMethod, outputs: Any, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         self.epoch_utterances += len(batch["labels"])
         self.bar.advance(self.task)
         if batch_idx == 0:
@@ -97,15 +104,15 @@ class TrainingLog(Callback):
             total = duration(seconds * self.experiment.config.epochs)
             say(f"An epoch will take about {duration(seconds)}, all of them {total}.{hint}")
 
-    def on_validation_start(self, trainer: Trainer, pl_module: ErcMethod) -> None:  # type: ignore[override]
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validation = Stopwatch()
         if self.bar.tasks:
             self.bar.update(self.task, description="Scoring dev")
 
-    def on_validation_end(self, trainer: Trainer, pl_module: ErcMethod) -> None:  # type: ignore[override]
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validation_seconds += self.validation.seconds
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: ErcMethod) -> None:  # type: ignore[override]
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds += self.epoch.seconds
         self.utterances += self.epoch_utterances
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k}
@@ -117,8 +124,10 @@ class TrainingLog(Callback):
             f"(best {best:.2f})  {duration(self.epoch.seconds)}"
         )
 
-    def on_fit_end(self, trainer: Trainer, pl_module: ErcMethod) -> None:  # type: ignore[override]
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar.stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: ErcMethod, exception: BaseException) -> None:  # type: ignore[override]
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         self.bar.stop()

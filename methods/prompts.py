@@ -14,13 +14,13 @@ from erc_bench.conversation import Dialogue
 from erc_bench.ragged import Columns, Ragged
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 MOST_TURNS = 8
 """Past turns in a window at most."""
 
 
-def tokens(tokenizer: PreTrainedTokenizerFast, texts: list[str], start: int = 0) -> list[list[int]]:
+def tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str], start: int = 0) -> list[list[int]]:
     """Token ids of each text with its special tokens, from token ``start`` on (1 = without CLS)."""
     return [ids[start:] for ids in tokenizer(texts).input_ids]
 
@@ -41,7 +41,7 @@ def window_starts(lengths: list[int], max_len: int) -> list[int]:
 
 
 def anchor_prompts(
-    tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue, max_len: int
+    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, max_len: int
 ) -> list[list[int]]:
     """Token ids of each labelled turn in EACL's form (Yu et al. 2024, section 3.1).
 
@@ -63,7 +63,7 @@ def anchor_prompts(
 
 
 def collate_prompts(
-    examples: Columns, tokenizer: PreTrainedTokenizerFast
+    examples: Columns, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, torch.Tensor]:
     """``input_ids``, ``attention_mask`` ``(B, L)`` and ``positions`` ``(B,)``, of the mask token.
 

@@ -62,9 +62,7 @@ def tiny_encoder(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("encoder") / "tiny-bert"
     folder.mkdir()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    texts = " ".join(
-        f"{u.speaker} {u.text}" for d in demo.dialogues("train") for u in d.utterances
-    )
+    texts = " ".join(f"{u.speaker} {u.text}" for d in demo.dialogues("train") for u in d.utterances)
     prompt = "says for utterance feels " + " ".join(demo.labels.names)
     words = sorted(set(re.findall(r"\w+|[^\w\s]", (texts + " " + prompt).lower())))
     tokenizer = Tokenizer(
