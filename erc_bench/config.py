@@ -42,9 +42,8 @@ class MethodConfig:
     gradient_clip: float = 5.0  # largest gradient norm; 0 = no clipping
     patience: int = 0  # epochs without improvement on dev before stopping; 0 = never
     select_on: Literal["weighted_f1", "loss"] = "weighted_f1"  # the figure of dev that selects
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = (
-        "auto"  # auto = what this hardware does well
-    )
+    # auto = what this hardware does well
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +56,7 @@ class Ragged:
         return padded
 
 
-Column = Union[np.ndarray, Ragged]
+Column: TypeAlias = "np.ndarray | Ragged"
 Columns = Mapping[str, Column]
 
 

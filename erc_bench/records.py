@@ -20,16 +20,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the record's form; it grows when a reader must tell forms apart."""
 
-REQUIRED = (
-    "schema",
-    "method",
-    "dataset",
-    "seed",
-    "config_hash",
-    "labels",
-    "metrics",
-    "predictions",
-)
+IDENTITY = ("method", "dataset", "config_hash", "seed")
+REQUIRED = ("schema", *IDENTITY, "labels", "metrics", "predictions")
 
 
 class RecordError(ErcBenchError):

@@ -3,9 +3,9 @@
 import hashlib
 
 import pytest
-from erc_bench.datamodules.demo import BAD_NEWS, TEMPERAMENT_OF, Demo, reaction
 
 from erc_bench.conversation import SPLITS
+from erc_bench.datamodules.demo import BAD_NEWS, TEMPERAMENT_OF, Demo, reaction
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-from erc_bench.datamodules.emorynlp import EmoryNLP, EmoryNLPReduced, parse_csv, parse_json
 from real_data import real_data
 
 from erc_bench.conversation import SPLITS
+from erc_bench.datamodules.emorynlp import EmoryNLP, EmoryNLPReduced, parse_csv, parse_json
 from erc_bench.errors import ErcBenchError
 
 TURNS = [

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from erc_bench.datamodules.iemocap import DEV, IEMOCAP, IEMOCAP4, split_of
 from iemocap_layout import DIALOGUES, turns_of, write_json_form, write_release
 
 from erc_bench.conversation import SPLITS
 from erc_bench.corpus_files import CorpusWarning
+from erc_bench.datamodules.iemocap import DEV, IEMOCAP, IEMOCAP4, split_of
 from erc_bench.errors import ErcBenchError
 
 
