@@ -17,8 +17,11 @@ from erc_bench.errors import ErcBenchError
 if TYPE_CHECKING:
     from erc_bench.config import Experiment
 
-SCHEMA = 1
-"""Version of the record's form; it grows when a reader must tell forms apart."""
+SCHEMA = 2
+"""Version of the record's form; it grows when a reader must tell forms apart.
+
+1: no facts of the utterances, nor which dialogue each belongs to, beside the predictions.
+"""
 
 IDENTITY = ("method", "dataset", "config_hash", "seed")
 REQUIRED = ("schema", *IDENTITY, "labels", "metrics", "predictions")

@@ -39,6 +39,7 @@ from erc_bench.records import (
     write_record,
 )
 from erc_bench.registry import corpus_source, method_class
+from erc_bench.slices import recorded_facts
 from erc_bench.training_log import TrainingLog
 
 PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "datasets")
@@ -272,6 +273,7 @@ def _record(
             "gold": gold.tolist(),
             "predicted": predicted.tolist(),
             "probabilities": [[round(p, 4) for p in each] for each in probabilities.tolist()],
+            **recorded_facts(corpus, split),
         }
     best = log.best_epoch(_checkpoint(trainer))
     record = {

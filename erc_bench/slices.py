@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from erc_bench.conversation import Dialogue
+from erc_bench.conversation import Corpus, Dialogue
 from erc_bench.statistics import checked_labels, weighted_f1
 
 # Emotions that annotators and models mix up, by the names that label sets give them.
@@ -101,6 +102,16 @@ def utterance_facts(dialogues: Iterable[Dialogue], training: Iterable[Dialogue])
                 last[u.speaker] = u.label
     position, words, train, before, seen_in_train = np.array(rows, dtype=np.int64).reshape(-1, 5).T
     return UtteranceFacts(position, words, train, before, seen_in_train.astype(bool))
+
+
+def recorded_facts(corpus: Corpus, split: str) -> dict[str, Any]:
+    """What a record stores beside the predictions on a split: dialogue numbers, and the facts."""
+    dialogues = corpus.dialogues(split)
+    facts = utterance_facts(dialogues, corpus.dialogues("train"))
+    return {
+        "dialogue": [d for d, dialogue in enumerate(dialogues) for _ in dialogue.labelled],
+        "facts": {f.name: getattr(facts, f.name).astype(int).tolist() for f in fields(facts)},
+    }
 
 
 def slices(

@@ -1,7 +1,7 @@
 import csv
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from erc_bench.slices import (
     class_scores,
     confusions,
     pair_confusions,
+    recorded_facts,
     slices,
     utterance_facts,
 )
@@ -196,3 +197,12 @@ def test_seen_in_train_on_meld():
     longer = facts.words > 5
     assert 100 * facts.seen_in_train.mean() == pytest.approx(12.8, abs=0.05)
     assert 100 * facts.seen_in_train[longer].mean() == pytest.approx(0.2, abs=0.05)
+
+
+def test_a_record_gets_the_facts_as_plain_lists(small_demo):
+    stored = recorded_facts(small_demo, "test")
+    dialogues = small_demo.dialogues("test")
+    facts = utterance_facts(dialogues, small_demo.dialogues("train"))
+    assert stored["facts"]["position"] == facts.position.tolist()
+    assert stored["facts"]["seen_in_train"] == facts.seen_in_train.astype(int).tolist()
+    assert Counter(stored["dialogue"]) == {d: len(x.labelled) for d, x in enumerate(dialogues)}
