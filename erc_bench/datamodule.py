@@ -106,13 +106,17 @@ class ErcDataModule(LightningDataModule):
             are numbered one after another.
         ids: the utterance id of every row.
         tested: the split that ``test_dataloader`` gives.
+        data_dir: where a method finds further corpora, before the usual places.
     """
 
-    def __init__(self, corpus: Corpus, method: ErcMethod, seed: int = 1) -> None:
+    def __init__(
+        self, corpus: Corpus, method: ErcMethod, seed: int = 1, data_dir: Path | None = None
+    ) -> None:
         super().__init__()
         self.corpus = corpus
         self.method = method
         self.seed = seed
+        self.data_dir = data_dir
         self.tested = "test"
         self.splits = [split for split in SPLITS if split in corpus.splits]
         self.ids: list[str] = []
@@ -151,7 +155,7 @@ class ErcDataModule(LightningDataModule):
     def _fingerprint(self, split: str) -> str:
         """What the examples depend on: dialogues, settings, tokenizer, the method's own code."""
         settings = {k: getattr(self.method.config, k) for k in self.method.input_settings}
-        if "encoder" in settings:
+        if settings.get("encoder"):
             settings["encoder"] = _tokenizer_digest(settings["encoder"])
         kind = type(self.method)
         parts = [self.corpus.digest, split, kind.__qualname__, settings, _sources(kind)]

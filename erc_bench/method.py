@@ -40,8 +40,9 @@ class ErcMethod(LightningModule):
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     """Its hyper-parameters, defaults as in the paper."""
-    context: ClassVar[Literal["past", "full"]]
-    """Whether a prediction depends on later turns of the dialogue (``full``)."""
+    context: Literal["past", "full"]
+    """Whether a prediction depends on later turns of the dialogue (``full``). Of the class, or of
+    an instance where a setting decides it."""
     input_settings: ClassVar[tuple[str, ...]] = ("encoder",)
     """The settings that ``examples`` depends on: its results are cached under their values."""
 
@@ -113,6 +114,7 @@ class ErcMethod(LightningModule):
         """
         training = self.training
         self.eval()
+        self.to(self.trainer.strategy.root_device)
         loader = datamodule.evaluation_loader(split, examples)
         batches = track(loader, f"Encoding {split}")
         values, labels = [], []

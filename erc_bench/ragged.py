@@ -74,3 +74,12 @@ def from_arrow(column: pa.Array | pa.ChunkedArray) -> Column:
         values = from_arrow(column.flatten())
         return Ragged(values, offsets - offsets[0])
     return column.to_numpy(zero_copy_only=False)
+
+
+def join(column: Column, other: Column) -> Column:
+    """The rows of a column, then those of another."""
+    if isinstance(column, Ragged):
+        assert isinstance(other, Ragged)
+        offsets = np.concatenate([column.offsets, column.offsets[-1] + other.offsets[1:]])
+        return Ragged(join(column.values, other.values), offsets)
+    return np.concatenate([column, other])

@@ -111,7 +111,7 @@ def _run(
         seed_everything(experiment.seed, workers=True, verbose=False)
         corpus = corpus_source(experiment.dataset).load(data_dir)
         method = method_class(experiment.method)(config, corpus.labels)
-        datamodule = ErcDataModule(corpus, method, experiment.seed)
+        datamodule = ErcDataModule(corpus, method, experiment.seed, data_dir)
         method.prepare(datamodule)
         log = TrainingLog(experiment)
         trainer = build_trainer(method, folder, [log])
@@ -276,6 +276,7 @@ def _record(
             **recorded_facts(corpus, split),
         }
     best = log.best_epoch(_checkpoint(trainer))
+    encoder = experiment.config.encoder
     record = {
         "schema": SCHEMA,
         "method": experiment.method,
@@ -290,8 +291,8 @@ def _record(
         "context": method.context,
         "selection": f"dev {experiment.config.select_on}",
         "encoder": {
-            "name": experiment.config.encoder,
-            "digest": find_encoder(experiment.config.encoder).digest,
+            "name": encoder,
+            "digest": find_encoder(encoder).digest if encoder else "",
         },
         "metrics": metrics,
         "training": {
