@@ -180,7 +180,9 @@ class ErcDataModule(LightningDataModule):
     def _loader(self, split: str, batches: Batches) -> DataLoader:
         data = _Collated(self, self.examples[split])
         pin = torch.cuda.is_available()
-        return DataLoader(data, sampler=batches, batch_size=None, pin_memory=pin)
+        # Starting an iterator draws a number; from the global stream a resumed run would draw fewer.
+        own = torch.Generator()
+        return DataLoader(data, sampler=batches, batch_size=None, pin_memory=pin, generator=own)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, length-bucketed batches of the epoch's examples."""

@@ -195,6 +195,8 @@ def fit(
     """Train, from a checkpoint on if one is given; Ctrl-C surfaces as KeyboardInterrupt."""
     if checkpoint is not None:
         read_checkpoint(checkpoint)
+    # Pre-trained encoders come in eval mode, and Lightning leaves every module in its mode.
+    method.train()
     try:
         trainer.fit(method, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
