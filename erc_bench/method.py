@@ -14,6 +14,7 @@ from torch import Tensor
 
 from erc_bench.config import MethodConfig
 from erc_bench.conversation import Dialogue, LabelSet
+from erc_bench.encoders import find_encoder
 from erc_bench.evaluation import Predictions, weighted_f1
 from erc_bench.progress import track
 from erc_bench.ragged import Columns
@@ -97,6 +98,11 @@ class ErcMethod(LightningModule):
     def extra_metrics(self, datamodule: ErcDataModule, split: str) -> dict[str, float]:
         """Further figures for the record, beside the emotion metrics."""
         return {}
+
+    def encoder_identity(self) -> dict[str, str]:
+        """Name and digest of what turns text into vectors, for the record."""
+        name = self.config.encoder
+        return {"name": name, "digest": find_encoder(name).digest if name else ""}
 
     # --- the thin framework layer ---
 

@@ -25,7 +25,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from erc_bench.config import Experiment
 from erc_bench.conversation import Corpus
 from erc_bench.datamodule import ErcDataModule
-from erc_bench.encoders import find_encoder
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import evaluate
 from erc_bench.method import ErcMethod
@@ -278,7 +277,6 @@ def _record(
             **recorded_facts(corpus, split),
         }
     best = log.best_epoch(_checkpoint(trainer))
-    encoder = experiment.config.encoder
     record = {
         "schema": SCHEMA,
         "method": experiment.method,
@@ -292,10 +290,7 @@ def _record(
         "config_hash": experiment.hash,
         "context": method.context,
         "selection": f"dev {experiment.config.select_on}",
-        "encoder": {
-            "name": encoder,
-            "digest": find_encoder(encoder).digest if encoder else "",
-        },
+        "encoder": method.encoder_identity(),
         "metrics": metrics,
         "training": {
             **log.figures(best),
