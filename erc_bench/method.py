@@ -120,7 +120,6 @@ class ErcMethod(LightningModule):
         """
         training = self.training
         self.eval()
-        self.to(self.trainer.strategy.root_device)
         loader = datamodule.evaluation_loader(split, examples)
         batches = track(loader, f"Encoding {split}")
         values, labels = [], []

@@ -1,0 +1,341 @@
+"""Speaker-ID multi-task: emotion recognition with auxiliary speaker identification.
+
+A documented reconstruction of Li et al. 2020 (arXiv 2003.01478), whose code was never published:
+the card beside this file (``speaker_mtl.md``) says what is the paper's and what is ours. Two tasks,
+emotion (CER) and speaker identification (SI), share an encoder and a context, have a private part
+of both each, and CER reads SI's states by cross-attention.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import DatasetDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from erc_bench.config import EvaluationConfig, MethodConfig, above, at_least
+from erc_bench.conversation import Corpus, Dialogue, LabelSet
+from erc_bench.corpus_overlap import LONG, words_only
+from erc_bench.datamodule import ErcDataModule
+from erc_bench.encoders import adamw, load_encoder, load_tokenizer
+from erc_bench.errors import ErcBenchError
+from erc_bench.method import Batch, ErcMethod, Example
+from erc_bench.progress import say
+from erc_bench.ragged import Column, Columns, Ragged, join, take
+from erc_bench.registry import corpus_source
+
+from .speaker_mtl_network import SpeakerMTLNetwork, SpeakerNames
+
+CHUNK = 32
+"""Turns of similar length that the encoder reads at once; the fewer, the less padding."""
+
+
+@dataclass
+class SpeakerMTLConfig(MethodConfig):
+    """Hyper-parameters of speaker-ID multi-task."""
+
+    encoder: str = "google-bert/bert-base-uncased"  # hub id or folder
+    epochs: int = 20  # passes over the training split
+    batch_size: int = 8  # dialogues per batch
+    gradient_clip: float = 1.0  # largest gradient norm; 0 = no clipping
+    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(batch_size=16))
+    max_len: int = 256  # tokens of one turn
+    speaker: Literal["names", "pairs"] = "names"  # SI: which main speaker, or same speaker or not
+    main_speakers: int = 6  # K most frequent training speakers that SI names; the rest are "other"
+    si_weight: float = 0.5  # λ of the SI loss; 0 = the single-task model, whatever else is set
+    balance: Literal["fixed", "uncertainty"] = "fixed"  # uncertainty = weights learnt, from 1 and λ
+    stop_gradient: bool = False  # the bridge keeps the emotion loss from training the SI side
+    causal: bool = False  # no turn sees a later one
+    speaker_in_text: bool = False  # "name: text" on the emotion side; SI reads the text without
+    extra_corpus: str = ""  # whose training split SI learns from as well; "" = none
+    extra_ratio: float = 0.5  # its dialogues an epoch, as a share of the corpus's own
+    extra_overlap: Literal["refuse", "drop"] = "refuse"  # its dialogues that stand in dev or test
+    dropout: float = 0.1  # of utterance vectors, states and attention
+    head_dropout: float = 0.5  # before the heads
+    encoder_lr: float = 2e-5  # highest learning rate of the encoder
+    lr: float = 5e-4  # highest learning rate of everything else
+    warmup: float = 0.1  # share of the steps in which both rates rise; then they fall to 0
+    weight_decay: float = 0.01  # not of biases and LayerNorm weights
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 8, "max_len")
+        at_least(self, 1, "main_speakers")
+        at_least(self, 0, "si_weight", "dropout", "head_dropout", "warmup", "weight_decay")
+        above(self, 0, "encoder_lr", "lr", "extra_ratio")
+
+
+def speaker_code(name: str) -> int:
+    """A number that stands for a speaker, the same wherever the name occurs."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big")
+
+
+def most_frequent(codes: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` most frequent of ``codes`` ``(N,)``, most frequent first, filled up with −1."""
+    found, counts = np.unique(codes, return_counts=True)
+    chosen = found[np.argsort(-counts, kind="stable")][:count]
+    return np.pad(chosen, (0, count - len(chosen)), constant_values=-1)
+
+
+def overlapping(dialogues: list[Dialogue], scored: list[Dialogue]) -> np.ndarray:
+    """Which dialogues stand in part or whole among ``scored`` ones ``(dialogues,)``.
+
+    Either they share an utterance of more than ``LONG`` words, or they are the same turn by turn;
+    case and punctuation do not matter. Short utterances recur by chance and are no sign.
+    """
+
+    def turns(dialogue: Dialogue) -> tuple[str, ...]:
+        return tuple(words_only(u.text) for u in dialogue.utterances)
+
+    known = {turns(dialogue) for dialogue in scored}
+    said = (u.text for dialogue in scored for u in dialogue.utterances)
+    long = {words_only(text) for text in said if len(text.split()) > LONG}
+    return np.array([turns(d) in known or not long.isdisjoint(turns(d)) for d in dialogues])
+
+
+def speakers_of(examples: Columns) -> np.ndarray:
+    """The speaker's code of every turn of all dialogues, one after another ``(turns,)``."""
+    speakers = examples["speakers"]
+    assert isinstance(speakers, Ragged)
+    return np.asarray(speakers.values)
+
+
+def is_extra(examples: Columns) -> np.ndarray:
+    """Which examples are dialogues of the extra SI corpus ``(B,)``: they have no number."""
+    return np.asarray(examples["dialogue"]) < 0
+
+
+def mean_answer(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of SI's losses over a batch; 0 where there is no answer to give."""
+    return (values * weights).sum() / weights.sum().clamp(min=1e-8)
+
+
+class SpeakerMTL(ErcMethod):
+    """Emotion recognition and speaker identification, learnt together."""
+
+    Config = SpeakerMTLConfig
+    context: Literal["past", "full"] = "full"
+    input_settings = ("encoder", "max_len", "speaker_in_text")
+    config: SpeakerMTLConfig
+
+    def __init__(self, config: SpeakerMTLConfig, labels: LabelSet) -> None:
+        super().__init__(config, labels)
+        self.context = "past" if config.causal else "full"
+        self.tokenizer = load_tokenizer(config.encoder)
+        self.network = SpeakerMTLNetwork(
+            load_encoder(config.encoder),
+            len(labels),
+            main_speakers=config.main_speakers if config.speaker == "names" else None,
+            causal=config.causal,
+            stop_gradient=config.stop_gradient,
+            dropout=config.dropout,
+            head_dropout=config.head_dropout,
+        )
+        self.tally: dict[str, Tensor] = {}
+        self.log_variances: nn.Parameter | None = None
+        if config.si_weight and config.balance == "uncertainty":
+            self.log_variances = nn.Parameter(torch.tensor([0.0, -math.log(config.si_weight)]))
+
+    def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
+        """One example a dialogue: ``input_ids`` and ``speakers`` (:func:`speaker_code`) by turn.
+
+        ``nameless_ids`` are added where ``input_ids`` name the speaker. A dialogue without labels
+        is there for SI to learn from.
+        """
+        if not dialogue.labelled and not training:
+            return []
+        texts = [u.text for u in dialogue.utterances]
+        example: dict[str, Any] = {
+            "targets": list(dialogue.labelled),
+            "speakers": [speaker_code(u.speaker) for u in dialogue.utterances],
+        }
+        if self.config.speaker_in_text:
+            example["nameless_ids"] = self._token_ids(texts)
+            texts = [f"{u.name}: {u.text}" for u in dialogue.utterances]
+        return [{**example, "input_ids": self._token_ids(texts)}]
+
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, truncation=True, max_length=self.config.max_len).input_ids
+
+    def collate(self, examples: Columns) -> Batch:
+        """Dialogues side by side in a grid ``(B, T)``, their turns in chunks of similar length.
+
+        ``turns`` (and ``nameless_turns``): ``chunks`` of token ids and masks, and the ``cells`` of
+        the grid they belong to; ``targets`` ``(N,)``: the cells that are scored; ``speakers`` and
+        ``present`` ``(B, T)``; ``counts``: turns of each dialogue.
+        """
+        targets, speakers = examples["targets"], examples["speakers"]
+        assert isinstance(targets, Ragged)
+        assert isinstance(speakers, Ragged)
+        counts = speakers.lengths
+        most = int(counts.max())
+        cells = speakers.owners * most + speakers.places
+        batch = {
+            "turns": self._chunks(examples["input_ids"], cells),
+            "targets": torch.from_numpy(targets.owners * most + targets.values),
+            "speakers": torch.from_numpy(speakers.pad(-1)),
+            "present": torch.from_numpy(np.arange(most) < counts[:, None]),
+            "counts": counts.tolist(),
+        }
+        if "nameless_ids" in examples:
+            batch["nameless_turns"] = self._chunks(examples["nameless_ids"], cells)
+        return batch
+
+    def _chunks(self, dialogues: Column, cells: np.ndarray) -> dict[str, Any]:
+        assert isinstance(dialogues, Ragged)
+        turns = dialogues.values
+        assert isinstance(turns, Ragged)
+        order = np.argsort(turns.lengths, kind="stable")
+        chunks = []
+        for rows in np.array_split(order, math.ceil(len(order) / CHUNK)):
+            some = turns.take(rows)
+            ids = torch.from_numpy(some.pad(self.tokenizer.pad_token_id))
+            mask = torch.arange(ids.shape[1]) < torch.from_numpy(some.lengths)[:, None]
+            chunks.append((ids, mask.long()))
+        return {"chunks": chunks, "cells": torch.from_numpy(cells[order])}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """``L_cer + λ·L_si``, or with learnt weights ``Σ exp(−s)·L + s/2`` (Kendall et al. 2018).
+
+        A batch of extra dialogues alone has no emotion to learn; nor is anything computed of SI
+        where λ = 0, so that not one random number is drawn for it.
+        """
+        logits = self.scores(batch)
+        cer = F.cross_entropy(logits, batch["labels"]) if len(logits) else logits.sum()
+        if not self.config.si_weight:
+            return {"loss": cer, "cer": cer}
+        losses, _, weights = self.network.speakers(self.states(batch)[1], batch)
+        si = mean_answer(losses, weights)
+        parts = {"cer": cer, "si": si}
+        if self.log_variances is None:
+            return {"loss": cer + self.config.si_weight * si, **parts}
+        learnt = (-self.log_variances).exp()
+        loss = learnt @ torch.stack([cer, si]) + self.log_variances.sum() / 2
+        return {"loss": loss, **parts, "cer_weight": learnt[0], "si_weight": learnt[1]}
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Logits of the emotions ``(N, C)``."""
+        return self.network.emotions(self.states(batch)[0], batch["targets"])
+
+    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """States of CER and of SI, two of ``(B, T, 2d)``, computed once for a batch."""
+        if "states" not in batch:
+            batch["states"] = self.network(batch)
+        return batch["states"]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; both learning rates rise linearly, then fall linearly to 0."""
+        from transformers import get_linear_schedule_with_warmup
+
+        optimizer = adamw(
+            self,
+            self.network.encoder,
+            encoder_lr=self.config.encoder_lr,
+            lr=self.config.lr,
+            weight_decay=self.config.weight_decay,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_linear_schedule_with_warmup(
+            optimizer, round(self.config.warmup * steps), steps
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to count the right answers to the SI task, and all answers ``(2,)``."""
+        datamodule: ErcDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.tally[datamodule.tested] = torch.zeros(2, dtype=torch.long, device=self.device)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Scores of the split that is being tested, and its answers to the SI task."""
+        super().test_step(batch, batch_idx)
+        if self.config.si_weight:
+            _, right, weights = self.network.speakers(self.states(batch)[1], batch)
+            asked = weights > 0
+            datamodule: ErcDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.tally[datamodule.tested] += torch.stack([(right & asked).sum(), asked.sum()])
+
+    def extra_metrics(self, datamodule: ErcDataModule, split: str) -> dict[str, float]:
+        """``speaker_accuracy``: share of right answers to the SI task, in percent."""
+        right, asked = self.tally[split].tolist()
+        return {"speaker_accuracy": 100 * right / asked} if asked else {}
+
+    # --- the main speakers and the extra SI corpus ---
+
+    def prepare(self, datamodule: ErcDataModule) -> None:
+        """Find the main speakers of the training split, and add the extra SI corpus to it."""
+        if "train" not in datamodule.splits:
+            return
+        train = datamodule.examples["train"]
+        if is_extra(train).any():
+            return
+        head = self.network.si_head
+        if isinstance(head, SpeakerNames):
+            chosen = most_frequent(speakers_of(train), self.config.main_speakers)
+            head.main_speakers.copy_(torch.from_numpy(chosen))
+        if self.config.extra_corpus and self.config.si_weight:
+            extra = self._extra_dialogues(datamodule)
+            datamodule.examples["train"] = {k: join(c, extra[k]) for k, c in train.items()}
+
+    def epoch_examples(self, datamodule: ErcDataModule, epoch: int) -> np.ndarray | None:
+        """The corpus's own dialogues, and of the extra corpus a share that changes every epoch."""
+        extra = is_extra(datamodule.examples["train"])
+        if not extra.any():
+            return None
+        wanted = round(self.config.extra_ratio * np.count_nonzero(~extra))
+        rng = np.random.default_rng((datamodule.seed, epoch))
+        # Drawn without return; a corpus too small for its share is gone through again.
+        drawn = np.resize(rng.permutation(np.flatnonzero(extra)), wanted)
+        return np.concatenate([np.flatnonzero(~extra), drawn])
+
+    def _extra_dialogues(self, datamodule: ErcDataModule) -> Columns:
+        """Training examples of the extra corpus, without labels; their ``dialogue`` is −1.
+
+        Raises:
+            ErcBenchError: dialogues of the evaluation corpus's dev or test are among them, or
+                SI names speakers and none of them speaks there.
+        """
+        name, own = self.config.extra_corpus, datamodule.corpus
+        corpus = corpus_source(name).load(datamodule.data_dir)
+        train = DatasetDict(train=corpus.splits["train"])
+        found = ErcDataModule(replace(corpus, splits=train), self).examples["train"]
+        kept = self._apart(corpus, own)
+        columns = {key: take(column, np.flatnonzero(kept)) for key, column in found.items()}
+        head = self.network.si_head
+        if (
+            isinstance(head, SpeakerNames)
+            and not np.isin(speakers_of(columns), head.main_speakers.cpu()).any()
+        ):
+            raise ErcBenchError(
+                f"extra_corpus={name}: none of the {self.config.main_speakers} main speakers of "
+                f"{own.name} speaks there by the same name, so nothing could be learnt from it. "
+                "Set speaker=pairs, which asks for no names."
+            )
+        say(f"SI learns from {len(columns['dialogue'])} dialogues of {name} as well.")
+        nothing = np.zeros(len(columns["dialogue"]), dtype=np.int64)
+        nowhere = Ragged(np.empty(0, dtype=np.int64), np.append(nothing, 0))
+        return {**columns, "targets": nowhere, "dialogue": nothing - 1, "first_row": nothing}
+
+    def _apart(self, corpus: Corpus, own: Corpus) -> np.ndarray:
+        """Which training dialogues of ``corpus`` share nothing with dev and test of ``own``."""
+        scored = [
+            d for split in ("dev", "test") if split in own.splits for d in own.dialogues(split)
+        ]
+        met = overlapping(corpus.dialogues("train"), scored)
+        if not met.any():
+            return ~met
+        count = f"{met.sum()} of the {len(met)} training dialogues of {corpus.name}"
+        if self.config.extra_overlap == "drop" and not met.all():
+            say(f"{count} stand in dev or test of {own.name} and are left out.")
+            return ~met
+        raise ErcBenchError(
+            f"extra_corpus={corpus.name}: {count} stand in part or whole in dev or test of "
+            f"{own.name} (the same utterance of more than {LONG} words, or the same turns), so "
+            "its scores would not be held-out. Leave those out with extra_overlap=drop, or take "
+            "another corpus."
+        )
