@@ -1,0 +1,391 @@
+"""Speaker-ID multi-task: its network, both SI forms, λ = 0, and the extra SI corpus."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fitting import Fitted, resumed_equals_uninterrupted
+from torch.nn import functional as F
+
+from erc_bench.config import Experiment, resolve
+from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.datamodule import ErcDataModule
+from erc_bench.errors import ErcBenchError
+from erc_bench.methods.speaker_mtl import (
+    SpeakerMTL,
+    SpeakerMTLConfig,
+    mean_answer,
+    most_frequent,
+    overlapping,
+    speaker_code,
+)
+from erc_bench.methods.speaker_mtl_network import SpeakerNames, SpeakerPairs
+from erc_bench.ragged import take
+from erc_bench.runner import run
+
+LABELS = LabelSet(("joy", "sadness", "anger"))
+FORMS = ("names", "pairs")
+
+
+@pytest.fixture
+def config(tiny_encoder) -> SpeakerMTLConfig:
+    return SpeakerMTLConfig(
+        encoder=tiny_encoder,
+        epochs=2,
+        main_speakers=4,
+        encoder_lr=2e-3,
+        lr=5e-3,
+        precision="float32",
+    )
+
+
+def dialogue(name: str, turns: list[tuple[str, str, int | None]]) -> Dialogue:
+    """A dialogue out of ``(speaker, text, label)``."""
+    return Dialogue(name, tuple(Utterance(f"{name}-{i}", *turn) for i, turn in enumerate(turns)))
+
+
+@pytest.fixture
+def strange() -> Corpus:
+    """Dialogues of every awkward shape, in words that no other corpus has."""
+    long = [(("Ilse", "Tomas", "Priya")[i % 3], f"tale {i}", i % 3) for i in range(167)]
+    train = [
+        dialogue("one-turn", [("Ilse", "lonely word", 0)]),
+        dialogue("one-speaker", [("Ilse", "monologue", 1), ("Ilse", "goes on", 0)]),
+        dialogue("unlabelled", [("Tomas", "nobody", None), ("Priya", "knows", None)]),
+        dialogue("mixed", [("Tomas", "half", None), ("Priya", "known", 1), ("Nobody", "", None)]),
+        dialogue("long", long),
+    ]
+    dev = [dialogue("dev", [("Ilse", "yes", 0), ("Tomas", "no", 1), ("Ilse", "maybe", None)])]
+    test = [
+        dialogue("test-long", long[::-1]),
+        dialogue("test-one", [("Priya", "end", 2)]),
+        dialogue("test-unlabelled", [("Priya", "silence", None)]),
+    ]
+    return Corpus.build("strange", LABELS, {"train": train, "dev": dev, "test": test})
+
+
+def prepared(
+    config: SpeakerMTLConfig, corpus: Corpus, kind: type[SpeakerMTL] = SpeakerMTL
+) -> tuple[SpeakerMTL, ErcDataModule]:
+    torch.manual_seed(1)
+    method = kind(config, corpus.labels)
+    datamodule = ErcDataModule(corpus, method, seed=1)
+    method.prepare(datamodule)
+    return method, datamodule
+
+
+# --- learning ---
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_both_tasks_are_learnt_and_recorded(config, form, tmp_path):
+    config = replace(config, speaker=form, epochs=4)
+    outcome = run(Experiment("speaker-mtl", "demo", "paper", 1, config), tmp_path)
+    curves = outcome.record["training"]["curves"]
+    # The demo gives speakers away only where somebody is addressed.
+    for part, falls in (("loss", 0.8), ("cer", 0.7), ("si", 0.99)):
+        assert curves[-1][f"train/{part}"] < falls * curves[0][f"train/{part}"], part
+    test = outcome.record["metrics"]["test"]
+    support = [figures["support"] for figures in test["per_class"].values()]
+    assert test["accuracy"] > 100 * max(support) / sum(support) + 5
+    assert outcome.record["context"] == "full"
+    for split in ("dev", "test"):
+        assert 0 < outcome.record["metrics"][split]["speaker_accuracy"] < 100
+
+
+def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path):
+    config = replace(config, epochs=3, balance="uncertainty")
+    whole, resumed = resumed_equals_uninterrupted(SpeakerMTL, config, small_demo, tmp_path)
+    assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
+
+
+# --- λ = 0 ---
+
+
+class SingleTask(SpeakerMTL):
+    """The same network trained with the cross-entropy of the emotions and nothing else."""
+
+    def loss(self, batch):
+        logits = self.network.emotions(self.network(batch)[0], batch["targets"])
+        return {"loss": F.cross_entropy(logits, batch["labels"])}
+
+
+def test_without_weight_it_is_the_single_task_model(config, small_demo, tmp_path):
+    def predictions(kind: type[SpeakerMTL], name: str, **settings) -> torch.Tensor:
+        fitted = Fitted(kind, replace(config, **settings), small_demo, tmp_path / name)
+        return fitted.predict("test")[1]
+
+    single = predictions(SingleTask, "single")
+    for form in FORMS:
+        assert torch.equal(predictions(SpeakerMTL, form, speaker=form, si_weight=0.0), single)
+    whatever = {"balance": "uncertainty", "extra_corpus": "demo", "si_weight": 0.0}
+    assert torch.equal(predictions(SpeakerMTL, "whatever", **whatever), single)
+    assert not torch.equal(predictions(SpeakerMTL, "two tasks"), single)
+
+
+def test_the_si_task_draws_no_random_number_of_the_others(config, small_demo):
+    def weights(**settings) -> dict[str, torch.Tensor]:
+        method, _ = prepared(replace(config, **settings), small_demo)
+        state = method.network.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith("si_head")}
+
+    names = weights()
+    for settings in ({"main_speakers": 7}, {"speaker": "pairs"}):
+        others = weights(**settings)
+        assert names.keys() == others.keys()
+        assert all(torch.equal(names[name], others[name]) for name in names)
+
+
+def test_without_weight_no_speaker_accuracy_is_reported(config, small_demo, tmp_path):
+    fitted = Fitted(SpeakerMTL, replace(config, epochs=1, si_weight=0.0), small_demo, tmp_path)
+    fitted.predict("test")
+    assert fitted.method.extra_metrics(fitted.datamodule, "test") == {}
+
+
+# --- the SI task ---
+
+
+def test_main_speakers_are_the_most_frequent_of_training(config, small_demo):
+    method, _ = prepared(config, small_demo)
+    counts: dict[str, int] = {}
+    for d in small_demo.dialogues("train"):
+        for u in d.utterances:
+            counts[u.speaker] = counts.get(u.speaker, 0) + 1
+    chosen = method.network.si_head.main_speakers.tolist()
+    found = {speaker_code(name): count for name, count in counts.items()}
+    assert [found[code] for code in chosen] == sorted(counts.values(), reverse=True)[:4]
+    few = most_frequent(np.array([7, 5, 5]), 3)
+    assert few.tolist() == [5, 7, -1]
+
+
+def test_names_answer_with_a_main_speaker_or_other():
+    head = SpeakerNames(3, 2, dropout=0.0)
+    head.main_speakers.copy_(torch.tensor([11, 12]))
+    states = torch.randn(2, 3, 3)
+    speakers = torch.tensor([[12, 99, 11], [11, -1, -1]])
+    present = speakers >= 0
+    losses, right, weights = head(states, speakers, present)
+    wanted = torch.tensor([1, 2, 0, 0])
+    logits = head.head(states)[present]
+    torch.testing.assert_close(mean_answer(losses, weights), F.cross_entropy(logits, wanted))
+    assert right[present].tolist() == (logits.argmax(dim=1) == wanted).tolist()
+
+
+def test_pairs_ask_every_turn_about_every_earlier_one():
+    torch.manual_seed(0)
+    head = SpeakerPairs(3, dropout=0.0)
+    states = torch.randn(3, 4, 3)
+    speakers = torch.tensor([[1, 2, 1, 1], [5, 5, -1, -1], [8, -1, -1, -1]])
+    present = speakers >= 0
+    losses, right, weights = head(states, speakers, present)
+    turns, hits = [], []
+    matrix = head.biaffine.weight
+    for b, count in enumerate((4, 2, 1)):
+        vectors = [torch.cat([head.project(s), torch.ones(1)]) for s in states[b, :count]]
+        for later in range(1, count):
+            terms = []
+            for earlier in range(later):
+                score = (matrix @ vectors[later]) @ vectors[earlier]
+                same = speakers[b, later] == speakers[b, earlier]
+                terms.append(F.binary_cross_entropy_with_logits(score, same.float()))
+                hits.append(bool((score > 0) == same))
+            turns.append(torch.stack(terms).mean())
+    torch.testing.assert_close(mean_answer(losses, weights), torch.stack(turns).mean())
+    assert right[weights > 0].tolist() == hits
+
+
+def test_learnt_weights_start_at_the_fixed_ones_and_move(config, small_demo, tmp_path):
+    fixed, datamodule = prepared(config, small_demo)
+    learnt, _ = prepared(replace(config, balance="uncertainty"), small_demo)
+    for method in (fixed, learnt):
+        method.eval()
+    batch = next(iter(datamodule.evaluation_loader("test")))
+    of_fixed, of_learnt = fixed.loss(dict(batch)), learnt.loss(dict(batch))
+    shift = -math.log(0.5) / 2
+    torch.testing.assert_close(of_learnt["loss"], of_fixed["loss"] + shift)
+    of_fixed["loss"].backward()
+    of_learnt["loss"].backward()
+    for (name, p), q in zip(
+        fixed.network.named_parameters(), learnt.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+    fitted = Fitted(SpeakerMTL, replace(config, balance="uncertainty"), small_demo, tmp_path)
+    weights = [epoch["train/si_weight"] for epoch in fitted.log.curves]
+    assert weights[0] != weights[1]
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_the_bridge_can_keep_the_emotion_loss_from_the_si_side(config, small_demo, stop):
+    config = replace(config, stop_gradient=stop)
+    method, datamodule = prepared(config, small_demo, SingleTask)
+    method.loss(next(iter(datamodule.train_dataloader())))["loss"].backward()
+    touched = [p.grad is not None for p in method.network.si_context.parameters()]
+    assert touched == [not stop] * len(touched)
+    assert all(p.grad is not None for p in method.network.cer_context.parameters())
+
+
+# --- what a prediction depends on ---
+
+
+@torch.no_grad()
+def scores_of(method: SpeakerMTL, *dialogues: Dialogue) -> tuple[torch.Tensor, torch.Tensor]:
+    """CER logits of the labelled turns ``(N, C)`` and SI states of all turns ``(N', s)``."""
+    corpus = Corpus.build("some", method.labels, {"test": dialogues})
+    datamodule = ErcDataModule(corpus, method)
+    columns = datamodule.examples["test"]
+    batch = datamodule.batch(columns)
+    method.eval()
+    return method.scores(batch), method.states(batch)[1][batch["present"]]
+
+
+def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(config, small_demo):
+    method, _ = prepared(config, small_demo)
+    dialogues = small_demo.dialogues("test")
+    alone = torch.cat([scores_of(method, d)[0] for d in dialogues])
+    torch.testing.assert_close(scores_of(method, *dialogues)[0], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_causal_model_and_only_that_ignores_later_turns(config, small_demo, form, causal):
+    method, _ = prepared(replace(config, causal=causal, speaker=form), small_demo)
+    assert method.context == ("past" if causal else "full")
+    assert SpeakerMTL.context == "full"
+    whole = max(small_demo.dialogues("test"), key=len)
+    half = len(whole) // 2
+    later = [
+        Utterance(u.id, "Greta", "the boiler, again and again and again!", u.label)
+        for u in whole.utterances[half:]
+    ]
+    one_more = Utterance("one more", "Bruno", "ugh", 0)
+    altered = Dialogue(whole.id, (*whole.utterances[:half], *later, one_more))
+    before, after = scores_of(method, whole)[0][:half], scores_of(method, altered)[0][:half]
+    assert torch.allclose(before, after, atol=1e-5) == causal
+
+
+def test_unlabelled_turns_are_context_and_never_scored(config, strange):
+    method, datamodule = prepared(config, strange)
+    for split in ("dev", "test"):
+        rows = torch.cat([b["rows"] for b in datamodule.evaluation_loader(split)])
+        assert sorted(rows.tolist()) == datamodule.rows(split).tolist()
+    turns = [("Ilse", "yes", 0), ("Tomas", "no", None)]
+    with_second = scores_of(method, dialogue("d", turns))[0]
+    assert not torch.allclose(with_second, scores_of(method, dialogue("d", turns[:1]))[0])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_dialogues_of_every_shape(config, strange, form, tmp_path):
+    config = replace(config, speaker=form, epochs=1, batch_size=1)
+    fitted = Fitted(SpeakerMTL, config, strange, tmp_path)
+    rows, probabilities = fitted.predict("test")
+    assert len(rows) == 168
+    assert probabilities.isfinite().all()
+    assert all(value.isfinite().all() for value in fitted.last.values())
+    assert math.isfinite(fitted.log.curves[0]["train/loss"])
+
+
+def test_speakers_are_in_the_text_only_where_asked_and_never_in_that_of_si(config, small_demo):
+    d = small_demo.dialogues("test")[0]
+    renamed = Dialogue(d.id, tuple(replace(u, speaker="Zoe", name="Marek") for u in d.utterances))
+    method, _ = prepared(config, small_demo)
+    assert torch.equal(scores_of(method, d)[0], scores_of(method, renamed)[0])
+    method, datamodule = prepared(replace(config, speaker_in_text=True), small_demo)
+    (cer, si), (other_cer, other_si) = scores_of(method, d), scores_of(method, renamed)
+    assert not torch.allclose(cer, other_cer)
+    assert torch.equal(si, other_si)
+    parts = method.loss(next(iter(datamodule.train_dataloader())))
+    assert parts["loss"].isfinite()
+
+
+def test_long_turns_are_cut_and_turns_are_encoded_in_chunks_of_similar_length(config, demo):
+    _, datamodule = prepared(replace(config, max_len=8, batch_size=32), demo)
+    turns = next(iter(datamodule.train_dataloader()))["turns"]
+    lengths = [mask.sum(dim=1) for _, mask in turns["chunks"]]
+    assert max(len(each) for each in lengths) <= 32 < sum(len(each) for each in lengths)
+    in_order = torch.cat(lengths)
+    assert in_order.tolist() == in_order.sort().values.tolist()
+    assert in_order.max() == 8
+    assert sorted(turns["cells"].tolist()) == sorted(set(turns["cells"].tolist()))
+
+
+# --- the extra SI corpus ---
+
+
+def test_overlap_is_by_long_utterances_or_whole_dialogues():
+    scored = [
+        dialogue("a", [("A", "Okay.", 0), ("B", "We never did find that old umbrella.", 0)]),
+        dialogue("b", [("A", "Well?", 0), ("B", "No.", 0)]),
+    ]
+    extra = [
+        dialogue("shared", [("C", "we never did find that old umbrella", 0)]),
+        dialogue("whole", [("C", "well", 0), ("D", "no", 0)]),
+        dialogue("chance", [("C", "Okay.", 0), ("D", "No.", 0)]),
+    ]
+    assert overlapping(extra, scored).tolist() == [True, True, False]
+
+
+def test_dialogues_of_dev_and_test_are_refused_and_counted(config, small_demo):
+    config = replace(config, extra_corpus="demo")
+    with pytest.raises(
+        ErcBenchError, match=r"(\d+) of the 200 training dialogues of demo"
+    ) as error:
+        prepared(config, small_demo)
+    _, datamodule = prepared(replace(config, extra_overlap="drop"), small_demo)
+    extra = (np.asarray(datamodule.examples["train"]["dialogue"]) < 0).sum()
+    assert f"demo: {200 - extra} of the 200" in str(error.value)
+    assert 0 < extra < 200
+
+
+def test_extra_dialogues_come_by_their_share_and_without_labels(config, strange, tmp_path):
+    config = replace(config, extra_corpus="demo", extra_ratio=2.0, batch_size=2)
+    method, datamodule = prepared(config, strange)
+    own, extra = range(5), range(5, 205)
+    first, again, second = (method.epoch_examples(datamodule, e) for e in (0, 0, 1))
+    assert first.tolist() == again.tolist() != second.tolist()
+    for drawn in (first, second):
+        assert drawn[:5].tolist() == list(own)
+        assert len(set(drawn[5:]) & set(extra)) == 10
+    method.prepare(datamodule)
+    assert len(datamodule.examples["train"]["dialogue"]) == 205
+    examples = datamodule.examples["train"]
+    alone = datamodule.batch({name: take(c, np.array([5, 6])) for name, c in examples.items()})
+    parts = method.loss(alone)
+    assert len(alone["labels"]) == 0
+    assert parts["cer"] == 0 < parts["si"]
+    parts["loss"].backward()
+    whole, resumed = resumed_equals_uninterrupted(SpeakerMTL, config, strange, tmp_path)
+    assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
+
+
+def test_a_small_extra_corpus_is_gone_through_again(config, strange):
+    method, datamodule = prepared(replace(config, extra_corpus="demo", extra_ratio=50.0), strange)
+    drawn = method.epoch_examples(datamodule, 0)[5:]
+    assert len(drawn) == 250
+    assert set(drawn.tolist()) == set(range(5, 205))
+
+
+def test_names_that_nobody_bears_in_the_extra_corpus_are_an_error(config):
+    turns = [("Ses01_F", "tale", 0), ("Ses01_M", "told", 1)]
+    splits = {split: [dialogue(split, turns)] for split in ("train", "dev", "test")}
+    corpus = Corpus.build("actors", LABELS, splits)
+    with pytest.raises(ErcBenchError, match="speaker=pairs"):
+        prepared(replace(config, extra_corpus="demo"), corpus)
+    _, datamodule = prepared(replace(config, extra_corpus="demo", speaker="pairs"), corpus)
+    assert len(datamodule.examples["train"]["dialogue"]) == 201
+
+
+# --- settings ---
+
+
+def test_settings():
+    for key in ("encoder_lr", "lr", "extra_ratio", "main_speakers", "max_len"):
+        with pytest.raises(ErcBenchError, match=key):
+            SpeakerMTLConfig(**{key: 0})
+    for preset in ("paper", "base", "small", "smoke"):
+        config = resolve("speaker-mtl", "iemocap", preset=preset).config
+        assert (config.speaker, config.batch_size) == ("pairs", 4)
+        assert resolve("speaker-mtl", "meld", preset=preset).config.speaker == "names"
