@@ -5,7 +5,8 @@ Every example is the last ``max_len`` tokens of *context + query*; nothing is pa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 MOST_TURNS = 8
 """Past turns in a window at most."""
+
+FIRST_LOOKBACK = 4
+"""The first turn (counted from 0) whose window is also asked about an earlier turn."""
 
 
 def tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str], start: int = 0) -> list[list[int]]:
@@ -62,6 +66,35 @@ def anchor_prompts(
     return examples
 
 
+def prototype_prompts(
+    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, max_len: int, lookbacks: bool = False
+) -> list[dict[str, Any]]:
+    """Examples of each labelled turn in SPCL's form (Song et al. 2022, section 3.2).
+
+    ``CLS`` + past turns and the turn itself as ``"{speaker}:{text}"`` + ``"For utterance:"`` + the
+    turn again + ``"{speaker} feels <mask>"``. Beside ``input_ids`` an example holds ``targets``
+    (the queried turn), ``turn`` (the last turn of its context) and ``window`` (the first).
+
+    With ``lookbacks`` (for training alone) there are also the examples that augmentation may draw:
+    the same context with each labelled earlier turn of the window queried. They see turns after
+    their target: ``target < turn``, which no other example has.
+    """
+    utterances = dialogue.utterances
+    turns = tokens(tokenizer, [f"{u.name}:{u.text}" for u in utterances], 1)
+    ends = tokens(tokenizer, [f"{u.name} feels {tokenizer.mask_token}" for u in utterances], 1)
+    introduction = tokenizer("For utterance:", add_special_tokens=False).input_ids
+    starts = window_starts([len(turn) for turn in turns], max_len)
+    examples = []
+    for i in dialogue.labelled:
+        context = [t for turn in turns[starts[i] : i + 1] for t in turn]
+        earlier = range(starts[i], i) if lookbacks and i >= FIRST_LOOKBACK else ()
+        for j in (*(j for j in earlier if utterances[j].label is not None), i):
+            ids = [tokenizer.cls_token_id, *context, *introduction, *turns[j], *ends[j]]
+            place = {"targets": [j], "turn": i, "window": starts[i]}
+            examples.append({"input_ids": ids[-max_len:], **place})
+    return examples
+
+
 def collate_prompts(
     examples: Columns, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, torch.Tensor]:
@@ -80,3 +113,10 @@ def collate_prompts(
         ),
         "positions": torch.from_numpy(ids.shape[1] - 1 - from_the_end),
     }
+
+
+def mask_states(encoder: Callable[..., Any], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The encoder's last hidden state at ``positions`` of a collated batch ``(B, d)``."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    states = encoder(**inputs).last_hidden_state
+    return states[torch.arange(len(states), device=states.device), batch["positions"]]

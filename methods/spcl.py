@@ -1,0 +1,391 @@
+"""SPCL-CL: Supervised Prototypical Contrastive Learning with a curriculum (Song et al., EMNLP 2022,
+2210.08713).
+
+A supervised contrastive loss to which every emotion adds a prototype, the mean of vectors seen
+lately, so that no class is without a positive in a small batch; a curriculum that begins with the
+examples near the centre of their class; prediction by the nearest class centre.
+
+Where the authors' code departs from sound practice:
+
+==============================================  ===============================================
+the authors' code                               here
+==============================================  ===============================================
+multiplies indices by the keep-mask, so that    the plain mask; ``skip_first=true``
+the first example can never be drawn
+loops over examples for centres and             tensors; one forward pass over the training set
+difficulty, two passes over the training set    an epoch (and one before the first)
+==============================================  ===============================================
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from erc_bench.config import MethodConfig, above, at_least
+from erc_bench.conversation import Dialogue, LabelSet
+from erc_bench.encoders import adamw, load_encoder, load_tokenizer
+from erc_bench.method import Batch, ErcMethod, Example
+from erc_bench.ragged import Columns, Ragged
+
+from .contrastive import EPSILON, contrastive_terms, exponentiated, mean_above, similarity
+from .prompts import FIRST_LOOKBACK, collate_prompts, mask_states, prototype_prompts
+
+if TYPE_CHECKING:
+    from erc_bench.datamodule import ErcDataModule
+
+EASY = 0.3
+"""Terms of the loss up to it are left out."""
+
+
+@dataclass
+class SPCLConfig(MethodConfig):
+    """Hyper-parameters of SPCL-CL; defaults as in the paper."""
+
+    epochs: int = 16
+    batch_size: int = 32
+    drop_last: bool = True
+    patience: int = 5
+    max_len: int = 256  # tokens of context and query
+    temperature: float = 0.05  # τ of the loss and of the scores
+    support_size: int = 64  # K, vectors whose mean is a prototype
+    pool_size: int = 256  # vectors of each class that are kept to draw from
+    decoupled: bool = False  # the loss without the positives in its denominator (spdcl)
+    curriculum: bool = True  # from easy to hard; otherwise half the examples at random
+    augmentation: float = 0.2  # probability that a window is also asked about an earlier turn
+    projection: bool = False  # a linear layer between encoder and loss
+    encoder_lr: float = 1e-5  # highest learning rate of the encoder
+    lr: float = 1e-3  # highest learning rate of everything else
+    warmup_steps: int = 128  # of the first epoch
+    weight_decay: float = 0.01  # not of biases and LayerNorm weights
+    fgm: float = 0.0  # length of the adversarial step on the word embeddings; 0 = none
+    skip_first: bool = False  # never draw the first training example
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 16, "max_len")
+        at_least(self, 1, "support_size")
+        at_least(self, self.support_size, "pool_size")
+        at_least(self, 0, "augmentation", "warmup_steps", "weight_decay", "fgm")
+        above(self, 0, "temperature", "encoder_lr", "lr")
+
+
+class Prototypes(nn.Module):
+    """Class centres, and a queue of each class's latest vectors that starts as its centre.
+
+    Args:
+        classes: C.
+        size: d.
+        pool_size: vectors a queue holds at most.
+        support_size: K, vectors drawn for a prototype; not more than ``pool_size``.
+    """
+
+    centers: Tensor
+    queues: Tensor
+    counts: Tensor
+
+    def __init__(self, classes: int, size: int, pool_size: int, support_size: int) -> None:
+        super().__init__()
+        self.support_size = support_size
+        self.register_buffer("centers", torch.zeros(classes, size))
+        # A resumed run starts at an epoch's beginning, where the queues are made anew.
+        self.register_buffer("queues", torch.zeros(classes, pool_size, size), persistent=False)
+        self.register_buffer("counts", torch.zeros(classes, dtype=torch.long), persistent=False)
+
+    def reset(self, centers: Tensor) -> None:
+        """New centres ``(C, d)``, each alone in its queue; a class without one has zeros."""
+        self.centers.copy_(centers)
+        self.queues[:, 0] = centers
+        self.counts.copy_(centers.any(dim=1))
+
+    def draw(self, generator: Generator | None = None) -> Tensor:
+        """Prototypes ``(C, d)``: mean of K vectors of the queue, drawn without replacement.
+
+        The class centre where the queue holds fewer.
+        """
+        classes, pool, _ = self.queues.shape
+        keys = torch.rand(classes, pool, generator=generator, device=self.queues.device)
+        empty = torch.arange(pool, device=keys.device) >= self.counts[:, None]
+        drawn = keys.masked_fill(empty, 2.0).topk(self.support_size, largest=False).indices
+        means = self.queues.gather(1, drawn[..., None].expand(-1, -1, self.queues.shape[2])).mean(1)
+        return torch.where((self.counts >= self.support_size)[:, None], means, self.centers)
+
+    @torch.no_grad()
+    def push(self, h: Tensor, labels: Tensor, generator: Generator | None = None) -> None:
+        """Vectors ``(B, d)`` enter the queues of their classes ``(B,)``.
+
+        A queue that would hold too many keeps some of them at random.
+        """
+        classes, pool, size = self.queues.shape
+        owners = torch.arange(classes, device=h.device)[:, None]
+        places = torch.arange(pool, device=h.device)
+        present = torch.cat([places < self.counts[:, None], owners == labels], dim=1)
+        keys = torch.rand(present.shape, generator=generator, device=h.device)
+        kept = keys.masked_fill(~present, 2.0).argsort(dim=1)[:, :pool]
+        # Row of a vector among all queued ones, followed by the batch.
+        sources = torch.where(kept < pool, owners * pool + kept, (classes - 1) * pool + kept)
+        vectors = torch.cat([self.queues.view(-1, size), h.to(self.queues.dtype)])
+        self.queues.copy_(vectors[sources])
+        self.counts.copy_(present.sum(dim=1).clamp_max(pool))
+
+
+def class_centers(h: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Mean of the vectors ``(N, d)`` of each class ``(C, d)``; zeros for a class that has none."""
+    members = F.one_hot(labels, classes).to(h.dtype)
+    return members.T @ h / members.sum(dim=0).clamp_min(1)[:, None]
+
+
+def class_similarity(h: Tensor, centers: Tensor) -> Tensor:
+    """``s(h, centre)`` ``(N, C)`` in float32; 0, less than any other, where the centre is zeros."""
+    with torch.autocast(h.device.type, enabled=False):
+        return similarity(h.float(), centers) * centers.any(dim=1)
+
+
+def spcl_loss(
+    h: Tensor, labels: Tensor, prototypes: Tensor, temperature: float, decoupled: bool = False
+) -> Tensor:
+    """The prototypical contrastive loss of a batch ``(B, d)`` with labels ``(B,)``.
+
+    Every vector is an anchor point; columns are the vectors and the prototypes ``(C, d)``
+    (Song et al. 2022, section 3.3). The mean over the rows whose term exceeds 0.3. ``decoupled``
+    takes the positives out of the denominator; the mean is over positive terms then.
+    """
+    classes = torch.arange(len(prototypes), device=labels.device)
+    column_labels = torch.cat([labels, classes])
+    with torch.autocast(h.device.type, enabled=False):
+        among = similarity(h.float(), h.float())
+        scores = torch.cat([among, class_similarity(h, prototypes)], dim=1)
+        if decoupled:
+            terms = decoupled_terms(scores, labels, column_labels, temperature)
+            return mean_above(terms, 0.0)
+        exponents = exponentiated(scores, temperature)
+        return mean_above(contrastive_terms(exponents, labels, column_labels), EASY)
+
+
+def decoupled_terms(
+    scores: Tensor, row_labels: Tensor, column_labels: Tensor, temperature: float
+) -> Tensor:
+    """``ℓ_i = −mean over positives of (s/τ − max) + log(N_i + ε)`` ``(N,)``.
+
+    Arguments as of :func:`contrastive_terms`, with similarities ``(N, M)`` as scores.
+    """
+    same = row_labels[:, None] == column_labels
+    own = torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
+    positive = same & ~own
+    logits = scores.masked_fill(own, 0.0) / temperature
+    logits = logits - logits.max().detach()
+    negatives = (logits.exp() * ~same).sum(dim=1)
+    attraction = (logits * positive).sum(dim=1) / (positive.sum(dim=1) + EPSILON)
+    return torch.log(negatives + EPSILON) - attraction
+
+
+def difficulty(h: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
+    """Distance of each vector ``(N, d)`` to its class centre, over the sum of all ``(N,)``.
+
+    ``dist = (1 − cos) / 2 + 1e-8`` (section 3.4); classes without a centre do not count.
+    """
+    distances = similarity(h, -centers) * centers.any(dim=1)
+    own = distances.gather(1, labels[:, None])[:, 0]
+    return own / distances.sum(dim=1)
+
+
+def keep_probabilities(examples: int, epoch: int, epochs: int) -> np.ndarray:
+    """Probability of each example ``(N,)``, from the easiest to the hardest, to be learnt from.
+
+    Linear from ``1 − e/E`` to ``e/E`` (section 3.4).
+    """
+    return np.linspace(1 - epoch / epochs, epoch / epochs, examples)
+
+
+def drawn_examples(columns: Columns, probability: float, rng: np.random.Generator) -> np.ndarray:
+    """Indices of the ordinary examples, and of this epoch's augmentation.
+
+    A window that ends late enough is, with the given probability, also asked about one of its
+    earlier turns, drawn uniformly; nothing is added where that turn has no label.
+    """
+    targets, turns, windows, dialogues = (
+        np.asarray(c.values if isinstance(c, Ragged) else c)
+        for c in (columns[name] for name in ("targets", "turn", "window", "dialogue"))
+    )
+    ordinary = np.flatnonzero(targets == turns)
+    lucky = rng.random(len(ordinary)) < probability
+    asked = ordinary[lucky & (turns[ordinary] >= FIRST_LOOKBACK)]
+    queries = rng.integers(windows[asked], turns[asked])
+    shape = (dialogues.max() + 1, turns.max() + 1, turns.max() + 1)
+    wanted = np.ravel_multi_index((dialogues[asked], turns[asked], queries), shape)
+    present = np.ravel_multi_index((dialogues, turns, targets), shape)
+    return np.concatenate([ordinary, np.flatnonzero(np.isin(present, wanted))])
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """Factor of the learning rate: a linear rise over ``warmup`` steps, then a cosine to 0."""
+    if step < warmup:
+        return step / warmup
+    return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+
+
+class SPCL(ErcMethod):
+    """Supervised prototypical contrastive learning with a curriculum."""
+
+    Config = SPCLConfig
+    context = "past"
+    input_settings = ("encoder", "max_len")
+    config: SPCLConfig
+
+    def __init__(self, config: SPCLConfig, labels: LabelSet) -> None:
+        super().__init__(config, labels)
+        self.tokenizer = load_tokenizer(config.encoder)
+        self.encoder = load_encoder(config.encoder)
+        size = self.encoder.config.hidden_size
+        self.project = nn.Linear(size, size) if config.projection else nn.Identity()
+        self.head = nn.Linear(size, len(labels))
+        self.prototypes = Prototypes(len(labels), size, config.pool_size, config.support_size)
+        self.survey: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    # --- input ---
+
+    def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
+        """One example per labelled turn, in training also all that augmentation may draw."""
+        return list(
+            prototype_prompts(self.tokenizer, dialogue, self.config.max_len, lookbacks=training)
+        )
+
+    def collate(self, examples: Columns) -> Batch:
+        """``input_ids``, ``attention_mask`` ``(B, L)``, ``positions`` and ``lookback`` ``(B,)``.
+
+        ``lookback`` is true of an example that sees turns after its target.
+        """
+        targets = examples["targets"]
+        assert isinstance(targets, Ragged)
+        lookback = torch.from_numpy(targets.values < np.asarray(examples["turn"]))
+        return {**collate_prompts(examples, self.tokenizer), "lookback": lookback}
+
+    # --- loss and scores ---
+
+    def word_embeddings(self) -> Tensor:
+        """The encoder's ``(V, d)``."""
+        return self.encoder.get_input_embeddings().get_parameter("weight")
+
+    def represent(self, batch: Batch, words: Tensor | None = None) -> Tensor:
+        """Vectors ``h`` ``(B, d)``, if given with other word embeddings than the encoder's."""
+        if words is None:
+            return self.project(mask_states(self.encoder, batch))
+        own = self.word_embeddings()
+        name = next(name for name, p in self.encoder.named_parameters() if p is own)
+
+        def encoder(**inputs: Tensor) -> Any:
+            return functional_call(self.encoder, {name: words}, (), inputs)
+
+        return self.project(mask_states(encoder, batch))
+
+    def _parts(self, h: Tensor, labels: Tensor, prototypes: Tensor) -> dict[str, Tensor]:
+        contrastive = spcl_loss(
+            h, labels, prototypes, self.config.temperature, self.config.decoupled
+        )
+        # The head is there to be watched: it learns from the vectors and does not shape them.
+        ce = F.cross_entropy(self.head(h.detach()).float(), labels)
+        return {"loss": ce + contrastive, "contrastive": contrastive, "ce": ce}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Contrastive loss and the head's cross-entropy; in training the batch enters the queues.
+
+        With ``fgm`` the same again at word embeddings moved along the gradient (Miyato et al.
+        2017).
+        """
+        h, labels = self.represent(batch), batch["labels"]
+        prototypes = self.prototypes.draw()
+        parts = self._parts(h, labels, prototypes)
+        if self.training:
+            self.prototypes.push(h.detach(), labels)
+            if self.config.fgm:
+                words = self.word_embeddings()
+                (gradient,) = torch.autograd.grad(parts["loss"], words, retain_graph=True)
+                step = self.config.fgm * gradient / gradient.norm().clamp_min(EPSILON)
+                shifted = self.represent(batch, words + step)
+                adversarial = self._parts(shifted, labels, prototypes)["loss"]
+                parts |= {"loss": parts["loss"] + adversarial, "adversarial": adversarial}
+        return parts
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Similarity to the class centres over τ ``(B, C)``.
+
+        Raises:
+            RuntimeError: an example of the augmentation, which sees turns after its target.
+        """
+        if batch["lookback"].any():
+            raise RuntimeError("Examples of the augmentation are for training alone.")
+        return class_similarity(self.represent(batch), self.prototypes.centers) / (
+            self.config.temperature
+        )
+
+    # --- the course of an epoch ---
+
+    def look_over(self, datamodule: ErcDataModule, epoch: int) -> None:
+        """Draw the augmented examples of an epoch, pass over them, and take from it the class
+        centres, new queues, and the examples from easy to hard.
+
+        With ``max_batches`` it looks at twice what they hold, because about half is kept.
+        """
+        rng = np.random.default_rng((datamodule.seed, epoch, 1))
+        examples = drawn_examples(datamodule.examples["train"], self.config.augmentation, rng)
+        if self.config.max_batches:
+            most = 2 * self.config.max_batches * self.config.batch_size
+            examples = np.sort(rng.permutation(examples)[:most])
+        h, labels = self.encode(datamodule, "train", self.represent, examples)
+        centers = class_centers(h, labels, len(self.labels))
+        self.prototypes.reset(centers)
+        order = difficulty(h, labels, centers).argsort(stable=True).cpu().numpy()
+        self.survey = epoch, examples, order
+
+    def epoch_examples(self, datamodule: ErcDataModule, epoch: int) -> np.ndarray:
+        """The curriculum's draw from the epoch's augmented examples."""
+        # Before the first epoch, and where a run is resumed; otherwise done when dev was scored.
+        if self.survey is None or self.survey[0] != epoch:
+            self.look_over(datamodule, epoch)
+        assert self.survey is not None
+        _, examples, order = self.survey
+        if self.config.curriculum:
+            probabilities = keep_probabilities(len(examples), epoch, self.config.epochs)
+        else:
+            probabilities = np.full(len(examples), 0.5)
+        rng = np.random.default_rng((datamodule.seed, epoch, 2))
+        kept = examples[order][rng.random(len(examples)) < probabilities]
+        if self.config.skip_first:
+            kept = kept[kept != examples[0]]
+        # So few examples that none was drawn: an epoch needs one.
+        return kept if len(kept) else examples
+
+    def on_validation_start(self) -> None:
+        """The pass that gives the centres for scoring dev is also the next epoch's."""
+        datamodule: ErcDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.look_over(datamodule, self.current_epoch + 1)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; the learning rates are set before every batch."""
+        optimizer = adamw(
+            self,
+            self.encoder,
+            encoder_lr=self.config.encoder_lr,
+            lr=self.config.lr,
+            weight_decay=self.config.weight_decay,
+        )
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Learning rates of this step, from its place in the epoch alone: a resumed run has the
+        same, however many batches the curriculum gives each epoch."""
+        warmup = self.config.warmup_steps if self.current_epoch == 0 else 0
+        every = self.config.accumulate
+        steps = math.ceil(int(self.trainer.num_training_batches) / every)
+        factor = rate(batch_idx // every, steps, warmup)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = factor * group["initial_lr"]
