@@ -1,0 +1,420 @@
+"""SACL-LSTM: Supervised Adversarial Contrastive Learning (Hu et al., ACL 2023, 2306.01505).
+
+Every utterance is a vector of an encoder fine-tuned without context (see ``features``). Two
+bidirectional LSTMs read those vectors: one the dialogue (the situation), one each speaker's own
+utterances. A focal loss and a supervised contrastive loss train them, and contextual adversarial
+training repeats every step with the LSTMs' input weights moved against the model.
+
+Where the authors' code departs from sound practice:
+
+================================================  =============================================
+the authors' code                                 here
+================================================  =============================================
+padded steps run through both LSTMs, so that a    packed sequences; ``pad_through=true``
+prediction depends on what else is in the batch
+IEMOCAP: selects on test, random tenth as dev     dev, as everywhere
+the first window of an epoch accumulates one      ordinary accumulation
+batch more
+================================================  =============================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
+
+from erc_bench.config import MethodConfig, above, at_least
+from erc_bench.conversation import Dialogue, LabelSet
+from erc_bench.errors import ErcBenchError
+from erc_bench.method import Batch, ErcMethod, Example
+from erc_bench.ragged import Columns, Ragged
+
+from .features import FeatureConfig, UtteranceFeatures
+
+if TYPE_CHECKING:
+    from erc_bench.datamodule import ErcDataModule
+
+
+@dataclass
+class SACLConfig(MethodConfig):
+    """Hyper-parameters of SACL-LSTM; defaults as in the paper for MELD."""
+
+    encoder: str = "FacebookAI/roberta-large"  # hub id or folder
+    features: FeatureConfig = field(default_factory=FeatureConfig)  # the vectors of the utterances
+    epochs: int = 100  # passes over the training split
+    batch_size: int = 16  # dialogues per batch
+    accumulate: int = 2  # batches per optimiser step; their gradients are added
+    gradient_clip: float = 0.0  # largest gradient norm; 0 = no clipping
+    patience: int = 20  # epochs without improvement on dev before stopping; 0 = never
+    select_on: Literal["weighted_f1", "loss"] = "loss"  # the figure of dev that selects
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"  # of the LSTMs
+    hidden_size: int = 128  # of each direction of both LSTMs
+    layers: int = 1  # of both LSTMs
+    dropout: float = 0.2  # between the layers and before the classifier
+    lr: float = 1e-4  # learning rate of Adam
+    weight_decay: float = 2e-4  # L2 penalty of Adam
+    gamma: float = 1.0  # γ, how much the focal loss turns to utterances that are not yet right
+    class_weights: Literal["none", "inverse", "log_inverse"] = "none"  # α, of train's frequencies
+    temperature: float = 0.1  # t of the contrastive loss
+    contrastive_weight: float = 0.1  # w, of the contrastive loss
+    adversarial_contrastive_weight: float = 0.05  # w2, the same in the adversarial pass
+    contrast_on: Literal["log_probs", "hidden"] = "log_probs"  # what the contrastive loss compares
+    epsilon: float = 5.0  # ε, how far each weight matrix is moved
+    at_rate: float = 1.0  # share of the batches with an adversarial pass
+    situ_rate: float = 0.0  # share of those that move the situation LSTM alone
+    speaker_rate: float = 0.0  # share of those that move the speaker LSTM alone; the rest: both
+    at_layer: Literal["first", "last"] = "first"  # the layer that is moved
+    pad_through: bool = False  # run padded steps through the LSTMs, as the authors do
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "hidden_size", "layers")
+        at_least(self, 0, "dropout", "weight_decay", "gamma", "contrastive_weight", "epsilon")
+        at_least(self, 0, "adversarial_contrastive_weight", "at_rate", "situ_rate", "speaker_rate")
+        above(self, 0, "temperature", "lr")
+        if self.at_rate > 1 or self.situ_rate + self.speaker_rate > 1:
+            raise ErcBenchError(
+                f"at_rate={self.at_rate:g} and situ_rate + speaker_rate="
+                f"{self.situ_rate + self.speaker_rate:g} are shares: give 1 at most."
+            )
+        if self.precision == "float16":
+            raise ErcBenchError(
+                "SACL-LSTM trains its LSTMs in float32 or bfloat16; leave precision=float16 out."
+            )
+
+
+class DualLSTM(nn.Module):
+    """The network: a situation LSTM, a speaker LSTM, and a linear classifier over both.
+
+    Args:
+        size: length d of an utterance's vector.
+        classes: C.
+        hidden_size: h, of each direction.
+        layers: of both LSTMs.
+        dropout: between layers and before the classifier.
+    """
+
+    def __init__(
+        self, size: int, classes: int, hidden_size: int, layers: int = 1, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        between = dropout if layers > 1 else 0.0
+        options: dict[str, Any] = {"num_layers": layers, "dropout": between, "bidirectional": True}
+        self.situation = nn.LSTM(size, hidden_size, **options)
+        self.speaker = nn.LSTM(size, hidden_size, **options)
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * hidden_size, classes)
+        )
+
+    def forward(
+        self, features: Tensor, situation: PackedSequence, speaker: PackedSequence
+    ) -> Tensor:
+        """Turns ``u = [situation ; speaker]`` ``(T, 4h)`` of vectors ``(T, d)``.
+
+        The sequences hold numbers of turns, T for a padded step; see :func:`sequences`.
+        """
+        features = F.pad(features, (0, 0, 0, 1))  # what padded steps read, and write to
+        read = [_read(self.situation, features, situation), _read(self.speaker, features, speaker)]
+        return torch.cat(read, dim=1)[:-1]
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities ``(N, C)`` of turns ``(N, 4h)``."""
+        return self.head(hidden).float().log_softmax(dim=1)
+
+    def input_parameters(self, lstm: str, layer: str) -> list[nn.Parameter]:
+        """Input weights and biases of an LSTM's ``first`` or ``last`` layer, both directions."""
+        module: nn.LSTM = getattr(self, lstm)
+        k = 0 if layer == "first" else module.num_layers - 1
+        names = [f"{kind}_ih_l{k}{way}" for way in ("", "_reverse") for kind in ("weight", "bias")]
+        return [getattr(module, name) for name in names]
+
+
+def _read(lstm: nn.LSTM, features: Tensor, turns: PackedSequence) -> Tensor:
+    """States of the turns in a packed batch, at their places among all ``(T, 2h)``; else 0."""
+    if not len(turns.data):
+        return features.new_zeros(len(features), 2 * lstm.hidden_size)
+    states = lstm(PackedSequence(features[turns.data], turns.batch_sizes))[0].data
+    empty = states.new_zeros(len(features), states.shape[1])
+    return empty.index_copy(0, turns.data, states)
+
+
+def sequences(turns: Ragged, pad_to: int = 0, pad: int = 0) -> PackedSequence:
+    """Sequences of turn numbers as one packed batch, the longest first.
+
+    Args:
+        turns: the numbers of each sequence's turns, in the order they were spoken.
+        pad_to: make every sequence that long, with ``pad``; 0 = leave them as they are.
+    """
+    if pad_to:
+        padded = np.full((len(turns), pad_to), pad)
+        padded[turns.owners, turns.places] = turns.values
+        turns = Ragged(padded.ravel(), np.arange(len(turns) + 1) * pad_to)
+    owners, places = turns.owners, turns.places
+    order = np.lexsort((owners, -turns.lengths[owners], places))
+    # As many sequences are longer than t as have a turn at place t.
+    batch_sizes = torch.from_numpy(np.bincount(places))
+    return PackedSequence(torch.from_numpy(np.asarray(turns.values)[order]), batch_sizes)
+
+
+def speaker_turns(turns: np.ndarray, dialogues: np.ndarray, speakers: np.ndarray) -> Ragged:
+    """The turns of each speaker of each dialogue that has two or more there, in order.
+
+    Args:
+        turns: numbers of the turns ``(T,)``, rising.
+        dialogues: the dialogue of each ``(T,)``.
+        speakers: the speaker of each, a number inside the dialogue ``(T,)``.
+    """
+    of_whom = dialogues * (speakers.max(initial=0) + 1) + speakers
+    order = np.argsort(of_whom, kind="stable")
+    _, group, lengths = np.unique(of_whom[order], return_inverse=True, return_counts=True)
+    kept = lengths >= 2
+    return Ragged(turns[order][kept[group]], np.concatenate([[0], np.cumsum(lengths[kept])]))
+
+
+def focal_loss(log_probs: Tensor, labels: Tensor, gamma: float, weights: Tensor) -> Tensor:
+    """``Σ −(1 − p_y)^γ · α_y · log p_y`` over utterances ``(N, C)``; the factor has no gradient."""
+    own = log_probs.gather(1, labels[:, None]).squeeze(1)
+    factor = (1 - own.detach().exp()).clamp(min=0) ** gamma
+    return -(factor * weights[labels] * own).sum()
+
+
+def nt_xent(x: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Supervised NT-Xent of vectors ``(N, d)`` (Hu et al. 2023, section 3.2).
+
+    For every ordered pair (i, j) of the same label it is ``−log(p / (p + Σ_k e^{s_ik/t}))`` with
+    ``p = e^{s_ij/t}``, s the cosine and k over the vectors of other labels; then the mean over the
+    pairs, 0 where there are no pairs or no other labels. The sum over k is the same for all pairs
+    of a row, so N×N numbers suffice.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        unit = F.normalize(x.float(), dim=1)
+        scores = unit @ unit.T / temperature
+    same = labels[:, None] == labels
+    own = torch.eye(len(labels), dtype=torch.bool, device=x.device)
+    # The lowest finite number, since a row of −inf alone would have no gradient but nan.
+    lowest = torch.finfo(scores.dtype).min
+    others = scores.masked_fill(same, lowest).logsumexp(dim=1, keepdim=True)
+    pairs = same & ~own
+    return (F.softplus(others - scores) * pairs).sum() / pairs.sum().clamp(min=1)
+
+
+def sacl_loss(
+    hidden: Tensor,
+    log_probs: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float,
+    class_weights: Tensor,
+    temperature: float,
+    contrastive_weight: float,
+    contrast_on: str,
+) -> dict[str, Tensor]:
+    """``Σ focal + w · N · NT-Xent`` over the N labelled utterances of a batch, and its parts."""
+    focal = focal_loss(log_probs, labels, gamma, class_weights)
+    contrast = nt_xent(hidden if contrast_on == "hidden" else log_probs, labels, temperature)
+    loss = focal + contrastive_weight * len(labels) * contrast
+    return {"loss": loss, "focal": focal, "contrastive": contrast}
+
+
+@contextlib.contextmanager
+def moved(parameters: list[nn.Parameter], along: list[Tensor], epsilon: float) -> Iterator[None]:
+    """Parameters moved by ``ε·g/‖g‖`` each, and back where they were afterwards."""
+    before = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        for p, g in zip(parameters, along, strict=True):
+            norm = torch.linalg.vector_norm(g)
+            p.add_(g * torch.where(norm > 0, epsilon / norm, 0.0))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in zip(parameters, before, strict=True):
+                p.copy_(value)
+
+
+def adversarial_backward(
+    clean: Tensor,
+    adversarial: Callable[[], Tensor],
+    attacked: list[nn.Parameter],
+    others: list[nn.Parameter],
+    epsilon: float,
+    backward: Callable[..., Any] = Tensor.backward,
+) -> None:
+    """Add the gradients of contextual adversarial training (Hu et al. 2023, section 3.3).
+
+    The clean pass adds to the gradients of all parameters. Then the attacked ones are moved along
+    the clean pass's own gradient, and the adversarial pass adds to the gradients of the others;
+    the attacked ones keep what the clean pass gave them.
+
+    Args:
+        clean: loss of the clean pass.
+        adversarial: runs the forward pass again and gives its loss.
+        attacked: parameters to be moved; those without a gradient are left alone.
+        others: all other parameters.
+        backward: ``backward(loss, inputs=...)``.
+    """
+    before = [None if p.grad is None else p.grad.clone() for p in attacked]
+    backward(clean)
+    known = [(p, old) for p, old in zip(attacked, before, strict=True) if p.grad is not None]
+    along = [p.grad if old is None else p.grad - old for p, old in known]  # type: ignore[operator]
+    with moved([p for p, _ in known], along, epsilon):  # type: ignore[arg-type]
+        backward(adversarial(), inputs=others)
+
+
+class SACLLSTM(ErcMethod):
+    """Supervised adversarial contrastive learning over a Dual-LSTM."""
+
+    Config = SACLConfig
+    context = "full"
+    input_settings = ()
+    config: SACLConfig
+    features: Tensor
+    class_weights: Tensor
+    encoder_key: Tensor
+
+    def __init__(self, config: SACLConfig, labels: LabelSet) -> None:
+        super().__init__(config, labels)
+        # Two losses and two backward passes a step.
+        self.automatic_optimization = False
+        self.source = UtteranceFeatures(config.encoder, config.features)
+        self.network = DualLSTM(
+            self.source.size, len(labels), config.hidden_size, config.layers, config.dropout
+        )
+        self.register_buffer("class_weights", torch.ones(len(labels)))
+        # Which fine-tuned encoder made the vectors, so that those of new dialogues are its too.
+        self.register_buffer("encoder_key", torch.zeros(32, dtype=torch.uint8))
+        self.register_buffer("features", torch.empty(0, self.source.size), persistent=False)
+        self.present = np.empty(0, dtype=bool)
+
+    def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
+        """One example per dialogue: ``speakers``, numbered in order of appearance."""
+        if not dialogue.labelled:
+            return []
+        names = list(dict.fromkeys(u.speaker for u in dialogue.utterances))
+        speakers = [names.index(u.speaker) for u in dialogue.utterances]
+        return [{"targets": list(dialogue.labelled), "speakers": speakers}]
+
+    def collate(self, examples: Columns) -> Batch:
+        """``turns`` ``(T,)`` rows of all turns, ``targets`` ``(N,)`` among them, and the sequences
+        ``situation`` and ``speaker`` of turn numbers."""
+        speakers, targets = examples["speakers"], examples["targets"]
+        assert isinstance(speakers, Ragged)
+        assert isinstance(targets, Ragged)
+        dialogues, places = speakers.owners, speakers.places
+        rows = np.asarray(examples["first_row"])[dialogues] + places
+        kept = np.flatnonzero(self.present[rows])
+        counts = np.bincount(dialogues[kept], minlength=len(speakers))
+        whole = Ragged(kept, np.concatenate([[0], np.cumsum(counts)]))
+        own = speaker_turns(kept, dialogues[kept], np.asarray(speakers.values)[kept])
+        pad_to = int(counts.max()) if self.config.pad_through else 0
+        return {
+            "turns": torch.from_numpy(rows),
+            "targets": torch.from_numpy(speakers.offsets[targets.owners] + targets.values),
+            "situation": sequences(whole, pad_to, len(rows)),
+            "speaker": sequences(own, pad_to, len(rows)),
+        }
+
+    def prepare(self, datamodule: ErcDataModule) -> None:
+        """The vectors of all turns, and the class weights of train."""
+        found = self.source.of(datamodule, bytes(self.encoder_key.tolist()))
+        self.features = found.vectors.to(self.device)
+        self.present = found.present.numpy()
+        self.encoder_key = torch.tensor(list(found.key), dtype=torch.uint8, device=self.device)
+        if self.config.class_weights != "none" and "train" in datamodule.splits:
+            gold = datamodule.gold[datamodule.rows("train")]
+            counts = torch.bincount(gold, minlength=len(self.labels)).clamp(min=1)
+            inverse = len(gold) / counts.float()
+            if self.config.class_weights == "log_inverse":
+                inverse = inverse.log()
+            self.class_weights = inverse.to(self.device)
+
+    def represent(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """States ``u`` ``(N, 4h)`` and log-probabilities ``(N, C)`` of the targets."""
+        vectors = self.features[batch["turns"]]
+        hidden = self.network(vectors, batch["situation"], batch["speaker"])[batch["targets"]]
+        return hidden, self.network.log_probs(hidden)
+
+    def loss(self, batch: Batch, adversarial: bool = False) -> dict[str, Tensor]:
+        """The paper's loss divided by the number of utterances, so that batches compare."""
+        hidden, log_probs = self.represent(batch)
+        config = self.config
+        weight = config.adversarial_contrastive_weight if adversarial else config.contrastive_weight
+        parts = sacl_loss(
+            hidden,
+            log_probs,
+            batch["labels"],
+            gamma=config.gamma,
+            class_weights=self.class_weights,
+            temperature=config.temperature,
+            contrastive_weight=weight,
+            contrast_on=config.contrast_on,
+        )
+        utterances = len(batch["labels"])
+        return {
+            "loss": parts["loss"] / utterances,
+            "focal": parts["focal"] / utterances,
+            "contrastive": parts["contrastive"],
+        }
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Log-probabilities ``(N, C)``."""
+        return self.represent(batch)[1]
+
+    def encoder_identity(self) -> dict[str, str]:
+        """The encoder, or the file of vectors that was read instead."""
+        return self.source.identity()
+
+    def attacked(self) -> list[nn.Parameter]:
+        """Draw which input weights this batch's adversarial pass moves; none = no such pass."""
+        config = self.config
+        attack, which = torch.rand(2).tolist()
+        if attack >= config.at_rate:
+            return []
+        situation = self.network.input_parameters("situation", config.at_layer)
+        speaker = self.network.input_parameters("speaker", config.at_layer)
+        if which < config.situ_rate:
+            return situation
+        return speaker if which < config.situ_rate + config.speaker_rate else situation + speaker
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Both passes, and every ``accumulate`` batches a step of the optimiser."""
+        utterances = len(batch["labels"])
+        attacked = self.attacked()
+        parts = self.loss(batch)
+        values = {f"train/{name}": value.detach() for name, value in parts.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=utterances)
+        if attacked:
+            moved_ones = {id(p) for p in attacked}
+            others = [p for p in self.network.parameters() if id(p) not in moved_ones]
+            adversarial_backward(
+                utterances * parts["loss"],
+                lambda: utterances * self.loss(batch, adversarial=True)["loss"],
+                attacked,
+                others,
+                self.config.epsilon,
+                self.manual_backward,
+            )
+        else:
+            self.manual_backward(utterances * parts["loss"])
+        # What is left at the end of an epoch is a step too: nothing is carried into the next.
+        if (batch_idx + 1) % self.config.accumulate == 0 or self.trainer.is_last_batch:
+            optimizer: Any = self.optimizers()
+            self.configure_gradient_clipping(optimizer, self.config.gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+        return values["train/loss"]
+
+    def configure_optimizers(self) -> Any:
+        """Adam with an L2 penalty."""
+        config = self.config
+        return torch.optim.Adam(
+            self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
