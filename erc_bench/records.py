@@ -83,14 +83,24 @@ def read_record(path: Path) -> dict[str, Any]:
         RecordError: the file is not JSON, not a record, or of a newer schema.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+        return parse_record(path.read_bytes(), path)
+    except OSError as error:
+        raise RecordError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+def parse_record(contents: bytes, path: Path) -> dict[str, Any]:
+    """A record from the contents of its file; errors as :func:`read_record`'s, naming ``path``."""
+    try:
+        record = json.loads(contents)
+    except ValueError as error:
         raise RecordError(
             f"{path} is not a readable record: {error}. Delete it and repeat the run with --force."
         ) from error
     missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
     if missing:
         raise RecordError(f"{path} is not a record: it lacks {', '.join(missing)}.")
+    if not isinstance(record["schema"], int):
+        raise RecordError(f"{path} is not a record: its schema is {record['schema']!r}.")
     if record["schema"] > SCHEMA:
         raise RecordError(
             f"{path} has schema {record['schema']}; this version reads up to {SCHEMA}. Upgrade "

@@ -1,0 +1,79 @@
+"""The leaderboard: from records and published rows to tables, a page, comparisons, re-scoring.
+
+- :func:`build` writes README.md, leaderboard.json, leaderboard.csv and index.html; :func:`check`
+  tells which of them are stale; :func:`latex` gives the table a paper needs.
+- :func:`compare_methods` compares two methods on one corpus.
+- :func:`rescore` recomputes every record's metrics from its predictions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from erc_bench.leaderboard.board import Board, read_board
+from erc_bench.leaderboard.comparing import MethodComparison, compare_methods
+from erc_bench.leaderboard.page import to_html
+from erc_bench.leaderboard.rescoring import Rescored, rescore
+from erc_bench.leaderboard.runs import Skipped
+from erc_bench.leaderboard.tables import to_csv, to_json, to_latex, to_markdown
+from erc_bench.records import write_atomically
+
+__all__ = [
+    "Board",
+    "Built",
+    "MethodComparison",
+    "Rescored",
+    "Skipped",
+    "build",
+    "check",
+    "compare_methods",
+    "latex",
+    "read_board",
+    "rescore",
+]
+
+FORMS = {
+    "README.md": to_markdown,
+    "leaderboard.json": to_json,
+    "leaderboard.csv": to_csv,
+    "index.html": to_html,
+}
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was written, and the records that could not be used."""
+
+    paths: list[Path]
+    skipped: list[Skipped]
+
+
+def build(root: Path) -> Built:
+    """Write the leaderboard of the records below ``root`` beside them.
+
+    Raises:
+        ErcBenchError: published.yaml is not as it must be, or a file can't be written.
+    """
+    board = read_board(root)
+    paths = []
+    for name, form in FORMS.items():
+        write_atomically(root / name, form(board))
+        paths.append(root / name)
+    return Built(paths, board.skipped)
+
+
+def check(root: Path) -> list[Path]:
+    """The files on disk that :func:`build` would write differently, or that are missing."""
+    board = read_board(root)
+    stale = []
+    for name, form in FORMS.items():
+        path = root / name
+        if not path.is_file() or path.read_bytes() != form(board).encode():
+            stale.append(path)
+    return stale
+
+
+def latex(root: Path) -> str:
+    """A booktabs table of the records below ``root`` and the published rows."""
+    return to_latex(read_board(root))

@@ -1,0 +1,422 @@
+"""Runs and published rows → the leaderboard as plain data.
+
+A **row** is one method on one corpus with one configuration; its seeds are its points. Rows that
+share an encoder's weights form a **track**: only within a track are methods compared. The data
+depend on the records and on ``published.yaml`` alone, so the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from erc_bench.leaderboard.cache import Cache
+from erc_bench.leaderboard.published import Published, PublishedRow, read_published
+from erc_bench.leaderboard.runs import COST, Run, Skipped, facts_of, in_processes, read_runs
+from erc_bench.slices import class_scores, confusions, pair_confusions, slices
+from erc_bench.statistics import (
+    Comparison,
+    ResampledScores,
+    compare,
+    compare_with_figure,
+    holm,
+    rank_groups,
+    resampled_scores,
+    seed_interval,
+    weighted_f1,
+)
+
+ALPHA = 0.05
+"""A difference is resolved where its p-value, corrected over the track, is at most this."""
+
+DECIMALS = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method, corpus and configuration; figures in percent, means over its seeds."""
+
+    method: str
+    title: str
+    config_hash: str
+    preset: str
+    overrides: list[str]
+    context: str
+    selection: str
+    external: bool
+    seeds: list[int]
+    values: list[float]
+    """Test weighted-F1 of each seed."""
+    mean: float
+    sd: float | None
+    """Standard deviation over seeds (n−1); None for one."""
+    seed_interval: list[float] | None
+    """95 % for the mean over seeds on this very test set; None for one seed."""
+    interval: list[float] | None
+    """95 % for new dialogues and, with two seeds or more, new seeds; None where the dialogues are
+    not known or too few."""
+    rank: int | None
+    """1 + the rows of the track that are resolved to be better; None: it takes no part."""
+    unranked: str
+    """Why it takes no part."""
+    accuracy: float
+    macro_f1: float
+    dev_weighted_f1: float | None
+    calibration_error: float | None
+    oracle_gap: float | None
+    published: dict[str, Any] | None
+    """What is published of this method on this release, the difference from it with its interval,
+    and in ``differs`` what makes the two unlike."""
+    per_class: list[dict[str, Any]]
+    confusion: list[list[float]]
+    """Counts, rows gold, columns predicted, means over seeds."""
+    slices: list[dict[str, Any]]
+    confusable: list[dict[str, Any]]
+    cost: dict[str, float | None]
+    devices: list[str]
+    records: list[str]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The difference of two rows of a track, ``first`` − ``second`` (numbers of rows)."""
+
+    first: int
+    second: int
+    difference: float
+    interval: list[float] | None
+    p: float
+    p_holm: float | None
+    """Corrected over the track's pairs; None where the pair is not tested (one seed)."""
+    resolvable: float | None
+    resolved: bool
+    paired_seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Track:
+    """Rows of one encoder, best first."""
+
+    encoder: str
+    digest: str
+    rows: list[Row]
+    pairs: list[Pair]
+
+
+@dataclass(frozen=True)
+class CorpusBoard:
+    """One corpus: our tracks, and what is published on it."""
+
+    name: str
+    title: str
+    labels: list[str]
+    utterances: int | None
+    dialogues: int | None
+    tracks: list[Track]
+    published: list[PublishedRow]
+
+
+@dataclass(frozen=True)
+class Board:
+    """All there is to show."""
+
+    corpora: list[CorpusBoard]
+    trials: list[CorpusBoard]
+    """Runs of preset smoke, and corpora that are no benchmark: shown apart, never ranked."""
+    skipped: list[Skipped]
+
+    def data(self) -> dict[str, Any]:
+        """Plain data, as ``leaderboard.json`` holds it."""
+        return rounded({"metric": "weighted_f1", "alpha": ALPHA, **asdict(self)})
+
+
+def read_board(root: Path) -> Board:
+    """The leaderboard of the records below ``root``; what was computed before is not again."""
+    cache, published = Cache(root), read_published(root)
+    runs, skipped = read_runs(root, cache)
+    groups = _groups(runs, published)
+    computed = _tracks(groups, published, cache)
+    cache.prune()
+    known = {name for name, entry in published.corpora.items() if entry.benchmark}
+    names = [n for n in published.corpora if n in known]
+    others = {run.dataset for run in runs} | set(published.rows)
+    names += sorted(others - set(published.corpora))
+    corpora = [_corpus(n, False, groups, computed, published) for n in names]
+    trial_names = sorted({dataset for trial, dataset, _ in groups if trial})
+    trials = [_corpus(n, True, groups, computed, published) for n in trial_names]
+    return Board([c for c in corpora if c.tracks or c.published], trials, skipped)
+
+
+Group = tuple[bool, str, str]
+"""Whether it is a trial, the corpus, and the encoder's weights (else its name)."""
+
+
+def _groups(runs: Iterable[Run], published: Published) -> dict[Group, list[Run]]:
+    groups: dict[Group, list[Run]] = {}
+    for run in runs:
+        entry = published.corpora.get(run.dataset)
+        trial = run.preset == "smoke" or (entry is not None and not entry.benchmark)
+        weights = "" if run.external else run.encoder_digest or run.encoder
+        groups.setdefault((trial, run.dataset, weights), []).append(run)
+    return groups
+
+
+def _corpus(
+    name: str,
+    trial: bool,
+    groups: dict[Group, list[Run]],
+    computed: dict[Group, Track],
+    published: Published,
+) -> CorpusBoard:
+    mine = {key: runs for key, runs in groups.items() if key[:2] == (trial, name)}
+    tracks = [computed[key] for key in mine]
+    # Predictions made elsewhere come last.
+    tracks.sort(key=lambda t: (not t.encoder, -t.rows[0].mean, t.encoder, t.digest))
+    everything = [run for runs in mine.values() for run in runs]
+    one = _usual([run.test_set for run in everything])
+    run = next((run for run in everything if run.test_set == one), None)
+    entry = published.corpora.get(name)
+    return CorpusBoard(
+        name=name,
+        title=entry.title if entry else name,
+        labels=run.labels if run else [],
+        utterances=len(run.gold) if run else None,
+        dialogues=len(set(run.dialogue)) if run and run.dialogue else None,
+        tracks=tracks,
+        published=[] if trial else published.rows.get(name, []),
+    )
+
+
+def _tracks(
+    groups: dict[Group, list[Run]], published: Published, cache: Cache
+) -> dict[Group, Track]:
+    found: dict[Group, Any] = {}
+    keys, tasks = {}, {}
+    for group, runs in groups.items():
+        trial, dataset, _ = group
+        rows = [] if trial else published.rows.get(dataset, [])
+        titles = {run.method: published.title(run.method) for run in runs}
+        inputs = [trial, [[r.file, r.digest] for r in runs], [asdict(r) for r in rows], titles]
+        keys[group] = cache.key("track", *inputs)
+        found[group] = cache.read(keys[group])
+        if found[group] is None:
+            tasks[group] = (runs, rows, titles, trial)
+    work = sum(len(task[0]) for task in tasks.values())
+    done = in_processes(make_track, list(tasks.values()), many=2 if work > 200 else len(tasks) + 1)
+    for group, value in zip(tasks, done, strict=True):
+        found[group] = value
+        cache.write(keys[group], value)
+    return {
+        group: Track(
+            value["encoder"],
+            value["digest"],
+            [Row(**row) for row in value["rows"]],
+            [Pair(**pair) for pair in value["pairs"]],
+        )
+        for group, value in found.items()
+    }
+
+
+def make_track(
+    runs: Sequence[Run],
+    published: Sequence[PublishedRow],
+    titles: dict[str, str],
+    trial: bool = False,
+) -> dict[str, Any]:
+    """A :class:`Track` as plain data: its rows, compared with each other and with their papers."""
+    by_row: dict[tuple, list[Run]] = {}
+    for run in runs:
+        by_row.setdefault((run.method, run.config_hash, run.test_set), []).append(run)
+    usual = _usual([run.test_set for run in runs])
+    made: list[tuple[dict[str, Any], ResampledScores | None]] = []
+    for of_row in by_row.values():
+        of_row.sort(key=lambda run: run.seed)
+        scores = resampled(of_row)
+        row = _row(of_row, scores, published, titles)
+        if trial:
+            row["unranked"] = "a trial, not a benchmark"
+        elif of_row[0].test_set != usual:
+            row["unranked"] = "another test set"
+        elif scores is None:
+            row["unranked"] = "the dialogues are not known"
+        elif len(of_row) < 2:
+            row["unranked"] = "one seed"
+        made.append((row, scores))
+    made.sort(key=lambda m: (-m[0]["mean"], m[0]["method"], m[0]["config_hash"]))
+    rows = [row for row, _ in made]
+    pairs = [] if trial else _pairs(made)
+    ranked = [i for i, row in enumerate(rows) if not row["unranked"]]
+    resolved = np.zeros((len(rows), len(rows)), dtype=bool)
+    for pair in pairs:
+        a, b = pair["first"], pair["second"]
+        resolved[a, b] = resolved[b, a] = pair["resolved"]
+    means = [rows[i]["mean"] for i in ranked]
+    for i, rank in zip(ranked, rank_groups(means, resolved[np.ix_(ranked, ranked)]), strict=True):
+        rows[i]["rank"] = int(rank)
+    name = min(_most([run.encoder for run in runs]), key=lambda name: (len(name), name))
+    if Path(name).is_absolute():
+        name = Path(name).name
+    digest = runs[0].encoder_digest
+    return rounded({"encoder": name, "digest": digest, "rows": rows, "pairs": pairs})
+
+
+def resampled(runs: Sequence[Run]) -> ResampledScores | None:
+    """Resampled scores of one row's runs; None where the dialogues are not known."""
+    if runs[0].dialogue is None:
+        return None
+    predictions = [run.predicted for run in runs]
+    seeds = [run.seed for run in runs]
+    return resampled_scores(runs[0].gold, predictions, runs[0].dialogue, len(runs[0].labels), seeds)
+
+
+def _row(
+    runs: Sequence[Run],
+    scores: ResampledScores | None,
+    published: Sequence[PublishedRow],
+    titles: dict[str, str],
+) -> dict[str, Any]:
+    first = runs[0]
+    gold, predictions = np.array(first.gold), np.array([run.predicted for run in runs])
+    counts = confusions(gold, predictions, len(first.labels))
+    each = class_scores(gold, predictions, first.labels)
+    values = [float(v) for v in weighted_f1(counts)]
+    over_seeds = seed_interval(values)
+    wide = compare_with_figure(scores, 0.0).interval if scores else None
+    facts = next((f for f in map(facts_of, runs) if f), None)
+    row = Row(
+        method=first.method,
+        title=titles[first.method],
+        config_hash=first.config_hash,
+        preset=first.preset,
+        overrides=first.overrides,
+        context=first.context,
+        selection=first.selection,
+        external=first.external,
+        seeds=[run.seed for run in runs],
+        values=values,
+        mean=over_seeds.mean,
+        sd=over_seeds.sd,
+        seed_interval=list(over_seeds.interval) if over_seeds.interval else None,
+        interval=list(wide) if wide else None,
+        rank=None,
+        unranked="",
+        accuracy=float(100 * np.trace(counts, axis1=1, axis2=2).sum() / counts.sum()),
+        macro_f1=_macro_f1(counts),
+        dev_weighted_f1=_mean(run.dev_weighted_f1 for run in runs),
+        calibration_error=_mean(run.calibration_error for run in runs),
+        oracle_gap=_mean(run.oracle_gap for run in runs),
+        published=_published(first, scores, over_seeds.mean, published),
+        per_class=[asdict(c) for c in each],
+        confusion=counts.mean(0).tolist(),
+        slices=[asdict(s) for s in slices(gold, predictions, facts, len(first.labels))]
+        if facts
+        else [],
+        confusable=[asdict(p) for p in pair_confusions(gold, predictions, first.labels)],
+        cost={name: _mean(run.cost[name] for run in runs) for name in COST},
+        devices=sorted({run.device for run in runs} - {""}),
+        records=[run.file for run in runs],
+    )
+    return asdict(row)
+
+
+def _published(
+    run: Run, scores: ResampledScores | None, mean: float, published: Sequence[PublishedRow]
+) -> dict[str, Any] | None:
+    """The paper's figure beside ours; of several papers the first is taken."""
+    row = next((row for row in published if row.implemented_as == run.method), None)
+    if row is None:
+        return None
+    against = compare_with_figure(scores, row.weighted_f1, row.seeds) if scores else None
+    interval = list(against.interval) if against and against.interval else None
+    return {
+        **asdict(row),
+        "difference": mean - row.weighted_f1,
+        "interval": interval,
+        "differs": unlike(run, row),
+    }
+
+
+def unlike(run: Run, row: PublishedRow) -> list[str]:
+    """What keeps a run and a published row from being the same experiment."""
+    reasons = []
+    if row.release is None:
+        reasons.append("release not checked")
+    if row.selection != "dev":
+        reasons.append(f"selected on {row.selection}" if row.selection else "selection not known")
+    if row.encoder is None:
+        reasons.append("encoder not known")
+    elif row.encoder.split("/")[-1] != run.encoder.split("/")[-1]:
+        reasons.append(f"encoder {row.encoder.split('/')[-1]}")
+    if row.seeds is None:
+        reasons.append("seeds not known")
+    return reasons
+
+
+def _pairs(made: Sequence[tuple[dict[str, Any], ResampledScores | None]]) -> list[dict[str, Any]]:
+    compared: list[tuple[int, int, Comparison]] = []
+    for i, (_, a) in enumerate(made):
+        for j, (_, b) in enumerate(made[i + 1 :], i + 1):
+            if a and b and a.resampling == b.resampling:
+                compared.append((i, j, compare(a, b)))
+    tested = [
+        not (made[i][0]["unranked"] or made[j][0]["unranked"]) and c.covers_seeds
+        for i, j, c in compared
+    ]
+    corrected = iter(holm([c.p for (_, _, c), t in zip(compared, tested, strict=True) if t]))
+    pairs = []
+    for (i, j, c), is_tested in zip(compared, tested, strict=True):
+        p_holm = float(next(corrected)) if is_tested else None
+        pair = Pair(
+            first=i,
+            second=j,
+            difference=c.difference,
+            interval=list(c.interval) if c.interval else None,
+            p=c.p,
+            p_holm=p_holm,
+            resolvable=c.resolvable,
+            resolved=p_holm is not None and p_holm <= ALPHA,
+            paired_seeds=list(c.seeds),
+        )
+        pairs.append(asdict(pair))
+    return pairs
+
+
+def _macro_f1(counts: np.ndarray) -> float:
+    """Mean F1 over the classes that occur in gold or predictions, mean over runs, in percent."""
+    both = counts.sum(1) + counts.sum(2)
+    f1 = 200 * np.diagonal(counts, axis1=1, axis2=2) / np.maximum(both, 1)
+    return float((f1.sum(1) / (both > 0).sum(1)).mean())
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the figures there are."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _most(names: Sequence[str]) -> list[str]:
+    """The names that occur most often."""
+    times = Counter(names)
+    return [name for name, n in times.items() if n == max(times.values())]
+
+
+def _usual(digests: Sequence[str]) -> str | None:
+    return min(_most(digests)) if digests else None
+
+
+def rounded(value: Any) -> Any:
+    """The same plain data with floats cut to four decimals, and None for what is no number."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(each) for each in value]
+    if isinstance(value, float):
+        # + 0.0 turns −0.0 into 0.0.
+        return round(value, DECIMALS) + 0.0 if math.isfinite(value) else None
+    return value

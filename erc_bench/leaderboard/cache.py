@@ -1,0 +1,63 @@
+"""What was computed once from the same contents by the same code, kept beside the records."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+
+class Cache:
+    """JSON values by digest in ``<root>/.cache``, which git ignores.
+
+    A key is a digest over all that a value depends on, the code that computes it among them, so
+    nothing in here can be stale; whatever can't be read is computed again, and a folder that can't
+    be written to only costs time.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / ".cache"
+        self.used: set[str] = set()
+
+    @cached_property
+    def code(self) -> str:
+        """Digest of the code whose results are kept."""
+        here = Path(__file__).parent
+        files = [*here.glob("*.py"), *(here.parent / f"{n}.py" for n in ("statistics", "slices"))]
+        contents = b"".join(hashlib.sha256(p.read_bytes()).digest() for p in sorted(files))
+        return hashlib.sha256(contents).hexdigest()
+
+    def key(self, *parts: Any) -> str:
+        """The digest of plain data."""
+        text = json.dumps([self.code, *parts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def read(self, key: str) -> Any:
+        """The value of a key, or None."""
+        self.used.add(key)
+        try:
+            return json.loads((self.folder / f"{key}.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def write(self, key: str, value: Any) -> None:
+        """Keep a value."""
+        self.used.add(key)
+        path = self.folder / f"{key}.json"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ".gitignore").write_text("*\n")
+            temporary.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
+            temporary.replace(path)
+
+    def prune(self) -> None:
+        """Remove whatever was neither read nor written since this object was made."""
+        for path in self.folder.glob("*.json"):
+            if path.stem not in self.used:
+                with contextlib.suppress(OSError):
+                    path.unlink()

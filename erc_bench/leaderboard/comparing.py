@@ -1,0 +1,240 @@
+"""``erc-bench compare``: two methods on one corpus, or a method and a published figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from erc_bench.errors import ErcBenchError, did_you_mean
+from erc_bench.leaderboard.board import ALPHA, resampled, unlike
+from erc_bench.leaderboard.cache import Cache
+from erc_bench.leaderboard.published import PublishedRow, read_published
+from erc_bench.leaderboard.runs import Run, read_runs
+from erc_bench.slices import class_scores
+from erc_bench.statistics import Comparison, compare, compare_with_figure, seed_interval
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One side of a comparison: weighted-F1 of each seed, and F1 by class where it is known."""
+
+    name: str
+    configuration: str
+    values: list[float]
+    seeds: list[int]
+    per_class: dict[str, float]
+
+
+@dataclass(frozen=True)
+class MethodComparison:
+    """The difference of two sides on one corpus, and what it rests on."""
+
+    dataset: str
+    a: Compared
+    b: Compared
+    result: Comparison
+    caveats: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """The comparison in a sentence."""
+        result = self.result
+        if result.interval is None:
+            return "There are too few dialogues to tell these two apart, whatever the difference."
+        resolvable = f"{result.resolvable:.2f}" if result.resolvable is not None else "?"
+        who = "These two trained models" if not result.covers_seeds else "They"
+        if result.p <= ALPHA:
+            better = self.a if result.difference > 0 else self.b
+            text = f"{who} differ: {better.name} is better by {abs(result.difference):.2f} points."
+        else:
+            text = f"{who} can not be told apart."
+        text += f" A true difference of {resolvable} or more would have been found 4 times in 5."
+        if not result.covers_seeds:
+            text += " With one seed this says nothing about other seeds."
+        return text
+
+    def render(self, console: Any) -> None:
+        """Print the comparison as a table on a rich console."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.a.name} against {self.b.name} on {self.dataset}, test")
+        table.add_column("")
+        for name in (self.a.name, self.b.name, "difference"):
+            table.add_column(name, justify="right")
+        for title, get in (
+            ("configuration", lambda side: side.configuration),
+            ("seeds", lambda side: str(len(side.seeds) or "?")),
+            ("weighted-F1", lambda side: f"{_mean(side.values):.2f}"),
+            ("sd over seeds", lambda side: _sd(side.values)),
+        ):
+            difference = f"{self.result.difference:+.2f}" if title == "weighted-F1" else ""
+            end = title.startswith("sd")
+            table.add_row(title, get(self.a), get(self.b), difference, end_section=end)
+        for label in self.a.per_class:
+            ours, theirs = self.a.per_class[label], self.b.per_class.get(label)
+            last = [f"{theirs:.2f}", f"{ours - theirs:+.2f}"] if theirs is not None else ["", ""]
+            table.add_row(f"F1 {label}", f"{ours:.2f}", *last)
+        console.print(table)
+        result = self.result
+        if result.interval is not None:
+            low, high = result.interval
+            p = f"p = {result.p:.4f}" if result.p >= 0.0001 else "p < 0.0001"
+            console.print(
+                f"Difference {result.difference:+.2f}, 95 % from {low:+.2f} to {high:+.2f}, {p}"
+            )
+            console.print(_pairing(self))
+        console.print(self.verdict, soft_wrap=True)
+        for caveat in self.caveats:
+            console.print(f"Note: {caveat}", soft_wrap=True, markup=False)
+
+
+def compare_methods(
+    root: Path, a: str, b: str, dataset: str, *, preset: str | None = None
+) -> MethodComparison:
+    """Compare two methods on the test set of a corpus by their records below ``root``.
+
+    Args:
+        root: folder of the records.
+        a: a method; ``method:what`` where it has several configurations, ``what`` being a preset,
+            the encoder's name, or the beginning of the configuration's hash.
+        b: the same, or the citation key of a published row.
+        dataset: the corpus.
+        preset: only runs of this preset.
+
+    Raises:
+        ErcBenchError: no such record or row, more than one configuration that fits (they are
+            listed), or two that were not scored on the same test set.
+    """
+    runs = [
+        run
+        for run in read_runs(root, Cache(root))[0]
+        if run.dataset == dataset and preset in (None, run.preset)
+    ]
+    published = {row.key: row for row in read_published(root).rows.get(dataset, [])}
+    ours = _find(a, runs, dataset, [])
+    if b in published and b not in {run.method for run in runs}:
+        return _with_figure(ours, published[b], a, dataset)
+    theirs = _find(b, runs, dataset, list(published))
+    pairs = [(x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x is not y]
+    same_encoder = [(x, y) for x, y in pairs if x[0].encoder_digest == y[0].encoder_digest]
+    pairs = same_encoder or pairs
+    if len(ours) == 1 and ours == theirs:
+        raise ErcBenchError(f"{a} and {b} are the same runs; name two different ones.")
+    if not pairs:
+        raise ErcBenchError(
+            f"{a} and {b} have no runs on the same test set of {dataset}: their copies of the "
+            "corpus differ. Repeat one with the other's files (`erc-bench data doctor`)."
+        )
+    if len(pairs) > 1:
+        raise _ambiguous([a, b], [run for pair in pairs for run in pair])
+    x, y = pairs[0]
+    first, second = _scores(x), _scores(y)
+    result = compare(first, second)
+    caveats = []
+    if x[0].encoder_digest != y[0].encoder_digest:
+        caveats.append(f"their encoders differ, {x[0].encoder} and {y[0].encoder}.")
+    if x[0].context != y[0].context:
+        caveats.append(f"their context differs, {x[0].context} and {y[0].context}.")
+    return MethodComparison(dataset, _side(a, x), _side(b, y), result, caveats)
+
+
+def _with_figure(
+    ours: list[list[Run]], row: PublishedRow, name: str, dataset: str
+) -> MethodComparison:
+    if len(ours) > 1:
+        raise _ambiguous([name], ours)
+    runs = ours[0]
+    result = compare_with_figure(_scores(runs), row.weighted_f1, row.seeds)
+    side = Compared(
+        row.key, "as published", [row.weighted_f1], list(range(row.seeds or 0)), row.per_class
+    )
+    caveats = [f"{reason}." for reason in unlike(runs[0], row)]
+    return MethodComparison(dataset, _side(name, runs), side, result, caveats)
+
+
+def _find(name: str, runs: Sequence[Run], dataset: str, keys: list[str]) -> list[list[Run]]:
+    """The configurations that a name may mean, each with its runs by seed."""
+    method, _, what = name.partition(":")
+    mine = [run for run in runs if run.method == method]
+    if not mine:
+        known = {run.method for run in runs} | set(keys)
+        raise ErcBenchError(
+            f"There is no record of {method!r} on {dataset}." + did_you_mean(method, known)
+        )
+    # A trial is meant only where nothing else can be, or where it is named.
+    mine = [run for run in mine if what or run.preset != "smoke"] or mine
+    fitting: dict[tuple, list[Run]] = {}
+    for run in mine:
+        encoder = run.encoder.split("/")[-1]
+        if (
+            not what
+            or what in (run.preset, run.encoder, encoder)
+            or run.config_hash.startswith(what)
+        ):
+            same = (run.config_hash, run.encoder_digest, run.test_set)
+            fitting.setdefault(same, []).append(run)
+    if not fitting:
+        names = {run.preset for run in mine} | {run.config_hash for run in mine}
+        raise ErcBenchError(
+            f"No configuration of {method!r} on {dataset} is {what!r}." + did_you_mean(what, names)
+        )
+    return [sorted(same, key=lambda run: run.seed) for same in fitting.values()]
+
+
+def _ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
+    listed = sorted(
+        {
+            f"{runs[0].method}:{runs[0].config_hash} (preset {runs[0].preset}, "
+            f"{runs[0].encoder.split('/')[-1]}, {len(runs)} seeds)"
+            for runs in found
+        }
+    )
+    return ErcBenchError(
+        f"{' and '.join(dict.fromkeys(names))} can mean several configurations; say which, for "
+        f"example {listed[0].split(' ')[0]}. There is: {'; '.join(listed)}."
+    )
+
+
+def _scores(runs: Sequence[Run]) -> Any:
+    scores = resampled(runs)
+    if scores is None:
+        raise ErcBenchError(
+            f"{runs[0].file} does not tell which dialogue an utterance belongs to, so it can't be "
+            "compared; repeat the run with --force."
+        )
+    return scores
+
+
+def _side(name: str, runs: Sequence[Run]) -> Compared:
+    first = runs[0]
+    predictions = np.array([run.predicted for run in runs])
+    each = class_scores(first.gold, predictions, first.labels)
+    scores = _scores(runs)
+    return Compared(
+        name,
+        f"{first.preset}, {first.encoder.split('/')[-1]}" if first.encoder else first.preset,
+        [float(value) for value in scores.values],
+        [run.seed for run in runs],
+        {c.name: c.f1 for c in each},
+    )
+
+
+def _pairing(comparison: MethodComparison) -> str:
+    seeds = comparison.result.seeds
+    if not seeds or comparison.b.configuration == "as published":
+        return "Resampled over dialogues; the seeds are not paired."
+    return f"Paired over dialogues and the seeds {', '.join(map(str, seeds))}."
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _sd(values: Sequence[float]) -> str:
+    sd = seed_interval(values).sd
+    return "" if sd is None else f"{sd:.2f}"

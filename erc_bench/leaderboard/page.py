@@ -1,0 +1,134 @@
+"""The board as one self-contained page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from erc_bench.leaderboard.board import Board, CorpusBoard, Row
+from erc_bench.leaderboard.tables import (
+    configuration,
+    figure,
+    mean,
+    signed,
+    size,
+    track_title,
+)
+from erc_bench.progress import duration
+
+MARGIN = 0.04
+"""Empty share of the axis at either end."""
+
+WIDEST = 30.0
+"""Points beyond the outermost mean that an interval may stretch the axis."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear axis of percentages; positions are shares of its width in percent."""
+
+    low: float
+    high: float
+    ticks: list[float]
+
+    @classmethod
+    def over(cls, corpus: CorpusBoard) -> Axis:
+        """An axis that holds every mean, seed and published figure, and intervals within reason."""
+        values = list(_values(corpus)) or [0.0, 100.0]
+        reach = (min(values) - WIDEST, max(values) + WIDEST)
+        for track in corpus.tracks:
+            for row in track.rows:
+                values += [min(max(v, reach[0]), reach[1]) for v in row.interval or []]
+        span = max(max(values) - min(values), 1.0)
+        low, high = max(0.0, min(values) - MARGIN * span), min(100.0, max(values) + MARGIN * span)
+        step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50) if (high - low) / s <= 6)
+        first = math.ceil(low / step)
+        ticks = [step * i for i in range(first, math.floor(high / step) + 1)]
+        return cls(low, high, ticks)
+
+    def at(self, value: float) -> str:
+        """Where a value stands, ``"12.34"``; values beyond the axis at its end."""
+        share = (value - self.low) / (self.high - self.low)
+        return f"{100 * min(max(share, 0.0), 1.0):.2f}"
+
+
+def _values(corpus: CorpusBoard) -> Iterator[float]:
+    yield from (row.weighted_f1 for row in corpus.published)
+    for track in corpus.tracks:
+        for row in track.rows:
+            yield from row.values
+
+
+def to_html(board: Board) -> str:
+    """``index.html``: everything inside, nothing fetched."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("erc_bench.leaderboard", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        figure=figure,
+        signed=signed,
+        duration=lambda seconds: duration(seconds) if seconds is not None else "",
+        mean=mean,
+        configuration=configuration,
+        track_title=track_title,
+        size=size,
+        briefly=_briefly,
+        memory=_memory,
+        millions=lambda n: f"{n / 1e6:,.1f} M" if n is not None else "",
+        p=_p,
+        spoken=_spoken,
+        recall=recall,
+    )
+    template = environment.get_template("page.html.jinja")
+    return template.render(board=board, axis_over=Axis.over)
+
+
+def _briefly(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _memory(mib: float | None) -> str:
+    if mib is None:
+        return ""
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _spoken(row: Row) -> str:
+    """A row's plot in words."""
+    text = f"{row.title}: mean {row.mean:.2f}"
+    if row.interval:
+        text += f", 95 % interval {row.interval[0]:.2f} to {row.interval[1]:.2f}"
+    return text + "; seeds " + ", ".join(f"{value:.2f}" for value in row.values)
+
+
+def recall(confusion: list[list[float]]) -> list[list[dict[str, Any]]]:
+    """Confusion counts as shares of their row in percent, with the shade of their cell 0…1."""
+    cells = []
+    for row in confusion:
+        total = sum(row)
+        shares = [100 * count / total if total else 0.0 for count in row]
+        cells.append(
+            [
+                {"share": f"{share:.0f}", "count": f"{count:.1f}", "shade": f"{share / 100:.2f}"}
+                for share, count in zip(shares, row, strict=True)
+            ]
+        )
+    return cells

@@ -1,0 +1,145 @@
+"""The published rows: reading and checking ``published.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from erc_bench.errors import ErcBenchError, did_you_mean
+
+PAPER_KEYS = ("method", "implemented_as", "by", "paper", "results")
+CHOICES = {
+    "context": ("past", "full"),
+    "modality": ("text", "multimodal"),
+    "selection": ("dev", "test"),
+}
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """What one paper reports on one corpus, in percent; None where it is not known."""
+
+    key: str
+    """Citation key."""
+    method: str
+    corpus: str
+    weighted_f1: float
+    implemented_as: str | None = None
+    """The method of this suite that stands for it."""
+    by: str = ""
+    paper: str = ""
+    """arXiv or ACL Anthology id, ``arXiv:…`` or ``ACL:…``."""
+    accuracy: float | None = None
+    per_class: dict[str, float] = field(default_factory=dict)
+    seeds: int | None = None
+    encoder: str | None = None
+    context: str | None = None
+    modality: str | None = None
+    selection: str | None = None
+    release: bool | None = None
+    """Whether it was measured on just this release; None: nobody has checked."""
+    note: str = ""
+
+    @property
+    def link(self) -> str:
+        """Address of the paper."""
+        source, _, number = self.paper.partition(":")
+        site = {"arXiv": "https://arxiv.org/abs/", "ACL": "https://aclanthology.org/"}
+        return site[source] + number if source in site else ""
+
+
+@dataclass(frozen=True)
+class CorpusEntry:
+    """How a corpus stands on the leaderboard."""
+
+    title: str
+    benchmark: bool = True
+    """False: no result on it means anything."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """All of ``published.yaml``: corpora in their order, and the rows by corpus."""
+
+    corpora: dict[str, CorpusEntry]
+    rows: dict[str, list[PublishedRow]]
+
+    def title(self, method: str) -> str:
+        """What a method of this suite is called in its paper, else its own name."""
+        return next((r.method for r in self.all() if r.implemented_as == method), method)
+
+    def all(self) -> list[PublishedRow]:
+        """Every row, corpus by corpus."""
+        return [row for rows in self.rows.values() for row in rows]
+
+
+def read_published(root: Path) -> Published:
+    """``<root>/published.yaml``, or the one that comes with erc-bench.
+
+    Raises:
+        ErcBenchError: not YAML, an unknown key (the nearest is named), or a value that is none.
+    """
+    import yaml
+
+    path = root / "published.yaml"
+    if not path.is_file():
+        path = Path(str(resources.files("erc_bench.published"))) / "published.yaml"
+    try:
+        sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ErcBenchError(f"{path} can't be read as YAML: {error}.") from error
+    if not isinstance(sheet, dict) or not all(isinstance(v, dict) for v in sheet.values()):
+        raise ErcBenchError(f"{path} must be a mapping with the keys corpora and papers.")
+    _known(sheet, ("corpora", "papers"), str(path))
+    corpora = {}
+    for name, entry in sheet.get("corpora", {}).items():
+        _known(entry, ("title", "benchmark"), f"{path}, corpora.{name}")
+        corpora[name] = CorpusEntry(entry.get("title", name), entry.get("benchmark", True))
+    rows: dict[str, list[PublishedRow]] = {}
+    for key, paper in sheet.get("papers", {}).items():
+        for row in _rows(key, paper, f"{path}, papers.{key}"):
+            rows.setdefault(row.corpus, []).append(row)
+    for same in rows.values():
+        same.sort(key=lambda row: (-row.weighted_f1, row.method, row.key))
+    return Published(corpora, rows)
+
+
+def _rows(key: str, paper: Any, where: str) -> list[PublishedRow]:
+    of_row = [f.name for f in fields(PublishedRow) if f.name not in ("key", "corpus", *PAPER_KEYS)]
+    shared = [name for name in of_row if name not in ("weighted_f1", "accuracy", "per_class")]
+    _known(paper, (*PAPER_KEYS, *shared), where)
+    if "method" not in paper or not isinstance(paper.get("results"), dict):
+        raise ErcBenchError(f"{where} needs a method and results by corpus.")
+    common = {k: v for k, v in paper.items() if k != "results"}
+    rows = []
+    for corpus, result in paper["results"].items():
+        place = f"{where}.results.{corpus}"
+        _known(result, of_row, place)
+        values = {**common, **result}
+        scores = {"weighted_f1": values.get("weighted_f1"), **values.get("per_class", {})}
+        if "accuracy" in values:
+            scores["accuracy"] = values["accuracy"]
+        for name, score in scores.items():
+            if not isinstance(score, (int, float)) or not 0 <= score <= 100:
+                raise ErcBenchError(f"{place}: {name} must be a percentage, not {score!r}.")
+        for name, choices in CHOICES.items():
+            if values.get(name) not in (None, *choices):
+                raise ErcBenchError(
+                    f"{place}: {name} must be {' or '.join(choices)}, not {values[name]!r}."
+                )
+        seeds = values.get("seeds")
+        if seeds is not None and (not isinstance(seeds, int) or seeds < 1):
+            raise ErcBenchError(f"{place}: seeds must be a whole number, not {seeds!r}.")
+        rows.append(PublishedRow(key=key, corpus=corpus, **values))
+    return rows
+
+
+def _known(mapping: Any, keys: tuple[str, ...] | list[str], where: str) -> None:
+    if not isinstance(mapping, Mapping):
+        raise ErcBenchError(f"{where} must be a mapping, not {mapping!r}.")
+    for key in mapping:
+        if key not in keys:
+            raise ErcBenchError(f"{where}: unknown key {key!r}." + did_you_mean(str(key), keys))

@@ -1,0 +1,118 @@
+"""Every record's metrics, once more from its predictions."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erc_bench.leaderboard.runs import Skipped
+from erc_bench.progress import track
+from erc_bench.records import RecordError, read_record, record_files, write_record
+
+TOLERANCE = 1e-4
+"""Up to this, in points, a stored figure stands as it is."""
+
+ROUNDING = 0.05
+"""The same for the calibration error: probabilities are stored with four decimals."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A record whose metrics were not those of its predictions."""
+
+    file: str
+    figures: list[str]
+    """What was put right: ``test weighted_f1 99.0000 → 66.1234``."""
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What re-scoring found."""
+
+    records: int
+    """Records that could be re-scored."""
+    changed: list[Changed]
+    broken: list[Skipped]
+
+    def render(self, console: Any) -> None:
+        """Print what was found."""
+        console.print(f"{self.records} records re-scored from their predictions.")
+        for record in self.changed:
+            console.print(f"Put right: {record.file}: {'; '.join(record.figures)}", soft_wrap=True)
+        for broken in self.broken:
+            console.print(f"Left as it is: {broken.reason}", soft_wrap=True, markup=False)
+
+
+def rescore(root: Path) -> Rescored:
+    """Recompute the metrics of every record below ``root``; write those that differ.
+
+    What a method adds to the metrics of its own stays. Needs no GPU. A broken record is reported
+    and left alone.
+
+    Raises:
+        ErcBenchError: a record that must change can't be written.
+    """
+    changed, broken, good = [], [], 0
+    for path in track(list(record_files(root)), "Re-scoring"):
+        file = path.relative_to(root).as_posix()
+        try:
+            record = read_record(path)
+            metrics, figures = _metrics(record)
+        except (RecordError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            text = str(error) if isinstance(error, RecordError) else f"{file} is damaged: {error}."
+            broken.append(Skipped(file, text.replace(f"{root}/", "")))
+            continue
+        good += 1
+        if figures:
+            write_record(path, {**record, "metrics": metrics})
+            changed.append(Changed(file, figures))
+    return Rescored(good, changed, broken)
+
+
+def _metrics(record: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A record's metrics as its predictions give them, and what differs from the stored ones."""
+    import torch
+
+    from erc_bench.evaluation import evaluate
+    from erc_bench.statistics import checked_labels
+
+    metrics, changes = copy.deepcopy(record["metrics"]), []
+    for split, stored in record["predictions"].items():
+        gold, predicted = checked_labels(
+            stored["gold"], [stored["predicted"]], len(record["labels"])
+        )
+        probabilities = stored.get("probabilities")
+        computed = evaluate(
+            torch.from_numpy(predicted[0]),
+            torch.from_numpy(gold),
+            record["labels"],
+            None if probabilities is None else torch.tensor(probabilities),
+        )
+        of_split = metrics.setdefault(split, {})
+        for name, value in computed.items():
+            before = of_split.get(name)
+            if not _same(before, value, name):
+                of_split[name] = value
+                changes.append(f"{split} {name} {_short(before)} → {_short(value)}")
+    return metrics, changes
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return "…"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _same(stored: Any, computed: Any, name: str = "") -> bool:
+    """Equal, but for rounding."""
+    if isinstance(computed, dict):
+        return (
+            isinstance(stored, dict)
+            and stored.keys() == computed.keys()
+            and all(_same(stored[key], computed[key]) for key in computed)
+        )
+    if isinstance(computed, float) and isinstance(stored, (int, float)):
+        return abs(stored - computed) <= (ROUNDING if name == "calibration_error" else TOLERANCE)
+    return stored == computed

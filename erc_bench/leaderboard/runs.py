@@ -1,0 +1,267 @@
+"""Records → runs: what the leaderboard needs of each, checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from erc_bench.leaderboard.cache import Cache
+from erc_bench.records import RecordError, parse_record, record_files
+from erc_bench.slices import UtteranceFacts
+from erc_bench.statistics import checked_labels, weighted_f1
+
+MANY = 200
+"""Unread records from which on a second process is worth its start."""
+
+SHARED = ("gold", "dialogue", "facts")
+"""What all runs on a test set have in common."""
+
+AGREEMENT = 1e-3
+"""How far a record's weighted-F1 may lie from that of its predictions, in points."""
+
+COST = ("fit_seconds", "utterances_per_second", "peak_memory_mib", "parameters", "epochs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run on a test set of N labelled utterances; plain data throughout."""
+
+    file: str
+    """Relative to the leaderboard's folder."""
+    digest: str
+    """SHA-256 of the file."""
+    method: str
+    dataset: str
+    config_hash: str
+    preset: str
+    overrides: list[str]
+    seed: int
+    context: str
+    selection: str
+    encoder: str
+    """Name; empty where predictions were made elsewhere by something that has none."""
+    encoder_digest: str
+    external: bool
+    labels: list[str]
+    gold: list[int]
+    predicted: list[int]
+    dialogue: list[int] | None
+    """Which dialogue each utterance belongs to; None where that can't be told."""
+    facts: dict[str, list[int]] | None
+    test_set: str
+    """Digest over labels, utterance ids, gold labels and dialogues."""
+    dev_weighted_f1: float | None
+    calibration_error: float | None
+    oracle_gap: float | None
+    cost: dict[str, float | None]
+    device: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that could not be used, and why."""
+
+    file: str
+    reason: str
+
+
+def read_runs(root: Path, cache: Cache) -> tuple[list[Run], list[Skipped]]:
+    """All usable records below ``root`` in order of their files, and those that are not."""
+    files = [path.relative_to(root).as_posix() for path in record_files(root)]
+    runs, skipped = [], []
+    seen: dict[tuple, str] = {}
+    for file, found in zip(files, _read_all(root, files, cache), strict=True):
+        if isinstance(found, str):
+            skipped.append(Skipped(file, found))
+            continue
+        run = Run(file=file, **found)
+        same = (run.dataset, run.method, run.config_hash, run.encoder_digest, run.seed)
+        if same in seen:
+            reason = f"{file} holds the same run as {seen[same]}. Delete one of them."
+            skipped.append(Skipped(file, reason))
+        else:
+            seen[same] = file
+            runs.append(run)
+    return runs, skipped
+
+
+def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any] | str]:
+    """The fields of each :class:`Run` but ``file``, or what is wrong with the record.
+
+    What runs have in common (gold labels, dialogues, facts) is kept once in the cache.
+    """
+    found: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    for file in files:
+        try:
+            digests[file] = hashlib.sha256((root / file).read_bytes()).hexdigest()
+        except OSError as error:
+            found[file] = f"{file} can't be read: {error.strerror or error}."
+            continue
+        kept = cache.read(cache.key("record", file, digests[file]))
+        if kept is None:
+            continue
+        for part in SHARED:
+            if kept[part] not in shared:
+                shared[kept[part]] = cache.read(cache.key("shared", kept[part]))
+        if all(shared[kept[part]] is not None for part in SHARED):
+            found[file] = kept
+    unread = [file for file in files if file not in found]
+    values = in_processes(_read_one, [(root, file) for file in unread], MANY)
+    for file, value in zip(unread, values, strict=True):
+        if isinstance(value, str):
+            found[file] = value
+            continue
+        found[file], parts = value
+        for digest, contents in parts.items():
+            if shared.get(digest) is None:
+                shared[digest] = contents
+                cache.write(cache.key("shared", digest), contents)
+        # The file may have changed since its digest was taken: this one is of what was read.
+        cache.write(cache.key("record", file, found[file]["digest"]), found[file])
+    for value in found.values():
+        if not isinstance(value, str):
+            value.update({part: shared[value[part]] for part in SHARED})
+    return [found[file] for file in files]
+
+
+def in_processes(function: Any, tasks: list[tuple], many: int) -> Iterator[Any]:
+    """``function(*task)`` of every task in order, in several processes where there are many."""
+    processes = min(os.cpu_count() or 1, 8)
+    if len(tasks) < many or processes == 1:
+        yield from (function(*task) for task in tasks)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        size = max(1, len(tasks) // (8 * processes))
+        yield from pool.map(function, *zip(*tasks, strict=True), chunksize=size)
+
+
+def _read_one(root: Path, file: str) -> tuple[dict[str, Any], dict[str, Any]] | str:
+    """The fields of a :class:`Run` but ``file``, or what is wrong with the record.
+
+    The parts that are :data:`SHARED` stand apart, by digest; the fields hold their digests.
+    """
+    try:
+        contents = (root / file).read_bytes()
+        record = parse_record(contents, Path(file))
+    except RecordError as error:
+        return str(error)
+    except OSError as error:
+        return f"{file} can't be read: {error.strerror or error}."
+    try:
+        fields = {**_distil(record), "digest": hashlib.sha256(contents).hexdigest()}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        return f"{file} is a damaged record: {what}. Delete it and repeat the run with --force."
+    except RecordError as error:
+        return f"{file} {error}"
+    parts = {}
+    for part in SHARED:
+        digest = hashlib.sha256(json.dumps(fields[part]).encode()).hexdigest()
+        parts[digest], fields[part] = fields[part], digest
+    return fields, parts
+
+
+def _distil(record: dict[str, Any]) -> dict[str, Any]:
+    labels = list(map(str, record["labels"]))
+    test = record["predictions"]["test"]
+    gold, predicted = checked_labels(test["gold"], [test["predicted"]], len(labels))
+    n = len(gold)
+    ids = list(map(str, test["ids"]))
+    if len(ids) != n or len(set(ids)) != n:
+        raise ValueError(f"{len(set(ids))} different utterance ids for {n} predictions")
+    dialogue = test.get("dialogue") or dialogues_of(ids)
+    facts = test.get("facts")
+    if dialogue is not None:
+        if len(dialogue) != n:
+            raise ValueError(f"{len(dialogue)} dialogue numbers for {n} predictions")
+        dialogue = np.unique(dialogue, return_inverse=True)[1].tolist()
+    if facts is not None:
+        columns = {name: np.asarray(facts[name]) for name in UtteranceFacts.__annotations__}
+        if any(c.shape != (n,) or c.dtype.kind not in "biu" for c in columns.values()):
+            raise ValueError(f"the facts are not whole numbers for {n} utterances")
+        facts = {name: column.astype(int).tolist() for name, column in columns.items()}
+    metrics = record["metrics"]
+    stored, counted = float(metrics["test"]["weighted_f1"]), f1_of(gold, predicted, len(labels))
+    if not abs(stored - counted) <= AGREEMENT:
+        raise RecordError(
+            f"says weighted-F1 {stored:.4f}, but its predictions give {counted:.4f}. "
+            "`erc-bench rescore` puts that right."
+        )
+    encoder = record.get("encoder") or {}
+    training = record.get("training") or {}
+    text = "\n".join([*labels, "", *ids]).encode()
+    for array in (gold, dialogue or []):
+        text += np.asarray(array, dtype=np.int64).tobytes()
+    return {
+        "method": str(record["method"]),
+        "dataset": str(record["dataset"]),
+        "config_hash": str(record["config_hash"]),
+        "preset": str(record.get("preset") or ""),
+        "overrides": list(map(str, record.get("overrides") or [])),
+        "seed": int(record["seed"]),
+        "context": str(record.get("context") or "unknown"),
+        "selection": str(record.get("selection") or "unknown"),
+        "encoder": str(encoder.get("name") or ""),
+        "encoder_digest": str(encoder.get("digest") or ""),
+        "external": bool(record.get("external")),
+        "labels": labels,
+        "gold": gold.tolist(),
+        "predicted": predicted[0].tolist(),
+        "dialogue": dialogue,
+        "facts": facts,
+        "test_set": hashlib.sha256(text).hexdigest(),
+        "dev_weighted_f1": _number((metrics.get("dev") or {}).get("weighted_f1")),
+        "calibration_error": _number(metrics["test"].get("calibration_error")),
+        "oracle_gap": _number(record.get("oracle_gap")),
+        "cost": {name: _number(training.get(name)) for name in COST},
+        "device": str((record.get("environment") or {}).get("device") or ""),
+    }
+
+
+def f1_of(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    """Weighted-F1 in percent of predictions ``(1, N)``."""
+    cell = np.bincount(gold * classes + predicted[0], minlength=classes**2)
+    return float(weighted_f1(cell.reshape(classes, classes)))
+
+
+def dialogues_of(ids: Iterable[str]) -> list[int] | None:
+    """Dialogue numbers from utterance ids such as ``test-d3-u0``: what stands before the last part.
+
+    For records of schema 1. None where some id is of another form, or a dialogue's utterances would
+    not stand together.
+    """
+    names = [re.fullmatch(r"(.+)[-_][a-z]?\d+", name) for name in ids]
+    if not all(names):
+        return None
+    prefixes = np.array([match[1] for match in names if match])
+    starts = np.r_[True, prefixes[1:] != prefixes[:-1]]
+    if starts.sum() != len(set(prefixes.tolist())):
+        return None
+    return (np.cumsum(starts) - 1).tolist()
+
+
+def facts_of(run: Run) -> UtteranceFacts | None:
+    """The facts of a run's utterances as arrays."""
+    if run.facts is None:
+        return None
+    columns = {name: np.array(column) for name, column in run.facts.items()}
+    columns["seen_in_train"] = columns["seen_in_train"].astype(bool)
+    return UtteranceFacts(**columns)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

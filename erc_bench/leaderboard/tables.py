@@ -1,0 +1,308 @@
+"""The board as JSON, CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from erc_bench.leaderboard.board import Board, CorpusBoard, Row, Track
+from erc_bench.leaderboard.published import PublishedRow
+from erc_bench.progress import duration
+
+CSV_COLUMNS = (
+    "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "overrides", "seeds",
+    "weighted_f1", "sd", "seed_low", "seed_high", "low", "high", "accuracy", "macro_f1",
+    "dev_weighted_f1", "published", "difference", "difference_low", "difference_high", "context",
+    "selection", "release", "source", "fit_seconds", "utterances_per_second", "peak_memory_mib",
+    "devices",
+)  # fmt: skip
+
+
+def to_json(board: Board) -> str:
+    """``leaderboard.json``: everything."""
+    return json.dumps(board.data(), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+
+
+def to_csv(board: Board) -> str:
+    """``leaderboard.csv``: one line a row; ``kind`` is ours, external, trial or published."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for kind, corpora in (("ours", board.corpora), ("trial", board.trials)):
+        for corpus in corpora:
+            for track in corpus.tracks:
+                for row in track.rows:
+                    writer.writerow(_csv_row(corpus, kind, track, row))
+            for paper in corpus.published:
+                writer.writerow(
+                    {
+                        "corpus": corpus.name,
+                        "kind": "published",
+                        "encoder": paper.encoder,
+                        "method": paper.method,
+                        "seeds": paper.seeds,
+                        "weighted_f1": figure(paper.weighted_f1),
+                        "accuracy": figure(paper.accuracy),
+                        "context": paper.context,
+                        "selection": paper.selection,
+                        "release": corpus.name if paper.release else "not checked",
+                        "source": paper.paper,
+                    }
+                )
+    return out.getvalue()
+
+
+def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str, object]:
+    seed_low, seed_high = row.seed_interval or (None, None)
+    low, high = row.interval or (None, None)
+    paper = row.published or {}
+    difference_low, difference_high = paper.get("interval") or (None, None)
+    return {
+        "corpus": corpus.name,
+        "kind": "external" if row.external and kind == "ours" else kind,
+        "encoder": track.encoder,
+        "rank": row.rank,
+        "method": row.method,
+        "preset": row.preset,
+        "config_hash": row.config_hash,
+        "overrides": " ".join(row.overrides),
+        "seeds": len(row.seeds),
+        "weighted_f1": figure(row.mean),
+        "sd": figure(row.sd),
+        "seed_low": figure(seed_low),
+        "seed_high": figure(seed_high),
+        "low": figure(low),
+        "high": figure(high),
+        "accuracy": figure(row.accuracy),
+        "macro_f1": figure(row.macro_f1),
+        "dev_weighted_f1": figure(row.dev_weighted_f1),
+        "published": figure(paper.get("weighted_f1")),
+        "difference": figure(paper.get("difference")),
+        "difference_low": figure(difference_low),
+        "difference_high": figure(difference_high),
+        "context": row.context,
+        "selection": row.selection,
+        "release": corpus.name,
+        "source": "records",
+        "fit_seconds": figure(row.cost["fit_seconds"], 1),
+        "utterances_per_second": figure(row.cost["utterances_per_second"], 1),
+        "peak_memory_mib": figure(row.cost["peak_memory_mib"], 1),
+        "devices": "; ".join(row.devices),
+    }
+
+
+# --- Markdown
+
+READING = """\
+**How to read it.** Weighted-F1 on the test set in percent, mean over seeds ± the half-width of its
+95 % interval over seeds; in brackets the 95 % interval for new dialogues as well. Every checkpoint
+is selected on dev; test is scored once. Methods are compared only within a track: the same corpus,
+the same encoder weights. A rank is 1 + the number of methods that are resolved to be better
+(bootstrap over dialogues, paired seeds, Holm's correction over the track, p ≤ 0.05), so methods
+that can not be told apart share one; a method with one seed takes none. Published figures stand
+beside ours and are never ranked with them: what keeps the two from being the same experiment is
+said in the column behind."""
+
+
+def to_markdown(board: Board) -> str:
+    """``README.md``."""
+    parts = [
+        "# Leaderboard",
+        "Made by `erc-bench leaderboard` from `records/` and `published.yaml`; do not edit. "
+        "[index.html](index.html) shows the same with per-class scores, confusion matrices, slices "
+        "and all pairs; [leaderboard.json](leaderboard.json) holds the figures.",
+        READING,
+    ]
+    if not any(corpus.tracks for corpus in board.corpora):
+        parts.append(
+            "No runs are recorded yet: below is what the field has published. "
+            "`erc-bench run --method all --dataset meld --seeds 5` makes the first."
+        )
+    for corpus in board.corpora:
+        parts += [f"## {corpus.title}", *_markdown(corpus)]
+    if board.trials:
+        parts += [
+            "## Trials",
+            "Runs of preset `smoke` and of made-up corpora. They show that something runs; **they "
+            "are no benchmark** and are not ranked.",
+        ]
+        for corpus in board.trials:
+            parts += [f"### {corpus.title}", *_markdown(corpus, "####")]
+    if board.skipped:
+        parts += ["## Records left out", "\n".join(f"- {s.reason}" for s in board.skipped)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
+    parts = [size(corpus)] if corpus.utterances else []
+    for track in corpus.tracks:
+        head = ["Rank", "Method", "Weighted-F1", "Seeds", "Accuracy", "Macro-F1", "Published"]
+        head += ["Unlike the published", "Context", "Selection", "Training"]
+        rows = [
+            [
+                str(row.rank or "–"),
+                row.title + (f" ({details})" if (details := configuration(row)) else ""),
+                mean(row)
+                + (f" [{row.interval[0]:.2f}, {row.interval[1]:.2f}]" if row.interval else ""),
+                str(len(row.seeds)),
+                figure(row.accuracy),
+                figure(row.macro_f1),
+                _beside(row),
+                ", ".join(row.published["differs"]) if row.published else "",
+                row.context,
+                row.selection.replace("_", "-"),
+                duration(row.cost["fit_seconds"]) if row.cost["fit_seconds"] else "",
+            ]
+            for row in track.rows
+        ]
+        parts += [f"{level} {track_title(track)}", _table(head, rows, "rlrrrrrllll")]
+    if corpus.published:
+        head = ["Method", "Weighted-F1", "Accuracy", "Seeds", "Encoder", "Context", "Selection"]
+        head += ["Release", "Source", "Note"]
+        rows = [
+            [
+                paper.method,
+                figure(paper.weighted_f1),
+                figure(paper.accuracy),
+                str(paper.seeds or "?"),
+                (paper.encoder or "?").split("/")[-1],
+                paper.context or "?",
+                paper.selection or "?",
+                "this one" if paper.release else "not checked",
+                f"{paper.by}, [{paper.paper}]({paper.link})" if paper.link else paper.by,
+                paper.note,
+            ]
+            for paper in corpus.published
+        ]
+        parts += [f"{level} Published, as printed", _table(head, rows, "lrrrllllll")]
+    return parts
+
+
+def _beside(row: Row) -> str:
+    if not row.published:
+        return ""
+    return f"{row.published['weighted_f1']:.2f} ({signed(row.published['difference'])})"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], aligned: str) -> str:
+    rule = ["--:" if side == "r" else ":--" for side in aligned]
+    lines = [head, rule, *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+# --- LaTeX
+
+ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def to_latex(board: Board) -> str:
+    """A booktabs table: published rows with their citation keys, then our tracks.
+
+    Columns are the corpora that have runs, or all with published rows while there is none. Rank 1
+    of a track is bold.
+    """
+    corpora = [c for c in board.corpora if c.tracks] or board.corpora
+    names = [c.name for c in corpora]
+    lines = [
+        "% Made by erc-bench leaderboard --latex; needs the packages booktabs and natbib.",
+        "% Weighted-F1 on test in percent; ours: mean and standard deviation over seeds.",
+        "% Bold: no method of the track is resolved to be better. Dagger: selected on test.",
+        "\\begin{tabular}{l" + "r" * len(corpora) + "}",
+        "\\toprule",
+        " & ".join(["Method", *(_escaped(c.title) for c in corpora)]) + r" \\",
+    ]
+    papers: dict[str, dict[str, PublishedRow]] = {}
+    for corpus in corpora:
+        for paper in corpus.published:
+            papers.setdefault(paper.key, {})[corpus.name] = paper
+    if papers:
+        lines += ["\\midrule", _section("Published", corpora)]
+    for key, of_corpus in papers.items():
+        cells = [_paper_cell(of_corpus.get(name)) for name in names]
+        method = next(iter(of_corpus.values())).method
+        lines.append(" & ".join([f"{_escaped(method)} \\citep{{{key}}}", *cells]) + r" \\")
+    tracks: dict[str, dict[tuple, dict[str, Row]]] = {}
+    met: Counter[tuple] = Counter()
+    for corpus in corpora:
+        for track in corpus.tracks:
+            encoder = track_title(track)
+            for row in track.rows:
+                setting = (row.title, row.preset, " ".join(row.overrides))
+                met[corpus.name, encoder, setting] += 1
+                line = (*setting, met[corpus.name, encoder, setting])
+                tracks.setdefault(encoder, {}).setdefault(line, {})[corpus.name] = row
+    for encoder, rows in tracks.items():
+        lines += ["\\midrule", _section(encoder, corpora)]
+        for (title, preset, overrides, _), of_setting in rows.items():
+            details = " ".join(part for part in (preset.replace("paper", ""), overrides) if part)
+            name = _escaped(f"{title} ({details})" if details else title)
+            cells = [_cell(of_setting.get(corpus)) for corpus in names]
+            lines.append(" & ".join([name, *cells]) + r" \\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _section(title: str, corpora: Sequence[CorpusBoard]) -> str:
+    return f"\\multicolumn{{{len(corpora) + 1}}}{{l}}{{\\emph{{{_escaped(title)}}}}} \\\\"
+
+
+def _paper_cell(paper: PublishedRow | None) -> str:
+    if paper is None:
+        return "--"
+    return f"{paper.weighted_f1:.2f}" + ("$^\\dagger$" if paper.selection == "test" else "")
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "--"
+    value = f"\\textbf{{{row.mean:.2f}}}" if row.rank == 1 else f"{row.mean:.2f}"
+    return value + (f" {{\\scriptsize$\\pm$\\,{row.sd:.2f}}}" if row.sd is not None else "")
+
+
+def _escaped(text: str) -> str:
+    return "".join(ESCAPES.get(c, c) for c in text)
+
+
+# --- what all of them say alike
+
+
+def figure(value: float | None, decimals: int = 2) -> str:
+    """A number, or nothing."""
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, a true minus."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def mean(row: Row) -> str:
+    """``66.12 ± 0.45``: mean over seeds and half-width of its interval, the latter from two on."""
+    if row.seed_interval is None:
+        return f"{row.mean:.2f}"
+    return f"{row.mean:.2f} ± {row.seed_interval[1] - row.mean:.2f}"
+
+
+def configuration(row: Row) -> str:
+    """What tells a row from others of its method: preset, overrides, external."""
+    preset = [] if row.preset in ("", "paper", "external") else [row.preset]
+    return ", ".join([*preset, *row.overrides, *(["external"] if row.external else [])])
+
+
+def track_title(track: Track) -> str:
+    """The encoder's name, or that there is none."""
+    return track.encoder or "Predictions made elsewhere"
+
+
+def size(corpus: CorpusBoard) -> str:
+    """``7 emotions · 2,610 test utterances in 280 dialogues``."""
+    text = f"{len(corpus.labels)} emotions · {corpus.utterances:,} test utterances"
+    return text + (f" in {corpus.dialogues:,} dialogues" if corpus.dialogues else "")

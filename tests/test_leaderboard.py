@@ -1,0 +1,532 @@
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+from sklearn.metrics import f1_score
+from synthetic_records import SMALL, Method, older, record, write_records
+
+from erc_bench.errors import ErcBenchError
+from erc_bench.leaderboard import build, check, compare_methods, latex, read_board, rescore
+from erc_bench.leaderboard.published import read_published
+from erc_bench.leaderboard.runs import dialogues_of
+from erc_bench.records import read_record, write_record
+
+ROOT = Path(__file__).parent.parent
+GOOD, EQUAL, BAD = Method("good", 0.5), Method("equal", 0.5), Method("bad", -0.3)
+SIZE = 80
+NAMES = ("README.md", "index.html", "leaderboard.csv", "leaderboard.json")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Records of three methods, two of them equal, on two corpora; trials; something external."""
+    root = tmp_path_factory.mktemp("leaderboard")
+    write_records(root, [GOOD, EQUAL, BAD], ["meld", "emorynlp"], SIZE)
+    small = [Method("good", 0.2, (1, 2), SMALL, "small"), Method("bad", 0.0, (4,), SMALL, "small")]
+    write_records(root, small, ["meld"], SIZE)
+    elsewhere = {"external": True, "encoder": None, "training": {}, "context": None}
+    write_records(
+        root, [Method("my-llm", 0.6, (0,), "", "external", changes=elsewhere)], ["meld"], SIZE
+    )
+    write_records(root, [Method("good", -1, (1,), preset="smoke")], ["meld"], SIZE)
+    write_records(root, [Method("bad", 0.9, (1, 2))], ["demo"], 20)
+    read_board(root)
+    return root
+
+
+@pytest.fixture
+def root(written, tmp_path):
+    """A copy of it to change."""
+    return shutil.copytree(written, tmp_path / "leaderboard")
+
+
+def tracks(root, corpus="meld"):
+    board = read_board(root)
+    return {t.encoder: t for c in board.corpora if c.name == corpus for t in c.tracks}
+
+
+def ranks(track):
+    return {row.method: row.rank for row in track.rows}
+
+
+def contents(root):
+    return {name: (root / name).read_bytes() for name in NAMES}
+
+
+# --- what is published
+
+
+def test_published_values():
+    rows = {
+        (row.key, corpus): row.weighted_f1
+        for corpus, rows in read_published(ROOT / "leaderboard").rows.items()
+        for row in rows
+    }
+    expected = {
+        "yu2024eacl": (67.12, 70.41, 40.24),
+        "song2022spcl": (67.25, 69.74, 40.94),
+        "hu2023sacl": (66.45, 69.22, None),
+        "li2020speaker": (61.90, None, 35.92),
+        "majumder2019dialoguernn": (57.03, 62.75, None),
+        "ghosal2020cosmic": (65.21, 65.28, 38.11),
+        "shen2021dagerc": (63.65, 68.03, 39.02),
+        "lee2022compm": (66.52, 66.33, 37.37),
+        "kim2021emoberta": (65.61, 68.57, None),
+        "li2022cogbart": (64.81, 66.18, 39.04),
+        "lei2023instructerc": (69.15, 71.39, 41.37),
+        "xue2024bioserc": (69.83, 71.19, 41.68),
+    }
+    for key, values in expected.items():
+        for corpus, value in zip(("meld", "iemocap", "emorynlp"), values, strict=True):
+            assert rows.pop((key, corpus), None) == value
+    assert rows == {("hu2023sacl", "emorynlp-reduced"): 39.65, ("hu2023sacl", "iemocap-4"): 80.74}
+
+
+def test_what_is_known_of_the_published_rows(tmp_path):
+    published = read_published(tmp_path)
+    meld = {row.method: row for row in published.rows["meld"]}
+    assert (meld["SPCL-CL"].seeds, meld["SACL-LSTM"].seeds, meld["EACL"].seeds) == (3, 5, None)
+    assert meld["InstructERC"].selection == "test"
+    assert meld["SACL-LSTM"].per_class["fear"] == 26.23
+    assert meld["Speaker-MTL"].accuracy == 62.45
+    assert all(re.fullmatch(r"arXiv:\d{4}\.\d{5}", row.paper) for row in published.all())
+    assert all(row.link == f"https://arxiv.org/abs/{row.paper[6:]}" for row in published.all())
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
+        ({"paper": {}}, "unknown key 'paper'. Did you mean 'papers'"),
+        ({"papers": {"x": {"method": "X"}}}, "papers.x needs a method and results"),
+        ({"papers": {"x": {"method": "X", "results": {"meld": {"f1": 3}}}}}, "unknown key 'f1'"),
+        (
+            {"papers": {"x": {"method": "X", "results": {"meld": {"weighted_f1": 670}}}}},
+            "percentage",
+        ),
+        (
+            {
+                "papers": {
+                    "x": {"method": "X", "context": "none", "results": {"meld": {"weighted_f1": 6}}}
+                }
+            },
+            "context must be past or full, not 'none'",
+        ),
+        (
+            {"papers": {"x": {"method": "X", "seeds": 0, "results": {"meld": {"weighted_f1": 6}}}}},
+            "seeds must be a whole number",
+        ),
+        (["x"], "must be a mapping"),
+    ],
+)
+def test_a_wrong_sheet_says_where(tmp_path, sheet, message):
+    (tmp_path / "published.yaml").write_text(yaml.safe_dump(sheet))
+    with pytest.raises(ErcBenchError, match=re.escape(message)):
+        read_published(tmp_path)
+
+
+# --- rows, tracks, ranks
+
+
+def test_one_row_a_configuration_and_its_seeds_are_its_points(written):
+    row = next(r for r in tracks(written)[GOOD.encoder].rows if r.method == "good")
+    made = [record(GOOD, "meld", seed, SIZE) for seed in GOOD.seeds]
+    of_seed = [
+        100
+        * f1_score(
+            r["predictions"]["test"]["gold"],
+            r["predictions"]["test"]["predicted"],
+            average="weighted",
+        )
+        for r in made
+    ]
+    assert row.seeds == [1, 2, 3]
+    assert row.values == pytest.approx(of_seed, abs=1e-4)
+    assert row.mean == pytest.approx(np.mean(of_seed), abs=1e-4)
+    assert row.sd == pytest.approx(np.std(of_seed, ddof=1), abs=1e-4)
+    assert row.seed_interval[0] < row.mean < row.seed_interval[1]
+    assert row.interval[0] < row.mean < row.interval[1]
+    for name in ("accuracy", "macro_f1"):
+        stored = np.mean([r["metrics"]["test"][name] for r in made])
+        assert getattr(row, name) == pytest.approx(stored, abs=1e-4)
+    assert np.sum(row.confusion) == pytest.approx(len(made[0]["predictions"]["test"]["gold"]))
+    assert {s["kind"] for s in row.slices} == {"emotion", "position", "length", "speaker", "text"}
+    assert row.cost["peak_memory_mib"] == pytest.approx(9002.5)
+
+
+def test_methods_that_can_not_be_told_apart_share_a_rank(written):
+    for corpus in ("meld", "emorynlp"):
+        track = tracks(written, corpus)[GOOD.encoder]
+        assert ranks(track) == {"good": 1, "equal": 1, "bad": 3}
+        assert [row.mean for row in track.rows] == sorted(
+            (r.mean for r in track.rows), reverse=True
+        )
+        for pair in track.pairs:
+            names = {track.rows[pair.first].method, track.rows[pair.second].method}
+            assert pair.resolved == (names != {"good", "equal"})
+            assert pair.p <= pair.p_holm
+            assert pair.paired_seeds == [1, 2, 3]
+
+
+def test_tracks_hold_one_encoder_and_one_seed_is_not_ranked(written):
+    found = tracks(written)
+    assert list(found) == [GOOD.encoder, SMALL, ""]
+    assert ranks(found[SMALL]) == {"good": 1, "bad": None}
+    assert [row.unranked for row in found[SMALL].rows] == ["", "one seed"]
+    assert [row.external for row in found[""].rows] == [True]
+    assert found[""].rows[0].context == "unknown"
+
+
+def test_trials_are_never_in_the_ranking(written):
+    board = read_board(written)
+    assert "demo" not in {corpus.name for corpus in board.corpora}
+    assert all(r.preset != "smoke" for c in board.corpora for t in c.tracks for r in t.rows)
+    assert [(c.name, [r.method for t in c.tracks for r in t.rows]) for c in board.trials] == [
+        ("demo", ["bad"]),
+        ("meld", ["good"]),
+    ]
+    for corpus in board.trials:
+        assert not corpus.published
+        assert all(row.rank is None for track in corpus.tracks for row in track.rows)
+
+
+def test_another_test_set_is_not_ranked(root):
+    path = next((root / "records/meld/equal").glob("*.json")).parent
+    for file in path.iterdir():
+        changed = read_record(file)
+        for key in ("ids", "gold", "predicted", "probabilities", "dialogue"):
+            changed["predictions"]["test"][key] = changed["predictions"]["test"][key][:-1]
+        facts = changed["predictions"]["test"]["facts"]
+        changed["predictions"]["test"]["facts"] = {k: v[:-1] for k, v in facts.items()}
+        write_record(file, changed)
+    rescore(root)
+    track = tracks(root)[GOOD.encoder]
+    assert ranks(track) == {"good": 1, "equal": None, "bad": 2}
+    assert {r.method: r.unranked for r in track.rows}["equal"] == "another test set"
+
+
+def test_the_published_figure_stands_beside_ours_and_is_not_ranked(tmp_path):
+    write_records(tmp_path, [Method("spcl", 0.2), Method("eacl", 0.1), Method("sacl-lstm", 0)])
+    rows = {row.method: row for row in tracks(tmp_path)[GOOD.encoder].rows}
+    spcl = rows["spcl"].published
+    assert spcl["weighted_f1"] == 67.25
+    assert spcl["difference"] == pytest.approx(rows["spcl"].mean - 67.25, abs=1e-3)
+    assert spcl["interval"][0] < spcl["difference"] < spcl["interval"][1]
+    assert spcl["differs"] == []
+    assert rows["eacl"].published["differs"] == ["selected on test", "seeds not known"]
+    assert rows["sacl-lstm"].published["differs"] == ["encoder roberta-large"]
+    assert rows["spcl"].title == "SPCL-CL"
+    assert set(ranks(tracks(tmp_path)[GOOD.encoder])) == {"spcl", "eacl", "sacl-lstm"}
+
+
+def test_a_figure_on_another_release_is_beside_none_of_ours(tmp_path):
+    write_records(tmp_path, [Method("sacl-lstm")], ["emorynlp", "emorynlp-reduced"])
+    full, reduced = (tracks(tmp_path, c) for c in ("emorynlp", "emorynlp-reduced"))
+    assert full[GOOD.encoder].rows[0].published is None
+    assert reduced[GOOD.encoder].rows[0].published["weighted_f1"] == 39.65
+
+
+# --- what is written
+
+
+def test_same_input_same_bytes(root, tmp_path):
+    assert {p.name for p in build(root).paths} == set(NAMES)
+    first = contents(root)
+    build(root)
+    assert contents(root) == first
+    shutil.rmtree(root / ".cache")
+    moved = shutil.copytree(root, tmp_path / "elsewhere")
+    build(moved)
+    assert contents(moved) == first
+
+
+def test_check_tells_what_is_stale(root):
+    assert {path.name for path in check(root)} == set(NAMES)
+    build(root)
+    assert check(root) == []
+    (root / "README.md").write_text("edited")
+    assert check(root) == [root / "README.md"]
+    build(root)
+    write_records(root, [Method("new", 0.1)], dialogues=SIZE)
+    assert {path.name for path in check(root)} == set(NAMES)
+
+
+def test_a_changed_record_is_seen(root):
+    before = tracks(root)[GOOD.encoder]
+    path = root / f"records/meld/good/{GOOD.config_hash}-seed1.json"
+    changed = read_record(path)
+    test = changed["predictions"]["test"]
+    test["predicted"] = test["gold"]
+    write_record(path, changed)
+    rescore(root)
+    after = tracks(root)[GOOD.encoder]
+    assert max(max(row.values) for row in before.rows) < 100
+    assert max(max(row.values) for row in after.rows) == 100
+
+
+def test_a_damaged_cache_does_no_harm(root):
+    build(root)
+    first = contents(root)
+    for path in (root / ".cache").glob("*.json"):
+        path.write_text("{")
+    build(root)
+    assert contents(root) == first
+
+
+def test_the_cache_holds_no_more_than_is_used_and_git_ignores_it(root):
+    build(root)
+    before = set((root / ".cache").iterdir())
+    shutil.rmtree(root / "records" / "emorynlp")
+    build(root)
+    assert set((root / ".cache").iterdir()) < before
+    assert (root / ".cache" / ".gitignore").read_text() == "*\n"
+
+
+def test_the_files_hold_what_the_board_holds(root):
+    build(root)
+    data = json.loads((root / "leaderboard.json").read_text())
+    assert [c["name"] for c in data["corpora"]][:2] == ["meld", "iemocap"]
+    assert "NaN" not in (root / "leaderboard.json").read_text()
+    with (root / "leaderboard.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    ours = {
+        (r["corpus"], r["method"]): r
+        for r in rows
+        if r["kind"] == "ours" and "simcse" in r["encoder"]
+    }
+    assert ours["meld", "bad"]["rank"] == "3"
+    assert {r["kind"] for r in rows} == {"ours", "external", "trial", "published"}
+    assert all(r["rank"] == "" for r in rows if r["kind"] != "ours")
+    text = (root / "README.md").read_text()
+    assert text.index("## MELD") < text.index("## EmoryNLP") < text.index("## Trials")
+    assert "are no benchmark" in text
+    assert str(root) not in text + (root / "index.html").read_text()
+
+
+def test_an_empty_folder_still_gives_the_published_rows(tmp_path):
+    built = build(tmp_path)
+    assert built.skipped == []
+    page = (tmp_path / "index.html").read_text()
+    assert "InstructERC" in page
+    assert "No run on MELD is recorded yet" in page
+    assert "erc-bench run --method all --dataset meld" in (tmp_path / "README.md").read_text()
+    assert "\\citep{xue2024bioserc} & 69.83 & 71.19 & 41.68" in latex(tmp_path)
+    assert check(tmp_path) == []
+
+
+def test_latex_is_a_booktabs_table(root):
+    write_records(root, [Method("a_b&c", 0.5, changes={"overrides": ["x_y=5%"]})], dialogues=SIZE)
+    text = latex(root)
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert [text.count(rule) for rule in (r"\toprule", r"\bottomrule", r"\end{tabular}")] == [
+        1,
+        1,
+        1,
+    ]
+    assert all(line.count(" & ") == 2 for line in body if "multicolumn" not in line)
+    assert "EACL \\citep{yu2024eacl} & 67.12$^\\dagger$ & 40.24" in text
+    assert r"a\_b\&c (x\_y=5\%)" in text
+    assert r"\textbf{" in next(line for line in body if line.startswith("good &"))
+    assert r"\textbf{" not in next(line for line in body if line.startswith("bad &"))
+    assert "demo" not in text.lower()
+
+
+# --- older and broken records
+
+
+def test_a_record_of_schema_1_is_read_without_slices(tmp_path):
+    write_records(tmp_path, [GOOD], dialogues=80)
+    write_records(tmp_path, [BAD], dialogues=80)
+    for path in (tmp_path / "records/meld/bad").iterdir():
+        write_record(path, older(read_record(path)))
+    track = tracks(tmp_path)[GOOD.encoder]
+    assert ranks(track) == {"good": 1, "bad": 2}
+    assert [bool(row.slices) for row in track.rows] == [True, False]
+    assert build(tmp_path).skipped == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (["test-d0-u0", "test-d0-u1", "test-d3-u0"], [0, 0, 1]),
+        (["s01_e02_c03_u001", "s01_e02_c03_u002", "s01_e02_c04_u001"], [0, 0, 1]),
+        (["a-1", "b-1", "a-2"], None),
+        (["a-1", "what"], None),
+    ],
+)
+def test_dialogues_from_ids(ids, expected):
+    assert dialogues_of(ids) == expected
+
+
+def test_without_dialogues_nothing_is_ranked(tmp_path):
+    write_records(tmp_path, [GOOD])
+    for path in (tmp_path / "records/meld/good").iterdir():
+        old = older(read_record(path))
+        old["predictions"]["test"]["ids"] = [
+            f"{i}" for i, _ in enumerate(old["predictions"]["test"]["ids"])
+        ]
+        write_record(path, old)
+    row = tracks(tmp_path)[GOOD.encoder].rows[0]
+    assert (row.rank, row.unranked, row.interval) == (None, "the dialogues are not known", None)
+    assert row.seed_interval is not None
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda r: "{", "is not a readable record"),
+        (lambda r: "[1, 2]", "is not a record"),
+        (lambda r: json.dumps({**r, "schema": 99}), "has schema 99"),
+        (lambda r: json.dumps({**r, "schema": "two"}), "its schema is 'two'"),
+        (lambda r: json.dumps({k: v for k, v in r.items() if k != "labels"}), "lacks labels"),
+        (lambda r: json.dumps({**r, "labels": ["joy", "anger"]}), "something else than classes"),
+        (lambda r: json.dumps({**r, "predictions": {}}), "there is no 'test'"),
+        (lambda r: json.dumps({**r, "metrics": {"test": {"weighted_f1": 99.0}}}), "rescore"),
+        (lambda r: json.dumps({**r, "metrics": None}), "damaged record"),
+        (lambda r: json.dumps({**r, "seed": 1}), "holds the same run as"),
+    ],
+)
+def test_a_broken_record_is_named_and_left_out(tmp_path, damage, reason):
+    paths = write_records(tmp_path, [GOOD])
+    paths[1].write_text(damage(read_record(paths[1])))
+    built = build(tmp_path)
+    file = paths[1].relative_to(tmp_path).as_posix()
+    assert [s.file for s in built.skipped] == [file]
+    assert reason in built.skipped[0].reason
+    assert file in built.skipped[0].reason
+    assert str(tmp_path) not in built.skipped[0].reason
+    assert tracks(tmp_path)[GOOD.encoder].rows[0].seeds == [1, 3]
+    assert built.skipped[0].reason in (tmp_path / "README.md").read_text()
+
+
+# --- compare
+
+
+def shown(comparison):
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    comparison.render(console)
+    return console.export_text()
+
+
+def test_compare_two_methods(written):
+    found = compare_methods(written, "good", "bad", "emorynlp")
+    assert found.result.difference > 3
+    assert found.result.p < 0.05
+    assert found.result.seeds == (1, 2, 3)
+    text = shown(found)
+    assert "good is better by" in text
+    assert "Paired over dialogues and the seeds 1, 2, 3." in text
+    assert "F1 surprise" in text
+    back = compare_methods(written, "bad", "good", "emorynlp")
+    assert back.result.difference == pytest.approx(-found.result.difference)
+    same = compare_methods(written, "good", "equal", "meld", preset="paper")
+    assert "can not be told apart" in shown(same)
+
+
+def test_compare_with_one_seed_says_so(written):
+    found = compare_methods(written, "good:small", "bad:small", "meld")
+    assert not found.result.covers_seeds
+    assert "With one seed this says nothing about other seeds." in shown(found)
+    external = compare_methods(written, "my-llm", "good:paper", "meld")
+    assert any("encoders differ" in caveat for caveat in external.caveats)
+
+
+def test_compare_with_a_published_figure(tmp_path):
+    write_records(tmp_path, [Method("spcl", 0.2)])
+    found = compare_methods(tmp_path, "spcl", "lei2023instructerc", "meld")
+    assert found.b.values == [69.15]
+    assert found.result.difference == pytest.approx(np.mean(found.a.values) - 69.15)
+    assert "selected on test." in found.caveats
+    assert "as published" in shown(found)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ("god", "bad", "There is no record of 'god' on meld. Did you mean 'good'"),
+        ("good:large", "bad", "No configuration of 'good' on meld is 'large'"),
+        ("good", "good", "can mean several configurations"),
+        ("my-llm", "my-llm", "are the same runs"),
+        ("my-llm", "good", "can mean several configurations; say which, for example"),
+    ],
+)
+def test_compare_says_what_it_can_not_find(written, a, b, message):
+    with pytest.raises(ErcBenchError, match=re.escape(message)):
+        compare_methods(written, a, b, "meld")
+
+
+# --- rescore
+
+
+def test_rescore_finds_nothing_to_change_in_sound_records(written):
+    found = rescore(written)
+    assert found.records == len(list((written / "records").glob("*/*/*.json")))
+    assert (found.changed, found.broken) == ([], [])
+
+
+def test_rescore_puts_metrics_right_and_names_what_is_broken(root):
+    files = sorted((root / "records/meld/good").glob("*.json"))
+    truth = read_record(files[0])
+    wrong = json.loads(json.dumps(truth))
+    wrong["metrics"]["test"]["weighted_f1"] = 99.0
+    wrong["metrics"]["dev"]["per_class"]["joy"]["f1"] = 1.0
+    wrong["metrics"]["test"]["speaker_accuracy"] = 12.5
+    write_record(files[0], wrong)
+    files[1].write_text("{")
+    found = rescore(root)
+    assert [c.file for c in found.changed] == [files[0].relative_to(root).as_posix()]
+    assert found.changed[0].figures[0].startswith("dev per_class")
+    assert found.changed[0].figures[1].startswith("test weighted_f1 99.0000 → ")
+    assert [b.file for b in found.broken] == [files[1].relative_to(root).as_posix()]
+    assert str(root) not in found.broken[0].reason
+    fixed = read_record(files[0])
+    assert fixed["metrics"]["test"].pop("speaker_accuracy") == 12.5
+    for split in ("dev", "test"):
+        for name in ("weighted_f1", "accuracy", "macro_f1"):
+            assert fixed["metrics"][split][name] == pytest.approx(
+                truth["metrics"][split][name], abs=1e-3
+            )
+    assert fixed["metrics"]["dev"]["per_class"]["joy"]["f1"] == pytest.approx(
+        truth["metrics"]["dev"]["per_class"]["joy"]["f1"], abs=1e-3
+    )
+    assert files[1].read_text() == "{"
+
+
+# --- cost
+
+
+def test_nothing_heavy_is_imported(written):
+    code = (
+        "import sys, pathlib, erc_bench.leaderboard as l; l.build(pathlib.Path(sys.argv[1]));"
+        "heavy = {'torch', 'transformers', 'lightning', 'datasets', 'wandb'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(written)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_a_thousand_records_in_ten_seconds(tmp_path):
+    encoders = ("one", "two", "three")
+    methods = [
+        Method(f"m{i:02}", 0.02 * i, range(1, 6), encoders[i % 3], seed_sd=0.03) for i in range(50)
+    ]
+    corpora = ("meld", "emorynlp", "iemocap", "iemocap-4")
+    assert len(write_records(tmp_path, methods, corpora, 280)) == 1000
+    build(tmp_path)
+    write_records(tmp_path, methods[:1], corpora[:1], 279)
+    start = time.process_time()
+    built = build(tmp_path)
+    assert time.process_time() - start < 10
+    assert len(json.loads((tmp_path / "leaderboard.json").read_text())["corpora"][0]["tracks"]) == 3
+    assert built.skipped == []

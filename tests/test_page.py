@@ -1,0 +1,207 @@
+"""The leaderboard's page in a real browser."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from synthetic_records import SMALL, Method, write_records
+
+from erc_bench.leaderboard import build
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None:
+    pytest.skip("there is no Chromium on this system", allow_module_level=True)
+
+ARGUMENTS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+METHODS = [
+    Method("eacl", 0.3),
+    Method("spcl", 0.3),
+    Method("sacl-lstm", -0.2, context="full"),
+    Method(
+        "a-method-with-quite-a-long-name", 0.1, (1, 2), changes={"overrides": ["temperature=0.07"]}
+    ),
+    Method("finetune", 0.0, (1,), SMALL, "small"),
+    Method("eacl", -0.5, (1,), SMALL, "smoke"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with sync_api.sync_playwright() as playwright:
+        profile = tmp_path_factory.mktemp("profile")
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, args=ARGUMENTS, headless=True
+        )
+        yield context.browser or context
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> str:
+    root = tmp_path_factory.mktemp("leaderboard")
+    write_records(root, METHODS, ["meld"], 60)
+    write_records(root, METHODS[:3], ["emorynlp"], 60)
+    build(root)
+    return (root / "index.html").as_uri()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open an address in a fresh context; console errors and requests are watched to the end."""
+    contexts, errors, requests, opened = [], [], [], set()
+
+    def open_page(address: str, width: int = 1280, **options):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        opened.add(address)
+        page = context.new_page()
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+    assert {url.partition("#")[0] for url in requests if not url.startswith("data:")} == opened
+
+
+def overflows(page) -> list[str]:
+    """Whatever reaches beyond the window to the right, but for what scrolls by itself."""
+    return page.evaluate(
+        """() => {
+          const wide = document.documentElement.clientWidth;
+          const found = document.documentElement.scrollWidth > wide ? ["page"] : [];
+          for (const e of document.querySelectorAll("body *")) {
+            if (e.closest("svg, .scroll") || !e.getClientRects().length) continue;
+            if (e.getBoundingClientRect().right > wide + 1) found.push(e.outerHTML.slice(0, 90));
+          }
+          return found;
+        }"""
+    )
+
+
+def methods(page) -> list[str]:
+    """Titles in the first table that shows, from the top."""
+    return page.locator(".panel:visible .board").first.locator(".title").all_inner_texts()
+
+
+def test_tabs_switch(visit, address):
+    page = visit(address)
+    tabs = page.get_by_role("tab")
+    assert tabs.all_inner_texts()[:3] == ["MELD", "IEMOCAP", "EmoryNLP"]
+    assert page.locator(".panel:visible").count() == 1
+    assert page.locator("#meld").is_visible()
+    page.get_by_role("tab", name="EmoryNLP", exact=True).click()
+    assert page.locator("#emorynlp").is_visible()
+    assert not page.locator("#meld").is_visible()
+    assert page.get_by_role("tab", selected=True).inner_text() == "EmoryNLP"
+    assert page.url.endswith("#emorynlp")
+    page.reload()
+    assert page.locator("#emorynlp").is_visible()
+
+
+def test_tabs_by_keyboard(visit, address):
+    page = visit(address)
+    page.get_by_role("tab", name="MELD", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#iemocap").is_visible()
+    page.keyboard.press("End")
+    assert page.locator("#trials").is_visible()
+    assert "Not a benchmark" in page.locator("#trials").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#meld").is_visible()
+
+
+def test_sorting(visit, address):
+    page = visit(address)
+    table = page.locator(".panel:visible .board").first
+    first = methods(page)
+    assert sorted(first) == ["EACL", "SACL-LSTM", "SPCL-CL", "a-method-with-quite-a-long-name"]
+    table.get_by_role("button", name="Weighted-F1").click()
+    values = [float(v) for v in table.locator("td.value strong").all_inner_texts()]
+    assert values == sorted(values, reverse=True)
+    table.get_by_role("button", name="Weighted-F1").click()
+    values = [float(v) for v in table.locator("td.value strong").all_inner_texts()]
+    assert values == sorted(values)
+    table.get_by_role("button", name="Method", exact=True).click()
+    assert methods(page) == sorted(first, key=str.casefold)
+    assert table.locator("th[aria-sort=ascending]").inner_text() == "Method"
+    table.get_by_role("button", name="Rank").click()
+    ranks = [int(r) for r in table.locator("td.rank").all_inner_texts()]
+    assert ranks == sorted(ranks)
+
+
+def test_details_open_by_keyboard_and_stay_with_their_row(visit, address):
+    page = visit(address)
+    button = page.locator(".panel:visible").get_by_role("button", name="SACL-LSTM")
+    assert button.get_attribute("aria-expanded") == "false"
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true"
+    detail = page.locator("#" + button.get_attribute("aria-controls"))
+    text = detail.inner_text()
+    for part in ("F1 by emotion", "surprise", "shift", "not in train", "Memory", "GiB", "Device"):
+        assert part in text
+    assert detail.locator(".matrix td").count() == 49
+    page.locator(".panel:visible .board").first.get_by_role(
+        "button", name="Method", exact=True
+    ).click()
+    assert detail.is_visible()
+    assert "SACL-LSTM" in detail.locator("xpath=..").inner_text()
+
+
+@pytest.mark.parametrize("width", [320, 390, 820, 1100, 1280])
+def test_nothing_overflows(visit, address, width):
+    page = visit(address, width)
+    for tab in page.get_by_role("tab").all():
+        tab.click()
+        for button in page.locator(".panel:visible .open").all():
+            button.click()
+        for summary in page.locator(".panel:visible summary").all():
+            summary.click()
+        assert overflows(page) == []
+
+
+def luminance(page, selector: str, name: str) -> float:
+    """Relative luminance 0…1 of a colour of an element."""
+    colour = page.eval_on_selector(selector, f"e => getComputedStyle(e).{name}")
+    channels = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_are_legible(visit, address, scheme):
+    page = visit(address, color_scheme=scheme)
+    ground = luminance(page, "body", "backgroundColor")
+    assert (ground < 0.1) == (scheme == "dark")
+    for selector in ("body", ".muted", ".lead", ".panel th button"):
+        ink = luminance(page, selector, "color")
+        assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) >= 4.5
+    page.get_by_role("button", name="Change between light and dark").click()
+    assert (luminance(page, "body", "backgroundColor") < 0.1) == (scheme == "light")
+    page.reload()
+    assert (luminance(page, "body", "backgroundColor") < 0.1) == (scheme == "light")
+
+
+def test_without_script_everything_is_there(visit, address):
+    page = visit(address, java_script_enabled=False)
+    assert page.locator("#meld").is_visible()
+    assert page.locator("#emorynlp").is_visible()
+    assert page.locator("#trials").is_visible()
+
+
+def test_an_empty_leaderboard(visit, tmp_path: Path):
+    build(tmp_path)
+    page = visit((tmp_path / "index.html").as_uri(), 390)
+    assert "No run on MELD is recorded yet" in page.locator("#meld").inner_text()
+    assert page.locator("#meld .papers .entry").count() == 12
+    assert page.get_by_role("tab", name="Trials").count() == 0
+    assert overflows(page) == []
