@@ -1,0 +1,1 @@
+"""Measurements one can repeat: python -m benchmarks.NAME."""
