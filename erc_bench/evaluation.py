@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import (
     multiclass_precision,
     multiclass_recall,
 )
+from torchmetrics.utilities.data import dim_zero_cat
 
 
 class Predictions(Metric):
@@ -40,8 +41,7 @@ class Predictions(Metric):
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Rows in corpus order ``(N,)`` and their scores ``(N, C)``, on the CPU."""
-        rows = torch.cat(list(self.rows)).cpu()
-        scores = torch.cat(list(self.scores)).cpu()
+        rows, scores = dim_zero_cat(self.rows).cpu(), dim_zero_cat(self.scores).cpu()
         order = torch.argsort(rows, stable=True)
         first = torch.ones_like(order, dtype=torch.bool)
         first[1:] = rows[order][1:] != rows[order][:-1]

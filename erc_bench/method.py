@@ -179,4 +179,5 @@ class ErcMethod(LightningModule):
 
     def take_predictions(self, split: str) -> tuple[Tensor, Tensor]:
         """Rows ``(N,)`` in corpus order and scores ``(N, C)``; they are forgotten here."""
-        return self.predictions.pop(split).compute()
+        rows, scores = self.predictions.pop(split).compute()
+        return rows.reshape(-1), scores  # torchmetrics squeezes a single row

@@ -6,6 +6,8 @@ checkpoints. A record appears under its name only when it is complete.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -25,6 +27,20 @@ SCHEMA = 2
 
 IDENTITY = ("method", "dataset", "config_hash", "seed")
 REQUIRED = ("schema", *IDENTITY, "labels", "metrics", "predictions")
+
+
+UNWRITABLE = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EEXIST,
+        errno.ENOTDIR,
+    }
+)
+"""Numbers of the errors of a place that is full, closed, or no folder."""
 
 
 class RecordError(ErcBenchError):
@@ -60,7 +76,8 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> ErcBenchError:

@@ -31,6 +31,7 @@ from erc_bench.method import ErcMethod
 from erc_bench.progress import Stopwatch, say
 from erc_bench.records import (
     SCHEMA,
+    UNWRITABLE,
     cannot_write,
     finished,
     record_path,
@@ -92,7 +93,9 @@ def run(
     except Timeout:
         raise ErcBenchError(f"Another process is at the run {experiment.name}.") from None
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        if error.errno in UNWRITABLE:
+            raise cannot_write(folder, error) from error
+        raise
     return Outcome(record, path, clock.seconds)
 
 
@@ -228,7 +231,8 @@ def _save_model(method: ErcMethod, path: Path) -> None:
     checkpoint: dict[str, Any] = {"state_dict": method.state_dict()}
     method.on_save_checkpoint(checkpoint)
     try:
-        torch.save(checkpoint, temporary)
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,70 @@
+"""The configuration: layers, types, ranges, and errors that name the nearest key."""
+
+import pytest
+import yaml
+
+from erc_bench.config import PRESETS, method_sheet, resolve
+from erc_bench.errors import ErcBenchError
+from erc_bench.registry import corpus_names, method_names
+
+
+@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_method_resolves_on_every_corpus(method: str, preset: str) -> None:
+    hashes = [resolve(method, name, preset=preset).hash for name in corpus_names()]
+    assert all(len(digits) == 12 for digits in hashes)
+    assert method_sheet(method)["context"] in ("past", "full")
+
+
+def test_later_layers_win() -> None:
+    paper = resolve("eacl", "meld").config
+    small = resolve("eacl", "meld", preset="small").config
+    ours = resolve("eacl", "meld", preset="small", overrides=["batch_size=7"]).config
+    assert (paper.batch_size, paper.encoder) == (64, "princeton-nlp/sup-simcse-roberta-large")
+    assert small.encoder == "sentence-transformers/all-MiniLM-L6-v2"
+    assert small.batch_size == 32
+    assert ours.batch_size == 7
+    assert ours.encoder == small.encoder
+
+
+def test_the_hash_is_over_the_settings_alone() -> None:
+    one = resolve("eacl", "meld")
+    assert one.hash == resolve("eacl", "meld", seed=2).hash
+    assert one.hash == resolve("eacl", "meld", overrides=["batch_size=64"]).hash
+    assert one.hash != resolve("eacl", "meld", overrides=["evaluation.oracle=true"]).hash
+
+
+def test_the_printed_configuration_is_yaml_with_every_setting() -> None:
+    experiment = resolve("eacl", "demo", preset="smoke", seed=3)
+    printed = yaml.safe_load(experiment.to_yaml())
+    assert printed["config"] == experiment.settings
+    assert printed["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["batchsize=3"], ["'batchsize'", "Did you mean 'batch_size'?"]),
+        (["evaluation.orcale=true"], ["'evaluation.oracle'"]),
+        (["epochs=many"], ["epochs", "many"]),
+        (["epochs=0"], ["epochs=0", "too small"]),
+        (["temperature=0"], ["temperature"]),
+        (["representation=mean"], ["representation", "mean"]),
+        (["epochs"], ["'epochs'", "key=value"]),
+        (["evaluation=3"], ["evaluation"]),
+        (["=3"], ["key=value"]),
+        (["epochs=[1"], ["epochs=[1"]),
+    ],
+)
+def test_a_wrong_override_is_named(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(ErcBenchError) as caught:
+        resolve("eacl", "meld", overrides=overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_wrong_preset_or_method_names_the_nearest() -> None:
+    with pytest.raises(ErcBenchError, match="Did you mean 'small'"):
+        resolve("eacl", "meld", preset="smal")
+    with pytest.raises(ErcBenchError, match="Did you mean 'eacl'"):
+        resolve("eacel", "meld")

@@ -1,0 +1,194 @@
+"""A run from configuration to record: seeds, selection, resumption, what is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from erc_bench.config import Experiment, resolve
+from erc_bench.errors import ErcBenchError
+from erc_bench.evaluation import evaluate
+from erc_bench.records import read_record, record_path, run_folder
+from erc_bench.registry import corpus_source
+from erc_bench.runner import run
+
+QUICK = ("precision=float32", "max_len=48", "batch_size=32", "encoder_lr=0.003", "lr=0.003")
+
+
+@pytest.fixture(scope="module")
+def quick(tiny_encoder: str):
+    """EACL on demo for a few batches an epoch; further overrides and a seed can be given."""
+
+    def experiment(*overrides: str, seed: int = 1) -> Experiment:
+        settings = [f"encoder={tiny_encoder}", "max_batches=6", "epochs=3", *QUICK, *overrides]
+        return resolve("eacl", "demo", preset="smoke", seed=seed, overrides=settings)
+
+    return experiment
+
+
+@pytest.fixture(scope="module")
+def finished_run(quick, tmp_path_factory: pytest.TempPathFactory):
+    """One finished run, with the oracle gap."""
+    root = tmp_path_factory.mktemp("root")
+    experiment = quick("evaluation.oracle=true")
+    return root, experiment, run(experiment, root)
+
+
+def predictions(record: dict) -> dict:
+    return {split: record["predictions"][split]["probabilities"] for split in ("dev", "test")}
+
+
+def test_the_record_says_what_was_done_and_what_came_out(finished_run, demo) -> None:
+    root, experiment, outcome = finished_run
+    record = read_record(record_path(root, experiment))
+    assert record == json.loads(json.dumps(outcome.record))
+    assert (record["method"], record["dataset"], record["seed"]) == ("eacl", "demo", 1)
+    assert record["config"] == experiment.settings
+    assert record["config_hash"] == experiment.hash
+    assert record["dataset_digest"] == demo.digest
+    assert (record["context"], record["selection"]) == ("past", "dev weighted_f1")
+    assert len(record["encoder"]["digest"]) == 64
+    assert record["training"]["epochs"] == len(record["training"]["curves"]) == 3
+    assert record["training"]["utterances_per_second"] > 0
+    assert record["training"]["peak_memory_mib"] > 100
+    assert record["environment"]["versions"]["torch"] == torch.__version__
+
+
+def test_every_labelled_utterance_is_predicted_once_in_corpus_order(finished_run, demo) -> None:
+    record = finished_run[2].record
+    for split in ("dev", "test"):
+        stored = record["predictions"][split]
+        wanted = [u for d in demo.dialogues(split) for u in d.utterances if u.label is not None]
+        assert stored["ids"] == [u.id for u in wanted]
+        assert stored["gold"] == [u.label for u in wanted]
+        again = evaluate(
+            torch.tensor(stored["predicted"]), torch.tensor(stored["gold"]), record["labels"]
+        )
+        for figure, value in again.items():
+            assert record["metrics"][split][figure] == value
+
+
+def test_dev_selects_and_the_oracle_gap_is_apart(finished_run) -> None:
+    record = finished_run[2].record
+    curves = record["training"]["curves"]
+    on_dev = [epoch["dev/weighted_f1"] for epoch in curves]
+    on_test = [epoch["test/weighted_f1"] for epoch in curves]
+    best = record["training"]["best_epoch"] - 1
+    assert on_dev[best] == max(on_dev)
+    assert record["oracle_gap"] == pytest.approx(max(on_test) - on_test[best])
+
+
+def test_only_the_model_is_left_of_the_checkpoints(finished_run) -> None:
+    root, experiment, _ = finished_run
+    assert {p.name for p in run_folder(root, experiment).glob("*.ckpt")} == {"model.ckpt"}
+
+
+def test_a_finished_run_is_skipped_unless_forced(quick, tmp_path: Path) -> None:
+    experiment = quick("epochs=1")
+    first = run(experiment, tmp_path)
+    second = run(experiment, tmp_path)
+    assert second.skipped
+    assert second.record == read_record(first.path)
+    stamp = first.path.stat().st_mtime_ns
+    forced = run(experiment, tmp_path, force=True)
+    assert not forced.skipped
+    assert first.path.stat().st_mtime_ns > stamp
+
+
+def test_the_same_seed_repeats_bit_for_bit_and_another_differs(quick, tmp_path: Path) -> None:
+    one = run(quick(), tmp_path / "one").record
+    torch.rand(17)  # whatever was drawn before does not matter
+    two = run(quick(), tmp_path / "two").record
+    three = run(quick(seed=2), tmp_path / "three").record
+    assert predictions(one) == predictions(two)
+    assert one["metrics"] == two["metrics"]
+    assert [e["train/loss"] for e in one["training"]["curves"]] == [
+        e["train/loss"] for e in two["training"]["curves"]
+    ]
+    assert predictions(one) != predictions(three)
+
+
+def command(experiment: Experiment, root: Path, *options: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "erc_bench.cli", "run", "--method", "eacl", "--dataset", "demo"),
+        *("--preset", "smoke", "--leaderboard-dir", str(root), *options, *experiment.overrides),
+    ]
+
+
+@pytest.mark.parametrize("epochs_done", [0, 1, 2])
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
+    quick, tmp_path: Path, epochs_done: int
+) -> None:
+    experiment = quick("epochs=4")
+    whole = run(experiment, tmp_path / "whole").record
+    root = tmp_path / "killed"
+    last = run_folder(root, experiment) / "last.ckpt"
+    process = subprocess.Popen(
+        command(experiment, root), stderr=subprocess.PIPE, text=True, env=os.environ.copy()
+    )
+    assert process.stderr is not None
+    seen = 0
+    for line in process.stderr:
+        seen += line.startswith("Epoch ")
+        if seen == epochs_done or "error" in line.lower():
+            break
+    deadline = time.monotonic() + 60
+    while epochs_done and not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert process.returncode == -signal.SIGKILL
+    assert not record_path(root, experiment).exists()
+    resumed = run(experiment, root, resume=True).record
+    assert predictions(resumed) == predictions(whole)
+    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["training"]["best_epoch"] == whole["training"]["best_epoch"]
+    assert len(resumed["training"]["curves"]) == 4
+
+
+def test_a_run_that_stopped_early_does_not_train_on_when_resumed(quick, tmp_path: Path) -> None:
+    experiment = quick("epochs=6", "patience=1", "encoder_lr=1e-9", "lr=1e-9")
+    whole = run(experiment, tmp_path / "whole").record
+    assert whole["training"]["epochs"] == 2
+    root = tmp_path / "killed"
+    (run_folder(root, experiment) / "model.ckpt").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"model\.ckpt"):
+        run(experiment, root)
+    (run_folder(root, experiment) / "model.ckpt").rmdir()
+    resumed = run(experiment, root, resume=True).record
+    assert resumed["training"]["epochs"] == 2
+    assert predictions(resumed) == predictions(whole)
+
+
+def test_an_unreadable_checkpoint_is_named(quick, tmp_path: Path) -> None:
+    experiment = quick("epochs=1")
+    last = run_folder(tmp_path, experiment) / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.write_bytes(b"not a checkpoint")
+    with pytest.raises(ErcBenchError, match="without --resume") as caught:
+        run(experiment, tmp_path, resume=True)
+    assert str(last) in str(caught.value)
+    assert not record_path(tmp_path, experiment).exists()
+    assert run(experiment, tmp_path).path.exists()
+
+
+def test_two_processes_do_not_do_the_same_run(quick, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    experiment = quick("epochs=1")
+    folder = run_folder(tmp_path, experiment)
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"), pytest.raises(ErcBenchError, match="Another process"):
+        run(experiment, tmp_path)
+    assert not record_path(tmp_path, experiment).exists()
+
+
+def test_demo_needs_no_files() -> None:
+    assert corpus_source("demo").load(None).name == "demo"
