@@ -240,7 +240,7 @@ def make_track(
         scores = resampled(of_row)
         row = _row(of_row, scores, published, titles)
         if trial:
-            row["unranked"] = "a trial, not a benchmark"
+            row["unranked"] = "trial"
         elif of_row[0].test_set != usual:
             row["unranked"] = "another test set"
         elif scores is None:

@@ -23,6 +23,8 @@ tabs.forEach((tab, i) => {
   tab.id = "tab-" + tab.hash.slice(1);
   tab.setAttribute("aria-controls", panels[i].id);
   panels[i].setAttribute("role", "tabpanel");
+  // An address with a corpus opens its tab; the window stays at the top.
+  panels[i].style.scrollMarginTop = "100vh";
   panels[i].setAttribute("aria-labelledby", tab.id);
   tab.addEventListener("click", (event) => {
     event.preventDefault();
