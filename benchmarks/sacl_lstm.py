@@ -48,10 +48,9 @@ def made_up_corpus() -> Corpus:
     while (missing := UTTERANCES - lengths.sum()) != 0:
         chosen = rng.permutation(DIALOGUES)[: abs(missing)]
         lengths[chosen] = np.clip(lengths[chosen] + np.sign(missing), 1, 24)
-    splits = {"train": lengths, "dev": [8]}
-    corpus = {}
+    splits = {"train": lengths.tolist(), "dev": [8]}
+    corpus: dict[str, list[Dialogue]] = {split: [] for split in splits}
     for split, of_split in splits.items():
-        corpus[split] = []
         for d, length in enumerate(of_split):
             speakers = rng.integers(0, rng.integers(1, 6), length)
             labels = rng.choice(len(LABELS), length, p=np.array(SHARES) / sum(SHARES))

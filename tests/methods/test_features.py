@@ -44,6 +44,12 @@ def corpus(small_demo):
     return Corpus.build("handful", small_demo.labels, splits)
 
 
+@pytest.fixture(scope="module")
+def plain(corpus) -> bytes:
+    """Its vectors in COSMIC's layout."""
+    return pickle.dumps(cosmic_parts(corpus, SIZE))
+
+
 def settings(**changed) -> FeatureConfig:
     values = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "precision": "float32"} | changed
     return FeatureConfig(**values)
@@ -210,8 +216,8 @@ def expected_vectors(corpus: Corpus) -> torch.Tensor:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("form", ["list of arrays", "array", "list of lists", "fortran", "double"])
-def test_vectors_come_back_from_every_protocol(corpus, tmp_path, protocol, form) -> None:
-    parts = cosmic_parts(corpus, SIZE)
+def test_vectors_come_back_from_every_protocol(corpus, plain, tmp_path, protocol, form) -> None:
+    parts = pickle.loads(plain)
     change = {
         "list of arrays": list,
         "array": np.array,
@@ -368,10 +374,10 @@ def hostile(target) -> dict:
 @pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
 @pytest.mark.parametrize("name", hostile("x"))
 @pytest.mark.parametrize("inside", [True, False])
-def test_hostile_pickles_are_refused_by_name(corpus, tmp_path, protocol, name, inside) -> None:
+def test_hostile_pickles_are_refused_by_name(plain, tmp_path, protocol, name, inside) -> None:
     target, path = tmp_path / "ran", tmp_path / "vectors.pkl"
     payload = hostile(target)[name]
-    parts = cosmic_parts(corpus, SIZE)
+    parts = pickle.loads(plain)
     if inside:
         parts[3][next(iter(parts[3]))][0] = payload
     path.write_bytes(pickle.dumps(parts if inside else payload, protocol=protocol))

@@ -418,7 +418,7 @@ def test_a_resumed_run_leaves_the_same_record(demo, tmp_path, monkeypatch) -> No
         "demo",
         overrides=[
             f"features.path={path}", f"features.size={SIZE}", "epochs=3", "hidden_size=8",
-            "lr=1e-3", "at_rate=0.5", "accumulate=3",
+            "lr=1e-3", "at_rate=0.5", "accumulate=3", "max_batches=7",
         ],
     )  # fmt: skip
     whole = runner.run(experiment, tmp_path / "whole").record
