@@ -46,14 +46,17 @@ class MethodComparison:
         result = self.result
         if result.interval is None:
             return "There are too few dialogues to tell these two apart, whatever the difference."
-        resolvable = f"{result.resolvable:.2f}" if result.resolvable is not None else "?"
         who = "These two trained models" if not result.covers_seeds else "They"
         if result.p <= ALPHA:
             better = self.a if result.difference > 0 else self.b
             text = f"{who} differ: {better.name} is better by {abs(result.difference):.2f} points."
         else:
             text = f"{who} can not be told apart."
-        text += f" A true difference of {resolvable} or more would have been found 4 times in 5."
+        if result.resolvable is not None and result.resolvable < 100:
+            least = f"{result.resolvable:.2f}"
+            text += f" A true difference of {least} or more would have been found 4 times in 5."
+        else:
+            text += " These seeds and this test set can show no difference, however large."
         if not result.covers_seeds:
             text += " With one seed this says nothing about other seeds."
         return text
