@@ -242,6 +242,7 @@ def main() -> None:
         datamodule = ErcDataModule(corpus, method)
         method.features = torch.randn(len(datamodule.ids), SIZE)
         method.present = np.ones(len(datamodule.ids), dtype=bool)
+        method.prepared = corpus.digest
 
         firsts = datamodule.first_rows["train"]
         plain = [

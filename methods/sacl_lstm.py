@@ -293,6 +293,7 @@ class SACLLSTM(ErcMethod):
         self.register_buffer("encoder_key", torch.zeros(32, dtype=torch.uint8))
         self.register_buffer("features", torch.empty(0, self.source.size), persistent=False)
         self.present = np.empty(0, dtype=bool)
+        self.prepared = ""  # digest of the corpus whose vectors these are
 
     def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
         """One example per dialogue: ``speakers``, numbered in order of appearance."""
@@ -327,6 +328,7 @@ class SACLLSTM(ErcMethod):
         found = self.source.of(datamodule, bytes(self.encoder_key.tolist()))
         self.features = found.vectors.to(self.device)
         self.present = found.present.numpy()
+        self.prepared = datamodule.corpus.digest
         self.encoder_key = torch.tensor(list(found.key), dtype=torch.uint8, device=self.device)
         if self.config.class_weights != "none" and "train" in datamodule.splits:
             gold = datamodule.gold[datamodule.rows("train")]
@@ -335,6 +337,12 @@ class SACLLSTM(ErcMethod):
             if self.config.class_weights == "log_inverse":
                 inverse = inverse.log()
             self.class_weights = inverse.to(self.device)
+
+    def setup(self, stage: str) -> None:
+        """Before the Trainer fits or predicts: the vectors must be those of its dialogues."""
+        datamodule: ErcDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule.corpus.digest != self.prepared:
+            self.prepare(datamodule)
 
     def represent(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """States ``u`` ``(N, 4h)`` and log-probabilities ``(N, C)`` of the targets."""

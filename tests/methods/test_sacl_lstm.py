@@ -334,6 +334,14 @@ def test_it_learns_and_predicts_every_labelled_utterance(small_demo, config, tmp
     assert correct > gold.bincount().max() / len(gold) + 0.2
 
 
+def test_it_returns_to_the_vectors_of_earlier_dialogues(small_demo, config, tmp_path) -> None:
+    fitted = Fitted(SACLLSTM, replace(config, epochs=1), small_demo, tmp_path)
+    before = fitted.predict("test")[1]
+    others = Corpus.build("other", small_demo.labels, {"test": small_demo.dialogues("dev")})
+    fitted.method.prepare(ErcDataModule(others, fitted.method))
+    assert torch.equal(before, fitted.predict("test")[1])
+
+
 def test_the_same_seed_repeats_and_another_attack_differs(small_demo, config, tmp_path) -> None:
     runs = [
         Fitted(SACLLSTM, replace(config, **changed), small_demo, tmp_path / str(number))
