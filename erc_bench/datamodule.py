@@ -180,7 +180,7 @@ class ErcDataModule(LightningDataModule):
     def _loader(self, split: str, batches: Batches) -> DataLoader:
         data = _Collated(self, self.examples[split])
         pin = torch.cuda.is_available()
-        # Starting an iterator draws a number; from the global stream a resumed run would draw fewer.
+        # Starting an iterator draws a number; from the global stream a resumed run draws fewer.
         own = torch.Generator()
         return DataLoader(data, sampler=batches, batch_size=None, pin_memory=pin, generator=own)
 

@@ -25,6 +25,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from erc_bench.config import Experiment
 from erc_bench.conversation import Corpus
 from erc_bench.datamodule import ErcDataModule
+from erc_bench.dropout import draw_masks_fast
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import evaluate
 from erc_bench.method import ErcMethod
@@ -199,6 +200,7 @@ def fit(
         read_checkpoint(checkpoint)
     # Pre-trained encoders come in eval mode, and Lightning leaves every module in its mode.
     method.train()
+    draw_masks_fast()
     try:
         trainer.fit(method, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:

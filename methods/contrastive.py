@@ -11,8 +11,10 @@ EPSILON = 1e-8
 
 def similarity(x: Tensor, y: Tensor) -> Tensor:
     """``(1 + cos) / 2 + 1e-8`` of every row of ``x`` ``(N, d)`` with every one of ``y`` ``(M, d)``:
-    ``(N, M)``."""
-    cosines = F.normalize(x, dim=-1, eps=EPSILON) @ F.normalize(y, dim=-1, eps=EPSILON).T
+    ``(N, M)``, in float32 under autocast too."""
+    with torch.autocast(x.device.type, enabled=False):
+        units = (F.normalize(rows.float(), dim=-1, eps=EPSILON) for rows in (x, y))
+        cosines = next(units) @ next(units).T
     return (1 + cosines) / 2 + EPSILON
 
 

@@ -143,9 +143,8 @@ def class_centers(h: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def class_similarity(h: Tensor, centers: Tensor) -> Tensor:
-    """``s(h, centre)`` ``(N, C)`` in float32; 0, less than any other, where the centre is zeros."""
-    with torch.autocast(h.device.type, enabled=False):
-        return similarity(h.float(), centers) * centers.any(dim=1)
+    """``s(h, centre)`` ``(N, C)``; 0, less than any other, where the centre is zeros."""
+    return similarity(h, centers) * centers.any(dim=1)
 
 
 def spcl_loss(
@@ -159,14 +158,11 @@ def spcl_loss(
     """
     classes = torch.arange(len(prototypes), device=labels.device)
     column_labels = torch.cat([labels, classes])
-    with torch.autocast(h.device.type, enabled=False):
-        among = similarity(h.float(), h.float())
-        scores = torch.cat([among, class_similarity(h, prototypes)], dim=1)
-        if decoupled:
-            terms = decoupled_terms(scores, labels, column_labels, temperature)
-            return mean_above(terms, 0.0)
-        exponents = exponentiated(scores, temperature)
-        return mean_above(contrastive_terms(exponents, labels, column_labels), EASY)
+    scores = torch.cat([similarity(h, h), class_similarity(h, prototypes)], dim=1)
+    if decoupled:
+        return mean_above(decoupled_terms(scores, labels, column_labels, temperature), 0.0)
+    exponents = exponentiated(scores, temperature)
+    return mean_above(contrastive_terms(exponents, labels, column_labels), EASY)
 
 
 def decoupled_terms(

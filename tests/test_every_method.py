@@ -16,6 +16,14 @@ from erc_bench.runner import load_weights, predict, run
 
 METHODS = {
     "eacl": ["encoder_lr=0.003", "lr=0.003", "lr_decay=0.9", "max_len=64", "batch_size=32"],
+    "finetune": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
+    "sacl-lstm": [
+        *("lr=0.003", "batch_size=8", "accumulate=1", "epsilon=1", "features.lr=0.003"),
+        *("features.epochs=4", "features.max_batches=0", "features.max_len=64"),
+        "features.batch_size=16",
+    ],
+    "speaker-mtl": ["encoder_lr=0.002", "lr=0.005", "max_len=64"],
+    "spcl": ["encoder_lr=0.003", "lr=0.005", "temperature=0.1", "epochs=12", "max_len=64"],
 }
 """Every method with the settings by which it learns with a tiny encoder of random weights."""
 

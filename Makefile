@@ -1,0 +1,27 @@
+# make demo   install what the demo needs, train EACL on the demo corpus, print its score
+# make test   install everything, run the tests
+# make lint types   what CI checks besides
+
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: demo test lint types
+
+demo: $(VENV)/.small
+	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small
+
+test: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.dev
+	$(VENV)/bin/mypy erc_bench methods datamodules
+
+$(VENV)/.%: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable ".[$*]"
+	touch $@
