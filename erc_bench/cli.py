@@ -59,6 +59,13 @@ def _show_warning(message: Any, category: type[Warning], *place: Any, **options:
         say(f"Note: {message}")
 
 
+def _console() -> Any:
+    """Where results go."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     common = argparse.ArgumentParser(add_help=False)
@@ -113,6 +120,28 @@ def build_parser() -> argparse.ArgumentParser:
 
     methods = commands.add_parser("methods", parents=[common], help="list the methods")
     methods.set_defaults(command=command_methods)
+
+    board = commands.add_parser(
+        "leaderboard", parents=[store, common], help="make the leaderboard out of the records"
+    )
+    form = board.add_mutually_exclusive_group()
+    form.add_argument("--check", action="store_true", help="exit 1 if what is on disk is stale")
+    form.add_argument("--latex", action="store_true", help="print the table a paper needs")
+    board.set_defaults(command=command_leaderboard)
+
+    compare = commands.add_parser(
+        "compare", parents=[store, common], help="compare two methods on one corpus"
+    )
+    compare.add_argument("a", metavar="METHOD", help="a method, or METHOD:PRESET")
+    compare.add_argument("b", metavar="OTHER", help="another, or the key of a published row")
+    compare.add_argument("--dataset", required=True, metavar="NAME")
+    compare.add_argument("--preset", help="only runs with this preset")
+    compare.set_defaults(command=command_compare)
+
+    rescore = commands.add_parser(
+        "rescore", parents=[store, common], help="recompute every record's metrics"
+    )
+    rescore.set_defaults(command=command_rescore)
 
     corpora = commands.add_parser("data", help="list, prepare, describe and check the corpora")
     actions = corpora.add_subparsers(required=True, metavar="ACTION")
@@ -191,12 +220,11 @@ def command_run(args: argparse.Namespace) -> int:
 
 def print_outcome(outcome: Any) -> None:
     """The table at the end of a run, where its record is, and how long it took."""
-    from rich.console import Console
     from rich.table import Table
 
     record = outcome.record
     test, dev = record["metrics"]["test"], record["metrics"]["dev"]
-    out = Console(highlight=False)
+    out = _console()
     table = Table(title=f"{record['method']} on {record['dataset']}, seed {record['seed']}")
     for column in ("", "test", "dev"):
         table.add_column(column, justify="left" if not column else "right")
@@ -244,7 +272,6 @@ def command_config(args: argparse.Namespace) -> None:
 
 def command_methods(args: argparse.Namespace) -> None:
     """``erc-bench methods``."""
-    from rich.console import Console
     from rich.table import Table
 
     from erc_bench.config import method_sheet
@@ -254,13 +281,44 @@ def command_methods(args: argparse.Namespace) -> None:
     for name in method_names():
         sheet = method_sheet(name)
         table.add_row(name, sheet["title"], sheet.get("context", ""), sheet.get("paper", ""))
-    Console(highlight=False).print(table)
+    _console().print(table)
 
 
-def _console() -> Any:
-    from rich.console import Console
+def command_leaderboard(args: argparse.Namespace) -> int:
+    """``erc-bench leaderboard``."""
+    from erc_bench import leaderboard
 
-    return Console(highlight=False)
+    if args.latex:
+        print(leaderboard.latex(args.leaderboard_dir), end="")
+        return 0
+    if args.check:
+        stale = leaderboard.check(args.leaderboard_dir)
+        for path in stale:
+            print(f"{path} is stale; erc-bench leaderboard makes it anew.")
+        return 1 if stale else 0
+    built = leaderboard.build(args.leaderboard_dir)
+    for path in built.paths:
+        print(path)
+    for skipped in built.skipped:
+        print(f"erc-bench: skipped {skipped.file}: {skipped.reason}", file=sys.stderr)
+    return 1 if built.skipped else 0
+
+
+def command_compare(args: argparse.Namespace) -> None:
+    """``erc-bench compare``."""
+    from erc_bench.leaderboard import compare_methods
+
+    root, preset = args.leaderboard_dir, args.preset
+    compare_methods(root, args.a, args.b, args.dataset, preset=preset).render(_console())
+
+
+def command_rescore(args: argparse.Namespace) -> int:
+    """``erc-bench rescore``."""
+    from erc_bench.leaderboard import rescore
+
+    report = rescore(args.leaderboard_dir)
+    report.render(_console())
+    return 1 if report.broken else 0
 
 
 def command_data_list(args: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.ragged import Columns
 
 from .contrastive import contrastive_terms, exponentiated, mean_above, similarity
-from .prompts import anchor_prompts, collate_prompts
+from .prompts import anchor_prompts, collate_prompts, mask_states
 
 if TYPE_CHECKING:
     from erc_bench.datamodule import ErcDataModule
@@ -91,10 +91,10 @@ class AnchoredEncoder(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(size, classes))
         self.register_buffer("anchors", anchors)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
-        """State of the token at ``positions`` ``(B,)`` of rows ``(B, L)``: ``(B, d)``."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return states[torch.arange(len(states), device=states.device), positions]
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """States ``h`` ``(B, d)`` at the batch's ``positions``, and mapped, ``z`` ``(B, m)``."""
+        h = mask_states(self.encoder, batch)
+        return h, self.project(h)
 
 
 @torch.no_grad()
@@ -227,14 +227,9 @@ class EACL(ErcMethod):
             batch["positions"] = torch.zeros_like(batch["positions"])
         return batch
 
-    def represent(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """States ``h`` ``(B, d)`` and mapped utterances ``z`` ``(B, m)``."""
-        h = self.network(batch["input_ids"], batch["attention_mask"], batch["positions"])
-        return h, self.network.project(h)
-
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of stage 1."""
-        h, z = self.represent(batch)
+        h, z = self.network(batch)
         return eacl_loss(
             z,
             self.network.head(h),
@@ -250,7 +245,7 @@ class EACL(ErcMethod):
         anchors = self.adapted_anchors
         if not len(anchors):
             anchors = self.network.project(self.network.anchors)
-        return anchor_scores(self.represent(batch)[1], anchors, self.config.temperature)
+        return anchor_scores(self.network(batch)[1], anchors, self.config.temperature)
 
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates decay after every epoch."""
@@ -268,7 +263,7 @@ class EACL(ErcMethod):
         if not self.config.stage2_epochs:
             return
         train, dev = (
-            self.encode(datamodule, split, lambda batch: self.represent(batch)[1])
+            self.encode(datamodule, split, lambda batch: self.network(batch)[1])
             for split in ("train", "dev")
         )
         project = self.network.project

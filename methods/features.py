@@ -5,20 +5,16 @@ COSMIC does (Ghosal et al. 2020, section 3.1), and the CLS state of its last lay
 utterance's vector. Both the fine-tuned encoder and the vectors are kept in the cache, under what
 determines them; the fine-tuning has a seed of its own, so that all seeds of a run share them.
 
-A file of others is a pickle, and a pickle can run anything: :class:`CosmicUnpickler` builds plain
-containers, numbers, strings and numpy arrays, and refuses the rest by name.
+A file of others is read by :mod:`.cosmic`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
-import pickle
-import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +40,8 @@ from erc_bench.progress import say, track
 from erc_bench.ragged import Columns, Ragged
 from erc_bench.runner import build_trainer, fit, load_weights
 from erc_bench.training_log import TrainingLog
+
+from .cosmic import match, read_cosmic
 
 FORMAT = 1
 """Part of the cache's key: raise it when the code makes other vectors than before."""
@@ -180,7 +178,9 @@ class UtteranceFeatures:
 
     def _given(self, corpus: Corpus) -> Vectors:
         path = Path(self.config.path).expanduser()
-        vectors, present = match(read_cosmic(path), corpus, self.config, path)
+        vectors, present = match(
+            read_cosmic(path), corpus, self.config.layer, self.config.size, path
+        )
         return Vectors(vectors, present, bytes.fromhex(self.identity()["digest"]))
 
 
@@ -363,201 +363,3 @@ def extract(encoder: Path, texts: list[str], max_len: int) -> Tensor:
         on_device = {name: value.to(device) for name, value in inputs.items()}
         vectors[torch.from_numpy(batch)] = cls_states(network, **on_device).float().cpu()
     return vectors
-
-
-# --- vectors of others, in COSMIC's layout ---
-
-COSMIC_PARTS = (
-    *("speakers", "labels", "sentiments", "roberta1", "roberta2", "roberta3", "roberta4"),
-    *("sentences", "train", "test", "dev"),
-)
-
-
-class _Dtype:
-    """A plain numpy dtype while a pickle is read."""
-
-    def __init__(self, name: Any = "", *ignored: Any) -> None:
-        if not isinstance(name, str) or not re.fullmatch(r"[fiub](1|2|4|8)|[SU]\d+", name):
-            raise ValueError(f"a numpy dtype {name!r}")
-        self.name = name
-        self.order = "="
-
-    def __setstate__(self, state: Any) -> None:
-        if any(part is not None for part in state[2:5]):
-            raise ValueError("a structured numpy dtype")
-        self.order = {"<": "<", ">": ">"}.get(state[1], "=")
-
-    def read(self, data: Any) -> np.ndarray:
-        """Raw bytes as a flat array."""
-        data = data.encode("latin1") if isinstance(data, str) else data
-        return np.frombuffer(data, np.dtype(self.order + self.name))
-
-
-class _Array:
-    """A numpy array while a pickle is read: numpy's own reconstruction is never let near it."""
-
-    array: np.ndarray
-
-    def __init__(self, *ignored: Any) -> None:
-        self.array = np.empty(0)
-
-    def __setstate__(self, state: Any) -> None:
-        shape, dtype, fortran, data = state[-4:]
-        self.array = dtype.read(data).reshape(shape, order="F" if fortran else "C")
-
-
-def _array_from_buffer(data: Any, dtype: _Dtype, shape: Any, order: Any) -> _Array:
-    made = _Array()
-    made.array = dtype.read(data).reshape(shape, order=order)
-    return made
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")
-
-
-_ADMITTED: dict[tuple[str, str], Any] = {
-    **{(module, "set"): set for module in ("builtins", "__builtin__")},
-    **{(module, "frozenset"): frozenset for module in ("builtins", "__builtin__")},
-    # How bytes are written by the older protocols.
-    ("_codecs", "encode"): _latin1,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-}
-for _core in ("numpy.core", "numpy._core"):
-    _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _Array
-    _ADMITTED[f"{_core}.multiarray", "scalar"] = lambda dtype, data: dtype.read(data)[0].item()
-    _ADMITTED[f"{_core}.numeric", "_frombuffer"] = _array_from_buffer
-
-
-class CosmicUnpickler(pickle.Unpickler):
-    """Builds plain containers, numbers, strings and numpy arrays; refuses the rest by name.
-
-    Nothing that a pickle names is imported or called, but the stand-ins above. Arrays come out as
-    stand-ins too, which :func:`as_array` opens.
-    """
-
-    def __init__(self, data: bytes, path: Path) -> None:
-        # Python 2 wrote strings as bytes, and the older corpora were written by it.
-        super().__init__(io.BytesIO(data), encoding="latin1")
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands in for a global of this name."""
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise ErcBenchError(
-                f"{self.path} is refused: it asks for {module}.{name}, and a pickle of utterance "
-                "vectors may hold plain containers, numbers, strings and numpy arrays only. "
-                "Nothing of it was run. If you trust where it comes from, write its vectors anew "
-                "as lists or numpy arrays."
-            ) from None
-
-
-def read_cosmic(path: Path) -> dict[str, Any]:
-    """The parts of a file in COSMIC's layout, by their names in ``COSMIC_PARTS``.
-
-    It is a list of 11, or of 10 without sentiments; all but the last three, the dialogue ids of
-    train, test and dev, are dictionaries by dialogue id.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ErcBenchError(
-            f"features.path names {path}, which can not be read: {error.strerror}."
-        ) from error
-    try:
-        parts = CosmicUnpickler(data, path).load()
-    except ErcBenchError:
-        raise
-    except Exception as error:  # a damaged pickle raises anything
-        raise ErcBenchError(
-            f"{path} can not be read as a pickle of plain data ({type(error).__name__}: {error}). "
-            "It is damaged, or holds something else; get the file anew."
-        ) from error
-    names = (
-        COSMIC_PARTS
-        if isinstance(parts, (list, tuple)) and len(parts) == 11
-        else tuple(name for name in COSMIC_PARTS if name != "sentiments")
-    )
-    known = isinstance(parts, (list, tuple)) and len(parts) == len(names)
-    if not known or not all(isinstance(part, dict) for part in parts[:-3]):
-        raise ErcBenchError(
-            f"{path} is not in COSMIC's layout: a list of {', '.join(COSMIC_PARTS)} (sentiments "
-            "may be missing), dictionaries by dialogue id but for the last three."
-        )
-    return dict(zip(names, parts, strict=True))
-
-
-def as_array(value: Any) -> np.ndarray:
-    """The vectors of a dialogue ``(k, d)``, given as an array or as a list of vectors."""
-    if isinstance(value, _Array):
-        return value.array.astype(np.float32)
-    rows = [row.array if isinstance(row, _Array) else row for row in value]
-    return np.asarray(rows, dtype=np.float32)
-
-
-def match(
-    parts: Mapping[str, Any], corpus: Corpus, config: FeatureConfig, path: Path
-) -> tuple[Tensor, Tensor]:
-    """The vectors of a corpus's turns ``(rows, d)``, and which of them have one ``(rows,)``.
-
-    Dialogues are found by their ids where the file has all of them, else by their order in the
-    split. A dialogue has a vector for every turn, or for its labelled turns only.
-
-    Raises:
-        ErcBenchError: dialogues or utterances do not match; the message says which.
-    """
-    table = {str(key): value for key, value in parts[f"roberta{config.layer}"].items()}
-    splits = [split for split in SPLITS if split in corpus.splits]
-    dialogues = {split: corpus.dialogues(split) for split in splits}
-    ids = {split: [d.id for d in dialogues[split]] for split in splits}
-    if not all(i in table for of_split in ids.values() for i in of_split):
-        for split in splits:
-            there = _in_order(parts[split])
-            if len(there) != len(ids[split]) or any(i not in table for i in there):
-                raise ErcBenchError(
-                    f"{path} does not fit {corpus.name}: it knows its dialogues by other ids than "
-                    f"the corpus (such as {ids[split][0]!r}), and its {split} split has "
-                    f"{len(there)} dialogues, the corpus {len(ids[split])}. Give the vectors of "
-                    "this release."
-                )
-            ids[split] = there
-    vectors, present = [], []
-    for split in splits:
-        for dialogue, i in zip(dialogues[split], ids[split], strict=True):
-            where = f"{path}, dialogue {i} ({corpus.name}, {split}, {dialogue.id!r})"
-            try:
-                given = as_array(table[i])
-            except (TypeError, ValueError) as error:
-                raise ErcBenchError(f"{where}: its vectors are no numbers ({error}).") from error
-            if given.ndim != 2 or given.shape[1] != config.size:
-                raise ErcBenchError(
-                    f"{where}: its vectors have the shape {given.shape}, not (utterances, "
-                    f"{config.size}). Set features.size to the length of the file's vectors."
-                )
-            if not np.isfinite(given).all():
-                raise ErcBenchError(f"{where}: its vectors are not all finite numbers.")
-            filled = np.zeros(len(dialogue), dtype=bool)
-            filled[list(dialogue.labelled) if len(given) < len(dialogue) else slice(None)] = True
-            if filled.sum() != len(given):
-                raise ErcBenchError(
-                    f"{where}: it has {len(given)} vectors, the dialogue {len(dialogue)} "
-                    f"utterances, {len(dialogue.labelled)} of them labelled. Give the vectors of "
-                    "this release."
-                )
-            rows = np.zeros((len(dialogue), config.size), dtype=np.float32)
-            rows[filled] = given
-            vectors.append(rows)
-            present.append(filled)
-    return torch.from_numpy(np.concatenate(vectors)), torch.from_numpy(np.concatenate(present))
-
-
-def _in_order(ids: Iterable[Any]) -> list[str]:
-    """Dialogue ids as text, in the file's order; those of a set by number."""
-    if isinstance(ids, _Array):
-        ids = ids.array.tolist()
-    names = [str(i) for i in ids]
-    unordered = isinstance(ids, (set, frozenset))
-    return sorted(names, key=lambda name: (len(name), name)) if unordered else names

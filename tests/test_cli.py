@@ -248,7 +248,9 @@ def test_an_error_of_ours_shows_no_traceback_unless_asked(capsys) -> None:
     assert "Traceback" not in fails(capsys, *train("--method", "eacel"))
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["methods"], ["data", "list"], ["--version"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["methods"], ["data", "list"], ["leaderboard", "--check"]]
+)
 def test_quick_commands_import_nothing_heavy(argv: list[str]) -> None:
     script = (
         "import sys\nfrom erc_bench.cli import main\n"
@@ -258,3 +260,28 @@ def test_quick_commands_import_nothing_heavy(argv: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
+
+
+def test_the_leaderboard_of_a_run(tiny_encoder: str, capsys, elsewhere: Path) -> None:
+    settings = [f"encoder={tiny_encoder}", *QUICK]
+    argv = ["run", "--dataset", "demo", "--preset", "smoke", "--seeds", "2", "--quiet"]
+    for method in ("eacl", "finetune"):
+        chosen = [s for s in settings if method == "eacl" or not s.startswith("stage2")]
+        assert main([*argv, "--method", method, *chosen]) == 0
+    assert main(["leaderboard", "--check"]) == 1
+    assert main(["leaderboard"]) == 0
+    assert main(["leaderboard", "--check"]) == 0
+    pages = {"README.md", "leaderboard.json", "leaderboard.csv", "index.html"}
+    assert pages <= {path.name for path in (elsewhere / "leaderboard").iterdir()}
+    capsys.readouterr()
+    assert main(["leaderboard", "--latex"]) == 0
+    assert r"\toprule" in capsys.readouterr().out
+    assert main(["compare", "eacl", "finetune", "--dataset", "demo"]) == 0
+    assert "weighted-F1" in capsys.readouterr().out
+    assert main(["rescore"]) == 0
+    assert main(["leaderboard", "--check"]) == 0
+    assert "'eacl'" in fails(capsys, "compare", "eacll", "finetune", "--dataset", "demo")
+    (record, *_) = (elsewhere / "leaderboard" / "records").glob("*/*/*.json")
+    record.write_text("{")
+    assert main(["leaderboard"]) == 1
+    assert record.name in capsys.readouterr().err

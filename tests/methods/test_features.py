@@ -16,14 +16,8 @@ from erc_bench.corpus_files import cache_folder
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.encoders import load_encoder, load_tokenizer
 from erc_bench.errors import ErcBenchError
-from erc_bench.methods.features import (
-    FeatureConfig,
-    UtteranceFeatures,
-    as_array,
-    extract,
-    match,
-    read_cosmic,
-)
+from erc_bench.methods.cosmic import as_array, match, read_cosmic
+from erc_bench.methods.features import FeatureConfig, UtteranceFeatures, extract
 from erc_bench.methods.sacl_lstm import SACLLSTM, SACLConfig
 
 SIZE = 8
@@ -207,7 +201,7 @@ def test_a_cache_that_can_not_be_written_is_one_error(
 
 def given(corpus: Corpus, path, **changed):
     config = FeatureConfig(path=str(path), size=SIZE, **changed)
-    return match(read_cosmic(path), corpus, config, path)
+    return match(read_cosmic(path), corpus, config.layer, config.size, path)
 
 
 def expected_vectors(corpus: Corpus) -> torch.Tensor:
@@ -246,7 +240,7 @@ def test_pickles_of_python_2_and_of_older_numpys_are_read(corpus, tmp_path) -> N
         b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
         b"J\xff\xff\xff\xffK\x00tb\x89U\x08\x00\x00\x80\x3f\x00\x00\x00\xc0tb."
     )
-    from erc_bench.methods.features import CosmicUnpickler
+    from erc_bench.methods.cosmic import CosmicUnpickler
 
     assert as_array(CosmicUnpickler(path.read_bytes(), path).load()).tolist() == [1, -2]
 
