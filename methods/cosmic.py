@@ -158,8 +158,9 @@ def match(
 ) -> tuple[Tensor, Tensor]:
     """The vectors of a corpus's turns ``(rows, size)``, and which of them have one ``(rows,)``.
 
-    Taken are those of ``roberta{layer}``. Dialogues are found by their ids where the file has all of them, else by their order in the
-    split. A dialogue has a vector for every turn, or for its labelled turns only.
+    Taken are those of ``roberta{layer}``. Dialogues are found by their ids where the file has all
+    of them, else by their order in the split. A dialogue has a vector for every turn, or for its
+    labelled turns only.
 
     Raises:
         ErcBenchError: dialogues or utterances do not match; the message says which.

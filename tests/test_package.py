@@ -1,5 +1,6 @@
 """An installed wheel works outside a checkout."""
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -14,9 +15,13 @@ from conftest import ROOT
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the checkout with the tools at hand (no network)."""
     folder = tmp_path_factory.mktemp("dist")
+    # Of a copy: a build leaves folders in the tree, and takes what an older one left there.
+    checkout = folder / "checkout"
+    unwanted = shutil.ignore_patterns(".*", "build", "*.egg-info", "records", "runs", "__pycache__")
+    shutil.copytree(ROOT, checkout, ignore=unwanted)
     command = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
     done = subprocess.run(
-        [sys.executable, *command, "--wheel-dir", str(folder), str(ROOT)],
+        [sys.executable, *command, "--wheel-dir", str(folder), str(checkout)],
         capture_output=True,
         text=True,
     )
