@@ -23,34 +23,38 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     console.quiet = args.quiet
-    if args.quiet or not args.debug:
-        warnings.showwarning = _show_warning
-    try:
-        return args.command(args) or 0
-    except ErcBenchError as error:
-        if args.debug:
-            raise
-        print(f"erc-bench: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "erc-bench: interrupted; the same command with --resume goes on from the last finished "
-            "epoch.",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  keeps the interpreter's own flush quiet
-        return 1
-    except Exception as error:
-        if args.debug:
-            raise
-        print(
-            f"erc-bench: failed with {type(error).__name__}: {error} No record was written; "
-            "--debug shows where.",
-            file=sys.stderr,
-        )
-        return 1
+    with warnings.catch_warnings():
+        if not args.debug:
+            warnings.showwarning = _show_warning
+        try:
+            return args.command(args) or 0
+        except KeyboardInterrupt:
+            _complain(
+                "interrupted; the same command with --resume goes on from the last finished epoch."
+            )
+            return INTERRUPTED
+        except BrokenPipeError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the interpreter's own flush
+            return 1
+        except Exception as error:
+            if args.debug:
+                raise
+            _complain(_explain(error))
+            return 2 if isinstance(error, ErcBenchError) else 1
+
+
+def _complain(text: str) -> None:
+    print(f"erc-bench: {text}", file=sys.stderr)
+
+
+def _explain(error: Exception) -> str:
+    """One paragraph about an error: its own, if it is one that the user can mend."""
+    if isinstance(error, ErcBenchError):
+        return str(error)
+    reason = " ".join(str(error).split())
+    return (
+        f"failed with {type(error).__name__}: {reason} No record was written; --debug shows where."
+    )
 
 
 def _show_warning(message: Any, category: type[Warning], *place: Any, **options: Any) -> None:
@@ -201,21 +205,31 @@ def _seeds(values: list[str]) -> list[int]:
 
 
 def command_run(args: argparse.Namespace) -> int:
-    """``erc-bench run``."""
+    """``erc-bench run``: one failing run of several does not stop the others."""
     planned = experiments(args)
     from erc_bench.runner import run
 
-    for experiment in planned:
-        say(f"Run {experiment.name}, preset {experiment.preset}")
-        outcome = run(
-            experiment,
-            args.leaderboard_dir,
-            data_dir=args.data_dir,
-            resume=args.resume,
-            force=args.force,
-        )
+    failed: list[str] = []
+    for number, experiment in enumerate(planned, 1):
+        of = f" ({number} of {len(planned)})" if len(planned) > 1 else ""
+        say(f"Run {experiment.name}, preset {experiment.preset}{of}")
+        try:
+            outcome = run(
+                experiment,
+                args.leaderboard_dir,
+                data_dir=args.data_dir,
+                resume=args.resume,
+                force=args.force,
+            )
+        except Exception as error:
+            if len(planned) == 1 or args.debug:
+                raise
+            failed.append(f"{experiment.name}: {_explain(error)}")
+            continue
         print_outcome(outcome)
-    return 0
+    for text in failed:
+        _complain(text)
+    return 1 if failed else 0
 
 
 def print_outcome(outcome: Any) -> None:
@@ -300,7 +314,7 @@ def command_leaderboard(args: argparse.Namespace) -> int:
     for path in built.paths:
         print(path)
     for skipped in built.skipped:
-        print(f"erc-bench: skipped {skipped.file}: {skipped.reason}", file=sys.stderr)
+        _complain(f"skipped {skipped.file}: {skipped.reason}")
     return 1 if built.skipped else 0
 
 

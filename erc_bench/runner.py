@@ -136,15 +136,18 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
     """
     config = method.config
     monitor, mode = f"dev/{config.select_on}", "min" if config.select_on == "loss" else "max"
-    checkpoint = ModelCheckpoint(
+    options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(
         folder,
         filename="best-{epoch}",
         monitor=monitor,
         mode=mode,
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
+        save_weights_only=True,
+        **options,
     )
+    # A checkpoint of its own: Lightning's save_last saves only when the best is saved. It comes
+    # second, so that it knows which the best is.
+    last = ModelCheckpoint(folder, filename="last", **options)
     if config.patience:
         callbacks = [*callbacks, _Patience(monitor, mode=mode, patience=config.patience)]
     return Trainer(
@@ -155,7 +158,7 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
         limit_train_batches=config.max_batches or None,
         accumulate_grad_batches=config.accumulate if method.automatic_optimization else 1,
         gradient_clip_val=(config.gradient_clip or None) if method.automatic_optimization else None,
-        callbacks=[*callbacks, checkpoint],
+        callbacks=[*callbacks, best, last],
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -230,8 +233,7 @@ def load_weights(method: ErcMethod, path: Path) -> None:
 
 def _save_model(method: ErcMethod, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
-    checkpoint: dict[str, Any] = {"state_dict": method.state_dict()}
-    method.on_save_checkpoint(checkpoint)
+    checkpoint = {"state_dict": method.state_dict()}
     try:
         with temporary.open("wb") as file:
             torch.save(checkpoint, file)

@@ -285,3 +285,16 @@ def test_the_leaderboard_of_a_run(tiny_encoder: str, capsys, elsewhere: Path) ->
     record.write_text("{")
     assert main(["leaderboard"]) == 1
     assert record.name in capsys.readouterr().err
+
+
+def test_one_failing_run_of_several_does_not_stop_the_others(
+    tiny_encoder: str, capsys, elsewhere: Path
+) -> None:
+    settings = [f"encoder={tiny_encoder}", *QUICK]
+    argv = ["run", "--method", "eacl", "--dataset", "meld", "demo", "--preset", "smoke", "--quiet"]
+    assert main([*argv, *settings]) == 1
+    streams = capsys.readouterr()
+    assert "eacl on demo" in streams.out
+    assert streams.err.startswith("erc-bench: eacl/meld/")
+    assert "train_sent_emo.csv" in streams.err
+    assert len(files(elsewhere / "leaderboard" / "records")) == 1

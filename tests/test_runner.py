@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from fitting import Fitted, PowerCut
 
 from erc_bench.config import Experiment, resolve
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import evaluate
+from erc_bench.methods.eacl import EACL
 from erc_bench.records import read_record, record_path, run_folder
 from erc_bench.registry import corpus_source
 from erc_bench.runner import run
@@ -192,3 +194,15 @@ def test_two_processes_do_not_do_the_same_run(quick, tmp_path: Path) -> None:
 
 def test_demo_needs_no_files() -> None:
     assert corpus_source("demo").load(None).name == "demo"
+
+
+def test_every_finished_epoch_can_be_resumed_from_also_when_dev_did_not_improve(
+    quick, demo, tmp_path: Path
+) -> None:
+    config = quick("epochs=6", "encoder_lr=1e-9", "lr=1e-9").config
+    with pytest.raises(RuntimeError, match="power cut"):
+        Fitted(EACL, config, demo, tmp_path, PowerCut(3))
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 2
+    (best,) = tmp_path.glob("best-*.ckpt")
+    assert best.name == "best-epoch=0.ckpt"
