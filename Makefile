@@ -1,17 +1,20 @@
 # make demo   install what the demo needs, train EACL on the demo corpus, print its score
 # make test   install everything, run the tests
-# make lint types   what CI checks besides
+# make slow lint types   what CI checks besides
 
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test lint types
+.PHONY: demo test slow lint types
 
 demo: $(VENV)/.small
 	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small
 
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+slow: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m slow
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

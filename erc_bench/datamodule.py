@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from erc_bench.conversation import SPLITS, Corpus, dialogue_from_row
 from erc_bench.corpus_files import cache_folder
-from erc_bench.encoders import find_encoder
+from erc_bench.encoders import tokenizer_digest
 from erc_bench.ragged import Columns, Ragged, from_arrow, take
 
 if TYPE_CHECKING:
@@ -46,12 +46,14 @@ class Batches(Sampler[np.ndarray]):
         seed: int | None = None,
         examples: np.ndarray | None = None,
         drop_last: bool = False,
+        bucketed: bool = True,
         process: tuple[int, int] = (0, 1),
     ) -> None:
         self.lengths = lengths
         self.examples = np.arange(len(lengths)) if examples is None else np.asarray(examples)
         self.batch_size = batch_size
         self.seed = seed
+        self.bucketed = bucketed
         self.rank, self.processes = process
         self.whole = drop_last and len(self.examples) >= batch_size
         self.epoch = 0
@@ -78,8 +80,9 @@ class Batches(Sampler[np.ndarray]):
         order = rng.permutation(self.examples)
         if self.whole:
             order = order[: len(order) // size * size]
-        pool = np.arange(len(order)) // (size * POOL)
-        order = order[np.lexsort((self.lengths[order], pool))]
+        if self.bucketed:
+            pool = np.arange(len(order)) // (size * POOL)
+            order = order[np.lexsort((self.lengths[order], pool))]
         batches = np.split(order, range(size, len(order), size))
         for b in rng.permutation(len(batches))[self.rank :: self.processes][: len(self)]:
             yield batches[b]
@@ -156,7 +159,7 @@ class ErcDataModule(LightningDataModule):
         """What the examples depend on: dialogues, settings, tokenizer, the method's own code."""
         settings = {k: getattr(self.method.config, k) for k in self.method.input_settings}
         if settings.get("encoder"):
-            settings["encoder"] = _tokenizer_digest(settings["encoder"])
+            settings["encoder"] = tokenizer_digest(settings["encoder"])
         kind = type(self.method)
         parts = [self.corpus.digest, split, kind.__qualname__, settings, _sources(kind)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -166,7 +169,10 @@ class ErcDataModule(LightningDataModule):
         targets = columns["targets"]
         assert isinstance(targets, Ragged)
         rows = torch.from_numpy(targets.values + np.asarray(columns["first_row"])[targets.owners])
-        return {**self.method.collate(columns), "rows": rows, "labels": self.gold[rows]}
+        labels = self.gold[rows]
+        if (labels < 0).any():
+            raise RuntimeError(f"{type(self.method).__name__} targets a turn without a label.")
+        return {**self.method.collate(columns), "rows": rows, "labels": labels}
 
     def lengths(self, split: str) -> np.ndarray:
         """What an example costs ``(examples,)``: the length of its longest column."""
@@ -193,6 +199,7 @@ class ErcDataModule(LightningDataModule):
             seed=self.seed,
             examples=self.method.epoch_examples(self, epoch),
             drop_last=self.method.config.drop_last,
+            bucketed=self.method.bucketed,
             process=self._process(),
         )
         batches.set_epoch(epoch)
@@ -241,13 +248,6 @@ def _make_examples(
         new_fingerprint=path.stem[:16],
         load_from_cache_file=True,
     )
-
-
-def _tokenizer_digest(encoder: str) -> str:
-    """SHA-256 over the tokenizer's file, wherever the encoder lies."""
-    return hashlib.sha256(
-        (find_encoder(encoder).folder / "tokenizer.json").read_bytes()
-    ).hexdigest()
 
 
 def _sources(kind: type) -> list[str]:

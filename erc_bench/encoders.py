@@ -104,7 +104,13 @@ def _in_package(name: str) -> Path | None:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    return _snapshot(name, local_files_only=True)
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    # A main branch without safetensors is followed by the conversion that was fetched beside it.
+    repository = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "pr"
+    revisions = ["main", *(f"refs/pr/{p.name}" for p in repository.glob("*"))]
+    found = (_snapshot(name, revision=r, local_files_only=True) for r in revisions)
+    return next((f for f in found if f is not None and list(f.glob("model*.safetensors"))), None)
 
 
 def _in_hub(name: str) -> Path | None:
@@ -141,6 +147,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def tokenizer_digest(name: str) -> str:
+    """SHA-256 of the tokenizer: of its file, or of what older forms are converted to."""
+    file = find_encoder(name).folder / "tokenizer.json"
+    if file.exists():
+        return _digest(file)
+    backend = load_tokenizer(name).backend_tokenizer.to_str()
+    return hashlib.sha256(backend.encode()).hexdigest()
+
+
 def load_encoder(name: str) -> PreTrainedModel:
     """The pre-trained encoder in float32, without a pooling layer."""
     import torch
@@ -175,8 +190,8 @@ def adamw(
     plain = {
         id(p)
         for layer in module.modules()
-        for name, p in layer.named_parameters(recurse=False)
-        if name == "bias" or isinstance(layer, torch.nn.LayerNorm)
+        for p in layer.parameters(recurse=False)
+        if p.ndim < 2 or isinstance(layer, torch.nn.LayerNorm)
     }
     groups: dict[tuple[bool, bool], list] = {}
     for p in module.parameters():

@@ -46,6 +46,9 @@ class ErcMethod(LightningModule):
     an instance where a setting decides it."""
     input_settings: ClassVar[tuple[str, ...]] = ("encoder",)
     """The settings that ``examples`` depends on: its results are cached under their values."""
+    bucketed: ClassVar[bool] = True
+    """Whether training batches hold examples of similar length. Not where an example is a dialogue:
+    its weight in a mean over a batch's utterances would depend on its length."""
 
     def __init__(self, config: MethodConfig, labels: LabelSet) -> None:
         super().__init__()

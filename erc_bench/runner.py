@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -107,9 +108,10 @@ def _run(
     if not resume:
         if last.exists():
             say("An unfinished run is started anew; --resume would have gone on with it.")
-        for checkpoint in folder.glob("*.ckpt"):
-            checkpoint.unlink()
+        for checkpoint in (*folder.glob("best-*.ckpt"), last):
+            checkpoint.unlink(missing_ok=True)
     config = experiment.config
+    forget_peak_memory()
     with quiet_frameworks():
         seed_everything(experiment.seed, workers=True, verbose=False)
         corpus = corpus_source(experiment.dataset).load(data_dir)
@@ -273,15 +275,17 @@ def _record(
     metrics, stored = {}, {}
     for split, (rows, probabilities) in predictions.items():
         gold, predicted = datamodule.gold[rows], probabilities.argmax(dim=1)
+        rounded = [[round(p, 4) for p in each] for each in probabilities.tolist()]
         metrics[split] = {
-            **evaluate(predicted, gold, corpus.labels.names, probabilities),
+            # Of what is stored, so that the metrics can be recomputed from the record.
+            **evaluate(predicted, gold, corpus.labels.names, torch.tensor(rounded)),
             **method.extra_metrics(datamodule, split),
         }
         stored[split] = {
             "ids": [datamodule.ids[row] for row in rows],
             "gold": gold.tolist(),
             "predicted": predicted.tolist(),
-            "probabilities": [[round(p, 4) for p in each] for each in probabilities.tolist()],
+            "probabilities": rounded,
             **recorded_facts(corpus, split),
         }
     best = log.best_epoch(_checkpoint(trainer))
@@ -318,8 +322,20 @@ def peak_memory_mib() -> float:
     """Peak memory in MiB: allocated on the GPU, else resident in this process."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(kilobytes / 1024, 1)
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if found:
+            return round(int(found[1]) / 1024, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def forget_peak_memory() -> None:
+    """Count peak memory from here on: a run's figure is not that of the run before it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class TrainingLog(Callback):
     def best_epoch(self, checkpoint: ModelCheckpoint) -> int:
         """The selected epoch, counted from 0."""
         values = [epoch[str(checkpoint.monitor)] for epoch in self.curves]
-        return int(np.argmin(values) if checkpoint.mode == "min" else np.argmax(values))
+        return int(np.nanargmin(values) if checkpoint.mode == "min" else np.nanargmax(values))
 
     def figures(self, best: int) -> dict[str, Any]:
         """Epochs, steps, time and pace of the training, and its curves."""

@@ -9,7 +9,7 @@ Where the authors' code departs from sound practice, the default here is the pap
 ==============================================  ===============================================
 the authors' code                               here
 ==============================================  ===============================================
-selects stage 1 on test                         dev; ``evaluation.oracle=true`` measures the gap
+selects stage 1 on test                         dev; ``evaluation.oracle=true``: the gap
 stage 2 starts at the last epoch's projection   the selected epoch's; ``anchors_from=last``
 reads position 0 (a mask id that never occurs)  the mask token; ``representation=first``
 steps the optimiser when ``batch % k == 0``     ordinary accumulation (the same for ``k = 1``)
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,6 +34,7 @@ from erc_bench.encoders import adamw, load_encoder, load_tokenizer
 from erc_bench.evaluation import weighted_f1
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.ragged import Columns
+from erc_bench.runner import read_checkpoint
 
 from .contrastive import contrastive_terms, exponentiated, mean_above, similarity
 from .prompts import anchor_prompts, collate_prompts, mask_states
@@ -124,9 +126,10 @@ def angle_loss(anchors: Tensor) -> tuple[Tensor, Tensor]:
 
     Yu et al. 2024, eq. 7.
     """
+    anchors = anchors.float()
     unit = F.normalize(anchors - anchors.mean(dim=0), dim=1)
     with torch.autocast(unit.device.type, enabled=False):
-        cosines = unit.float() @ unit.float().T
+        cosines = unit @ unit.T
     cosines = cosines - 2 * torch.eye(len(cosines), device=cosines.device)
     nearest = cosines.max(dim=1).values
     return -torch.acos(nearest.clamp(-0.99999, 0.99999)).mean(), nearest.max()
@@ -262,13 +265,15 @@ class EACL(ErcMethod):
         """Stage 2: the anchors alone are fitted to the frozen utterance vectors."""
         if not self.config.stage2_epochs:
             return
-        train, dev = (
-            self.encode(datamodule, split, lambda batch: self.network(batch)[1])
-            for split in ("train", "dev")
-        )
+        some = self.config.max_batches * self.config.batch_size or None
+        everything = np.arange(len(datamodule.examples["train"]["dialogue"]))
+        mapped = {
+            split: self.encode(datamodule, split, lambda batch: self.network(batch)[1], examples)
+            for split, examples in (("train", everything[:some]), ("dev", None))
+        }
         project = self.network.project
         if self.config.anchors_from == "last":
-            weights = torch.load(last, map_location=self.device, weights_only=True)["state_dict"]
+            weights = read_checkpoint(last)["state_dict"]
             prefix = "network.project."
             project = copy.deepcopy(project)
             project.load_state_dict(
@@ -276,4 +281,6 @@ class EACL(ErcMethod):
             )
         with torch.no_grad():
             start = project(self.network.anchors)
-        self.adapted_anchors = adapt_anchors(start, train, dev, self.config, datamodule.seed)
+        self.adapted_anchors = adapt_anchors(
+            start, mapped["train"], mapped["dev"], self.config, datamodule.seed
+        )

@@ -33,7 +33,7 @@ from erc_bench.config import Experiment, MethodConfig, above, at_least
 from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet
 from erc_bench.corpus_files import cache_folder, checksum_of
 from erc_bench.datamodule import Batches, ErcDataModule
-from erc_bench.encoders import adamw, find_encoder, load_encoder, load_tokenizer
+from erc_bench.encoders import adamw, find_encoder, load_encoder, load_tokenizer, tokenizer_digest
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.progress import say, track
@@ -172,8 +172,7 @@ class UtteranceFeatures:
         for of_a_file in ("path", "layer", "size"):
             del settings[of_a_file]
         found = find_encoder(self.encoder)
-        tokenizer = checksum_of(found.folder / "tokenizer.json", "sha256")
-        parts = [FORMAT, found.digest, tokenizer, corpus.digest, settings]
+        parts = [FORMAT, found.digest, tokenizer_digest(self.encoder), corpus.digest, settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
 
     def _given(self, corpus: Corpus) -> Vectors:

@@ -26,7 +26,7 @@ FIRST_LOOKBACK = 4
 
 def tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str], start: int = 0) -> list[list[int]]:
     """Token ids of each text with its special tokens, from token ``start`` on (1 = without CLS)."""
-    return [ids[start:] for ids in tokenizer(texts).input_ids]
+    return [ids[start:] for ids in tokenizer(texts).input_ids] if texts else []
 
 
 def window_starts(lengths: list[int], max_len: int) -> list[int]:

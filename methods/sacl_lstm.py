@@ -275,6 +275,7 @@ class SACLLSTM(ErcMethod):
     Config = SACLConfig
     context = "full"
     input_settings = ()
+    bucketed = False
     config: SACLConfig
     features: Tensor
     class_weights: Tensor
@@ -330,7 +331,8 @@ class SACLLSTM(ErcMethod):
         self.present = found.present.numpy()
         self.prepared = datamodule.corpus.digest
         self.encoder_key = torch.tensor(list(found.key), dtype=torch.uint8, device=self.device)
-        if self.config.class_weights != "none" and "train" in datamodule.splits:
+        trained = self.class_weights.ne(1).any()
+        if self.config.class_weights != "none" and "train" in datamodule.splits and not trained:
             gold = datamodule.gold[datamodule.rows("train")]
             counts = torch.bincount(gold, minlength=len(self.labels)).clamp(min=1)
             inverse = len(gold) / counts.float()

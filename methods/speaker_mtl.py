@@ -95,7 +95,7 @@ def overlapping(dialogues: list[Dialogue], scored: list[Dialogue]) -> np.ndarray
 
     known = {turns(dialogue) for dialogue in scored}
     said = (u.text for dialogue in scored for u in dialogue.utterances)
-    long = {words_only(text) for text in said if len(text.split()) > LONG}
+    long = {words_only(text) for text in said if len(text.split()) > LONG} - {""}
     return np.array([turns(d) in known or not long.isdisjoint(turns(d)) for d in dialogues])
 
 
@@ -122,6 +122,7 @@ class SpeakerMTL(ErcMethod):
     Config = SpeakerMTLConfig
     context: Literal["past", "full"] = "full"
     input_settings = ("encoder", "max_len", "speaker_in_text")
+    bucketed = False
     config: SpeakerMTLConfig
 
     def __init__(self, config: SpeakerMTLConfig, labels: LabelSet) -> None:

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from fitting import Fitted, resumed_equals_uninterrupted
-from omegaconf import OmegaConf
 
 from erc_bench.config import resolve
 from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.registry import method_class, method_names
-from erc_bench.runner import load_weights, predict, run
+from erc_bench.runner import build_trainer, load_weights, predict, run
 
 METHODS = {
     "eacl": ["encoder_lr=0.003", "lr=0.003", "lr_decay=0.9", "max_len=64", "batch_size=32"],
@@ -66,12 +65,14 @@ def talk(name: str, turns: int, speakers: int = 2, every: int = 1, classes: int 
 def odd() -> Corpus:
     """Every odd shape of a dialogue, and a class that dev and test lack."""
     labels = LabelSet(("joy", "anger", "neutral", "sadness"))
+    unlabelled = tuple(replace(u, label=None) for u in talk("train-unlabelled", 3).utterances)
     return Corpus.build(
         "demo",
         labels,
         {
             "train": [
                 talk("train-one-turn", 1),
+                replace(talk("train-unlabelled", 3), utterances=unlabelled),
                 talk("train-one-speaker", 6, speakers=1),
                 talk("train-long", 167, speakers=3, every=2),
                 *(talk(f"train-{'x' * n}", 5 + n, classes=4) for n in range(6)),
@@ -183,4 +184,14 @@ def test_it_learns_the_demo_corpus(method: str, demo: Corpus, tiny_encoder: str,
     losses = [epoch["train/loss"] for epoch in record["training"]["curves"]]
     assert losses[-1] < 0.9 * losses[0]
     assert record["context"] in ("past", "full")
-    assert OmegaConf.create(record["config"])
+    again = method_class(method)(
+        resolve(method, "demo", preset="smoke", overrides=settings).config, demo.labels
+    )
+    datamodule = ErcDataModule(demo, again)
+    again.prepare(datamodule)
+    folder = outcome.path.parents[3] / "runs" / "demo" / method / outcome.path.stem
+    load_weights(again, folder / "model.ckpt")
+    trainer = build_trainer(again, tmp_path / "again", [])
+    _, probabilities = predict(trainer, again, datamodule, "test")
+    stored = torch.tensor(record["predictions"]["test"]["probabilities"])
+    torch.testing.assert_close(probabilities, stored, atol=6e-5, rtol=0)

@@ -70,7 +70,10 @@ def test_every_labelled_utterance_is_predicted_once_in_corpus_order(finished_run
         assert stored["ids"] == [u.id for u in wanted]
         assert stored["gold"] == [u.label for u in wanted]
         again = evaluate(
-            torch.tensor(stored["predicted"]), torch.tensor(stored["gold"]), record["labels"]
+            torch.tensor(stored["predicted"]),
+            torch.tensor(stored["gold"]),
+            record["labels"],
+            torch.tensor(stored["probabilities"]),
         )
         for figure, value in again.items():
             assert record["metrics"][split][figure] == value
