@@ -279,6 +279,7 @@ def test_the_leaderboard_of_a_run(tiny_encoder: str, capsys, elsewhere: Path) ->
     assert main(["compare", "eacl", "finetune", "--dataset", "demo"]) == 0
     assert "weighted-F1" in capsys.readouterr().out
     assert main(["rescore"]) == 0
+    assert "re-scored" in capsys.readouterr().out
     assert main(["leaderboard", "--check"]) == 0
     assert "'eacl'" in fails(capsys, "compare", "eacll", "finetune", "--dataset", "demo")
     (record, *_) = (elsewhere / "leaderboard" / "records").glob("*/*/*.json")
