@@ -21,7 +21,12 @@ def main(argv: list[str] | None = None) -> int:
 
     0 done, 1 a run failed, 2 something the user can mend, 130 interrupted.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if any("=" not in text or text.startswith("-") for text in rest) or "overrides" not in args:
+        rest and parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    else:
+        args.overrides += rest  # key=value may stand anywhere
     console.quiet = args.quiet
     with warnings.catch_warnings():
         if not args.debug:
@@ -29,9 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return args.command(args) or 0
         except KeyboardInterrupt:
-            _complain(
-                "interrupted; the same command with --resume goes on from the last finished epoch."
-            )
+            onwards = "; the same command with --resume goes on from the last finished epoch"
+            _complain(f"interrupted{onwards if args.command is command_run else ''}.")
             return INTERRUPTED
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the interpreter's own flush
@@ -52,9 +56,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, ErcBenchError):
         return str(error)
     reason = " ".join(str(error).split())
-    return (
-        f"failed with {type(error).__name__}: {reason} No record was written; --debug shows where."
-    )
+    return f"failed with {type(error).__name__}: {reason} (--debug shows where)"
 
 
 def _show_warning(message: Any, category: type[Warning], *place: Any, **options: Any) -> None:
@@ -209,7 +211,7 @@ def command_run(args: argparse.Namespace) -> int:
     planned = experiments(args)
     from erc_bench.runner import run
 
-    failed: list[str] = []
+    failed = 0
     for number, experiment in enumerate(planned, 1):
         of = f" ({number} of {len(planned)})" if len(planned) > 1 else ""
         say(f"Run {experiment.name}, preset {experiment.preset}{of}")
@@ -224,11 +226,12 @@ def command_run(args: argparse.Namespace) -> int:
         except Exception as error:
             if len(planned) == 1 or args.debug:
                 raise
-            failed.append(f"{experiment.name}: {_explain(error)}")
+            _complain(f"{experiment.name}: {_explain(error)}")
+            failed += 1
             continue
         print_outcome(outcome)
-    for text in failed:
-        _complain(text)
+    if failed:
+        _complain(f"{failed} of {len(planned)} runs failed; those have no record.")
     return 1 if failed else 0
 
 

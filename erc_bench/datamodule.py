@@ -148,8 +148,10 @@ class ErcDataModule(LightningDataModule):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             table = _make_examples(dialogues, self.method, split == "train", path)
-        except (pa.ArrowInvalid, EOFError):  # a damaged cache file
-            path.unlink()
+        except (pa.ArrowInvalid, EOFError, OSError):
+            if not path.exists():
+                raise
+            path.unlink(missing_ok=True)  # a damaged cache file
             table = _make_examples(dialogues, self.method, split == "train", path)
         columns = {name: from_arrow(table.data.column(name)) for name in table.column_names}
         columns["first_row"] = take(self.first_rows[split], np.asarray(columns["dialogue"]))

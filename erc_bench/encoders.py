@@ -6,6 +6,7 @@ hub: its weights are checked to be the published ones to the bit, so nothing but
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _in_hub_cache(name: str) -> Path | None:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     # A main branch without safetensors is followed by the conversion that was fetched beside it.
-    repository = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "pr"
+    repository = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "refs" / "pr"
     revisions = ["main", *(f"refs/pr/{p.name}" for p in repository.glob("*"))]
     found = (_snapshot(name, revision=r, local_files_only=True) for r in revisions)
     return next((f for f in found if f is not None and list(f.glob("model*.safetensors"))), None)
@@ -118,10 +119,12 @@ def _in_hub(name: str) -> Path | None:
     if folder is not None and not list(folder.glob("model*.safetensors")):
         # Old repositories carry safetensors only in the hub's own conversion, a pull request.
         from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-        for request in HfApi().get_repo_discussions(name, author="SFconvertbot"):
-            if request.is_pull_request:
-                return _snapshot(name, revision=f"refs/pr/{request.num}") or folder
+        with contextlib.suppress(HfHubHTTPError, OfflineModeIsEnabled, OSError):
+            for request in HfApi().get_repo_discussions(name, author="SFconvertbot"):
+                if request.is_pull_request:
+                    return _snapshot(name, revision=f"refs/pr/{request.num}") or folder
     return folder
 
 

@@ -90,7 +90,9 @@ def cannot_write(path: Path, error: OSError) -> ErcBenchError:
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Store a record under its name, complete or not at all."""
-    write_atomically(path, json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+    write_atomically(
+        path, json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    )
 
 
 def read_record(path: Path) -> dict[str, Any]:

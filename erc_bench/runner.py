@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gc
 import logging
 import os
 import platform
@@ -22,6 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from erc_bench.config import Experiment
 from erc_bench.conversation import Corpus
@@ -96,7 +99,7 @@ def run(
         raise ErcBenchError(f"Another process is at the run {experiment.name}.") from None
     except OSError as error:
         if error.errno in UNWRITABLE:
-            raise cannot_write(folder, error) from error
+            raise cannot_write(Path(error.filename or folder), error) from error
         raise
     return Outcome(record, path, clock.seconds)
 
@@ -111,6 +114,7 @@ def _run(
         for checkpoint in (*folder.glob("best-*.ckpt"), last):
             checkpoint.unlink(missing_ok=True)
     config = experiment.config
+    gc.collect()  # the model of a run before this one
     forget_peak_memory()
     with quiet_frameworks():
         seed_everything(experiment.seed, workers=True, verbose=False)
@@ -121,10 +125,10 @@ def _run(
         log = TrainingLog(experiment)
         trainer = build_trainer(method, folder, [log])
         fit(trainer, method, datamodule, last if resume and last.exists() else None)
-        load_weights(method, Path(_checkpoint(trainer).best_model_path))
+        load_weights(method, folder / Path(_checkpoint(trainer).best_model_path).name)
         method.to(trainer.strategy.root_device)
         method.adapt(datamodule, last)
-        _save_model(method, folder / "model.ckpt")
+        save_whole({"state_dict": method.state_dict()}, folder / "model.ckpt")
         predictions = {
             split: predict(trainer, method, datamodule, split) for split in ("dev", "test")
         }
@@ -139,7 +143,7 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
     config = method.config
     monitor, mode = f"dev/{config.select_on}", "min" if config.select_on == "loss" else "max"
     options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(
+    best = _Checkpoint(
         folder,
         filename="best-{epoch}",
         monitor=monitor,
@@ -149,7 +153,7 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
     )
     # A checkpoint of its own: Lightning's save_last saves only when the best is saved. It comes
     # second, so that it knows which the best is.
-    last = ModelCheckpoint(folder, filename="last", **options)
+    last = _Checkpoint(folder, filename="last", **options)
     if config.patience:
         callbacks = [*callbacks, _Patience(monitor, mode=mode, patience=config.patience)]
     return Trainer(
@@ -161,6 +165,7 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
         accumulate_grad_batches=config.accumulate if method.automatic_optimization else 1,
         gradient_clip_val=(config.gradient_clip or None) if method.automatic_optimization else None,
         callbacks=[*callbacks, best, last],
+        plugins=[_WholeFiles()],
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -169,6 +174,26 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
         enable_model_summary=False,
         default_root_dir=folder,
     )
+
+
+class _Checkpoint(ModelCheckpoint):
+    """A checkpoint that knows its files again when the folder was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        moved = {key: here(value) for key, value in state_dict.items() if key.endswith("_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        held = {**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": best}
+        super().load_state_dict(held)
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, on whatever disk they lie."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        save_whole(checkpoint, Path(path))
 
 
 class _Patience(EarlyStopping):
@@ -206,8 +231,15 @@ def fit(
     # Pre-trained encoders come in eval mode, and Lightning leaves every module in its mode.
     method.train()
     draw_masks_fast()
-    try:
+    with interruptible():
         trainer.fit(method, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Lightning turns Ctrl-C into an exit; here it stays a KeyboardInterrupt."""
+    try:
+        yield
     except SystemExit:
         raise KeyboardInterrupt from None
 
@@ -233,15 +265,23 @@ def load_weights(method: ErcMethod, path: Path) -> None:
     method.load_state_dict(weights)
 
 
-def _save_model(method: ErcMethod, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    checkpoint = {"state_dict": method.state_dict()}
+def save_whole(checkpoint: Any, path: Path) -> None:
+    """Save a checkpoint so that it is there whole or not at all.
+
+    Raises:
+        ErcBenchError: there is no room for it; nothing is left behind.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             torch.save(checkpoint, file)
         temporary.replace(path)
+    except RuntimeError as error:  # how torch reports a write that failed
+        reason = str(error).splitlines()[0]
+        raise cannot_write(path, OSError(errno.ENOSPC, reason)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def predict(
@@ -253,12 +293,19 @@ def predict(
         RuntimeError: an utterance is missing, doubled or unlabelled (a defect of the method).
     """
     datamodule.tested = split
-    trainer.test(method, datamodule=datamodule, verbose=False)
+    with interruptible():
+        trainer.test(method, datamodule=datamodule, verbose=False)
+    scored = sum(map(len, method.predictions[split].rows))
     rows, scores = method.take_predictions(split)
-    if not torch.equal(rows, datamodule.rows(split)):
+    if not torch.equal(rows, datamodule.rows(split)) or scored != len(rows):
         raise RuntimeError(
-            f"{type(method).__name__} scored {len(rows)} utterances of {split}, not exactly its "
+            f"{type(method).__name__} scored {scored} utterances of {split}, not exactly its "
             f"{len(datamodule.rows(split))} labelled ones."
+        )
+    if not scores.isfinite().all():
+        raise ErcBenchError(
+            f"{type(method).__name__} gives scores on {split} that are no numbers: the training "
+            "diverged. Lower the learning rates, or use precision=float32."
         )
     return rows, scores.softmax(dim=1)
 
@@ -333,6 +380,7 @@ def peak_memory_mib() -> float:
 def forget_peak_memory() -> None:
     """Count peak memory from here on: a run's figure is not that of the run before it."""
     if torch.cuda.is_available():
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -373,15 +421,21 @@ def quiet_frameworks() -> Iterator[None]:
 
     loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", module="torch")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    verbosity = transformers.logging.get_verbosity()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        datasets.disable_progress_bars()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", module="torch")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        datasets.enable_progress_bars()
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()

@@ -57,7 +57,9 @@ class TrainingLog(Callback):
             "best_epoch": best + 1,
             "fit_seconds": round(self.seconds, 1),
             "utterances_per_second": round(self.utterances / max(training, 1e-9), 1),
-            "curves": self.curves,
+            "curves": [
+                {k: v if np.isfinite(v) else None for k, v in e.items()} for e in self.curves
+            ],
         }
 
     def oracle_gap(self, best: int) -> float:

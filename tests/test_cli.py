@@ -80,6 +80,16 @@ def test_several_methods_datasets_and_seeds(
     assert capsys.readouterr().err == ""
 
 
+def test_overrides_may_stand_anywhere(capsys: pytest.CaptureFixture) -> None:
+    argv = ["config", "--method", "eacl", "epochs=3", "--dataset", "demo"]
+    assert main([*argv, "--preset", "small", "batch_size=5"]) == 0
+    out = capsys.readouterr().out
+    assert "epochs: 3" in out
+    assert "batch_size: 5" in out
+    with pytest.raises(SystemExit):
+        main(["methods", "batch_size=5"])
+
+
 def test_config_prints_what_a_run_would_use(capsys: pytest.CaptureFixture, elsewhere: Path) -> None:
     argv = ["config", "--method", "eacl", "--dataset", "meld", "--preset", "small", "epochs=3"]
     assert main(argv) == 0

@@ -33,6 +33,9 @@ def test_all_dropout_draws_from_the_global_stream() -> None:
         torch.manual_seed(3)
         return F.dropout(x, 0.25, training=True)
 
-    assert torch.equal(dropped(), dropped())
+    torch.manual_seed(3)
+    mask = bernoulli_(torch.empty_like(x), 0.75)
+    if draw_masks_fast() is not None:  # not on Intel's processors
+        torch.testing.assert_close(dropped(), mask / 0.75)
     assert dropped().unique().tolist() == pytest.approx([0, 4 / 3])
     assert torch.equal(F.dropout(x, 0.25, training=False), x)

@@ -209,3 +209,46 @@ def test_every_finished_epoch_can_be_resumed_from_also_when_dev_did_not_improve(
     assert last["epoch"] == 2
     (best,) = tmp_path.glob("best-*.ckpt")
     assert best.name == "best-epoch=0.ckpt"
+
+
+def test_ctrl_c_is_said_and_the_run_goes_on(quick, tmp_path: Path) -> None:
+    experiment = quick("epochs=40")
+    process = subprocess.Popen(
+        command(experiment, tmp_path), stderr=subprocess.PIPE, text=True, env=os.environ.copy()
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("Epoch 2/"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 130
+    assert "--resume" in rest
+    assert "Traceback" not in rest
+    last = torch.load(run_folder(tmp_path, experiment) / "last.ckpt", weights_only=True)
+    assert last["epoch"] >= 0  # the line of an epoch comes just before its checkpoint
+    assert not record_path(tmp_path, experiment).exists()
+
+
+def test_a_moved_folder_resumes_to_the_same_result(quick, tmp_path: Path) -> None:
+    """Also where the best epoch came before the move."""
+    experiment = quick("epochs=4")
+    whole = run(experiment, tmp_path / "whole").record
+    before = run_folder(tmp_path / "before", experiment)
+    before.mkdir(parents=True)
+    (before / "model.ckpt").mkdir()  # saving fails, after the last epoch
+    with pytest.raises(OSError, match=r"model\.ckpt"):
+        run(experiment, tmp_path / "before")
+    (before / "model.ckpt").rmdir()
+    (tmp_path / "before").rename(tmp_path / "after")
+    resumed = run(experiment, tmp_path / "after", resume=True).record
+    assert predictions(resumed) == predictions(whole)
+    assert resumed["training"]["best_epoch"] == whole["training"]["best_epoch"]
+
+
+def test_a_diverged_run_leaves_no_record(quick, tmp_path: Path) -> None:
+    experiment = quick("encoder_lr=1e30", "lr=1e30", "gradient_clip=0", "stage2_epochs=0")
+    with pytest.raises(ErcBenchError, match="diverged"):
+        run(experiment, tmp_path)
+    assert not record_path(tmp_path, experiment).exists()
