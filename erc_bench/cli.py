@@ -294,7 +294,10 @@ def command_methods(args: argparse.Namespace) -> None:
     from erc_bench.config import method_sheet
     from erc_bench.registry import method_names
 
-    table = Table("name", "method", "context", "paper", box=None)
+    table = Table(box=None)
+    table.add_column("name", no_wrap=True)
+    for column in ("method", "context", "paper"):
+        table.add_column(column)
     for name in method_names():
         sheet = method_sheet(name)
         table.add_row(name, sheet["title"], sheet.get("context", ""), sheet.get("paper", ""))

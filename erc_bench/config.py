@@ -151,13 +151,14 @@ def resolve(
             f"The method {method!r} has no preset {preset!r}." + did_you_mean(preset, presets)
         )
     overrides = tuple(overrides)
+    given = [(f"override {text!r}", _override(text)) for text in overrides]
     path = experiment_file(method)
     merged = OmegaConf.structured(method_class(method).Config)
     layers = [
         (f"{path}, defaults", sheet.get("defaults")),
         (f"{path}, corpora.{dataset}", (sheet.get("corpora") or {}).get(dataset)),
         (f"{path}, presets.{preset}", presets.get(preset)),
-        *((f"override {text!r}", _override(text)) for text in overrides),
+        *given,
     ]
     for where, layer in layers:
         merged = _merge(merged, layer or {}, where)
@@ -174,6 +175,8 @@ def _override(text: str) -> Mapping:
     key, equals, _ = text.partition("=")
     if not equals or not key.strip():
         raise ErcBenchError(f"The override {text!r} is not of the form key=value.")
+    if "${" in text or text.endswith(("=", "=???")):
+        raise ErcBenchError(f"The override {text!r} has no value that could be taken as it stands.")
     try:
         return OmegaConf.from_dotlist([text])
     except (OmegaConfBaseException, YAMLError) as error:

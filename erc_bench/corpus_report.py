@@ -20,7 +20,10 @@ from erc_bench.registry import corpus_names, corpus_source
 
 def data_list(console: Console) -> None:
     """Every corpus: its number of classes, its licence, and what it is."""
-    table = Table("name", "classes", "licence", "what", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    for column in ("classes", "licence", "what"):
+        table.add_column(column)
     for name in corpus_names():
         source = corpus_source(name)
         table.add_row(name, str(len(source.labels)), source.licence, source.description)

@@ -82,6 +82,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 def cannot_write(path: Path, error: OSError) -> ErcBenchError:
     """The error for a place that can't be written to."""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return ErcBenchError(
+            f"{path} can't be written: a file stands in the place of a folder on the way to it. "
+            "Choose another folder with --leaderboard-dir."
+        )
     return ErcBenchError(
         f"{path} can't be written: {error.strerror or error}. Make room or check the permissions, "
         "or choose another folder with --leaderboard-dir; an unfinished run goes on with --resume."

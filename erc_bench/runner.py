@@ -91,6 +91,8 @@ def run(
             record = None if force else finished(root, experiment)
             if record is not None:
                 return Outcome(record, path, clock.seconds, skipped=True)
+            if not resume and (folder / "last.ckpt").exists():
+                say("An unfinished run is started anew; --resume would go on with it.")
             record = _run(experiment, folder, data_dir, resume)
             write_record(path, record)
             for leftover in (*folder.glob("best-*.ckpt"), folder / "last.ckpt"):
@@ -108,11 +110,6 @@ def _run(
     experiment: Experiment, folder: Path, data_dir: Path | None, resume: bool
 ) -> dict[str, Any]:
     last = folder / "last.ckpt"
-    if not resume:
-        if last.exists():
-            say("An unfinished run is started anew; --resume would have gone on with it.")
-        for checkpoint in (*folder.glob("best-*.ckpt"), last):
-            checkpoint.unlink(missing_ok=True)
     config = experiment.config
     gc.collect()  # the model of a run before this one
     forget_peak_memory()
@@ -124,6 +121,10 @@ def _run(
         method.prepare(datamodule)
         log = TrainingLog(experiment)
         trainer = build_trainer(method, folder, [log])
+        if not resume:
+            # Only now that all else is there: what is not resumed is still of use until then.
+            for checkpoint in (*folder.glob("best-*.ckpt"), last):
+                checkpoint.unlink(missing_ok=True)
         fit(trainer, method, datamodule, last if resume and last.exists() else None)
         load_weights(method, folder / Path(_checkpoint(trainer).best_model_path).name)
         method.to(trainer.strategy.root_device)
