@@ -273,6 +273,7 @@ def save_whole(checkpoint: Any, path: Path) -> None:
         ErcBenchError: there is no room for it; nothing is left behind.
     """
     temporary = path.with_name(f"{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:
             torch.save(checkpoint, file)

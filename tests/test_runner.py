@@ -214,7 +214,12 @@ def test_every_finished_epoch_can_be_resumed_from_also_when_dev_did_not_improve(
 def test_ctrl_c_is_said_and_the_run_goes_on(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=40")
     process = subprocess.Popen(
-        command(experiment, tmp_path), stderr=subprocess.PIPE, text=True, env=os.environ.copy()
+        command(experiment, tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
+        # Where the tests themselves run in the background, SIGINT is ignored and would stay so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     for line in process.stderr:
