@@ -23,9 +23,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if any("=" not in text or text.startswith("-") for text in rest) or "overrides" not in args:
-        rest and parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    else:
+    overrides = all("=" in text and not text.startswith("-") for text in rest)
+    if rest and not (overrides and "overrides" in args):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
         args.overrides += rest  # key=value may stand anywhere
     console.quiet = args.quiet
     with warnings.catch_warnings():

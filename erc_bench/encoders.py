@@ -179,6 +179,15 @@ def load_encoder(name: str) -> PreTrainedModel:
         ) from error
 
 
+def linear_warmup(module: Any, optimizer: Optimizer, warmup: float) -> dict[str, Any]:
+    """A schedule by steps for Lightning: up over the share ``warmup`` of a fit, then down to 0."""
+    from transformers import get_linear_schedule_with_warmup
+
+    steps = int(module.trainer.estimated_stepping_batches)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(warmup * steps), steps)
+    return {"scheduler": schedule, "interval": "step"}
+
+
 def adamw(
     module: Any, encoder: Any, *, encoder_lr: float, lr: float, weight_decay: float
 ) -> Optimizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -22,12 +22,12 @@ console = Console(stderr=True, highlight=False)
 """Progress and notices go here; results go to standard output. ``--quiet`` sets its ``quiet``."""
 
 
-def say(text: str, style: str | None = None) -> None:
+def say(text: str) -> None:
     """One plain line on the progress console."""
-    console.print(text, style=style, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True, markup=False)
 
 
-def bar(**options: Any) -> Progress:
+def bar() -> Progress:
     """A progress bar that vanishes when done; nothing where there is no terminal."""
     return Progress(
         TextColumn("{task.description}"),
@@ -39,7 +39,6 @@ def bar(**options: Any) -> Progress:
         console=console,
         transient=True,
         disable=not console.is_terminal or console.quiet,
-        **options,
     )
 
 

@@ -37,7 +37,7 @@ from erc_bench.ragged import Columns
 from erc_bench.runner import read_checkpoint
 
 from .contrastive import contrastive_terms, exponentiated, mean_above, similarity
-from .prompts import anchor_prompts, collate_prompts, mask_states
+from .prompts import anchor_examples, collate_prompts, mask_states
 
 if TYPE_CHECKING:
     from erc_bench.datamodule import ErcDataModule
@@ -217,11 +217,7 @@ class EACL(ErcMethod):
 
     def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
         """One example per labelled turn: ``input_ids``."""
-        prompts = anchor_prompts(self.tokenizer, dialogue, self.config.max_len)
-        return [
-            {"targets": [i], "input_ids": ids}
-            for i, ids in zip(dialogue.labelled, prompts, strict=True)
-        ]
+        return anchor_examples(self.tokenizer, dialogue, self.config.max_len)
 
     def collate(self, examples: Columns) -> Batch:
         """``input_ids``, ``attention_mask`` ``(B, L)`` and ``positions`` ``(B,)``."""

@@ -12,15 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import get_linear_schedule_with_warmup
 
 from erc_bench.config import MethodConfig, above, at_least
 from erc_bench.conversation import Dialogue, LabelSet
-from erc_bench.encoders import adamw, load_encoder, load_tokenizer
+from erc_bench.encoders import adamw, linear_warmup, load_encoder, load_tokenizer
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.ragged import Columns
 
-from .prompts import anchor_prompts, collate_prompts, mask_states
+from .prompts import anchor_examples, collate_prompts, mask_states
 
 
 @dataclass
@@ -60,11 +59,7 @@ class Finetune(ErcMethod):
 
     def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
         """One example per labelled turn: ``input_ids``."""
-        prompts = anchor_prompts(self.tokenizer, dialogue, self.config.max_len)
-        return [
-            {"targets": [i], "input_ids": ids}
-            for i, ids in zip(dialogue.labelled, prompts, strict=True)
-        ]
+        return anchor_examples(self.tokenizer, dialogue, self.config.max_len)
 
     def collate(self, examples: Columns) -> Batch:
         """``input_ids``, ``attention_mask`` ``(B, L)`` and ``positions`` ``(B,)``."""
@@ -87,8 +82,4 @@ class Finetune(ErcMethod):
             lr=self.config.lr,
             weight_decay=self.config.weight_decay,
         )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(
-            optimizer, round(self.config.warmup * steps), steps
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return [optimizer], [linear_warmup(self, optimizer, self.config.warmup)]

@@ -17,6 +17,8 @@ from erc_bench.ragged import Columns, Ragged
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from erc_bench.method import Example
+
 MOST_TURNS = 8
 """Past turns in a window at most."""
 
@@ -93,6 +95,17 @@ def prototype_prompts(
             place = {"targets": [j], "turn": i, "window": starts[i]}
             examples.append({"input_ids": ids[-max_len:], **place})
     return examples
+
+
+def anchor_examples(
+    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, max_len: int
+) -> list[Example]:
+    """One example per labelled turn, of its :func:`anchor_prompts`: ``targets``, ``input_ids``."""
+    prompts = anchor_prompts(tokenizer, dialogue, max_len)
+    return [
+        {"targets": [i], "input_ids": ids}
+        for i, ids in zip(dialogue.labelled, prompts, strict=True)
+    ]
 
 
 def collate_prompts(

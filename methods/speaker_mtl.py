@@ -23,7 +23,7 @@ from erc_bench.config import EvaluationConfig, MethodConfig, above, at_least
 from erc_bench.conversation import Corpus, Dialogue, LabelSet
 from erc_bench.corpus_overlap import LONG, words_only
 from erc_bench.datamodule import ErcDataModule
-from erc_bench.encoders import adamw, load_encoder, load_tokenizer
+from erc_bench.encoders import adamw, linear_warmup, load_encoder, load_tokenizer
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.progress import say
@@ -232,8 +232,6 @@ class SpeakerMTL(ErcMethod):
 
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates rise linearly, then fall linearly to 0."""
-        from transformers import get_linear_schedule_with_warmup
-
         optimizer = adamw(
             self,
             self.network.encoder,
@@ -241,11 +239,7 @@ class SpeakerMTL(ErcMethod):
             lr=self.config.lr,
             weight_decay=self.config.weight_decay,
         )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(
-            optimizer, round(self.config.warmup * steps), steps
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return [optimizer], [linear_warmup(self, optimizer, self.config.warmup)]
 
     def on_test_epoch_start(self) -> None:
         """Begin to count the right answers to the SI task, and all answers ``(2,)``."""
