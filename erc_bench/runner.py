@@ -93,7 +93,7 @@ def run(
                 return Outcome(record, path, clock.seconds, skipped=True)
             if not resume and (folder / "last.ckpt").exists():
                 say("An unfinished run is started anew; --resume would go on with it.")
-            record = _run(experiment, folder, data_dir, resume)
+            record = _run(experiment, folder, data_dir, resume, clock)
             write_record(path, record)
             for leftover in (*folder.glob("best-*.ckpt"), folder / "last.ckpt"):
                 leftover.unlink(missing_ok=True)
@@ -107,7 +107,7 @@ def run(
 
 
 def _run(
-    experiment: Experiment, folder: Path, data_dir: Path | None, resume: bool
+    experiment: Experiment, folder: Path, data_dir: Path | None, resume: bool, clock: Stopwatch
 ) -> dict[str, Any]:
     last = folder / "last.ckpt"
     config = experiment.config
@@ -133,7 +133,9 @@ def _run(
         predictions = {
             split: predict(trainer, method, datamodule, split) for split in ("dev", "test")
         }
-        return _record(experiment, corpus, method, datamodule, trainer, log, predictions)
+        record = _record(experiment, corpus, method, datamodule, trainer, log, predictions)
+        record["training"]["wall_seconds"] = round(clock.seconds + log.earlier_seconds, 1)
+        return record
 
 
 def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trainer:

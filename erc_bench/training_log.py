@@ -27,6 +27,7 @@ class TrainingLog(Callback):
         self.experiment = experiment
         self.curves: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.earlier_seconds = 0.0
         self.utterances = 0
         self.validation_seconds = 0.0
         self.bar = bar()
@@ -41,6 +42,7 @@ class TrainingLog(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.__dict__.update(state_dict)
+        self.earlier_seconds = self.seconds
 
     # --- what the record stores ---
 
@@ -106,7 +108,8 @@ class TrainingLog(Callback):
             total = duration(seconds * self.experiment.config.epochs)
             say(f"An epoch will take about {duration(seconds)}, all of them {total}.{hint}")
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not at the validation's start, where a method may do work that belongs to its training.
         self.validation = Stopwatch()
         if self.bar.tasks:
             self.bar.update(self.task, description="Scoring dev")

@@ -217,7 +217,8 @@ class SpeakerMTL(ErcMethod):
         if self.log_variances is None:
             return {"loss": cer + self.config.si_weight * si, **parts}
         learnt = (-self.log_variances).exp()
-        loss = learnt @ torch.stack([cer, si]) + self.log_variances.sum() / 2
+        asked = torch.stack([weights.new_tensor(len(logits)), weights.sum()]) > 0
+        loss = learnt @ torch.stack([cer, si]) + self.log_variances @ asked.float() / 2
         return {"loss": loss, **parts, "cer_weight": learnt[0], "si_weight": learnt[1]}
 
     def scores(self, batch: Batch) -> Tensor:
@@ -263,14 +264,14 @@ class SpeakerMTL(ErcMethod):
     # --- the main speakers and the extra SI corpus ---
 
     def prepare(self, datamodule: ErcDataModule) -> None:
-        """Find the main speakers of the training split, and add the extra SI corpus to it."""
+        """Find the main speakers, if weights did not bring theirs, and add the extra SI corpus."""
         if "train" not in datamodule.splits:
             return
         train = datamodule.examples["train"]
         if is_extra(train).any():
             return
         head = self.network.si_head
-        if isinstance(head, SpeakerNames):
+        if isinstance(head, SpeakerNames) and (head.main_speakers < 0).all():
             chosen = most_frequent(speakers_of(train), self.config.main_speakers)
             head.main_speakers.copy_(torch.from_numpy(chosen))
         if self.config.extra_corpus and self.config.si_weight:
