@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import logging
 import os
-import platform
-import re
-import resource
-import shutil
-import subprocess
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping
 
+from erc_bench.checkpoints import (
+    Checkpoint,
+    WholeFiles,
+    load_weights,
+    read_checkpoint,
+    save_whole,
+    selecting_checkpoint,
+)
 from erc_bench.config import Experiment
-from erc_bench.conversation import Corpus
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.dropout import draw_masks_fast
 from erc_bench.errors import ErcBenchError
-from erc_bench.evaluation import evaluate
 from erc_bench.method import ErcMethod
 from erc_bench.progress import Stopwatch, say
+from erc_bench.recording import forget_peak_memory, make_record
 from erc_bench.records import (
-    SCHEMA,
     UNWRITABLE,
     cannot_write,
     finished,
@@ -44,10 +41,7 @@ from erc_bench.records import (
     write_record,
 )
 from erc_bench.registry import corpus_source, method_class
-from erc_bench.slices import recorded_facts
 from erc_bench.training_log import TrainingLog
-
-PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "datasets")
 
 
 @dataclass(frozen=True)
@@ -126,14 +120,14 @@ def _run(
             for checkpoint in (*folder.glob("best-*.ckpt"), last):
                 checkpoint.unlink(missing_ok=True)
         fit(trainer, method, datamodule, last if resume and last.exists() else None)
-        load_weights(method, folder / Path(_checkpoint(trainer).best_model_path).name)
+        load_weights(method, folder / Path(selecting_checkpoint(trainer).best_model_path).name)
         method.to(trainer.strategy.root_device)
         method.adapt(datamodule, last)
         save_whole({"state_dict": method.state_dict()}, folder / "model.ckpt")
         predictions = {
             split: predict(trainer, method, datamodule, split) for split in ("dev", "test")
         }
-        record = _record(experiment, corpus, method, datamodule, trainer, log, predictions)
+        record = make_record(experiment, method, datamodule, trainer, log, predictions)
         record["training"]["wall_seconds"] = round(clock.seconds + log.earlier_seconds, 1)
         return record
 
@@ -146,7 +140,7 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
     config = method.config
     monitor, mode = f"dev/{config.select_on}", "min" if config.select_on == "loss" else "max"
     options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = _Checkpoint(
+    best = Checkpoint(
         folder,
         filename="best-{epoch}",
         monitor=monitor,
@@ -156,7 +150,7 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
     )
     # A checkpoint of its own: Lightning's save_last saves only when the best is saved. It comes
     # second, so that it knows which the best is.
-    last = _Checkpoint(folder, filename="last", **options)
+    last = Checkpoint(folder, filename="last", **options)
     if config.patience:
         callbacks = [*callbacks, _Patience(monitor, mode=mode, patience=config.patience)]
     return Trainer(
@@ -168,7 +162,7 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
         accumulate_grad_batches=config.accumulate if method.automatic_optimization else 1,
         gradient_clip_val=(config.gradient_clip or None) if method.automatic_optimization else None,
         callbacks=[*callbacks, best, last],
-        plugins=[_WholeFiles()],
+        plugins=[WholeFiles()],
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -177,26 +171,6 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
         enable_model_summary=False,
         default_root_dir=folder,
     )
-
-
-class _Checkpoint(ModelCheckpoint):
-    """A checkpoint that knows its files again when the folder was moved."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        def here(path: str) -> str:
-            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
-
-        moved = {key: here(value) for key, value in state_dict.items() if key.endswith("_path")}
-        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        held = {**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": best}
-        super().load_state_dict(held)
-
-
-class _WholeFiles(TorchCheckpointIO):
-    """Checkpoints that are there whole or not at all, on whatever disk they lie."""
-
-    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        save_whole(checkpoint, Path(path))
 
 
 class _Patience(EarlyStopping):
@@ -219,12 +193,6 @@ def trainer_precision(wanted: str) -> str:
     return names["bfloat16" if native else "float32"]
 
 
-def _checkpoint(trainer: Trainer) -> ModelCheckpoint:
-    found = trainer.checkpoint_callback
-    assert isinstance(found, ModelCheckpoint)
-    return found
-
-
 def fit(
     trainer: Trainer, method: ErcMethod, datamodule: ErcDataModule, checkpoint: Path | None
 ) -> None:
@@ -245,47 +213,6 @@ def interruptible() -> Iterator[None]:
         yield
     except SystemExit:
         raise KeyboardInterrupt from None
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours; a file that is none is an error that says what to do."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
-        raise ErcBenchError(
-            f"The checkpoint {path} can't be read ({str(error).splitlines()[0]}). Delete it, or "
-            "run without --resume to start anew."
-        ) from error
-
-
-def load_weights(method: ErcMethod, path: Path) -> None:
-    """Put the weights of a checkpoint into a method."""
-    weights = read_checkpoint(path)["state_dict"]
-    for name, buffer in method.named_buffers():
-        # Stage-2 buffers are empty until they are learnt.
-        if name in weights and buffer.shape != weights[name].shape:
-            buffer.resize_(weights[name].shape)
-    method.load_state_dict(weights)
-
-
-def save_whole(checkpoint: Any, path: Path) -> None:
-    """Save a checkpoint so that it is there whole or not at all.
-
-    Raises:
-        ErcBenchError: there is no room for it; nothing is left behind.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-        temporary.replace(path)
-    except RuntimeError as error:  # how torch reports a write that failed
-        reason = str(error).splitlines()[0]
-        raise cannot_write(path, OSError(errno.ENOSPC, reason)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def predict(
@@ -312,109 +239,6 @@ def predict(
             "diverged. Lower the learning rates, or use precision=float32."
         )
     return rows, scores.softmax(dim=1)
-
-
-def _record(
-    experiment: Experiment,
-    corpus: Corpus,
-    method: ErcMethod,
-    datamodule: ErcDataModule,
-    trainer: Trainer,
-    log: TrainingLog,
-    predictions: dict[str, tuple[torch.Tensor, torch.Tensor]],
-) -> dict[str, Any]:
-    metrics, stored = {}, {}
-    for split, (rows, probabilities) in predictions.items():
-        gold, predicted = datamodule.gold[rows], probabilities.argmax(dim=1)
-        rounded = [[round(p, 4) for p in each] for each in probabilities.tolist()]
-        metrics[split] = {
-            # Of what is stored, so that the metrics can be recomputed from the record.
-            **evaluate(predicted, gold, corpus.labels.names, torch.tensor(rounded)),
-            **method.extra_metrics(datamodule, split),
-        }
-        stored[split] = {
-            "ids": [datamodule.ids[row] for row in rows],
-            "gold": gold.tolist(),
-            "predicted": predicted.tolist(),
-            "probabilities": rounded,
-            **recorded_facts(corpus, split),
-        }
-    best = log.best_epoch(_checkpoint(trainer))
-    record = {
-        "schema": SCHEMA,
-        "method": experiment.method,
-        "dataset": experiment.dataset,
-        "dataset_digest": corpus.digest,
-        "labels": list(corpus.labels.names),
-        "preset": experiment.preset,
-        "overrides": list(experiment.overrides),
-        "seed": experiment.seed,
-        "config": experiment.settings,
-        "config_hash": experiment.hash,
-        "context": method.context,
-        "selection": f"dev {experiment.config.select_on}",
-        "encoder": method.encoder_identity(),
-        "metrics": metrics,
-        "training": {
-            **log.figures(best),
-            "parameters": sum(p.numel() for p in method.parameters()),
-            "peak_memory_mib": peak_memory_mib(),
-        },
-        "environment": environment(trainer),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "predictions": stored,
-    }
-    if experiment.config.evaluation.oracle:
-        record["oracle_gap"] = log.oracle_gap(best)
-    return record
-
-
-def peak_memory_mib() -> float:
-    """Peak memory in MiB: allocated on the GPU, else resident in this process."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    status = Path("/proc/self/status")
-    if status.exists():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        if found:
-            return round(int(found[1]) / 1024, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
-
-
-def forget_peak_memory() -> None:
-    """Count peak memory from here on: a run's figure is not that of the run before it."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def environment(trainer: Trainer) -> dict[str, Any]:
-    """Versions, commit and device of a run."""
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name()
-    else:
-        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        device = f"CPU {features.get('cpu_name') or platform.machine()}"
-    return {
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "precision": str(trainer.precision),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty"]
-    git = shutil.which("git")
-    if git is None or not (here.parent / ".git").exists():
-        return None
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
 
 
 @contextlib.contextmanager

@@ -28,13 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erc_bench.checkpoints import read_checkpoint
 from erc_bench.config import MethodConfig, above, at_least
 from erc_bench.conversation import Dialogue, LabelSet
 from erc_bench.encoders import adamw, load_encoder, load_tokenizer
 from erc_bench.evaluation import weighted_f1
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.ragged import Columns
-from erc_bench.runner import read_checkpoint
 
 from .contrastive import contrastive_terms, exponentiated, mean_above, similarity
 from .prompts import anchor_examples, collate_prompts, mask_states

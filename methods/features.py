@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import get_linear_schedule_with_warmup
 
+from erc_bench.checkpoints import load_weights
 from erc_bench.config import Experiment, MethodConfig, above, at_least
 from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet
 from erc_bench.corpus_files import cache_folder, checksum_of
@@ -38,7 +39,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.progress import say, track
 from erc_bench.ragged import Columns, Ragged
-from erc_bench.runner import build_trainer, fit, load_weights
+from erc_bench.runner import build_trainer, fit
 from erc_bench.training_log import TrainingLog
 
 from .cosmic import match, read_cosmic

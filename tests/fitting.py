@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from lightning import Callback, seed_everything
 
+from erc_bench.checkpoints import load_weights
 from erc_bench.config import Experiment
 from erc_bench.conversation import Corpus
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.method import ErcMethod
-from erc_bench.runner import build_trainer, fit, load_weights, predict
+from erc_bench.runner import build_trainer, fit, predict
 from erc_bench.training_log import TrainingLog
 
 

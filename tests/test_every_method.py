@@ -7,11 +7,12 @@ import pytest
 import torch
 from fitting import Fitted, resumed_equals_uninterrupted
 
+from erc_bench.checkpoints import load_weights
 from erc_bench.config import resolve
 from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.registry import method_class, method_names
-from erc_bench.runner import build_trainer, load_weights, predict, run
+from erc_bench.runner import build_trainer, predict, run
 
 METHODS = {
     "eacl": ["encoder_lr=0.003", "lr=0.003", "lr_decay=0.9", "max_len=64", "batch_size=32"],

@@ -1,0 +1,141 @@
+"""What the record of a run says: its figures, its predictions, and where it was made."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import re
+import resource
+import shutil
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from erc_bench.checkpoints import selecting_checkpoint
+from erc_bench.config import Experiment
+from erc_bench.datamodule import ErcDataModule
+from erc_bench.evaluation import evaluate
+from erc_bench.method import ErcMethod
+from erc_bench.records import SCHEMA
+from erc_bench.slices import recorded_facts
+from erc_bench.training_log import TrainingLog
+
+PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "datasets")
+
+
+def make_record(
+    experiment: Experiment,
+    method: ErcMethod,
+    datamodule: ErcDataModule,
+    trainer: Trainer,
+    log: TrainingLog,
+    predictions: dict[str, tuple[torch.Tensor, torch.Tensor]],
+) -> dict[str, Any]:
+    """The record of a trained method, but for the time it took.
+
+    Args:
+        experiment: what was run.
+        method: with the weights that were evaluated.
+        datamodule: its corpus, and the names of its rows.
+        trainer: what trained it.
+        log: the course of the training.
+        predictions: for dev and test the rows ``(N,)`` and probabilities ``(N, C)``.
+    """
+    corpus = datamodule.corpus
+    metrics, stored = {}, {}
+    for split, (rows, probabilities) in predictions.items():
+        gold, predicted = datamodule.gold[rows], probabilities.argmax(dim=1)
+        rounded = [[round(p, 4) for p in each] for each in probabilities.tolist()]
+        metrics[split] = {
+            # Of what is stored, so that the metrics can be recomputed from the record.
+            **evaluate(predicted, gold, corpus.labels.names, torch.tensor(rounded)),
+            **method.extra_metrics(datamodule, split),
+        }
+        stored[split] = {
+            "ids": [datamodule.ids[row] for row in rows],
+            "gold": gold.tolist(),
+            "predicted": predicted.tolist(),
+            "probabilities": rounded,
+            **recorded_facts(corpus, split),
+        }
+    best = log.best_epoch(selecting_checkpoint(trainer))
+    record = {
+        "schema": SCHEMA,
+        "method": experiment.method,
+        "dataset": experiment.dataset,
+        "dataset_digest": corpus.digest,
+        "labels": list(corpus.labels.names),
+        "preset": experiment.preset,
+        "overrides": list(experiment.overrides),
+        "seed": experiment.seed,
+        "config": experiment.settings,
+        "config_hash": experiment.hash,
+        "context": method.context,
+        "selection": f"dev {experiment.config.select_on}",
+        "encoder": method.encoder_identity(),
+        "metrics": metrics,
+        "training": {
+            **log.figures(best),
+            "parameters": sum(p.numel() for p in method.parameters()),
+            "peak_memory_mib": peak_memory_mib(),
+        },
+        "environment": environment(trainer),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "predictions": stored,
+    }
+    if experiment.config.evaluation.oracle:
+        record["oracle_gap"] = log.oracle_gap(best)
+    return record
+
+
+def peak_memory_mib() -> float:
+    """Peak memory in MiB: allocated on the GPU, else resident in this process."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if found:
+            return round(int(found[1]) / 1024, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def forget_peak_memory() -> None:
+    """Count peak memory from here on: a run's figure is not that of the run before it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def environment(trainer: Trainer) -> dict[str, Any]:
+    """Versions, commit and device of a run."""
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        device = f"CPU {features.get('cpu_name') or platform.machine()}"
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "precision": str(trainer.precision),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty"]
+    git = shutil.which("git")
+    if git is None or not (here.parent / ".git").exists():
+        return None
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
