@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erc_bench.conversation import SPLITS, Corpus
+from erc_bench.conversation import SPLITS, Corpus, Dialogue, Utterance
 from erc_bench.errors import ErcBenchError
 
 COSMIC_PARTS = (
@@ -160,12 +160,13 @@ def match(
 
     Taken are those of ``roberta{layer}``. Dialogues are found by their ids where the file has all
     of them, else by their order in the split. A dialogue has a vector for every turn, or for its
-    labelled turns only.
+    labelled turns only. Where the file has the sentences, they must be the turns' texts.
 
     Raises:
-        ErcBenchError: dialogues or utterances do not match; the message says which.
+        ErcBenchError: dialogues, utterances or their texts do not match; the message says which.
     """
     table = {str(key): value for key, value in parts[f"roberta{layer}"].items()}
+    sentences = {str(key): value for key, value in parts["sentences"].items()}
     splits = [split for split in SPLITS if split in corpus.splits]
     dialogues = {split: corpus.dialogues(split) for split in splits}
     ids = {split: [d.id for d in dialogues[split]] for split in splits}
@@ -181,6 +182,7 @@ def match(
                 )
             ids[split] = there
     vectors, present = [], []
+    others: list[tuple[Utterance, str]] = []
     for split in splits:
         for dialogue, i in zip(dialogues[split], ids[split], strict=True):
             where = f"{path}, dialogue {i} ({corpus.name}, {split}, {dialogue.id!r})"
@@ -207,7 +209,41 @@ def match(
             rows[filled] = given
             vectors.append(rows)
             present.append(filled)
+            if i in sentences:
+                others += _other_texts(dialogue, filled, sentences[i])
+    if others:
+        turn, text = others[0]
+        raise ErcBenchError(
+            f"{path} does not fit {corpus.name}: {len(others)} of {sum(map(len, present))} "
+            f"utterances have other texts there. The first is {turn.id!r}: {text} in the file, "
+            f"{turn.text!r} in the corpus. Give the vectors of this release."
+        )
     return torch.from_numpy(np.concatenate(vectors)), torch.from_numpy(np.concatenate(present))
+
+
+def _other_texts(
+    dialogue: Dialogue, filled: np.ndarray, sentences: Any
+) -> list[tuple[Utterance, str]]:
+    """The turns whose sentence in the file is not their text, and what stands there instead."""
+    sentences = sentences.array if isinstance(sentences, _Array) else sentences
+    given = list(sentences) if isinstance(sentences, (list, tuple, np.ndarray)) else []
+    turns = list(dialogue.utterances)
+    if len(given) < len(turns):
+        turns = [turn for turn, has_vector in zip(turns, filled, strict=True) if has_vector]
+    if len(given) != len(turns):
+        return [(turn, f"{len(given)} sentences to this dialogue") for turn in turns]
+    return [
+        (turn, repr(text))
+        for turn, text in zip(turns, given, strict=True)
+        if _letters(text) != _letters(turn.text)
+    ]
+
+
+def _letters(text: Any) -> str:
+    """A text by its unaccented letters and digits: what no encoding and no transcriber changes."""
+    text = text.decode("latin1") if isinstance(text, bytes) else str(text)
+    spoken = re.sub(r"\[[A-Z]+\]", "", text)  # such as [LAUGHTER]
+    return re.sub(r"[^a-z0-9]", "", spoken.lower())
 
 
 def _in_order(ids: Iterable[Any]) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tempfile
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import get_linear_schedule_with_warmup
 
-from erc_bench.checkpoints import load_weights
+from erc_bench.checkpoints import load_weights, read_checkpoint, selecting_checkpoint
 from erc_bench.config import Experiment, MethodConfig, above, at_least
 from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet
 from erc_bench.corpus_files import cache_folder, checksum_of
@@ -158,6 +158,7 @@ class UtteranceFeatures:
                                 "or repeat the training here."
                             )
                         fine_tune(corpus, self.encoder, self.config, folder / "encoder")
+                    shutil.rmtree(_unfinished(folder / "encoder"), ignore_errors=True)
                     vectors = extract(folder / "encoder", _texts(corpus), self.config.max_len)
                     _store(path, vectors)
         except OSError as error:
@@ -312,9 +313,16 @@ def cls_states(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) ->
     return encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]
 
 
+def _unfinished(folder: Path) -> Path:
+    """Where a fine-tuning has its checkpoints until its encoder is in ``folder``."""
+    return folder.with_name("unfinished")
+
+
 def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path) -> None:
     """Fine-tune an encoder on a corpus's single utterances and keep the epoch best on dev.
 
+    One that was interrupted goes on from its last finished epoch, to the same encoder; what it
+    goes on from lies beside ``folder``, which is to be named by all that determines the encoder.
     The random numbers of the caller are left as they are.
 
     Args:
@@ -325,25 +333,48 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
     """
     shared = {k: v for k, v in asdict(config).items() if k not in ("path", "layer", "size", "seed")}
     settings = UtteranceConfig(encoder=encoder, **shared)
-    with isolate_rng(), tempfile.TemporaryDirectory(dir=folder.parent, prefix="part-") as part:
+    part = _unfinished(folder)
+    last = _last_epoch(part)
+    with isolate_rng():
         seed_everything(config.seed, verbose=False)
         method = UtteranceClassifier(settings, corpus.labels)
-        size = sum(p.numel() for p in method.parameters())
-        hint = ""
-        if size > SMALL and not torch.cuda.is_available():
-            hint = " There is no GPU; --preset small is made for that."
-        say(
-            f"Fine-tuning {encoder} on the single utterances of {corpus.name}, once for all runs "
-            f"and seeds with these settings.{hint}"
-        )
+        if last is None:
+            size = sum(p.numel() for p in method.parameters())
+            hint = ""
+            if size > SMALL and not torch.cuda.is_available():
+                hint = " There is no GPU; --preset small is made for that."
+            say(
+                f"Fine-tuning {encoder} on the single utterances of {corpus.name}, once for all "
+                f"runs and seeds with these settings.{hint}"
+            )
+        else:
+            say(f"Going on with the fine-tuning of {encoder} on {corpus.name}.")
         datamodule = ErcDataModule(corpus, method, config.seed)
         experiment = Experiment("utterance vectors", corpus.name, "", config.seed, settings)
-        trainer = build_trainer(method, Path(part) / "fit", [TrainingLog(experiment)])
-        fit(trainer, method, datamodule, None)
-        load_weights(method, Path(trainer.checkpoint_callback.best_model_path))  # type: ignore[union-attr]
-        method.encoder.save_pretrained(Path(part) / "encoder")
-        method.tokenizer.save_pretrained(Path(part) / "encoder")
-        (Path(part) / "encoder").replace(folder)
+        trainer = build_trainer(method, part, [TrainingLog(experiment)])
+        try:
+            fit(trainer, method, datamodule, last)
+        finally:
+            if not (part / "last.ckpt").exists():  # nothing that could be gone on with
+                shutil.rmtree(part, ignore_errors=True)
+        load_weights(method, Path(selecting_checkpoint(trainer).best_model_path))
+        method.encoder.save_pretrained(part / "encoder")
+        method.tokenizer.save_pretrained(part / "encoder")
+        (part / "encoder").replace(folder)
+
+
+def _last_epoch(part: Path) -> Path | None:
+    """The checkpoint that a fine-tuning can go on from; damaged ones are removed, with a line."""
+    last = part / "last.ckpt"
+    if last.exists():
+        try:
+            for checkpoint in (last, *part.glob("best-*.ckpt")):
+                read_checkpoint(checkpoint)
+            return last
+        except ErcBenchError:
+            say(f"The checkpoints in {part} are damaged; this fine-tuning is started anew.")
+    shutil.rmtree(part, ignore_errors=True)
+    return None
 
 
 @torch.no_grad()

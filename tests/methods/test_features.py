@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 from cosmic_layout import cosmic_parts, vectors_of, write_cosmic
+from fitting import PowerCut
 
 from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.corpus_files import cache_folder
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.encoders import load_encoder, load_tokenizer
 from erc_bench.errors import ErcBenchError
+from erc_bench.methods import features
 from erc_bench.methods.cosmic import as_array, match, read_cosmic
 from erc_bench.methods.features import FeatureConfig, UtteranceFeatures, extract
 from erc_bench.methods.sacl_lstm import SACLLSTM, SACLConfig
+from erc_bench.runner import build_trainer
 
 SIZE = 8
 
@@ -76,7 +79,8 @@ def test_vectors_are_cls_states_of_a_fine_tuned_encoder(corpus, tiny_encoder, ow
         torch.testing.assert_close(method.features[row], state, rtol=1e-4, atol=1e-5)
     before = load_encoder(tiny_encoder).state_dict()
     assert any(not torch.equal(before[k], v) for k, v in encoder.state_dict().items())
-    assert not list(kept.parent.glob("part-*"))
+    left = {path.name for path in kept.parent.iterdir()}
+    assert left <= {"encoder", "lock", f"{corpus.digest[:32]}.npy"}
 
 
 def test_they_are_made_once_for_all_seeds(corpus, tiny_encoder, own_cache, capsys) -> None:
@@ -131,6 +135,60 @@ def test_an_interrupted_fine_tuning_leaves_nothing(corpus, tiny_encoder, own_cac
         method.prepare(datamodule)
     (folder,) = (own_cache / "erc-bench" / "features").iterdir()
     assert {path.name for path in folder.iterdir()} <= {"lock"}
+
+
+def interrupted(corpus: Corpus, encoder: str, config: FeatureConfig, epoch: int, monkeypatch):
+    """Fine-tune with the power cut in an epoch (from 0); the folder of what is left."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            features,
+            "build_trainer",
+            lambda method, folder, callbacks: build_trainer(
+                method, folder, [*callbacks, PowerCut(epoch)]
+            ),
+        )
+        method, datamodule = method_on(corpus, encoder, config)
+        with pytest.raises(RuntimeError, match="power cut"):
+            method.prepare(datamodule)
+    (folder,) = (cache_folder() / "features").iterdir()
+    return folder
+
+
+def test_an_interrupted_fine_tuning_goes_on_to_the_same_encoder(
+    corpus, tiny_encoder, tmp_path, monkeypatch, capsys
+) -> None:
+    config = settings(epochs=3)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "whole"))
+    whole, datamodule = method_on(corpus, tiny_encoder, config)
+    whole.prepare(datamodule)
+    for epoch in (0, 1, 2):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cut-{epoch}"))
+        folder = interrupted(corpus, tiny_encoder, config, epoch, monkeypatch)
+        assert (folder / "unfinished").exists() == (epoch > 0)
+        capsys.readouterr()
+        torch.rand(5)
+        resumed, datamodule = method_on(corpus, tiny_encoder, config)
+        resumed.prepare(datamodule)
+        said = capsys.readouterr().err
+        assert ("Going on" in said) == (epoch > 0)
+        assert said.count("Epoch ") == 3 - epoch
+        assert torch.equal(whole.features, resumed.features)
+        assert not (folder / "unfinished").exists()
+
+
+@pytest.mark.parametrize("damaged", ["last.ckpt", "best-*.ckpt"])
+def test_a_damaged_fine_tuning_is_started_anew(
+    corpus, tiny_encoder, own_cache, monkeypatch, capsys, damaged
+) -> None:
+    folder = interrupted(corpus, tiny_encoder, settings(), 1, monkeypatch)
+    (checkpoint,) = (folder / "unfinished").glob(damaged)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    method, datamodule = method_on(corpus, tiny_encoder, settings())
+    method.prepare(datamodule)
+    said = capsys.readouterr().err
+    assert "damaged" in said
+    assert "Epoch 1/2" in said
+    assert not (folder / "unfinished").exists()
 
 
 def new_dialogues(corpus: Corpus) -> Corpus:
@@ -275,6 +333,66 @@ def test_vectors_of_labelled_turns_alone(tmp_path) -> None:
     found, present = given(corpus, path)
     assert present.tolist() == [True, False, True, False, True]
     assert found.sum(dim=1).tolist() == [SIZE, 0, SIZE, 0, SIZE]
+
+
+def with_sentences(corpus: Corpus, path, change) -> None:
+    """Vectors of a corpus as a file whose sentences were changed."""
+    parts = cosmic_parts(corpus, SIZE)
+    parts[7] = {key: change(texts) for key, texts in parts[7].items()}
+    path.write_bytes(pickle.dumps(parts))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda texts: [f"  {t.upper()}\n" for t in texts],
+        lambda texts: [t.replace("'", "\x92").replace("’", "\x92") for t in texts],
+        lambda texts: [t.encode().decode("latin1") for t in texts],
+        lambda texts: [f"[LAUGHTER] {t.encode().decode('latin1')}" for t in texts],
+        lambda texts: [t.encode() for t in texts],
+        lambda texts: [t.split() for t in texts],
+        np.array,
+        tuple,
+    ],
+)
+def test_sentences_may_be_written_otherwise(corpus, tmp_path, change) -> None:
+    path = tmp_path / "vectors.pkl"
+    with_sentences(corpus, path, change)
+    assert torch.equal(given(corpus, path)[0], expected_vectors(corpus))
+
+
+def test_vectors_of_other_texts_are_refused_and_counted(corpus, tmp_path) -> None:
+    path = tmp_path / "vectors.pkl"
+    first, second = corpus.dialogues("train")[2:4]
+    parts = cosmic_parts(corpus, SIZE)
+    parts[7][first.id][1] = "Something else was said."
+    parts[7][second.id] = parts[7][second.id][:-1]
+    path.write_bytes(pickle.dumps(parts))
+    with pytest.raises(ErcBenchError, match="other texts") as caught:
+        given(corpus, path)
+    turns = sum(len(d) for split in corpus.splits for d in corpus.dialogues(split))
+    assert f"{1 + len(second)} of {turns} utterances" in str(caught.value)
+    assert f"{first.utterances[1].id!r}" in str(caught.value)
+    assert "'Something else was said.'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_vectors_in_another_order_are_refused(corpus, tmp_path) -> None:
+    """Dialogues of equal length under numbers: their texts alone tell that they are exchanged."""
+    path = tmp_path / "vectors.pkl"
+    lengths = [len(d) for d in corpus.dialogues("train")]
+    one, other = next(
+        (i, j) for j in range(len(lengths)) for i in range(j) if lengths[i] == lengths[j]
+    )
+    parts = cosmic_parts(corpus, SIZE)
+    number = {key: n for n, key in enumerate(parts[0])}
+    numbered = [{number[k]: v for k, v in part.items()} for part in parts[:-3]]
+    of_splits = [[number[k] for k in part] for part in parts[-3:]]
+    train = of_splits[0]
+    train[one], train[other] = train[other], train[one]
+    path.write_bytes(pickle.dumps([*numbered, *of_splits]))
+    with pytest.raises(ErcBenchError, match=r"\d+ of .* other texts"):
+        given(corpus, path)
 
 
 def broken(kind: str, parts: list) -> object:
