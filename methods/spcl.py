@@ -80,6 +80,9 @@ class SPCLConfig(MethodConfig):
 class Prototypes(nn.Module):
     """Class centres, and a queue of each class's latest vectors that starts as its centre.
 
+    ``centers`` are those of the training set, which predict; ``starts`` those of the epoch's
+    examples, the augmented among them.
+
     Args:
         classes: C.
         size: d.
@@ -88,6 +91,7 @@ class Prototypes(nn.Module):
     """
 
     centers: Tensor
+    starts: Tensor
     queues: Tensor
     counts: Tensor
 
@@ -96,14 +100,15 @@ class Prototypes(nn.Module):
         self.support_size = support_size
         self.register_buffer("centers", torch.zeros(classes, size))
         # A resumed run starts at an epoch's beginning, where the queues are made anew.
+        self.register_buffer("starts", torch.zeros(classes, size), persistent=False)
         self.register_buffer("queues", torch.zeros(classes, pool_size, size), persistent=False)
         self.register_buffer("counts", torch.zeros(classes, dtype=torch.long), persistent=False)
 
-    def reset(self, centers: Tensor) -> None:
-        """New centres ``(C, d)``, each alone in its queue; a class without one has zeros."""
-        self.centers.copy_(centers)
-        self.queues[:, 0] = centers
-        self.counts.copy_(centers.any(dim=1))
+    def reset(self, starts: Tensor) -> None:
+        """Centres ``(C, d)``, each alone in its queue from now on; zeros for a class without."""
+        self.starts.copy_(starts)
+        self.queues[:, 0] = starts
+        self.counts.copy_(starts.any(dim=1))
 
     def draw(self, generator: Generator | None = None) -> Tensor:
         """Prototypes ``(C, d)``: mean of K vectors of the queue, drawn without replacement.
@@ -115,7 +120,7 @@ class Prototypes(nn.Module):
         empty = torch.arange(pool, device=keys.device) >= self.counts[:, None]
         drawn = keys.masked_fill(empty, 2.0).topk(self.support_size, largest=False).indices
         means = self.queues.gather(1, drawn[..., None].expand(-1, -1, self.queues.shape[2])).mean(1)
-        return torch.where((self.counts >= self.support_size)[:, None], means, self.centers)
+        return torch.where((self.counts >= self.support_size)[:, None], means, self.starts)
 
     @torch.no_grad()
     def push(self, h: Tensor, labels: Tensor, generator: Generator | None = None) -> None:
@@ -200,6 +205,13 @@ def keep_probabilities(examples: int, epoch: int, epochs: int) -> np.ndarray:
     return np.linspace(1 - epoch / epochs, epoch / epochs, examples)
 
 
+def is_lookback(columns: Columns) -> np.ndarray:
+    """Which examples ``(B,)`` are of the augmentation: they see turns after their target."""
+    targets = columns["targets"]
+    assert isinstance(targets, Ragged)
+    return targets.values < np.asarray(columns["turn"])
+
+
 def drawn_examples(columns: Columns, probability: float, rng: np.random.Generator) -> np.ndarray:
     """Indices of the ordinary examples, and of this epoch's augmentation.
 
@@ -210,7 +222,7 @@ def drawn_examples(columns: Columns, probability: float, rng: np.random.Generato
         np.asarray(c.values if isinstance(c, Ragged) else c)
         for c in (columns[name] for name in ("targets", "turn", "window", "dialogue"))
     )
-    ordinary = np.flatnonzero(targets == turns)
+    ordinary = np.flatnonzero(~is_lookback(columns))
     lucky = rng.random(len(ordinary)) < probability
     asked = ordinary[lucky & (turns[ordinary] >= FIRST_LOOKBACK)]
     queries = rng.integers(windows[asked], turns[asked])
@@ -258,9 +270,7 @@ class SPCL(ErcMethod):
 
         ``lookback`` is true of an example that sees turns after its target.
         """
-        targets = examples["targets"]
-        assert isinstance(targets, Ragged)
-        lookback = torch.from_numpy(targets.values < np.asarray(examples["turn"]))
+        lookback = torch.from_numpy(is_lookback(examples))
         return {**collate_prompts(examples, self.tokenizer), "lookback": lookback}
 
     # --- loss and scores ---
@@ -327,6 +337,7 @@ class SPCL(ErcMethod):
         """Draw the augmented examples of an epoch, pass over them, and take from it the class
         centres, new queues, and the examples from easy to hard.
 
+        The centres that predict are those of the training set, without what augmentation added.
         With ``max_batches`` it looks at twice what they hold, because about half is kept.
         """
         rng = np.random.default_rng((datamodule.seed, epoch, 1))
@@ -335,9 +346,12 @@ class SPCL(ErcMethod):
             most = 2 * self.config.max_batches * self.config.batch_size
             examples = np.sort(rng.permutation(examples)[:most])
         h, labels = self.encode(datamodule, "train", self.represent, examples)
-        centers = class_centers(h, labels, len(self.labels))
-        self.prototypes.reset(centers)
-        order = difficulty(h, labels, centers).argsort(stable=True).cpu().numpy()
+        starts = class_centers(h, labels, len(self.labels))
+        self.prototypes.reset(starts)
+        added = is_lookback(datamodule.examples["train"])[examples]
+        own = torch.from_numpy(~added).to(h.device)
+        self.prototypes.centers.copy_(class_centers(h[own], labels[own], len(self.labels)))
+        order = difficulty(h, labels, starts).argsort(stable=True).cpu().numpy()
         self.survey = epoch, examples, order
 
     def epoch_examples(self, datamodule: ErcDataModule, epoch: int) -> np.ndarray:

@@ -29,6 +29,7 @@ from erc_bench.methods.spcl import (
     class_similarity,
     difficulty,
     drawn_examples,
+    is_lookback,
     keep_probabilities,
     rate,
     spcl_loss,
@@ -275,7 +276,7 @@ def test_augmentation_is_impossible_at_evaluation(tiny_encoder, small_demo) -> N
 def test_later_turns_change_nothing(tiny_encoder, small_demo) -> None:
     torch.manual_seed(0)
     method = SPCL(SPCLConfig(encoder=tiny_encoder), small_demo.labels).eval()
-    method.prototypes.reset(torch.randn_like(method.prototypes.centers))
+    method.prototypes.centers.normal_()
     dialogue = max(small_demo.dialogues("test"), key=len)
     middle = len(dialogue) // 2
     altered = Dialogue(
@@ -349,6 +350,14 @@ def test_dev_is_scored_with_centres_of_the_weights_it_scores(config, small_demo,
     stored = method.prototypes.centers.clone()
     method.look_over(datamodule, config.epochs)
     assert torch.equal(method.prototypes.centers, stored)
+    # Whatever the epoch's augmentation drew, the centres are those of the training set.
+    starts = method.prototypes.starts.clone()
+    method.look_over(datamodule, config.epochs + 1)
+    torch.testing.assert_close(method.prototypes.centers, stored)
+    assert not torch.allclose(method.prototypes.starts, starts)
+    ordinary = np.flatnonzero(~is_lookback(datamodule.examples["train"]))
+    h, labels = method.encode(datamodule, "train", method.represent, ordinary)
+    torch.testing.assert_close(stored, class_centers(h, labels, len(small_demo.labels)))
     predicted = fitted.predict("dev")[1].argmax(dim=1)
     gold = datamodule.gold[datamodule.rows("dev")]
     value = fitted.log.curves[-1]["dev/weighted_f1"]
@@ -365,14 +374,14 @@ def test_the_adversarial_step_is_along_the_gradient(config, small_demo) -> None:
     datamodule = ErcDataModule(small_demo, method)
     columns = datamodule.examples["train"].items()
     batch = datamodule.batch({name: take(c, np.arange(16)) for name, c in columns})
-    method.prototypes.reset(torch.randn_like(method.prototypes.centers))
+    method.prototypes.reset(torch.randn_like(method.prototypes.starts))
     parts = method.loss(batch)
     parts["loss"].backward()
     words = method.encoder.get_input_embeddings().weight
     both = words.grad.clone()
 
     method.config.fgm = 0.0
-    method.prototypes.reset(method.prototypes.centers.clone())
+    method.prototypes.reset(method.prototypes.starts.clone())
     words.grad = None
     clean = method.loss(batch)["loss"]
     clean.backward()
@@ -380,7 +389,7 @@ def test_the_adversarial_step_is_along_the_gradient(config, small_demo) -> None:
     with torch.no_grad():
         words += 0.01 * first / first.norm()
     words.grad = None
-    method.prototypes.reset(method.prototypes.centers.clone())
+    method.prototypes.reset(method.prototypes.starts.clone())
     moved = method.loss(batch)["loss"]
     moved.backward()
     assert moved > clean
