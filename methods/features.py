@@ -43,6 +43,7 @@ from erc_bench.runner import build_trainer, fit
 from erc_bench.training_log import TrainingLog
 
 from .cosmic import match, read_cosmic
+from .prompts import padded
 
 FORMAT = 1
 """Part of the cache's key: raise it when the code makes other vectors than before."""
@@ -271,9 +272,7 @@ class UtteranceClassifier(ErcMethod):
 
     def collate(self, examples: Columns) -> Batch:
         """``input_ids`` and ``attention_mask`` ``(B, L)``."""
-        rows = examples["input_ids"]
-        assert isinstance(rows, Ragged)
-        return dict(padded(rows, self.tokenizer.pad_token_id))
+        return dict(padded(examples["input_ids"], self.tokenizer.pad_token_id))
 
     def scores(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``."""
@@ -299,13 +298,6 @@ class UtteranceClassifier(ErcMethod):
 def token_ids(tokenizer: Any, texts: list[str], max_len: int) -> list[list[int]]:
     """Token ids of each text with its special tokens, ``max_len`` at most."""
     return tokenizer(texts, truncation=True, max_length=max_len).input_ids
-
-
-def padded(rows: Ragged, pad: int) -> dict[str, Tensor]:
-    """``input_ids`` and ``attention_mask`` ``(B, L)``."""
-    ids = torch.from_numpy(rows.pad(pad))
-    mask = torch.arange(ids.shape[1]) < torch.from_numpy(rows.lengths)[:, None]
-    return {"input_ids": ids, "attention_mask": mask.long()}
 
 
 def cls_states(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from erc_bench.conversation import Dialogue
-from erc_bench.ragged import Columns, Ragged
+from erc_bench.ragged import Column, Columns, Ragged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,6 +108,14 @@ def anchor_examples(
     ]
 
 
+def padded(rows: Column, pad: int) -> dict[str, torch.Tensor]:
+    """What an encoder reads of rows of token ids: ``input_ids``, ``attention_mask`` ``(B, L)``."""
+    assert isinstance(rows, Ragged)
+    ids = torch.from_numpy(rows.pad(pad))
+    mask = torch.arange(ids.shape[1]) < torch.from_numpy(rows.lengths)[:, None]
+    return {"input_ids": ids, "attention_mask": mask.long()}
+
+
 def collate_prompts(
     examples: Columns, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, torch.Tensor]:
@@ -115,17 +123,10 @@ def collate_prompts(
 
     A mask token in the utterance's own text comes before the query's and is not taken.
     """
-    rows = examples["input_ids"]
-    assert isinstance(rows, Ragged)
-    ids = rows.pad(tokenizer.pad_token_id)
-    from_the_end = (ids[:, ::-1] == tokenizer.mask_token_id).argmax(axis=1)
-    return {
-        "input_ids": torch.from_numpy(ids),
-        "attention_mask": torch.from_numpy(
-            (np.arange(ids.shape[1]) < rows.lengths[:, None]).astype(np.int64)
-        ),
-        "positions": torch.from_numpy(ids.shape[1] - 1 - from_the_end),
-    }
+    batch = padded(examples["input_ids"], tokenizer.pad_token_id)
+    ids = batch["input_ids"]
+    from_the_end = (ids.flip(1) == tokenizer.mask_token_id).int().argmax(dim=1)
+    return {**batch, "positions": ids.shape[1] - 1 - from_the_end}
 
 
 def mask_states(encoder: Callable[..., Any], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -30,6 +30,7 @@ from erc_bench.progress import say
 from erc_bench.ragged import Column, Columns, Ragged, join, take
 from erc_bench.registry import corpus_source
 
+from .prompts import padded
 from .speaker_mtl_network import SpeakerMTLNetwork, SpeakerNames
 
 CHUNK = 32
@@ -193,12 +194,10 @@ class SpeakerMTL(ErcMethod):
         turns = dialogues.values
         assert isinstance(turns, Ragged)
         order = np.argsort(turns.lengths, kind="stable")
-        chunks = []
-        for rows in np.array_split(order, math.ceil(len(order) / CHUNK)):
-            some = turns.take(rows)
-            ids = torch.from_numpy(some.pad(self.tokenizer.pad_token_id))
-            mask = torch.arange(ids.shape[1]) < torch.from_numpy(some.lengths)[:, None]
-            chunks.append((ids, mask.long()))
+        chunks = [
+            padded(turns.take(rows), self.tokenizer.pad_token_id)
+            for rows in np.array_split(order, math.ceil(len(order) / CHUNK))
+        ]
         return {"chunks": chunks, "cells": torch.from_numpy(cells[order])}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

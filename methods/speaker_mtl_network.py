@@ -169,9 +169,9 @@ class SpeakerMTLNetwork(nn.Module):
     def turn_vectors(self, turns: dict[str, Any], grid: tuple[int, int]) -> Tensor:
         """Mean state over the tokens of each turn, in the grid of turns ``(B, T, d)``."""
         chunks = []
-        for input_ids, attention_mask in turns["chunks"]:
-            states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-            mask = attention_mask[..., None]
+        for inputs in turns["chunks"]:
+            states = self.encoder(**inputs)
+            mask = inputs["attention_mask"][..., None]
             total = (states.last_hidden_state.float() * mask).sum(dim=1)
             chunks.append(total / mask.sum(dim=1))
         vectors = torch.cat(chunks)

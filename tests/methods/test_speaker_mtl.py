@@ -304,7 +304,7 @@ def test_speakers_are_in_the_text_only_where_asked_and_never_in_that_of_si(confi
 def test_long_turns_are_cut_and_turns_are_encoded_in_chunks_of_similar_length(config, demo):
     _, datamodule = prepared(replace(config, max_len=8, batch_size=32), demo)
     turns = next(iter(datamodule.train_dataloader()))["turns"]
-    lengths = [mask.sum(dim=1) for _, mask in turns["chunks"]]
+    lengths = [chunk["attention_mask"].sum(dim=1) for chunk in turns["chunks"]]
     assert max(len(each) for each in lengths) <= 32 < sum(len(each) for each in lengths)
     in_order = torch.cat(lengths)
     assert in_order.tolist() == in_order.sort().values.tolist()
