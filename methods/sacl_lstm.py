@@ -55,7 +55,8 @@ class SACLConfig(MethodConfig):
     gradient_clip: float = 0.0  # largest gradient norm; 0 = no clipping
     patience: int = 20  # epochs without improvement on dev before stopping; 0 = never
     select_on: Literal["weighted_f1", "loss"] = "loss"  # the figure of dev that selects
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"  # of the LSTMs
+    # of the LSTMs; auto = float32
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     hidden_size: int = 128  # of each direction of both LSTMs
     layers: int = 1  # of both LSTMs
     dropout: float = 0.2  # between the layers and before the classifier
@@ -85,6 +86,8 @@ class SACLConfig(MethodConfig):
                 f"at_rate={self.at_rate:g} and situ_rate + speaker_rate="
                 f"{self.situ_rate + self.speaker_rate:g} are shares: give 1 at most."
             )
+        if self.precision == "auto":  # so small that less gains nothing, and float16 would overflow
+            self.precision = "float32"
         if self.precision == "float16":
             raise ErcBenchError(
                 "SACL-LSTM trains its LSTMs in float32 or bfloat16; leave precision=float16 out."
@@ -354,7 +357,8 @@ class SACLLSTM(ErcMethod):
 
     def loss(self, batch: Batch, adversarial: bool = False) -> dict[str, Tensor]:
         """The paper's loss divided by the number of utterances, so that batches compare."""
-        hidden, log_probs = self.represent(batch)
+        scored = None if self.training else batch.pop("scored", None)
+        hidden, log_probs = scored or self.represent(batch)
         config = self.config
         weight = config.adversarial_contrastive_weight if adversarial else config.contrastive_weight
         parts = sacl_loss(
@@ -375,8 +379,9 @@ class SACLLSTM(ErcMethod):
         }
 
     def scores(self, batch: Batch) -> Tensor:
-        """Log-probabilities ``(N, C)``."""
-        return self.represent(batch)[1]
+        """Log-probabilities ``(N, C)``; the loss of dev is taken from the same pass."""
+        batch["scored"] = self.represent(batch)
+        return batch["scored"][1]
 
     def encoder_identity(self) -> dict[str, str]:
         """The encoder, or the file of vectors that was read instead."""
