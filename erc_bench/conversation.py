@@ -19,12 +19,15 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The emotions of a corpus, as plain English words, in the order of the class index."""
+    """The emotions of a corpus, as plain English words, in the order of the class index.
+
+    An empty one is that of a corpus without emotions, whose dialogues only say who speaks.
+    """
 
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if len(self.names) < 2 or len(set(self.names)) != len(self.names):
+        if len(self.names) == 1 or len(set(self.names)) != len(self.names):
             raise ErcBenchError(f"A label set needs two or more different labels: {self.names}.")
 
     def __len__(self) -> int:
@@ -104,7 +107,7 @@ class Corpus:
 
         Raises:
             ErcBenchError: an id that stands twice, a label outside the label set, or a split
-                that is unknown or empty.
+                that is unknown, empty, or (unless the corpus has no emotions) without labels.
         """
         import datasets
 
@@ -163,8 +166,9 @@ def _check(turns: list[dict[str, Any]], seen: set[str], classes: int, where: str
             raise ErcBenchError(f"{where}: the utterance id {u['id']!r} stands twice.")
         seen.add(u["id"])
         if not -1 <= u["label"] < classes:
-            raise ErcBenchError(
-                f"{where}, utterance {u['id']!r}: label {u['label']} is outside 0…{classes - 1}."
-            )
-    if all(u["label"] < 0 for u in turns):
+            known = f"is outside 0…{classes - 1}" if classes else "in a corpus without emotions"
+            raise ErcBenchError(f"{where}, utterance {u['id']!r}: label {u['label']} {known}.")
+    if not turns:
+        raise ErcBenchError(f"{where}: there is no utterance.")
+    if classes and all(u["label"] < 0 for u in turns):
         raise ErcBenchError(f"{where}: there is no labelled utterance.")

@@ -184,7 +184,7 @@ class CorpusSource(ABC):
     """
 
     name: ClassVar[str]
-    labels: ClassVar[LabelSet]
+    labels: ClassVar[LabelSet]  # empty where there are no emotions, as in a corpus of speakers
     description: ClassVar[str]  # what the dialogues are, in one line
     classes: ClassVar[str]  # who named the classes
     licence: ClassVar[str]

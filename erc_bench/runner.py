@@ -110,6 +110,12 @@ def _run(
     with quiet_frameworks():
         seed_everything(experiment.seed, workers=True, verbose=False)
         corpus = corpus_source(experiment.dataset).load(data_dir)
+        if not corpus.labels:
+            raise ErcBenchError(
+                f"{corpus.name} has no emotion labels, so nothing can be trained or scored on it; "
+                "it is there for methods that learn from further dialogues beside a corpus's own "
+                "(a setting such as extra_corpus). Choose another --dataset."
+            )
         method = method_class(experiment.method)(config, corpus.labels)
         datamodule = ErcDataModule(corpus, method, experiment.seed, data_dir)
         method.prepare(datamodule)

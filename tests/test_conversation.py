@@ -47,7 +47,12 @@ def test_the_name_in_prompts_is_the_speaker_unless_given() -> None:
         (lambda: LABELS.index("anegr", "train.csv, line 7"), ["train.csv, line 7", "'anger'"]),
         (lambda: Corpus.build("c", LABELS, {"train": [dialogue("a", 2)]}), ["a-u0", "outside"]),
         (lambda: Corpus.build("c", LABELS, {"train": [dialogue("a", None)]}), ["no labelled"]),
-        (lambda: Corpus.build("c", LABELS, {"train": []}), ["no labelled"]),
+        (lambda: Corpus.build("c", LABELS, {"train": []}), ["no utterance"]),
+        (lambda: Corpus.build("c", LabelSet(()), {"train": []}), ["no utterance"]),
+        (
+            lambda: Corpus.build("c", LabelSet(()), {"train": [dialogue("a", 0)]}),
+            ["a-u0", "without emotions"],
+        ),
         (lambda: Corpus.build("c", LABELS, {"trian": [dialogue("a", 0)]}), ["'trian'", "'train'"]),
         (
             lambda: Corpus.build("c", LABELS, {"train": [dialogue("a", 0), dialogue("a", 1)]}),

@@ -1,5 +1,7 @@
 """What every registered method must do; a new method adds one line to ``METHODS``."""
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +10,10 @@ import torch
 from fitting import Fitted, resumed_equals_uninterrupted
 
 from erc_bench.checkpoints import load_weights
-from erc_bench.config import resolve
+from erc_bench.config import Experiment, resolve
 from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.datamodule import ErcDataModule
+from erc_bench.recording import make_record
 from erc_bench.registry import method_class, method_names
 from erc_bench.runner import build_trainer, predict, run
 
@@ -173,6 +176,35 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
     whole.select()
     resumed.select()
     assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
+
+
+def test_bfloat16_trains_and_predicts_like_float32(
+    method: str, odd: Corpus, tiny_encoder: str, tmp_path: Path
+) -> None:
+    settings = config(method, tiny_encoder, "epochs=2", "precision=bfloat16")
+    fitted = Fitted(method_class(method), settings, odd, tmp_path)
+    assert fitted.trainer.precision == "bf16-mixed"
+    numbers = [value for epoch in fitted.log.curves for value in epoch.values()]
+    assert all(math.isfinite(value) for value in numbers)
+    assert {value.dtype for value in fitted.last.values() if value.is_floating_point()} == {
+        torch.float32
+    }
+    predictions = {split: fitted.predict(split) for split in ("dev", "test")}
+    experiment = Experiment(method, "demo", "smoke", 1, settings)
+    record = make_record(
+        experiment, fitted.method, fitted.datamodule, fitted.trainer, fitted.log, predictions
+    )
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    for each in record["predictions"]["test"]["probabilities"]:
+        assert sum(each) == pytest.approx(1, abs=1e-3)
+        assert each == [round(p, 4) for p in each]
+    _, half = predictions["test"]
+    plain = build_trainer(
+        method_class(method)(replace(settings, precision="float32"), odd.labels), tmp_path, []
+    )
+    _, full = predict(plain, fitted.method, fitted.datamodule, "test")
+    assert half.dtype == full.dtype == torch.float32
+    torch.testing.assert_close(half, full, atol=0.05, rtol=0)
 
 
 def test_it_learns_the_demo_corpus(method: str, demo: Corpus, tiny_encoder: str, tmp_path) -> None:

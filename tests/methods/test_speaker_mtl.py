@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from fitting import Fitted, resumed_equals_uninterrupted
+from rich.console import Console
 from torch.nn import functional as F
 
+from erc_bench import registry
 from erc_bench.config import Experiment, resolve
 from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.corpus_report import data_list, data_stats
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.errors import ErcBenchError
 from erc_bench.methods.speaker_mtl import (
@@ -376,6 +380,68 @@ def test_names_that_nobody_bears_in_the_extra_corpus_are_an_error(config):
         prepared(replace(config, extra_corpus="demo"), corpus)
     _, datamodule = prepared(replace(config, extra_corpus="demo", speaker="pairs"), corpus)
     assert len(datamodule.examples["train"]["dialogue"]) == 201
+
+
+BYSTANDERS = """
+from erc_bench.conversation import Dialogue, LabelSet, Utterance
+from erc_bench.corpus_files import CorpusSource
+
+
+class Bystanders(CorpusSource):
+    name = "bystanders"
+    labels = LabelSet(())
+    description = "who speaks, and nothing of what they feel"
+    classes = licence = homepage = citation = release = "made up"
+
+    def parse(self, paths):
+        turns = [("Ilse", "Who is it?"), ("Tomas", "Me."), ("Ilse", "Come in.")]
+        return {
+            "train": [
+                Dialogue(f"b{d}", tuple(Utterance(f"b{d}-{i}", *t) for i, t in enumerate(turns)))
+                for d in range(7)
+            ]
+        }
+"""
+
+
+@pytest.fixture
+def bystanders(tmp_path, monkeypatch):
+    """A package that registers a corpus of speakers without emotions."""
+    (tmp_path / "bystanders.py").write_text(BYSTANDERS)
+    package = tmp_path / "bystanders-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: bystanders\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text(
+        "[erc_bench.datamodules]\nbystanders = bystanders:Bystanders\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._points.cache_clear()
+    yield "bystanders"
+    registry._points.cache_clear()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_si_learns_from_a_corpus_without_emotions(config, strange, bystanders, form, tmp_path):
+    config = replace(config, extra_corpus=bystanders, extra_ratio=1.0, speaker=form, batch_size=3)
+    _, datamodule = prepared(config, strange)
+    assert len(datamodule.examples["train"]["dialogue"]) == 5 + 7
+    fitted = Fitted(SpeakerMTL, config, strange, tmp_path)
+    assert all(math.isfinite(epoch["train/si"]) for epoch in fitted.log.curves)
+    rows, probabilities = fitted.predict("test")
+    assert torch.equal(rows, fitted.datamodule.rows("test"))
+    assert probabilities.isfinite().all()
+
+
+def test_a_corpus_without_emotions_is_described_and_nothing_is_trained_on_it(
+    config, bystanders, tmp_path
+):
+    console = Console(file=io.StringIO(), width=100)
+    data_stats(console, bystanders)
+    data_list(console)
+    assert console.file.getvalue().count("who speaks, and nothing of what they feel") == 2
+    with pytest.raises(ErcBenchError, match="no emotion labels"):
+        run(Experiment("speaker-mtl", bystanders, "paper", 1, config), tmp_path)
+    assert not list(tmp_path.rglob("*.json"))
 
 
 # --- settings ---
