@@ -202,7 +202,7 @@ def test_demo_needs_no_files() -> None:
 def test_every_finished_epoch_can_be_resumed_from_also_when_dev_did_not_improve(
     quick, demo, tmp_path: Path
 ) -> None:
-    config = quick("epochs=6", "encoder_lr=1e-9", "lr=1e-9").config
+    config = quick("epochs=6", "patience=0", "encoder_lr=1e-9", "lr=1e-9").config
     with pytest.raises(RuntimeError, match="power cut"):
         Fitted(EACL, config, demo, tmp_path, PowerCut(3))
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
