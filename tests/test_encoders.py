@@ -1,0 +1,195 @@
+"""Where encoders are found: folders, the hub's cache, and a hub on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from huggingface_hub import constants
+
+from erc_bench.encoders import find_encoder
+from erc_bench.errors import ErcBenchError
+
+COMMIT, CONVERTED = "a" * 40, "b" * 40
+PICKLED = {"config.json": b"{}", "pytorch_model.bin": b"a pickle", "vocab.txt": b"[PAD]"}
+SAFE = {"config.json": b"{}", "model.safetensors": b"weights", "onnx/model.onnx": b"not wanted"}
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache of the hub."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    find_encoder.cache_clear()
+    yield tmp_path / "hub"
+    find_encoder.cache_clear()
+
+
+def cached(cache: Path, name: str, revisions: dict[str, tuple[str, dict[str, bytes]]]) -> Path:
+    """A repository in the hub's cache: a commit and its files for each revision."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    for revision, (commit, contents) in revisions.items():
+        reference = repository / "refs" / revision
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit)
+        for file, data in contents.items():
+            path = repository / "snapshots" / commit / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    return repository / "snapshots"
+
+
+def test_an_encoder_is_found_in_the_cache(hub_cache: Path) -> None:
+    snapshots = cached(hub_cache, "some/encoder", {"main": (COMMIT, SAFE)})
+    found = find_encoder("some/encoder")
+    assert found.folder == snapshots / COMMIT
+    assert len(found.digest) == 64
+
+
+def test_the_conversion_beside_a_main_branch_without_safetensors_is_found(hub_cache: Path) -> None:
+    revisions = {"main": (COMMIT, PICKLED), "refs/pr/7": (CONVERTED, SAFE)}
+    snapshots = cached(hub_cache, "old/encoder", revisions)
+    assert find_encoder("old/encoder").folder == snapshots / CONVERTED
+
+
+def test_pickled_weights_are_never_taken(hub_cache: Path) -> None:
+    cached(hub_cache, "old/encoder", {"main": (COMMIT, PICKLED)})
+    with pytest.raises(ErcBenchError, match="safetensors") as caught:
+        find_encoder("old/encoder")
+    assert "other formats are not loaded" in str(caught.value)
+
+
+def test_a_folder_is_taken_before_the_cache(hub_cache: Path, tmp_path, monkeypatch) -> None:
+    cached(hub_cache, "some/encoder", {"main": (COMMIT, SAFE)})
+    monkeypatch.chdir(tmp_path)
+    folder = Path("some/encoder")
+    folder.mkdir(parents=True)
+    with pytest.raises(ErcBenchError, match="The folder some/encoder"):
+        find_encoder("some/encoder")
+    for file, data in SAFE.items():
+        if "/" not in file:
+            (folder / file).write_bytes(data)
+    assert find_encoder("some/encoder").folder == folder
+
+
+def test_why_the_hub_gave_nothing_is_said(hub_cache: Path) -> None:
+    with pytest.raises(ErcBenchError) as caught:
+        find_encoder("no/such-encoder")
+    assert str(hub_cache) in str(caught.value)
+    assert "offline" in str(caught.value)
+    with pytest.raises(ErcBenchError, match="HFValidationError"):
+        find_encoder("no such encoder")
+    assert "\n" not in str(caught.value)
+
+
+# --- a hub ---
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a download asks for; ``old/encoder`` was converted by its robot."""
+
+    revisions: ClassVar = {
+        "some/encoder": {"main": (COMMIT, SAFE)},
+        "old/encoder": {"main": (COMMIT, PICKLED), "refs/pr/7": (CONVERTED, SAFE)},
+    }
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0].replace("%2F", "/").removeprefix("/api/models")
+        name = "/".join(path.split("/")[1:3])
+        kind, _, rest = path.removeprefix(f"/{name}/").partition("/")
+        revisions = self.revisions.get(name, {})
+        by_commit = dict(revisions.values())
+        if kind == "revision" and rest in revisions:
+            commit, contents = revisions[rest]
+            self.json({"id": name, "sha": commit, "siblings": [{"rfilename": f} for f in contents]})
+        elif kind == "tree" and rest in by_commit:
+            files = [(f, len(data)) for f, data in by_commit[rest].items()]
+            self.json([{"type": "file", "path": f, "size": n, "oid": f} for f, n in files])
+        elif kind == "discussions":
+            request = {"num": 7, "title": "", "status": "open", "isPullRequest": True}
+            request |= {"author": {"name": "SFconvertbot"}, "createdAt": "2023-01-01T00:00:00.000Z"}
+            request["repo"] = {"name": name, "type": "model"}
+            self.json({"discussions": [request], "count": 1, "start": 0})
+        elif kind == "resolve" and rest.partition("/")[0] in by_commit:
+            commit, _, file = rest.partition("/")
+            self.reply(by_commit[commit][file], {"X-Repo-Commit": commit, "ETag": f'"{file}"'})
+        else:
+            self.send_error(404)
+
+    def json(self, value: object) -> None:
+        self.reply(json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def reply(self, data: bytes, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for key, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    """The address of a hub on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def asked(hub: str, name: str, home: Path) -> tuple[str, str]:
+    """What a process of its own, which may use that hub, prints of an encoder, and its notices."""
+    script = (
+        "import sys\n"
+        "from erc_bench.encoders import find_encoder\n"
+        "from erc_bench.errors import ErcBenchError\n"
+        "try:\n    print(find_encoder(sys.argv[1]).folder)\n"
+        "except ErcBenchError as error:\n    print(error)\n"
+    )
+    settings = {"HF_ENDPOINT": hub, "HF_HUB_CACHE": str(home), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, name],
+        env=os.environ | settings | {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout.strip(), done.stderr
+
+
+def test_an_encoder_is_fetched_from_the_hub(hub: str, tmp_path: Path) -> None:
+    printed, notices = asked(hub, "some/encoder", tmp_path)
+    assert {p.name for p in Path(printed).iterdir()} == {"config.json", "model.safetensors"}
+    assert "Looking for the encoder some/encoder" in notices
+    # And a second time from the cache.
+    again, notices = asked("http://127.0.0.1:9", "some/encoder", tmp_path)
+    assert again == printed
+    assert notices == ""
+
+
+def test_the_hubs_conversion_is_fetched(hub: str, tmp_path: Path) -> None:
+    printed, _ = asked(hub, "old/encoder", tmp_path)
+    assert Path(printed).name == CONVERTED
+    assert (Path(printed) / "model.safetensors").read_bytes() == b"weights"
+    assert asked("http://127.0.0.1:9", "old/encoder", tmp_path)[0] == printed
+
+
+def test_an_encoder_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:
+    printed, _ = asked(hub, "no/encoder", tmp_path)
+    assert "404" in printed
+    assert len(printed.splitlines()) == 1
