@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from erc_bench import __version__
+from erc_bench.command_parser import CommandParser
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import console, duration, say
 
@@ -66,6 +67,15 @@ def _show_warning(message: Any, category: type[Warning], *place: Any, **options:
         say(f"Note: {message}")
 
 
+def _must_exist(root: Path) -> None:
+    """What only reads records says so where there is no such folder."""
+    if not root.is_dir():
+        raise ErcBenchError(
+            f"There is no folder {root} with records. Name the right one with --leaderboard-dir, "
+            "or make records there: `erc-bench run` with the same --leaderboard-dir."
+        )
+
+
 def _console() -> Any:
     """Where results go."""
     from rich.console import Console
@@ -97,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     settings.add_argument("--preset", default="paper", help="paper (default), base, small or smoke")
     settings.add_argument("overrides", nargs="*", metavar="key=value", help="settings to override")
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="erc-bench", description="A benchmark suite for emotion recognition in conversation."
     )
     parser.add_argument("--version", action="version", version=f"erc-bench {__version__}")
@@ -158,7 +168,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("stats", "what a corpus holds, and its overlaps", command_data_stats),
         ("doctor", "what is there, missing or damaged", command_data_doctor),
     ):
-        action = actions.add_parser(name, parents=[data, common], help=text)
+        where = [] if name == "list" else [data]
+        action = actions.add_parser(name, parents=[*where, common], help=text)
         if name in ("prepare", "stats"):
             action.add_argument("name", nargs="+", metavar="NAME", help="corpora")
         action.set_defaults(command=command)
@@ -309,6 +320,7 @@ def command_leaderboard(args: argparse.Namespace) -> int:
     """``erc-bench leaderboard``."""
     from erc_bench import leaderboard
 
+    _must_exist(args.leaderboard_dir)
     if args.latex:
         print(leaderboard.latex(args.leaderboard_dir), end="")
         return 0
@@ -330,6 +342,7 @@ def command_compare(args: argparse.Namespace) -> None:
     from erc_bench.leaderboard import compare_methods
 
     root, preset = args.leaderboard_dir, args.preset
+    _must_exist(root)
     compare_methods(root, args.a, args.b, args.dataset, preset=preset).render(_console())
 
 
@@ -337,6 +350,7 @@ def command_rescore(args: argparse.Namespace) -> int:
     """``erc-bench rescore``."""
     from erc_bench.leaderboard import rescore
 
+    _must_exist(args.leaderboard_dir)
     report = rescore(args.leaderboard_dir)
     report.render(_console())
     return 1 if report.broken else 0

@@ -49,24 +49,28 @@ class MethodConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "epochs", "batch_size", "accumulate")
         at_least(self, 0, "max_batches", "gradient_clip", "patience")
-        at_least(self.evaluation, 1, "batch_size")
+        at_least(self.evaluation, 1, "batch_size", within="evaluation.")
 
 
-def at_least(config: Any, bound: float, *keys: str) -> None:
-    """Check numeric settings against a lower bound; a smaller one is an error that names it."""
+def at_least(config: Any, bound: float, *keys: str, within: str = "") -> None:
+    """Check numeric settings against a lower bound; a smaller one is an error that names it.
+
+    ``within`` stands before the names: ``"evaluation."`` of a group of settings.
+    """
     for key in keys:
         if not getattr(config, key) >= bound:
             raise ErcBenchError(
-                f"The setting {key}={getattr(config, key)} is too small: give {bound:g} or more."
+                f"The setting {within}{key}={getattr(config, key)} is too small: give {bound:g} or "
+                "more."
             )
 
 
-def above(config: Any, bound: float, *keys: str) -> None:
-    """Check that numeric settings exceed a bound; one that does not is an error that names it."""
+def above(config: Any, bound: float, *keys: str, within: str = "") -> None:
+    """Check that numeric settings exceed a bound; as :func:`at_least`."""
     for key in keys:
         if not getattr(config, key) > bound:
             raise ErcBenchError(
-                f"The setting {key}={getattr(config, key)} must be greater than {bound:g}."
+                f"The setting {within}{key}={getattr(config, key)} must be greater than {bound:g}."
             )
 
 

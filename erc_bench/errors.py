@@ -13,9 +13,15 @@ class ErcBenchError(Exception):
     """
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like another one; None where none is like it."""
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'eacl'?"`` and the list of what there is, to end an error message with."""
     known = sorted(known)
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known)
+    hint = f" Did you mean {near!r}?" if near else ""
     return f"{hint} There is: {', '.join(known) or 'nothing'}."

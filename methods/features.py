@@ -74,10 +74,11 @@ class FeatureConfig:
     seed: int = 0  # of the fine-tuning, whatever the seed of the run
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "layer", "size", "epochs", "batch_size")
-        at_least(self, 4, "max_len")
-        at_least(self, 0, "max_batches", "dropout", "warmup", "weight_decay", "seed")
-        above(self, 0, "lr")
+        own = {"within": "features."}
+        at_least(self, 1, "layer", "size", "epochs", "batch_size", **own)
+        at_least(self, 4, "max_len", **own)
+        at_least(self, 0, "max_batches", "dropout", "warmup", "weight_decay", "seed", **own)
+        above(self, 0, "lr", **own)
         if self.layer > 4:
             raise ErcBenchError(f"The setting features.layer={self.layer} must be one of 1 … 4.")
 

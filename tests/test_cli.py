@@ -116,6 +116,7 @@ def test_methods_lists_what_is_registered(capsys: pytest.CaptureFixture) -> None
         (["batchsize=3"], ["'batchsize'", "Did you mean 'batch_size'?"]),
         (["epochs=many"], ["epochs", "many"]),
         (["epochs=-1"], ["epochs=-1", "too small"]),
+        (["evaluation.batch_size=0"], ["setting evaluation.batch_size=0"]),
         (["nonsense"], ["'nonsense'", "key=value"]),
         (["--seed", "one"], ["--seed", "'one'"]),
         (["--seed", "-1"], ["--seed", "0 to"]),
@@ -206,6 +207,53 @@ def test_json_of_the_wrong_shape(content, words, capsys, elsewhere: Path) -> Non
     for word in words:
         assert word in message
     assert files(elsewhere) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["rnu", "--method", "eacl"], "run by rnu"),
+        (["run", "--metod", "eacl", "--dataset", "demo"], "--method by --metod"),
+        (["run", "--method", "eacl", "--dataset", "demo", "--sed=3"], "--seed by --sed"),
+        (["data", "lsit"], "list by lsit"),
+        (["--vesion"], "--version by --vesion"),
+    ],
+)
+def test_mistyped_commands_and_options_are_named(argv, meant, capsys) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(argv)
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.endswith(f". Did you mean {meant}?\n")
+
+
+@pytest.mark.parametrize("argv", [["run", "--method", "eacl", "--dataset", "demo", "-x"], ["run"]])
+def test_no_wild_guesses(argv, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(argv)
+    assert "Did you mean" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["data", "list", "--data-dir", "elsewhere"])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *(["leaderboard", *option] for option in ([], ["--check"], ["--latex"])),
+        ["compare", "eacl", "spcl", "--dataset", "demo"],
+        ["rescore"],
+    ],
+)
+def test_a_folder_of_records_that_is_not_there(argv, capsys, elsewhere: Path) -> None:
+    assert "no folder leaderboard" in fails(capsys, *argv)
+    assert "no folder bord" in fails(capsys, *argv, "--leaderboard-dir", "bord")
+    assert files(elsewhere) == []
+
+
+def test_nothing_to_compare(capsys, elsewhere: Path) -> None:
+    (elsewhere / "leaderboard").mkdir()
+    message = fails(capsys, "compare", "eacl", "spcl", "--dataset", "meld", "--preset", "small")
+    assert "`erc-bench run --method eacl --dataset meld --preset small`" in message
+    assert "'meld'" in fails(capsys, "compare", "eacl", "spcl", "--dataset", "medl")
 
 
 def test_an_unreadable_checkpoint(tiny_encoder: str, capsys, elsewhere: Path) -> None:

@@ -15,6 +15,7 @@ from erc_bench.leaderboard.board import ALPHA, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
 from erc_bench.leaderboard.runs import Run, read_runs
+from erc_bench.registry import corpus_names
 from erc_bench.slices import class_scores
 from erc_bench.statistics import Comparison, compare, compare_with_figure, seed_interval
 
@@ -113,11 +114,19 @@ def compare_methods(
         ErcBenchError: no such record or row, more than one configuration that fits (they are
             listed), or two that were not scored on the same test set.
     """
-    runs = [
-        run
-        for run in read_runs(root, Cache(root))[0]
-        if run.dataset == dataset and preset in (None, run.preset)
-    ]
+    everything = read_runs(root, Cache(root))[0]
+    runs = [r for r in everything if r.dataset == dataset and preset in (None, r.preset)]
+    if not runs:
+        corpora = {run.dataset for run in everything} | set(corpus_names())
+        if dataset not in corpora:
+            raise ErcBenchError(
+                f"There is no dataset {dataset!r}." + did_you_mean(dataset, corpora)
+            )
+        options = f"--method {a.partition(':')[0]} --dataset {dataset}"
+        options += f" --preset {preset}" if preset else ""
+        raise ErcBenchError(
+            f"There is no record below {root} to compare; `erc-bench run {options}` makes one."
+        )
     published = {row.key: row for row in read_published(root).rows.get(dataset, [])}
     ours = _find(a, runs, dataset, [])
     if b in published and b not in {run.method for run in runs}:

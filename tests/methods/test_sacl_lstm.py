@@ -526,6 +526,8 @@ def test_turns_without_a_vector_are_left_out_of_the_sequences(tmp_path, config) 
         ("precision=float16", "float16"),
         ("temperature=0", "temperature"),
         ("features.layer=5", "1 … 4"),
+        ("features.lr=0", r"features\.lr=0"),
+        ("features.epochs=0", r"features\.epochs=0"),
         ("features.epoch=5", "features.epochs"),
     ],
 )
