@@ -30,7 +30,7 @@ def golden_file(name: str) -> Path:
     """A file of reference figures, or the test is skipped."""
     path = ROOT.parent / "shared" / "golden" / name
     if not path.exists():
-        pytest.skip(f"the reference figures {name} are not here")
+        pytest.skip(f"no reference figures: {path} is not there")
     return path
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+# Read once: tests of the command line take the variable away.
+NAMED = os.environ.get("ERC_BENCH_DATA")
+
 
 def real_data(name: str) -> Path:
     """The data folder if it holds the corpus ``name``; otherwise the test is skipped."""
     beside = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("ERC_BENCH_DATA") or beside).resolve()
+    folder = Path(NAMED or beside).resolve()
     if not (folder / name).is_dir():
         pytest.skip(f"no real data: {folder / name} is not there; set ERC_BENCH_DATA")
     return folder

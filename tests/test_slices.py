@@ -1,13 +1,12 @@
 import csv
-import os
 import re
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from real_data import real_data
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from erc_bench.conversation import Dialogue, Utterance
@@ -180,10 +179,8 @@ def test_arrays_that_do_not_fit_are_refused():
 
 def test_seen_in_train_on_meld():
     """12.8 % of MELD's test utterances have a text seen in train, 0.2 % of the longer ones."""
-    root = Path(os.environ.get("ERC_BENCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    files = {s: root / "meld" / f"{s}_sent_emo.csv" for s in ("train", "test")}
-    if not all(f.exists() for f in files.values()):
-        pytest.skip(f"the MELD files are not in {root / 'meld'}")
+    folder = real_data("meld") / "meld"
+    files = {s: folder / f"{s}_sent_emo.csv" for s in ("train", "test")}
     splits = {}
     for split, file in files.items():
         turns = defaultdict(list)
