@@ -1,11 +1,12 @@
 # make demo   install what the demo needs, train EACL on the demo corpus, print its score
 # make test   install everything, run the tests
 # make slow lint types   what CI checks besides
+# make bench  how fast training is against the usual recipe
 
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test slow lint types
+.PHONY: demo test slow lint types bench
 
 demo: $(VENV)/.small
 	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small
@@ -22,6 +23,9 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(VENV)/bin/mypy erc_bench methods datamodules
+
+bench: $(VENV)/.small
+	$(VENV)/bin/python -m benchmarks
 
 $(VENV)/.%: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

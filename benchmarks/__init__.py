@@ -1,1 +1,1 @@
-"""Measurements one can repeat: python -m benchmarks.NAME."""
+"""How fast the methods train against the usual recipe: python -m benchmarks."""

@@ -114,15 +114,18 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def device_name() -> str:
+    """The GPU's name, or the processor's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return f"CPU {features.get('cpu_name') or platform.machine()}"
+
+
 def environment(trainer: Trainer) -> dict[str, Any]:
     """Versions, commit and device of a run."""
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name()
-    else:
-        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        device = f"CPU {features.get('cpu_name') or platform.machine()}"
     return {
-        "device": device,
+        "device": device_name(),
         "threads": torch.get_num_threads(),
         "precision": str(trainer.precision),
         "python": platform.python_version(),

@@ -1,0 +1,237 @@
+"""How fast the methods train against the usual recipe, side by side in one process.
+
+    python -m benchmarks --preset small base --encoder base=FOLDER
+
+The usual recipe (``benchmarks/recipe*.py``) pads every example to max_len tokens, tokenises it in
+the data loader, draws random batches, takes contrastive scores from expanded (n, m, d) tensors,
+loops in Python where published code does, and scores dev and test after every epoch. Ours is a
+training under Lightning's Trainer as `erc-bench run` does it, and scores dev. Both train the same
+encoder from the same weights: before anything is timed, their losses over the first steps of a
+training without dropout are compared, in float32.
+
+No whole epoch is run. After one round to warm up, --steps rounds are measured: four training
+batches of ours, one of the recipe. Ours are taken at even distances from the epoch's batches
+sorted by length, since they differ in it. Batches of the evaluation (and, for SPCL, of its pass
+over train) are measured in the same way, but eight of ours and two of the recipe. An epoch then is
+the mean seconds of a batch × the number of batches, summed over these parts; the reading and
+tokenising that ours does once for all epochs is not in it, nor are checkpoints. SACL-LSTM's vectors
+are drawn at random: neither side makes them within an epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from erc_bench.conversation import Corpus
+from erc_bench.errors import ErcBenchError
+from erc_bench.progress import Stopwatch, console, duration, say
+from erc_bench.recording import device_name
+from erc_bench.registry import corpus_source
+from erc_bench.runner import quiet_frameworks, trainer_precision
+
+from .side_by_side import RECIPES, TOLERANCE, Case, Epoch, compare, losses, peak_memory
+
+
+def arguments() -> argparse.Namespace:
+    """What the command was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    native = trainer_precision("auto") == "bf16-mixed"
+    parser.add_argument("--method", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--preset", nargs="+", default=["small"])
+    parser.add_argument("--dataset", default="meld")
+    parser.add_argument(
+        "--encoder",
+        nargs="+",
+        default=[],
+        metavar="[PRESET=]FOLDER",
+        help="a folder with the encoder of a preset, or of all",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=("float32", "bfloat16"),
+        default=["float32", "bfloat16"] if native else ["float32"],
+        help="of ours; in bfloat16 it is compared with the recipe in both",
+    )
+    parser.add_argument("--steps", type=int, default=6, help="training steps of the recipe")
+    parser.add_argument("--threads", type=int, help="of PyTorch; default: as many as it chooses")
+    parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings for both sides"
+    )
+    parser.add_argument("--peak-memory-of", choices=("ours", "recipe"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def encoder_of(preset: str, given: list[str]) -> str:
+    """The folder given for a preset, or for all; "" = the preset's own."""
+    folders = {name: folder for name, equals, folder in (g.partition("=") for g in given) if equals}
+    return folders.get(preset, next((g for g in given if "=" not in g), ""))
+
+
+def load(name: str) -> Corpus:
+    """The corpus; where it can't be had, the generated one."""
+    try:
+        return corpus_source(name).load(None)
+    except ErcBenchError as error:
+        say(f"{error} The demo corpus, which is generated, is taken instead.")
+        return corpus_source("demo").load(None)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing of what a training says."""
+    console.quiet = True
+    try:
+        with quiet_frameworks():
+            yield
+    finally:
+        console.quiet = False
+
+
+def check(case: Case, corpus: Corpus) -> float:
+    """Compare the losses of both sides; the largest difference, as a share of the loss.
+
+    Raises:
+        SystemExit: they differ.
+    """
+    with quiet():
+        ours, theirs = (np.array(values) for values in losses(case, corpus))
+    difference = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
+    if len(ours) != len(theirs) or not difference < TOLERANCE:
+        sys.exit(
+            f"{case.method}, {case.preset}: the losses of ours {ours} and of the recipe {theirs} "
+            "differ, so there is nothing to compare."
+        )
+    return difference
+
+
+def memory(case: Case, corpus: Corpus, side: str) -> str:
+    """Peak memory of one side in a process of its own; "failed" where it did not get through."""
+    command = [sys.executable, "-m", "benchmarks", "--peak-memory-of", side]
+    command += ["--method", case.method, "--preset", case.preset, "--dataset", corpus.name]
+    command += ["--precision", case.precision, "--threads", str(torch.get_num_threads())]
+    command += ["--encoder", case.encoder] if case.encoder else []
+    command += ["--set", *case.overrides] if case.overrides else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1]
+        say(f"The peak memory of {side} could not be measured: {reason}")
+        return "failed"
+    return f"{float(done.stdout):.0f}"
+
+
+HEADER = (
+    "method, preset",
+    "precision",
+    "of the recipe",
+    "utterances/s",
+    "of the recipe",
+    "ratio",
+    "in single rounds",
+    "of processor time",
+    "peak MiB",
+    "of the recipe",
+)
+
+
+def row(case: Case, recipe_in: str, utterances: int, ours: Epoch, theirs: Epoch) -> list[str]:
+    """A row of the table, without the memory."""
+    ratios = theirs.rounds() / ours.rounds()
+    return [
+        f"{case.method}, {case.preset}",
+        case.precision,
+        recipe_in,
+        f"{utterances / ours.seconds():.1f}",
+        f"{utterances / theirs.seconds():.1f}",
+        f"{theirs.seconds() / ours.seconds():.1f}",
+        f"{ratios.min():.1f} … {ratios.max():.1f}",
+        f"{theirs.seconds(1) / ours.seconds(1):.1f}",
+    ]
+
+
+def parts(name: str, epoch: Epoch) -> str:
+    """What the seconds of an epoch are made of."""
+    terms = [f"{n} × {epoch.step(part)[0]:.3f} s {part}" for part, n in epoch.batches.items()]
+    return f"  {name}: {epoch.seconds():.0f} s = {' + '.join(terms)}"
+
+
+def conditions(corpus: Corpus, utterances: int, steps: int) -> str:
+    """Under which all was measured."""
+    return (
+        f"{corpus.name}, {utterances} training utterances; {device_name()}, {os.cpu_count()} "
+        f"cores, {torch.get_num_threads()} threads; torch {torch.__version__}, Python "
+        f"{platform.python_version()}; {steps} rounds measured after one to warm up."
+    )
+
+
+def measure(case: Case, corpus: Corpus, utterances: int, args: argparse.Namespace) -> list:
+    """The rows of a case: against the recipe in its own precision, and in float32."""
+    # SACL-LSTM trains its LSTMs in float32 whatever the hardware.
+    recipes_in = list(dict.fromkeys(("float32", case.precision)))
+    say(f"{case.method}, {case.preset}, {case.precision} …")
+    with quiet():
+        ours, recipes = compare(case, corpus, args.steps, recipes_in)
+    print(f"{case.method}, {case.preset}, {case.precision}")
+    print(parts("ours", ours))
+    rows = []
+    for precision, theirs in recipes.items():
+        print(parts(f"the usual recipe in {precision}", theirs), flush=True)
+        peaks = ["", ""]
+        if not args.no_memory:
+            other = replace(case, precision=precision)
+            peaks = [memory(case, corpus, "ours"), memory(other, corpus, "recipe")]
+        rows.append(row(case, precision, utterances, ours, theirs) + peaks)
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    args = arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    corpus = load(args.dataset)
+    cases = [
+        Case(m, preset, corpus.name, precision, encoder_of(preset, args.encoder), tuple(args.set))
+        for preset in args.preset
+        for m in args.method
+        for precision in args.precision
+        if m != "sacl-lstm" or precision == "float32"
+    ]
+    if args.peak_memory_of:
+        with quiet():
+            print(peak_memory(cases[0], corpus, args.peak_memory_of))
+        return
+    utterances = sum(len(dialogue.labelled) for dialogue in corpus.dialogues("train"))
+    clock, table = Stopwatch(), []
+    print(conditions(corpus, utterances, args.steps))
+    for case in cases:
+        if case.precision == args.precision[0] or case.method == "sacl-lstm":
+            difference = check(case, corpus)
+            print(f"{case.method}, {case.preset}: same losses, but for {difference:.0e}")
+        table += measure(case, corpus, utterances, args)
+    print()
+    for cells in (HEADER, ["---"] * len(HEADER), *table):
+        print("| " + " | ".join(cells) + " |")
+    print(f"\nMeasured in {duration(clock.seconds)}.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ErcBenchError as error:
+        sys.exit(str(error))

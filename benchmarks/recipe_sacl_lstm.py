@@ -1,0 +1,151 @@
+"""The usual recipe for SACL-LSTM: an LSTM call for every dialogue and every speaker.
+
+The vectors of the utterances are given, as they are in an epoch of ours: they are drawn at random
+here, since the time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from erc_bench.conversation import Dialogue
+from erc_bench.datamodule import ErcDataModule
+from erc_bench.methods.sacl_lstm import SACLLSTM
+
+from .recipe import Recipe
+
+
+class GivenSACLLSTM(SACLLSTM):
+    """SACL-LSTM on vectors drawn at random."""
+
+    def prepare(self, datamodule: ErcDataModule) -> None:
+        self.features = torch.randn(len(datamodule.ids), self.source.size)
+        self.present = np.ones(len(datamodule.ids), dtype=bool)
+        self.prepared = datamodule.corpus.digest
+        self.of_utterance = dict(zip(datamodule.ids, self.features, strict=True))
+
+
+if TYPE_CHECKING:
+    Item = tuple[Tensor, list[str], Tensor]
+
+
+class Dialogues(Dataset):
+    """One item a dialogue: vectors ``(T, d)``, speakers, labels ``(T,)`` (−1 = none)."""
+
+    def __init__(self, dialogues: list[Dialogue], vectors: dict[str, Tensor]) -> None:
+        self.dialogues = [dialogue for dialogue in dialogues if dialogue.labelled]
+        self.sizes = [len(dialogue) for dialogue in self.dialogues]
+        self.vectors = vectors
+
+    def __len__(self) -> int:
+        return len(self.dialogues)
+
+    def __getitem__(self, index: int) -> Item:
+        utterances = self.dialogues[index].utterances
+        labels = torch.tensor([-1 if u.label is None else u.label for u in utterances])
+        vectors = torch.stack([self.vectors[u.id] for u in utterances])
+        return vectors, [u.speaker for u in utterances], labels
+
+
+class SACLRecipe(Recipe):
+    """SACL-LSTM as a plain script."""
+
+    Method = GivenSACLLSTM
+
+    def __init__(self, method: GivenSACLLSTM, bfloat16: bool = False) -> None:
+        super().__init__(method, bfloat16)
+        self.vectors = method.of_utterance
+        self.network = copy.deepcopy(method.network).to(self.device)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
+        )
+
+    def dataset(self, dialogues: list[Dialogue], training: bool = False) -> Dataset:
+        return Dialogues(dialogues, self.vectors)
+
+    def collate(self, items: list[Any]) -> list[Any]:
+        return items
+
+    def read(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Log-probabilities ``(N, C)`` and labels ``(N,)`` of the labelled turns of a batch."""
+        hidden = []
+        for vectors, speakers, _ in batch:
+            situation = self.network.situation(vectors[:, None])[0][:, 0]
+            speaker = torch.zeros_like(situation)
+            for name in sorted(set(speakers)):
+                turns = [i for i, who in enumerate(speakers) if who == name]
+                if len(turns) > 1:
+                    speaker[turns] = self.network.speaker(vectors[turns][:, None])[0][:, 0]
+            hidden.append(torch.cat([situation, speaker], dim=1))
+        labels = torch.cat([labels for _, _, labels in batch])
+        logits = self.network.head(torch.cat(hidden))
+        return F.log_softmax(logits, dim=1)[labels >= 0], labels[labels >= 0]
+
+    def loss_with(self, batch: Any, weight: float) -> Tensor:
+        """Focal loss, an utterance at a time, and the contrastive loss on the log-probabilities."""
+        log_probs, labels = self.read(batch)
+        focal = torch.zeros((), device=self.device)
+        for row, label in zip(log_probs, labels.tolist(), strict=True):
+            focal = focal - (1 - row[label].detach().exp()) ** self.config.gamma * row[label]
+        contrast = nt_xent(log_probs, labels, self.config.temperature)
+        return focal + weight * len(labels) * contrast
+
+    def train(self, loader: Any) -> Iterator[float]:
+        """An epoch with contextual adversarial training of both LSTMs in every step."""
+        self.network.train()
+        for number, batch in enumerate(loader, 1):
+            batch = [(v.to(self.device), who, y.to(self.device)) for v, who, y in batch]
+            loss = self.loss_with(batch, self.config.contrastive_weight)
+            loss.backward()
+            backup = {}
+            for name, parameter in self.network.named_parameters():
+                if "ih_l0" in name and parameter.grad is not None:
+                    norm = parameter.grad.norm()
+                    backup[name] = parameter.data.clone(), parameter.grad.clone()
+                    if norm != 0:
+                        parameter.data.add_(self.config.epsilon * parameter.grad / norm)
+            self.loss_with(batch, self.config.adversarial_contrastive_weight).backward()
+            for name, parameter in self.network.named_parameters():
+                if name in backup:
+                    parameter.data, parameter.grad = backup[name]
+            if number % self.config.accumulate == 0 or number == len(loader):
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            yield loss.item() / sum(int((labels >= 0).sum()) for _, _, labels in batch)
+
+    def evaluate(self, loader: Any) -> Iterator[None]:
+        """A pass over dev or test; the loss is what selects."""
+        self.network.eval()
+        predicted, losses = [], []
+        for batch in loader:
+            batch = [(v.to(self.device), who, y.to(self.device)) for v, who, y in batch]
+            with torch.no_grad():
+                losses.append(self.loss_with(batch, self.config.contrastive_weight).item())
+                predicted += self.read(batch)[0].argmax(dim=1).tolist()
+            yield
+
+
+def nt_xent(x: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """NT-Xent over a matrix of positive pairs × negative pairs."""
+    unit = F.normalize(x, dim=1)
+    scores = unit @ unit.T / temperature
+    same = labels[:, None] == labels
+    own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    first, second = torch.where(same & ~own)
+    anchor, other = torch.where(~same)
+    if not len(first) or not len(anchor):
+        return scores.sum() * 0
+    positive = scores[first, second][:, None]
+    negative = torch.where(first[:, None] == anchor, scores[anchor, other], -torch.inf)
+    highest = torch.maximum(positive, negative.max(dim=1, keepdim=True).values).detach()
+    numerator = torch.exp(positive - highest).squeeze(1)
+    denominator = torch.exp(negative - highest).sum(dim=1) + numerator
+    return -torch.log(numerator / denominator).mean()

@@ -1,0 +1,42 @@
+"""The benchmark: both sides learn the same, and the command prints its table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from benchmarks.side_by_side import CHECKED, RECIPES, TOLERANCE, Case, losses, sample
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_both_sides_reach_the_same_losses(method, small_demo, tiny_encoder):
+    ours, recipes = losses(Case(method, "small", "demo", "float32", tiny_encoder), small_demo)
+    assert len(ours) == CHECKED
+    np.testing.assert_allclose(ours, recipes, rtol=TOLERANCE)
+    assert len(set(ours)) == CHECKED
+
+
+def test_a_sample_has_the_mean_of_all_batches():
+    sizes = np.random.default_rng(0).integers(5, 100, 4000)
+    batches = np.split(np.arange(4000), 250)
+    warming, *rounds = np.array_split(sample(batches, sizes, rounds=5, per_round=4), 6)
+    assert len(warming) == 4
+    means = [sizes[batches_of_round].mean() for batches_of_round in rounds]
+    assert np.mean(means) == pytest.approx(sizes.mean(), rel=0.01)
+
+
+def test_the_command_prints_ratios_and_memory(tiny_encoder):
+    command = [sys.executable, "-m", "benchmarks", "--dataset", "demo", "--method", "eacl"]
+    command += ["--encoder", tiny_encoder, "--steps", "1", "--precision", "float32"]
+    command += ["--set", "max_len=32", "batch_size=4", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "eacl, small: same losses" in done.stdout
+    header, _, row = (line for line in done.stdout.splitlines() if line.startswith("|"))
+    cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
+    assert float(cells["ratio"]) > 0
+    assert float(cells["peak MiB"]) > 0
