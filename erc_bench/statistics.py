@@ -200,8 +200,9 @@ def resampled_scores(
     if len(names) != s or len(set(names)) != s:
         raise ValueError(f"{s} runs need as many different seeds, got {names}")
     # Counts are whole numbers far below 2^24, so single precision is exact and twice as fast.
-    sums = _multiplicities(d, resamples, random_seed) @ counts.reshape(d, -1).astype(np.float32)
-    draws = _weighted_f1(*np.moveaxis(sums.reshape(-1, s, classes, 3).astype(float), -1, 0))
+    columns = counts.transpose(3, 2, 1, 0).reshape(-1, d).astype(np.float32)
+    sums = (columns @ _multiplicities(d, resamples, random_seed).T).astype(float)
+    draws = _weighted_f1(*sums.reshape(3, classes, s, -1), axis=0).T
     digest = hashlib.sha256(f"{classes} {resamples} {random_seed}".encode())
     which = np.unique(np.asarray(dialogues), return_inverse=True)[1]
     for key in (gold, which):
@@ -308,13 +309,13 @@ def rank_groups(means: ArrayLike, resolved: ArrayLike) -> np.ndarray:
     return 1 + (r & (m[None, :] > m[:, None])).sum(1)
 
 
-def _weighted_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
-    """Weighted-F1 in percent over the last axis, the classes."""
+def _weighted_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Weighted-F1 in percent over an axis, the classes; slices along the first are quickest."""
     support = tp + fn
     f1 = 2 * tp / np.maximum(2 * tp + fp + fn, 1)
-    total = support.sum(-1)
+    total = support.sum(axis)
     with np.errstate(invalid="ignore"):
-        return 100 * (support * f1).sum(-1) / total
+        return 100 * (support * f1).sum(axis) / total
 
 
 @lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
-from erc_bench.leaderboard.runs import COST, Run, Skipped, facts_of, in_processes, read_runs
+from erc_bench.leaderboard.runs import COST, Run, Skipped, facts_of, read_runs
 from erc_bench.slices import class_scores, confusions, pair_confusions, slices
 from erc_bench.statistics import (
     Comparison,
@@ -133,7 +133,7 @@ class Board:
 
     def data(self) -> dict[str, Any]:
         """Plain data, as ``leaderboard.json`` holds it."""
-        return rounded({"metric": "weighted_f1", "alpha": ALPHA, **asdict(self)})
+        return rounded({"metric": "weighted_f1", "alpha": ALPHA, **vars(self)})
 
 
 def read_board(root: Path) -> Board:
@@ -197,21 +197,16 @@ def _tracks(
     groups: dict[Group, list[Run]], published: Published, cache: Cache
 ) -> dict[Group, Track]:
     found: dict[Group, Any] = {}
-    keys, tasks = {}, {}
     for group, runs in groups.items():
         trial, dataset, _ = group
         rows = [] if trial else published.rows.get(dataset, [])
         titles = {run.method: published.title(run.method) for run in runs}
         inputs = [trial, [[r.file, r.digest] for r in runs], [asdict(r) for r in rows], titles]
-        keys[group] = cache.key("track", *inputs)
-        found[group] = cache.read(keys[group])
+        key = cache.key("track", *inputs)
+        found[group] = cache.read(key)
         if found[group] is None:
-            tasks[group] = (runs, rows, titles, trial)
-    work = sum(len(task[0]) for task in tasks.values())
-    done = in_processes(make_track, list(tasks.values()), many=2 if work > 200 else len(tasks) + 1)
-    for group, value in zip(tasks, done, strict=True):
-        found[group] = value
-        cache.write(keys[group], value)
+            found[group] = make_track(runs, rows, titles, trial)
+            cache.write(key, found[group])
     return {
         group: Track(
             value["encoder"],
@@ -322,7 +317,7 @@ def _row(
         devices=sorted({run.device for run in runs} - {""}),
         records=[run.file for run in runs],
     )
-    return asdict(row)
+    return vars(row)
 
 
 def _published(
@@ -383,7 +378,7 @@ def _pairs(made: Sequence[tuple[dict[str, Any], ResampledScores | None]]) -> lis
             resolved=p_holm is not None and p_holm <= ALPHA,
             paired_seeds=list(c.seeds),
         )
-        pairs.append(asdict(pair))
+        pairs.append(vars(pair))
     return pairs
 
 
@@ -411,7 +406,10 @@ def _usual(digests: Sequence[str]) -> str | None:
 
 
 def rounded(value: Any) -> Any:
-    """The same plain data with floats cut to four decimals, and None for what is no number."""
+    """Plain data with floats cut to four decimals, and None for what is no number; of a dataclass,
+    its fields."""
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
         return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

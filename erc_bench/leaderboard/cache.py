@@ -22,6 +22,7 @@ class Cache:
     def __init__(self, root: Path) -> None:
         self.folder = root / ".cache"
         self.used: set[str] = set()
+        self.ready = False
 
     @cached_property
     def code(self) -> str:
@@ -50,8 +51,10 @@ class Cache:
         path = self.folder / f"{key}.json"
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / ".gitignore").write_text("*\n")
+            if not self.ready:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / ".gitignore").write_text("*\n")
+                self.ready = True
             temporary.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
             temporary.replace(path)
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import marshal
 import math
-import multiprocessing
-import os
 import re
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,12 @@ from erc_bench.records import RecordError, parse_record, record_files
 from erc_bench.slices import UtteranceFacts
 from erc_bench.statistics import checked_labels, weighted_f1
 
-MANY = 200
-"""Unread records from which on a second process is worth its start."""
-
 SHARED = ("gold", "dialogue", "facts")
 """What all runs on a test set have in common."""
+
+PROBABILITIES = re.compile(rb'"probabilities":\s*\[[][0-9eE+.,\s-]*\]')
+"""More than half of a record, and nothing here reads it. No string can hold this: its quotes would
+be escaped."""
 
 AGREEMENT = 1e-3
 """How far a record's weighted-F1 may lie from that of its predictions, in points."""
@@ -103,66 +101,49 @@ def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any]
     """
     found: dict[str, Any] = {}
     shared: dict[str, Any] = {}
-    digests: dict[str, str] = {}
     for file in files:
         try:
-            digests[file] = hashlib.sha256((root / file).read_bytes()).hexdigest()
+            contents = (root / file).read_bytes()
         except OSError as error:
             found[file] = f"{file} can't be read: {error.strerror or error}."
             continue
-        kept = cache.read(cache.key("record", file, digests[file]))
-        if kept is None:
+        digest = hashlib.sha256(contents).hexdigest()
+        key = cache.key("record", file, digest)
+        kept = cache.read(key)
+        if kept is not None:
+            for part in SHARED:
+                if kept[part] not in shared:
+                    shared[kept[part]] = cache.read(cache.key("shared", kept[part]))
+            if all(shared[kept[part]] is not None for part in SHARED):
+                found[file] = kept
+                continue
+        read = _read_one(file, contents)
+        if isinstance(read, str):
+            found[file] = read
             continue
-        for part in SHARED:
-            if kept[part] not in shared:
-                shared[kept[part]] = cache.read(cache.key("shared", kept[part]))
-        if all(shared[kept[part]] is not None for part in SHARED):
-            found[file] = kept
-    unread = [file for file in files if file not in found]
-    values = in_processes(_read_one, [(root, file) for file in unread], MANY)
-    for file, value in zip(unread, values, strict=True):
-        if isinstance(value, str):
-            found[file] = value
-            continue
-        found[file], parts = value
-        for digest, contents in parts.items():
-            if shared.get(digest) is None:
-                shared[digest] = contents
-                cache.write(cache.key("shared", digest), contents)
-        # The file may have changed since its digest was taken: this one is of what was read.
-        cache.write(cache.key("record", file, found[file]["digest"]), found[file])
+        found[file], parts = {**read[0], "digest": digest}, read[1]
+        for name, value in parts.items():
+            if shared.get(name) is None:
+                shared[name] = value
+                cache.write(cache.key("shared", name), value)
+        cache.write(key, found[file])
     for value in found.values():
         if not isinstance(value, str):
             value.update({part: shared[value[part]] for part in SHARED})
-    return [found[file] for file in files]
+    return list(found.values())
 
 
-def in_processes(function: Any, tasks: list[tuple], many: int) -> Iterator[Any]:
-    """``function(*task)`` of every task in order, in several processes where there are many."""
-    processes = min(os.cpu_count() or 1, 8)
-    if len(tasks) < many or processes == 1:
-        yield from (function(*task) for task in tasks)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        size = max(1, len(tasks) // (8 * processes))
-        yield from pool.map(function, *zip(*tasks, strict=True), chunksize=size)
-
-
-def _read_one(root: Path, file: str) -> tuple[dict[str, Any], dict[str, Any]] | str:
-    """The fields of a :class:`Run` but ``file``, or what is wrong with the record.
+def _read_one(file: str, contents: bytes) -> tuple[dict[str, Any], dict[str, Any]] | str:
+    """The fields of a :class:`Run` but ``file`` and ``digest``, or what is wrong with the record.
 
     The parts that are :data:`SHARED` stand apart, by digest; the fields hold their digests.
     """
     try:
-        contents = (root / file).read_bytes()
-        record = parse_record(contents, Path(file))
+        record = parse_record(PROBABILITIES.sub(b'"probabilities":[]', contents), Path(file))
     except RecordError as error:
         return str(error)
-    except OSError as error:
-        return f"{file} can't be read: {error.strerror or error}."
     try:
-        fields = {**_distil(record), "digest": hashlib.sha256(contents).hexdigest()}
+        fields = _distil(record)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         return f"{file} is a damaged record: {what}. Delete it and repeat the run with --force."
@@ -170,7 +151,8 @@ def _read_one(root: Path, file: str) -> tuple[dict[str, Any], dict[str, Any]] | 
         return f"{file} {error}"
     parts = {}
     for part in SHARED:
-        digest = hashlib.sha256(json.dumps(fields[part]).encode()).hexdigest()
+        # In its second version marshal gives equal values equal bytes.
+        digest = hashlib.sha256(marshal.dumps(fields[part], 2)).hexdigest()
         parts[digest], fields[part] = fields[part], digest
     return fields, parts
 
