@@ -202,7 +202,8 @@ def resampled_scores(
     # Counts are whole numbers far below 2^24, so single precision is exact and twice as fast.
     columns = counts.transpose(3, 2, 1, 0).reshape(-1, d).astype(np.float32)
     sums = (columns @ _multiplicities(d, resamples, random_seed).T).astype(float)
-    draws = _weighted_f1(*sums.reshape(3, classes, s, -1), axis=0).T
+    tp, fp, fn = sums.reshape(3, classes, s, -1)
+    draws = _weighted_f1(tp, fp, fn, axis=0).T
     digest = hashlib.sha256(f"{classes} {resamples} {random_seed}".encode())
     which = np.unique(np.asarray(dialogues), return_inverse=True)[1]
     for key in (gold, which):

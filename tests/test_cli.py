@@ -306,20 +306,6 @@ def test_an_error_of_ours_shows_no_traceback_unless_asked(capsys) -> None:
     assert "Traceback" not in fails(capsys, *train("--method", "eacel"))
 
 
-@pytest.mark.parametrize(
-    "argv", [["--help"], ["methods"], ["data", "list"], ["leaderboard", "--check"]]
-)
-def test_quick_commands_import_nothing_heavy(argv: list[str]) -> None:
-    script = (
-        "import sys\nfrom erc_bench.cli import main\n"
-        f"try:\n    main({argv!r})\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'transformers', 'lightning', 'datasets', 'wandb'}\n"
-        "print('heavy:', sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
-
-
 def test_the_leaderboard_of_a_run(tiny_encoder: str, capsys, elsewhere: Path) -> None:
     settings = [f"encoder={tiny_encoder}", *QUICK]
     argv = ["run", "--dataset", "demo", "--preset", "smoke", "--seeds", "2", "--quiet"]

@@ -3,8 +3,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -503,18 +501,6 @@ def test_rescore_puts_metrics_right_and_names_what_is_broken(root):
 # --- cost
 
 
-def test_nothing_heavy_is_imported(written):
-    code = (
-        "import sys, pathlib, erc_bench.leaderboard as l; l.build(pathlib.Path(sys.argv[1]));"
-        "heavy = {'torch', 'transformers', 'lightning', 'datasets', 'wandb'};"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(written)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
-
-
 @pytest.mark.slow
 def test_a_thousand_records_in_ten_seconds(tmp_path):
     encoders = ("one", "two", "three")
@@ -527,7 +513,7 @@ def test_a_thousand_records_in_ten_seconds(tmp_path):
     built = build(tmp_path)
     end = os.times()
     spent = sum(end[:4]) - sum(start[:4])
-    assert spent < 20, "more than two cores do in ten seconds"
+    assert spent < 10, "more than a core does in ten seconds"
     assert built.skipped == []
     assert len(json.loads((tmp_path / "leaderboard.json").read_text())["corpora"][0]["tracks"]) == 3
     write_records(tmp_path, [Method("new", 0.3, (1, 2), "one")], ["meld"], 280)
