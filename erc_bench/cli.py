@@ -13,6 +13,7 @@ from erc_bench import __version__
 from erc_bench.command_parser import CommandParser
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import console, duration, say
+from erc_bench.tracking import MODES
 
 INTERRUPTED = 130
 
@@ -125,6 +126,11 @@ def build_parser() -> argparse.ArgumentParser:
     seeds.add_argument("--seeds", type=int, metavar="N", help="the seeds 1 to N")
     run.add_argument("--resume", action="store_true", help="go on with an unfinished run")
     run.add_argument("--force", action="store_true", help="do finished runs again")
+    run.add_argument(
+        "--wandb",
+        choices=MODES,
+        help="how to log to W&B (default: $WANDB_MODE, then online if logged in, else offline)",
+    )
     run.set_defaults(command=command_run)
 
     config = commands.add_parser(
@@ -159,6 +165,17 @@ def build_parser() -> argparse.ArgumentParser:
         "rescore", parents=[store, common], help="recompute every record's metrics"
     )
     rescore.set_defaults(command=command_rescore)
+
+    tracking = commands.add_parser("wandb", help="compare methods on Weights & Biases")
+    reports = tracking.add_subparsers(required=True, metavar="ACTION")
+    report = reports.add_parser(
+        "report", parents=[common], help="save a W&B report: methods on a corpus, over seeds"
+    )
+    report.add_argument("--dataset", required=True, metavar="NAME")
+    report.add_argument("--preset", default="paper", help="paper (default), base, small or smoke")
+    report.add_argument("--project", metavar="NAME", help="W&B project (default: $WANDB_PROJECT)")
+    report.add_argument("--entity", metavar="NAME", help="W&B entity (default: $WANDB_ENTITY)")
+    report.set_defaults(command=command_wandb_report)
 
     corpora = commands.add_parser("data", help="list, prepare, describe and check the corpora")
     actions = corpora.add_subparsers(required=True, metavar="ACTION")
@@ -221,8 +238,13 @@ def _seeds(values: list[str]) -> list[int]:
 def command_run(args: argparse.Namespace) -> int:
     """``erc-bench run``: one failing run of several does not stop the others."""
     planned = experiments(args)
+    from erc_bench.records import record_path
     from erc_bench.runner import run
+    from erc_bench.tracking import wandb_mode
 
+    root = args.leaderboard_dir
+    anew = args.force or not all(record_path(root, each).exists() for each in planned)
+    wandb = wandb_mode(args.wandb, root) if anew else "off"
     failed = 0
     for number, experiment in enumerate(planned, 1):
         of = f" ({number} of {len(planned)})" if len(planned) > 1 else ""
@@ -230,10 +252,11 @@ def command_run(args: argparse.Namespace) -> int:
         try:
             outcome = run(
                 experiment,
-                args.leaderboard_dir,
+                root,
                 data_dir=args.data_dir,
                 resume=args.resume,
                 force=args.force,
+                wandb=wandb,
             )
         except Exception as error:
             if len(planned) == 1 or args.debug:
@@ -354,6 +377,15 @@ def command_rescore(args: argparse.Namespace) -> int:
     report = rescore(args.leaderboard_dir)
     report.render(_console())
     return 1 if report.broken else 0
+
+
+def command_wandb_report(args: argparse.Namespace) -> None:
+    """``erc-bench wandb report``."""
+    from erc_bench.registry import corpus_source
+    from erc_bench.tracking.report import save_report
+
+    corpus_source(args.dataset)
+    print(save_report(args.dataset, args.preset, args.project, args.entity))
 
 
 def command_data_list(args: argparse.Namespace) -> None:

@@ -240,6 +240,7 @@ def adamw(
         [
             {
                 "params": params,
+                "name": "encoder" if of_encoder else "rest",
                 "lr": encoder_lr if of_encoder else lr,
                 "weight_decay": 0.0 if undecayed else weight_decay,
             }

@@ -41,6 +41,7 @@ from erc_bench.records import (
     write_record,
 )
 from erc_bench.registry import corpus_source, method_class
+from erc_bench.tracking.run import Tracker
 from erc_bench.training_log import TrainingLog
 
 
@@ -62,6 +63,7 @@ def run(
     data_dir: Path | None = None,
     resume: bool = False,
     force: bool = False,
+    wandb: str = "off",
 ) -> Outcome:
     """Train, select on dev, score test once, and leave a record.
 
@@ -73,6 +75,7 @@ def run(
         data_dir: where the corpora are, before the usual places.
         resume: go on from the last finished epoch of an unfinished run, if there is one.
         force: do it again though it is finished; the old record stands until the new one is done.
+        wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
 
     Raises:
         ErcBenchError: whatever a user can mend, among it another process that is at the same run.
@@ -87,10 +90,12 @@ def run(
                 return Outcome(record, path, clock.seconds, skipped=True)
             if not resume and (folder / "last.ckpt").exists():
                 say("An unfinished run is started anew; --resume would go on with it.")
-            record = _run(experiment, folder, data_dir, resume, clock)
-            write_record(path, record)
-            for leftover in (*folder.glob("best-*.ckpt"), folder / "last.ckpt"):
-                leftover.unlink(missing_ok=True)
+            with Tracker(experiment, root, wandb) as tracker:
+                record = _run(experiment, folder, data_dir, resume, clock, tracker)
+                write_record(path, record)
+                for leftover in (*folder.glob("best-*.ckpt"), folder / "last.ckpt"):
+                    leftover.unlink(missing_ok=True)
+                tracker.complete(record, path)
     except Timeout:
         raise ErcBenchError(f"Another process is at the run {experiment.name}.") from None
     except OSError as error:
@@ -101,7 +106,12 @@ def run(
 
 
 def _run(
-    experiment: Experiment, folder: Path, data_dir: Path | None, resume: bool, clock: Stopwatch
+    experiment: Experiment,
+    folder: Path,
+    data_dir: Path | None,
+    resume: bool,
+    clock: Stopwatch,
+    tracker: Tracker,
 ) -> dict[str, Any]:
     last = folder / "last.ckpt"
     config = experiment.config
@@ -120,12 +130,14 @@ def _run(
         datamodule = ErcDataModule(corpus, method, experiment.seed, data_dir)
         method.prepare(datamodule)
         log = TrainingLog(experiment)
-        trainer = build_trainer(method, folder, [log])
+        resumed = resume and last.exists()
+        tracker.start(method.encoder_identity()["name"], resumed)
+        trainer = build_trainer(method, folder, [log, *tracker.callbacks(log)], tracker.logger)
         if not resume:
             # Only now that all else is there: what is not resumed is still of use until then.
             for checkpoint in (*folder.glob("best-*.ckpt"), last):
                 checkpoint.unlink(missing_ok=True)
-        fit(trainer, method, datamodule, last if resume and last.exists() else None)
+        fit(trainer, method, datamodule, last if resumed else None)
         load_weights(method, folder / Path(selecting_checkpoint(trainer).best_model_path).name)
         method.to(trainer.strategy.root_device)
         method.adapt(datamodule, last)
@@ -138,7 +150,9 @@ def _run(
         return record
 
 
-def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trainer:
+def build_trainer(
+    method: ErcMethod, folder: Path, callbacks: list[Any], logger: Any = False
+) -> Trainer:
     """The Lightning Trainer of a run: one device, dev-selected checkpoints, epoch-end resumption.
 
     A method with manual optimisation accumulates and clips by itself.
@@ -172,7 +186,7 @@ def build_trainer(method: ErcMethod, folder: Path, callbacks: list[Any]) -> Trai
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        logger=False,
+        logger=logger,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,

@@ -1,0 +1,167 @@
+"""A W&B report that compares methods on one corpus: seeds as points, mean ± sd, curves."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from erc_bench.errors import ErcBenchError
+from erc_bench.progress import say
+from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_settings
+
+SCORE = "test/weighted_f1"
+
+SEEDS_CHART = {
+    "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+    "title": "${string:title}",
+    "data": {"name": "wandb"},
+    "encoding": {
+        "x": {"field": "${field:method}", "type": "nominal", "title": None},
+        "y": {
+            "field": "${field:score}",
+            "type": "quantitative",
+            "title": "weighted-F1 on test, %",
+            "scale": {"zero": False},
+        },
+    },
+    "layer": [
+        {
+            "mark": {"type": "point", "filled": True, "opacity": 0.6},
+            "encoding": {
+                "tooltip": [{"field": f"${{field:{f}}}"} for f in ("method", "seed", "score")]
+            },
+        },
+        {"mark": {"type": "errorbar", "extent": "stdev", "ticks": {"size": 12}}},
+        {
+            "mark": {"type": "tick", "thickness": 2, "size": 24, "color": "black"},
+            "encoding": {"y": {"aggregate": "mean", "field": "${field:score}"}},
+        },
+    ],
+}
+"""A Vega-Lite chart of weighted-F1 by method: each seed a point, and mean ± sd (n − 1)."""
+
+
+def save_report(dataset: str, preset: str, project: str | None, entity: str | None) -> str:
+    """Save a report that compares the methods on a corpus; returns its address.
+
+    It stays up to date: W&B draws it from whatever runs there are.
+
+    Args:
+        dataset: the corpus.
+        preset: runs with this preset are compared.
+        project: where the runs are; None = where this machine logs to.
+        entity: whose project; None = whose this machine logs to.
+
+    Raises:
+        ErcBenchError: the package is missing, nobody is logged in, or W&B did not take it.
+    """
+    try:
+        import wandb_workspaces.reports.v2  # noqa: F401
+    except ImportError as error:
+        raise ErcBenchError(
+            "The report needs the package wandb-workspaces, which is not installed: "
+            "pip install 'erc-bench[report]'."
+        ) from error
+    try:
+        if not logged_in():
+            raise ErcBenchError(
+                "The report is kept by W&B, and nobody is logged in there: `wandb login`, or set "
+                "WANDB_API_KEY."
+            )
+        import wandb
+
+        api: Any = wandb.Api()
+        owner = entity or wandb_settings().entity or api.default_entity
+        chart = _seeds_chart(api, owner)
+        return report(dataset, preset, project or wandb_project(), owner, chart).save().url
+    except ErcBenchError:
+        raise
+    except Exception as error:  # wandb raises whatever its parts do
+        raise ErcBenchError(
+            f"W&B did not take the report ({reason(error)}). Check the network, and that the "
+            "project is there: runs logged offline are uploaded with `wandb sync`."
+        ) from error
+
+
+def _seeds_chart(api: Any, entity: str) -> str | None:
+    """Id of a new custom chart, or None where the server has none."""
+    try:
+        return api.create_custom_chart(
+            entity=entity,
+            name=f"erc-bench-seeds-{secrets.token_hex(4)}",
+            display_name="Weighted-F1 by method, seeds as points",
+            spec_type="vega2",
+            access="private",
+            spec=SEEDS_CHART,
+        )
+    except Exception as error:
+        say(f"W&B has no chart of seeds by method ({reason(error)}); they are drawn by seed.")
+        return None
+
+
+def report(dataset: str, preset: str, project: str, entity: str, chart: str | None) -> Any:
+    """The report, not yet saved.
+
+    ``chart`` is the id of :data:`SEEDS_CHART` on the server. What is compared are *variants*: a
+    method with the settings that were overridden.
+    """
+    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces import expr
+
+    def runs(name: str, **options: Any) -> Any:
+        kept = [
+            expr.Config("dataset") == dataset,
+            expr.Config("preset") == preset,
+            expr.Metric("State") == "finished",
+        ]
+        return wr.Runset(entity=entity, project=project, name=name, filters=kept, **options)
+
+    left, right = wr.Layout(0, 0, 12, 10), wr.Layout(12, 0, 12, 10)
+    spread: dict[str, Any] = {
+        "groupby": wr.Config("variant"),
+        "groupby_aggfunc": "mean",
+        "groupby_rangefunc": "stddev",
+    }
+    seeds: Any = wr.ScatterPlot(
+        title="Weighted-F1 on test, by seed",
+        x=wr.Config("seed"),
+        y=wr.SummaryMetric(SCORE),
+        layout=left,
+    )
+    if chart is not None:
+        seeds = wr.CustomChart.from_table(
+            RESULT,
+            chart_fields={"method": "variant", "seed": "seed", "score": "weighted_f1"},
+            chart_strings={"title": "Weighted-F1 on test: seeds, and mean ± sd"},
+        )
+        seeds.chart_name, seeds.layout = chart, left
+    means = wr.BarPlot(
+        title="Weighted-F1 on test, mean ± sd over seeds",
+        metrics=[SCORE],
+        orientation="v",
+        layout=right,
+        **spread,
+    )
+    curves = [
+        wr.LinePlot(title=title, x="epoch", y=[metric], title_x="epoch", layout=layout, **spread)
+        for title, metric, layout in (
+            ("Weighted-F1 on dev, mean ± sd over seeds", "dev/weighted_f1", left),
+            ("Loss in training, mean ± sd over seeds", "train/loss", right),
+        )
+    ]
+    return wr.Report(
+        project=project,
+        entity=entity,
+        title=f"Methods on {dataset}, preset {preset}",
+        description="Finished runs of erc-bench: models selected on dev, test scored once.",
+        width="fluid",
+        blocks=[
+            wr.H2("Seeds"),
+            wr.PanelGrid(runsets=[runs("Runs")], panels=[seeds, means]),
+            wr.H2("Curves"),
+            wr.PanelGrid(
+                runsets=[runs("By method", groupby=["config.variant"])],
+                panels=curves,
+            ),
+        ],
+    )

@@ -1,0 +1,284 @@
+"""A run's W&B run: config, curves, figures, predictions, and the record itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+
+from erc_bench.config import Experiment
+from erc_bench.progress import say
+from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_settings
+from erc_bench.training_log import TrainingLog
+
+RATE_STEPS = 10
+"""A learning rate is logged every so many steps of the optimiser."""
+
+LONGEST_TAG = 64
+
+
+class Tracker:
+    """The W&B run of one run; all its methods do nothing in mode ``off``, or once W&B failed.
+
+    A context: leaving it finishes the W&B run, by an exception with an exit code other than 0.
+
+    Args:
+        experiment: what is run.
+        root: folder of the records; W&B's files go to its ``wandb``.
+        mode: ``online``, ``offline`` or ``off``.
+    """
+
+    def __init__(self, experiment: Experiment, root: Path, mode: str) -> None:
+        self.experiment = experiment
+        self.root = root
+        self.mode = mode
+        self.run: Any = None
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._finish(0 if kind is None else 1)
+
+    def start(self, encoder: str, resumed: bool) -> None:
+        """Begin the W&B run; from here on there is a logger.
+
+        Args:
+            encoder: name of the encoder.
+            resumed: the run goes on from a checkpoint. It is a W&B run of its own that begins with
+                the curves of the epochs before: what was logged after the checkpoint is not in it.
+        """
+        if self.mode == "off":
+            return
+        with self._unharmed("beginning a run"):
+            trouble = self._start_online(encoder, resumed) if self.mode == "online" else None
+            if self.run is None:
+                self.run = self._init("offline", encoder, resumed)
+            if trouble:
+                folder = self.run.settings.sync_dir
+                say(f"W&B can't be reached ({trouble}); upload this run with: wandb sync {folder}")
+            for curve, axis in (
+                ("train/*", "epoch"),
+                ("dev/*", "epoch"),
+                ("test/*", "epoch"),
+                ("lr/*", "trainer/global_step"),
+            ):
+                self.run.define_metric(curve, step_metric=axis)
+
+    def _start_online(self, encoder: str, resumed: bool) -> str | None:
+        """Begin an online run, or say why that can't be."""
+        if not logged_in():
+            return "not logged in"
+        try:
+            self.run = self._init("online", encoder, resumed)
+        except Exception as error:
+            return reason(error)
+        say(f"W&B: {self.run.url}")
+        return None
+
+    def _init(self, mode: str, encoder: str, resumed: bool) -> Any:
+        import wandb
+
+        wandb_settings(mode)
+        experiment = self.experiment
+        tags = [experiment.method, experiment.dataset, Path(encoder).name, experiment.preset]
+        tags += ["resumed"] * resumed
+        identity = {
+            name: getattr(experiment, name)
+            for name in ("method", "dataset", "preset", "seed", "hash", "overrides")
+        }
+        identity["variant"] = variant(experiment)
+        return wandb.init(
+            # One of its own: under a sweep every run would get the sweep's.
+            id=secrets.token_hex(4),
+            project=wandb_project(),
+            group=f"{experiment.dataset}/{experiment.method}",
+            job_type="train",
+            name=experiment.name,
+            tags=[tag[-LONGEST_TAG:] for tag in dict.fromkeys(tags) if tag],
+            config={**identity, "encoder": encoder, "settings": experiment.settings},
+            dir=self.root,
+            mode=mode,  # type: ignore[arg-type]
+            reinit="create_new",
+            settings=wandb.Settings(
+                console="off",
+                # The difference to the last commit may hold text of a corpus.
+                disable_git=True,
+                disable_code=True,
+            ),
+        )
+
+    @property
+    def logger(self) -> WandbLogger | bool:
+        """What the Trainer logs to."""
+        return _Logger(self) if self.run is not None else False
+
+    def callbacks(self, log: TrainingLog) -> list[Callback]:
+        """What the Trainer calls besides."""
+        return [_Curves(self, log)] if self.run is not None else []
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Log a point of some curves; those of epochs have an ``epoch``, counted from 1."""
+        if self.run is not None:
+            with self._unharmed("logging"):
+                self.run.log(dict(values))
+
+    def complete(self, record: dict[str, Any], path: Path) -> None:
+        """Log what came out: figures, confusion matrix, predictions, and the record's file."""
+        if self.run is None:
+            return
+        with self._unharmed("logging the results"):
+            import wandb
+
+            labels, test = record["labels"], record["predictions"]["test"]
+            matrix = wandb.plot.confusion_matrix(
+                y_true=test["gold"],
+                preds=test["predicted"],
+                class_names=labels,
+                title="Confusion on test",
+            )
+            predictions = wandb.Table(
+                columns=["id", "gold", "predicted", "confidence", "right"],
+                data=prediction_rows(test, labels),
+            )
+            score = record["metrics"]["test"]["weighted_f1"]
+            result = wandb.Table(
+                columns=["variant", "seed", "weighted_f1"],
+                data=[[variant(self.experiment), record["seed"], score]],
+            )
+            self.run.log({"confusion_matrix": matrix, "predictions": predictions, RESULT: result})
+            # Last, so that the figures of the selected epoch replace those of the last one.
+            self.run.summary.update(summary(record))
+            name = f"{record['dataset']}-{record['method']}-{path.stem}"
+            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type="record")
+            artifact.add_file(str(path), name=path.name)
+            self.run.log_artifact(artifact)
+
+    def _finish(self, status: int) -> None:
+        if self.run is None:
+            return
+        with self._unharmed("finishing a run"):
+            if not self.run.offline:
+                say("Uploading to W&B …")
+            try:
+                self.run.finish(exit_code=status)
+            except TimeoutError:
+                folder = self.run.settings.sync_dir
+                say(f"W&B did not take in everything; upload the rest with: wandb sync {folder}")
+            self.run = None
+
+    @contextlib.contextmanager
+    def _unharmed(self, doing: str) -> Iterator[None]:
+        """Whatever goes wrong with W&B in here is one line; the run goes on without it."""
+        shown = logging.raiseExceptions
+        logging.raiseExceptions = False  # wandb's own log may be what can't be written
+        try:
+            yield
+        except Exception as error:  # wandb raises whatever its parts do
+            say(f"W&B failed when {doing} ({reason(error)}); that does no harm to the run itself.")
+            run, self.run = self.run, None
+            with contextlib.suppress(Exception, SystemExit):
+                _abandon(run)
+        finally:
+            logging.raiseExceptions = shown
+
+
+def _abandon(run: Any) -> None:
+    """Finish a W&B run that failed; where that can't be, the next one gets a new service."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        if run is not None:
+            run.finish(exit_code=1)
+            return
+    if wandb.run is None:  # else somebody else's would go too, in whose process this is
+        wandb.teardown()
+
+
+class _Logger(WandbLogger):
+    """Lightning's logger on a tracker's run."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__(experiment=tracker.run)
+        self.tracker = tracker
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics; Lightning counts epochs from 0, records count from 1."""
+        epoch = {"epoch": metrics["epoch"] + 1} if "epoch" in metrics else {}
+        self.tracker.log({**metrics, **epoch, "trainer/global_step": step})
+
+
+class _Curves(Callback):
+    """Logs the learning rates, and of a resumed run the epochs before.
+
+    Lightning's own monitor would show the rates of the step before where a method sets them, and
+    adds them to what the record stores.
+    """
+
+    def __init__(self, tracker: Tracker, log: TrainingLog) -> None:
+        self.tracker = tracker
+        self.history = log
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for epoch in self.history.curves:
+            self.tracker.log(epoch)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        if trainer.global_step % RATE_STEPS == 0:
+            rates = {
+                f"lr/{group.get('name', number)}": group["lr"]
+                for number, group in enumerate(optimizer.param_groups, 1)
+            }
+            self.tracker.log({**rates, "trainer/global_step": trainer.global_step})
+
+
+def variant(experiment: Experiment) -> str:
+    """What is compared: the method, with the settings that were overridden."""
+    return " ".join([experiment.method, *experiment.overrides])
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a record, each under a name such as ``test/weighted_f1`` or ``dev/f1/joy``."""
+    figures: dict[str, float] = {}
+    for split, metrics in record["metrics"].items():
+        for name, value in metrics.items():
+            if isinstance(value, (int, float)):
+                figures[f"{split}/{name}"] = value
+        for label, values in metrics["per_class"].items():
+            figures[f"{split}/f1/{label}"] = values["f1"]
+    for name, value in record["training"].items():
+        if isinstance(value, (int, float)):
+            figures[f"training/{name}"] = value
+    if "oracle_gap" in record:
+        figures["oracle_gap"] = record["oracle_gap"]
+    return figures
+
+
+def prediction_rows(predictions: Mapping[str, Any], labels: list[str]) -> list[list[Any]]:
+    """Utterance id, gold and predicted label, the latter's probability, whether it is right."""
+    return [
+        [name, labels[gold], labels[predicted], probabilities[predicted], gold == predicted]
+        for name, gold, predicted, probabilities in zip(
+            predictions["ids"],
+            predictions["gold"],
+            predictions["predicted"],
+            predictions["probabilities"],
+            strict=True,
+        )
+    ]
