@@ -63,8 +63,8 @@ def wandb_mode(wanted: str | None, root: Path) -> str:
     if mode == "off":
         return mode
     try:
-        settings = wandb_settings(mode)
-        mode = mode or NAMES.get(settings.mode, settings.mode)
+        known = wandb_settings().mode
+        mode = mode or NAMES.get(known, known)
         if mode == "online" and not logged_in():
             if wanted:
                 raise ErcBenchError(

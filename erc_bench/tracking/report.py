@@ -106,14 +106,12 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
     method with the settings that were overridden.
     """
     import wandb_workspaces.reports.v2 as wr
-    from wandb_workspaces import expr
 
     def runs(name: str, **options: Any) -> Any:
-        kept = [
-            expr.Config("dataset") == dataset,
-            expr.Config("preset") == preset,
-            expr.Metric("State") == "finished",
-        ]
+        kept = (
+            f"Config('dataset') == {dataset!r} and Config('preset') == {preset!r} "
+            "and Metric('State') == 'finished'"
+        )
         return wr.Runset(entity=entity, project=project, name=name, filters=kept, **options)
 
     left, right = wr.Layout(0, 0, 12, 10), wr.Layout(12, 0, 12, 10)

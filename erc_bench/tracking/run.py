@@ -75,7 +75,7 @@ class Tracker:
                 ("train/*", "epoch"),
                 ("dev/*", "epoch"),
                 ("test/*", "epoch"),
-                ("lr/*", "trainer/global_step"),
+                ("lr/*", "optimizer_step"),
             ):
                 self.run.define_metric(curve, step_metric=axis)
 
@@ -93,7 +93,7 @@ class Tracker:
     def _init(self, mode: str, encoder: str, resumed: bool) -> Any:
         import wandb
 
-        wandb_settings(mode)
+        wandb_settings()
         experiment = self.experiment
         tags = [experiment.method, experiment.dataset, Path(encoder).name, experiment.preset]
         tags += ["resumed"] * resumed
@@ -245,7 +245,7 @@ class _Curves(Callback):
                 f"lr/{group.get('name', number)}": group["lr"]
                 for number, group in enumerate(optimizer.param_groups, 1)
             }
-            self.tracker.log({**rates, "trainer/global_step": trainer.global_step})
+            self.tracker.log({**rates, "optimizer_step": trainer.global_step})
 
 
 def variant(experiment: Experiment) -> str:
