@@ -11,8 +11,8 @@ from typing import Any
 
 from erc_bench import __version__
 from erc_bench.command_parser import CommandParser
-from erc_bench.errors import ErcBenchError
-from erc_bench.progress import console, duration, say
+from erc_bench.errors import ErcBenchError, explain
+from erc_bench.progress import console, duration, say, show_warning
 from erc_bench.tracking import MODES
 
 INTERRUPTED = 130
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     console.quiet = args.quiet
     with warnings.catch_warnings():
         if not args.debug:
-            warnings.showwarning = _show_warning
+            warnings.showwarning = show_warning
         try:
             return args.command(args) or 0
         except KeyboardInterrupt:
@@ -46,26 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         except Exception as error:
             if args.debug:
                 raise
-            _complain(_explain(error))
+            _complain(explain(error))
             return 2 if isinstance(error, ErcBenchError) else 1
 
 
 def _complain(text: str) -> None:
     print(f"erc-bench: {text}", file=sys.stderr)
-
-
-def _explain(error: Exception) -> str:
-    """One paragraph about an error: its own, if it is one that the user can mend."""
-    if isinstance(error, ErcBenchError):
-        return str(error)
-    reason = " ".join(str(error).split())
-    return f"failed with {type(error).__name__}: {reason} (--debug shows where)"
-
-
-def _show_warning(message: Any, category: type[Warning], *place: Any, **options: Any) -> None:
-    """Our own warnings as one plain line, those of libraries not at all."""
-    if category.__module__.startswith("erc_bench"):
-        say(f"Note: {message}")
 
 
 def _must_exist(root: Path) -> None:
@@ -130,6 +116,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--wandb",
         choices=MODES,
         help="how to log to W&B (default: $WANDB_MODE, then online if logged in, else offline)",
+    )
+    run.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs side by side (default: as many as the GPU and the cores do well)",
     )
     run.set_defaults(command=command_run)
 
@@ -201,6 +193,8 @@ def experiments(args: argparse.Namespace) -> list[Any]:
     methods = _apart(args, "method")
     datasets = _apart(args, "dataset")
     seeds = range(1, args.seeds + 1) if args.seeds is not None else _seeds(_apart(args, "seed"))
+    if args.jobs is not None and args.jobs < 1:
+        raise ErcBenchError(f"--jobs {args.jobs} leaves nobody to run anything: give 1 or more.")
     if not seeds:
         raise ErcBenchError(f"--seeds {args.seeds} leaves nothing to run: give 1 or more.")
     methods = method_names() if methods == ["all"] else methods
@@ -236,38 +230,34 @@ def _seeds(values: list[str]) -> list[int]:
 
 
 def command_run(args: argparse.Namespace) -> int:
-    """``erc-bench run``: one failing run of several does not stop the others."""
+    """``erc-bench run``: one run in this process, several as a grid."""
     planned = experiments(args)
     from erc_bench.records import record_path
-    from erc_bench.runner import run
     from erc_bench.tracking import wandb_mode
 
     root = args.leaderboard_dir
     anew = args.force or not all(record_path(root, each).exists() for each in planned)
-    wandb = wandb_mode(args.wandb, root) if anew else "off"
-    failed = 0
-    for number, experiment in enumerate(planned, 1):
-        of = f" ({number} of {len(planned)})" if len(planned) > 1 else ""
-        say(f"Run {experiment.name}, preset {experiment.preset}{of}")
-        try:
-            outcome = run(
-                experiment,
-                root,
-                data_dir=args.data_dir,
-                resume=args.resume,
-                force=args.force,
-                wandb=wandb,
-            )
-        except Exception as error:
-            if len(planned) == 1 or args.debug:
-                raise
-            _complain(f"{experiment.name}: {_explain(error)}")
-            failed += 1
-            continue
-        print_outcome(outcome)
-    if failed:
-        _complain(f"{failed} of {len(planned)} runs failed; those have no record.")
-    return 1 if failed else 0
+    options = {
+        "data_dir": args.data_dir,
+        "resume": args.resume,
+        "force": args.force,
+        "wandb": wandb_mode(args.wandb, root) if anew else "off",
+    }
+    if len(planned) == 1:
+        from erc_bench.runner import run
+
+        say(f"Run {planned[0].name}, preset {planned[0].preset}")
+        print_outcome(run(planned[0], root, **options))
+        return 0
+    from erc_bench.grid import Job, run_grid
+
+    report = run_grid([Job(e, root, options) for e in planned], args.jobs)
+    report.render(_console())
+    for complaint in report.complaints():
+        _complain(complaint)
+    if report.failures:
+        _complain(f"{len(report.failures)} of {len(planned)} runs failed; those have no record.")
+    return 1 if report.failures else 0
 
 
 def print_outcome(outcome: Any) -> None:

@@ -13,6 +13,14 @@ class ErcBenchError(Exception):
     """
 
 
+def explain(error: Exception, where: str = "--debug shows where") -> str:
+    """One paragraph about an error: its own, if it is one that the user can mend."""
+    if isinstance(error, ErcBenchError):
+        return str(error)
+    reason = " ".join(str(error).split())
+    return f"failed with {type(error).__name__}: {reason} ({where})"
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like another one; None where none is like it."""
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +25,12 @@ console = Console(stderr=True, highlight=False)
 def say(text: str) -> None:
     """One plain line on the progress console."""
     console.print(text, soft_wrap=True, markup=False)
+
+
+def show_warning(message: Any, category: type[Warning], *place: Any, **options: Any) -> None:
+    """Our own warnings as one plain line, those of libraries not at all."""
+    if category.__module__.startswith("erc_bench"):
+        say(f"Note: {message}")
 
 
 def bar() -> Progress:

@@ -93,6 +93,26 @@ def cannot_write(path: Path, error: OSError) -> ErcBenchError:
     )
 
 
+def leftovers(root: Path, experiment: Experiment) -> list[Path]:
+    """Files that only an unfinished run needs, beside a finished one's record.
+
+    There are some where the process was killed before it could delete them. Those of a run that is
+    being repeated are newer than the record, and are none.
+
+    Raises:
+        OSError: there is no record, or somebody else is deleting them.
+    """
+    path, folder = record_path(root, experiment), run_folder(root, experiment)
+    done = path.stat().st_mtime_ns
+    found = [
+        *folder.glob("*.ckpt.tmp"),
+        *folder.glob("best-*.ckpt"),
+        *folder.glob("last.ckpt"),
+        *path.parent.glob(f".{path.name}.*.tmp"),
+    ]
+    return [file for file in found if file.stat().st_mtime_ns <= done]
+
+
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Store a record under its name, complete or not at all."""
     write_atomically(

@@ -36,6 +36,7 @@ from erc_bench.records import (
     UNWRITABLE,
     cannot_write,
     finished,
+    leftovers,
     record_path,
     run_folder,
     write_record,
@@ -43,6 +44,10 @@ from erc_bench.records import (
 from erc_bench.registry import corpus_source, method_class
 from erc_bench.tracking.run import Tracker
 from erc_bench.training_log import TrainingLog
+
+
+class RunTakenError(ErcBenchError):
+    """Another process is at the same run."""
 
 
 @dataclass(frozen=True)
@@ -78,31 +83,38 @@ def run(
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
 
     Raises:
-        ErcBenchError: whatever a user can mend, among it another process that is at the same run.
+        RunTakenError: another process is at the same run.
+        ErcBenchError: whatever else a user can mend.
     """
     clock = Stopwatch()
     path, folder = record_path(root, experiment), run_folder(root, experiment)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock").acquire(timeout=0):
+        # A grid that looks whether somebody is at this run holds the lock for less than that.
+        with FileLock(folder / "lock").acquire(timeout=0.2, poll_interval=0.02):
             record = None if force else finished(root, experiment)
             if record is not None:
+                _tidy_up(root, experiment)
                 return Outcome(record, path, clock.seconds, skipped=True)
             if not resume and (folder / "last.ckpt").exists():
                 say("An unfinished run is started anew; --resume would go on with it.")
             with Tracker(experiment, root, wandb) as tracker:
                 record = _run(experiment, folder, data_dir, resume, clock, tracker)
                 write_record(path, record)
-                for leftover in (*folder.glob("best-*.ckpt"), folder / "last.ckpt"):
-                    leftover.unlink(missing_ok=True)
+                _tidy_up(root, experiment)
                 tracker.complete(record, path)
     except Timeout:
-        raise ErcBenchError(f"Another process is at the run {experiment.name}.") from None
+        raise RunTakenError(f"Another process is at the run {experiment.name}.") from None
     except OSError as error:
         if error.errno in UNWRITABLE:
             raise cannot_write(Path(error.filename or folder), error) from error
         raise
     return Outcome(record, path, clock.seconds)
+
+
+def _tidy_up(root: Path, experiment: Experiment) -> None:
+    for leftover in leftovers(root, experiment):
+        leftover.unlink(missing_ok=True)
 
 
 def _run(

@@ -1,0 +1,525 @@
+"""Grids of real runs in real processes: side by side, killed, interrupted, two on one folder."""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from erc_bench import grid
+from erc_bench.config import resolve
+from erc_bench.grid import Ended, Job, Report, local, run_grid, sane_workers
+from erc_bench.records import read_record, record_files, record_path, run_folder
+from erc_bench.runner import run
+
+METHODS = ("eacl", "finetune")
+QUICK = ("max_batches=2", "epochs=2", "precision=float32")
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="what is running is read from /proc"
+)
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_encoder: str):
+    """Jobs in a folder: methods × seeds on demo, a second or two each."""
+
+    def jobs(root: Path, *overrides: str, methods=METHODS, seeds=2, **options: Any) -> list[Job]:
+        settings = [f"encoder={tiny_encoder}", *QUICK, *overrides]
+        return [
+            Job(resolve(m, "demo", preset="smoke", seed=s, overrides=settings), root, options)
+            for m in methods
+            for s in range(1, seeds + 1)
+        ]
+
+    return jobs
+
+
+def command(jobs: list[Job], *options: str) -> list[str]:
+    """The command line that asks for these jobs, two at a time."""
+    methods = dict.fromkeys(job.experiment.method for job in jobs)
+    seeds = dict.fromkeys(str(job.experiment.seed) for job in jobs)
+    return [
+        *(sys.executable, "-m", "erc_bench.cli", "run", "--dataset", "demo", "--preset", "smoke"),
+        *("--method", *methods, "--seed", *seeds, "--leaderboard-dir", str(jobs[0].root)),
+        *("--jobs", "2", *options, *jobs[0].experiment.overrides),
+    ]
+
+
+def predictions(job: Job) -> dict[str, Any]:
+    stored = read_record(record_path(job.root, job.experiment))["predictions"]
+    return {split: stored[split]["probabilities"] for split in ("dev", "test")}
+
+
+def until(condition: Callable[[], Any], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def reached(job: Job, text: str) -> bool:
+    return job.log.exists() and text in job.log.read_text()
+
+
+def nobody(jobs: Any, workers: int) -> Iterator[Ended]:
+    """An executor that has nothing to do."""
+    assert list(jobs) == []
+    yield from ()
+
+
+def here(jobs: Any, workers: int) -> Iterator[Ended]:
+    """An executor that does jobs one after another in this process."""
+    for job in jobs:
+        run(job.experiment, job.root, **job.options)
+        yield Ended(job)
+
+
+@pytest.fixture(scope="module")
+def whole(plan, tmp_path_factory: pytest.TempPathFactory):
+    """A grid that nothing befell, and its jobs."""
+    jobs = plan(tmp_path_factory.mktemp("whole"))
+    return jobs, run_grid(jobs, 2)
+
+
+def test_a_run_of_a_grid_is_the_run_itself(whole, tmp_path: Path) -> None:
+    jobs, report = whole
+    assert report.failures == []
+    assert {kind: len(scores) for kind, scores in report.scores.items()} == {
+        ("eacl", "demo"): 2,
+        ("finetune", "demo"): 2,
+    }
+    alone = Job(jobs[1].experiment, tmp_path)
+    run(alone.experiment, tmp_path)
+    assert predictions(alone) == predictions(jobs[1])
+
+
+def test_logs_are_apart(whole) -> None:
+    jobs, _ = whole
+    names = {job.experiment.name for job in jobs}
+    for job in jobs:
+        text = job.log.read_text()
+        assert {name for name in names if name in text} == {job.experiment.name}
+        assert text.count("Epoch 2/2") == 1
+
+
+def test_finished_runs_are_skipped_without_a_process(whole) -> None:
+    jobs, report = whole
+    again = run_grid(jobs, None, nobody)
+    assert {k: sorted(v) for k, v in again.scores.items()} == {
+        k: sorted(v) for k, v in report.scores.items()
+    }
+
+
+def test_failing_runs_stop_none_of_the_others(plan, tmp_path: Path) -> None:
+    """One that the user can mend, one that can't be explained, one with a broken record."""
+    jobs = plan(tmp_path, seeds=3)
+    (wrong,) = plan(tmp_path, "encoder=no/such-encoder", methods=["eacl"], seeds=1)
+    odd, broken, *good = jobs
+    (run_folder(tmp_path, odd.experiment) / "model.ckpt").mkdir(parents=True)
+    place = record_path(tmp_path, broken.experiment)
+    place.parent.mkdir(parents=True)
+    place.write_text("{")
+    report = run_grid([wrong, *jobs], 2)
+    failed = [ended.job.experiment.name for ended in report.failures]
+    assert sorted(failed) == sorted(job.experiment.name for job in (wrong, odd, broken))
+    assert all(record_path(tmp_path, job.experiment).exists() for job in good)
+    by_name = {text.partition(":")[0]: text for text in report.complaints()}
+    complaints = [by_name[job.experiment.name] for job in (wrong, odd, broken)]
+    for complaint, words in zip(
+        complaints,
+        (["'no/such-encoder'", "erc-bench[small]"], ["its log shows where"], ["--force"]),
+        strict=True,
+    ):
+        for word in words:
+            assert word in complaint
+    assert str(odd.log) in complaints[1]
+    assert "Traceback" in odd.log.read_text()
+    assert "Traceback" not in wrong.log.read_text()
+    assert place.read_text() == "{"
+
+
+def test_runs_that_fail_alike_are_told_of_once(plan, tmp_path: Path) -> None:
+    jobs = plan(tmp_path)
+
+    def failing(jobs, workers):
+        yield from (Ended(job, "the same reason.") for job in jobs)
+
+    (complaint,) = run_grid(jobs, 2, failing).complaints()
+    assert complaint.count("the same reason.") == 1
+    assert all(job.experiment.name in complaint for job in jobs)
+
+
+def test_a_process_that_dies_is_a_failed_run(plan, tmp_path: Path) -> None:
+    (victim,) = plan(tmp_path, "epochs=500", methods=["eacl"], seeds=1)
+    jobs = [victim, *plan(tmp_path, methods=["finetune"])]
+
+    def kill() -> None:
+        import multiprocessing
+
+        until(lambda: reached(victim, "Epoch 1/"))
+        (process,) = (
+            p for p in multiprocessing.active_children() if p.name == victim.experiment.name
+        )
+        os.kill(process.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    report = run_grid(jobs, 2)
+    killer.join()
+    (ended,) = report.failures
+    assert ended.job.experiment == victim.experiment
+    assert "SIGKILL" in ended.failure
+    assert "--resume" in ended.failure
+    assert not record_path(tmp_path, victim.experiment).exists()
+    assert len(report.scores["finetune", "demo"]) == 2
+
+
+def test_an_executor_that_is_closed_stops_what_is_running(plan, tmp_path: Path) -> None:
+    import multiprocessing
+
+    long, short = plan(tmp_path, "epochs=500", methods=["eacl"], seeds=1) + plan(
+        tmp_path, methods=["finetune"], seeds=1
+    )
+    over = local([long, short], 2)
+    assert next(over).job.experiment == short.experiment
+    over.close()
+    assert multiprocessing.active_children() == []
+    assert not record_path(tmp_path, long.experiment).exists()
+
+
+# --- several grids on one folder ---
+
+
+def test_two_grids_at_once_do_every_run_once(plan, whole, tmp_path: Path) -> None:
+    jobs = plan(tmp_path)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command(jobs), env=os.environ.copy(), **streams) for _ in range(2)]
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    for job, undisturbed in zip(jobs, whole[0], strict=True):
+        assert job.log.read_text().count("Epoch 1/") == 1
+        assert predictions(job) == predictions(undisturbed)
+    tables = [re.findall(r"\d+\.\d\d ± \d+\.\d\d", out) for out, _ in outputs]
+    assert len(tables[0]) == 2
+    assert tables[0] == tables[1]
+
+
+def test_a_run_that_is_taken_comes_last_and_its_record_is_waited_for(
+    plan, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(grid, "PATIENCE", 0.05)
+    jobs = plan(tmp_path, methods=["finetune"])
+    taken, free = jobs
+    folder = run_folder(tmp_path, taken.experiment)
+    folder.mkdir(parents=True)
+    elsewhere = whole[0][2]
+    assert elsewhere.experiment == taken.experiment
+    done = []
+
+    def other_process_ends() -> None:
+        until(lambda: record_path(tmp_path, free.experiment).exists())
+        time.sleep(0.3)
+        place = record_path(tmp_path, taken.experiment)
+        place.write_bytes(record_path(elsewhere.root, taken.experiment).read_bytes())
+        lock.release()
+
+    def noting(jobs, workers):
+        for ended in here(jobs, workers):
+            done.append(ended.job)
+            yield ended
+
+    with FileLock(folder / "lock", thread_local=False) as lock:
+        other = threading.Thread(target=other_process_ends)
+        other.start()
+        report = run_grid(jobs, 1, noting)
+        other.join()
+    assert done == [free]
+    assert len(report.scores["finetune", "demo"]) == 2
+    assert "done by another process" in capsys.readouterr().err
+
+
+def test_a_run_that_was_given_up_elsewhere_is_done_here(
+    plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "PATIENCE", 0.05)
+    taken, free = jobs = plan(tmp_path, methods=["finetune"])
+    folder = run_folder(tmp_path, taken.experiment)
+    folder.mkdir(parents=True)
+
+    def other_process_dies() -> None:
+        until(lambda: record_path(tmp_path, free.experiment).exists())
+        lock.release()
+
+    with FileLock(folder / "lock", thread_local=False) as lock:
+        other = threading.Thread(target=other_process_dies)
+        other.start()
+        report = run_grid(jobs, 1, here)
+        other.join()
+    assert report.failures == []
+    assert len(report.scores["finetune", "demo"]) == 2
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_record_that_appears_meanwhile_is_taken(plan, tmp_path: Path, force: bool) -> None:
+    """With ``force`` too: what another grid has done again since this one began is new enough."""
+    jobs = plan(tmp_path, methods=["finetune"], force=force)
+    if force:
+        run_grid(plan(tmp_path, methods=["finetune"]), 1, here)
+    stamps = [record_path(tmp_path, job.experiment) for job in jobs]
+    before = [path.stat().st_mtime_ns if force else 0 for path in stamps]
+    drawn = []
+
+    def with_another(todo, workers):
+        for job in todo:
+            drawn.append(job)
+            for each in jobs:  # the second is done by somebody else
+                run(each.experiment, each.root, force=force)
+            yield Ended(job)
+
+    report = run_grid(jobs, 1, with_another)
+    assert drawn == jobs[:1]
+    assert len(report.scores["finetune", "demo"]) == 2
+    assert all(p.stat().st_mtime_ns > b for p, b in zip(stamps, before, strict=True))
+
+
+def test_a_run_killed_before_it_tidied_up_is_tidied_up(plan, tmp_path: Path) -> None:
+    (job,) = plan(tmp_path, methods=["finetune"], seeds=1)
+    path = run(job.experiment, tmp_path).path
+    folder = run_folder(tmp_path, job.experiment)
+    old = [
+        folder / "last.ckpt",
+        folder / "best-epoch=0.ckpt",
+        folder / "last.ckpt.tmp",
+        path.with_name(f".{path.name}.17.tmp"),
+    ]
+    for file in old:
+        file.touch()
+        os.utime(file, ns=(0, path.stat().st_mtime_ns - 1))
+    stamp = path.stat().st_mtime_ns
+    assert run_grid([job], 1, here).failures == []
+    assert not any(file.exists() for file in old)
+    assert path.stat().st_mtime_ns == stamp
+    (folder / "last.ckpt").touch()  # of a repetition that was interrupted
+    run_grid([job], 1, nobody)
+    assert (folder / "last.ckpt").exists()
+
+
+# --- what the user sees ---
+
+
+def test_the_table_has_means_over_seeds() -> None:
+    report = Report(
+        scores={
+            ("eacl", "meld"): [60.0, 62.0],
+            ("spcl", "meld"): [50.0],
+            ("eacl", "demo"): [90.0, 90.0],
+        }
+    )
+    out = StringIO()
+    report.render(Console(file=out, width=100))
+    rows = {
+        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:-1]]
+        for line in out.getvalue().splitlines()
+        if "│" in line
+    }
+    assert rows["eacl"] == ["61.00 ± 1.41", "90.00 ± 0.00"]
+    assert rows["spcl"] == ["50.00 (1 of 2)", "–"]
+    assert "over 2 seeds" in out.getvalue()
+
+
+def test_the_display_shows_each_run_and_the_whole(
+    plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = StringIO()
+    monkeypatch.setattr(grid, "console", Console(file=out, force_terminal=True, width=120))
+    jobs = plan(tmp_path)
+
+    def running(jobs, workers):
+        first, second = next(jobs), next(jobs)
+        first.log.parent.mkdir(parents=True)
+        first.log.write_text("Epoch 1/8  …\nEpoch 2/8  dev weighted-F1 50.00\n")
+        until(lambda: "Epoch 2/8" in out.getvalue())
+        yield Ended(first, "a reason.")
+        until(lambda: "1 failed" in out.getvalue())
+        yield Ended(second, "a reason.")
+        yield from (Ended(job, "a reason.") for job in jobs)
+
+    run_grid(jobs, 2, running)
+    shown = out.getvalue()
+    assert "0 of 4 runs, 2 running" in shown
+    assert "1 of 4 runs, 1 running, 1 failed" in shown
+    assert jobs[1].experiment.name in shown
+
+
+def test_the_time_that_is_left_is_estimated(plan, tmp_path: Path) -> None:
+    state = grid._Grid(plan(tmp_path))
+    state.workers = 2
+    assert "left" not in state.summary()
+    state.seconds["finetune", "demo"] = [60.0, 62.0]
+    assert state.summary() == "0 of 4 runs, about 2 min 2 s left"
+
+
+@pytest.mark.parametrize(
+    ("presets", "cores", "memory", "workers"),
+    [
+        (["small"], 16, None, 1),
+        (["small"], 16, 139.0, 8),
+        (["small"], 64, 139.0, 23),
+        (["paper"], 16, 139.0, 3),
+        (["smoke", "paper"], 16, 139.0, 3),
+        (["somebody's"], 16, 24.0, 1),
+        (["small"], 1, 24.0, 1),
+    ],
+)
+def test_sane_defaults(presets, cores, memory, workers) -> None:
+    number, why = sane_workers(presets, cores, memory)
+    assert number == workers
+    assert "--jobs" in why
+
+
+# --- kills and Ctrl-C ---
+
+
+def session(leader: int) -> dict[int, int]:
+    """The living processes of a session, each with its parent."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                state, parent, _, sid = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            except OSError:
+                continue
+            if int(sid) == leader and state != "Z":
+                found[int(folder.name)] = int(parent)
+    return found
+
+
+def start(jobs: list[Job], log: Path, *options: str, **environment: str) -> subprocess.Popen:
+    """A grid in a session of its own, what it says in a file."""
+    with log.open("a") as file:
+        return subprocess.Popen(
+            command(jobs, *options),
+            stdout=file,
+            stderr=file,
+            env=os.environ | environment,
+            start_new_session=True,
+            # Where the tests themselves run in the background, SIGINT is ignored and would stay so.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+
+@needs_proc
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_grid_that_is_stopped_leaves_nobody_behind_and_goes_on(
+    plan, tmp_path: Path, how: signal.Signals
+) -> None:
+    """Ctrl-C as a terminal sends it, to all; kill -9 to the grid alone."""
+    jobs = plan(tmp_path / "board", "epochs=30", methods=["finetune"])
+    said = tmp_path / "said.txt"
+    process = start(jobs, said)
+    until(lambda: all(reached(job, "Epoch 2/") for job in jobs))
+    if how is signal.SIGINT:
+        os.killpg(process.pid, how)
+        assert process.wait(60) == 130
+        assert "--resume" in said.read_text()
+        assert "Traceback" not in said.read_text()
+    else:
+        process.kill()
+        process.wait()
+    until(lambda: not session(process.pid), 30)
+    assert list(record_files(jobs[0].root)) == []
+    assert all((run_folder(j.root, j.experiment) / "last.ckpt").exists() for j in jobs)
+    process = start(jobs, said, "--resume")
+    assert process.wait(120) == 0, said.read_text()
+    assert all(job.log.read_text().count("Epoch 1/") == 1 for job in jobs)
+    assert len(list(record_files(jobs[0].root))) == 2
+
+
+def kill_at_random(
+    process: subprocess.Popen, chance: random.Random, runs: int, look: Callable[[], None]
+) -> int:
+    """Kill so many runs of a grid at random moments, then the grid itself; returns the kills.
+
+    There are fewer if the grid ends before. ``look`` is called all the time.
+    """
+    killed = 0
+    while killed <= runs:
+        moment = time.monotonic() + chance.uniform(0, 1.5)
+        victims: list[int] = []
+        while time.monotonic() < moment or not victims:
+            look()
+            if process.poll() is not None:
+                return killed
+            time.sleep(0.01)
+            there = session(process.pid)
+            # The children of the process that they are forked from.
+            victims = [pid for pid, of in there.items() if of in there and of != process.pid]
+            if not victims:
+                moment = time.monotonic() + chance.uniform(0, 1.5)
+        target = chance.choice(victims) if killed < runs else process.pid
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(target, signal.SIGKILL)
+            killed += 1
+    return killed
+
+
+@needs_proc
+@pytest.mark.slow
+def test_kill_9_at_fifty_random_moments(plan, tmp_path: Path) -> None:
+    """Every record is whole at every moment, none is lost, and the end is that of an untroubled
+    grid.
+
+    Each grid loses up to three of its runs and then itself; the next begins at once, with
+    ``--resume`` or without. When all runs of a folder are finished the kills go on in another, with
+    a cache of its own.
+    """
+    chance = random.Random(7)
+    methods = ("eacl", "finetune", "sacl-lstm")
+    untroubled = plan(tmp_path / "untroubled", methods=methods, seeds=3)
+    assert run_grid(untroubled, 2).failures == []
+    killed, grids, said = 0, [], tmp_path / "said.txt"
+    while killed < 50:
+        root = tmp_path / f"after{killed}"
+        jobs = plan(root, methods=methods, seeds=3)
+        seen: dict[Path, bytes] = {}
+
+        def look(root: Path = root, seen: dict[Path, bytes] = seen) -> None:
+            for path in record_files(root):
+                read_record(path)
+                assert seen.setdefault(path, path.read_bytes()) == path.read_bytes()
+            assert all(path.exists() for path in seen)
+
+        status = None
+        while status != 0:
+            options = chance.choice([[], ["--resume"]])
+            grids.append(
+                start(jobs, said, *options, XDG_CACHE_HOME=str(tmp_path / "cache" / root.name))
+            )
+            if killed < 50:
+                killed += kill_at_random(
+                    grids[-1], chance, min(chance.randint(1, 3), 49 - killed), look
+                )
+            status = grids[-1].wait(300)
+            assert status in (0, 1, -signal.SIGKILL), said.read_text()
+        look()
+        for job, other in zip(jobs, untroubled, strict=True):
+            assert predictions(job) == predictions(other)
+            left = {path.name for path in run_folder(root, job.experiment).iterdir()}
+            assert left == {"lock", "log.txt", "model.ckpt"}
+        assert len(seen) == len(jobs)
+        assert len([path for path in (root / "records").rglob("*") if path.is_file()]) == len(jobs)
+    until(lambda: not any(session(process.pid) for process in grids), 30)
+    print(f"{killed} kills, {len(grids)} grids, {len(list(tmp_path.glob('after*')))} folders")
