@@ -24,7 +24,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -145,9 +145,7 @@ def run_grid(jobs: list[Job], workers: int | None, executor: Executor | None = N
     if workers is None:
         workers, why = default_workers([job.experiment.preset for job in waiting])
     grid.workers = workers = min(workers, len(waiting))
-    say(
-        f"{len(waiting)} runs to do, {workers} at a time{why}. Each has a log.txt beside its model."
-    )
+    say(f"{len(waiting)} runs to do, {workers} at a time{why}; each has a log.txt by its model.")
     with grid.display():
         while waiting:
             put_off: list[Job] = []
@@ -247,9 +245,7 @@ class _Grid:
     def leave_to_others(self, runs: int) -> None:
         """Wait a moment if these are all that is left and other processes are at them."""
         if runs and not self.others:
-            say(
-                f"{runs} of the runs are left to the processes that are at them; waiting for those."
-            )
+            say(f"Waiting for other processes: they are at the {runs} runs that are left.")
         self.others = runs
         if runs:
             time.sleep(PATIENCE)
@@ -397,8 +393,7 @@ def local(jobs: Iterable[Job], workers: int) -> Generator[Ended, None, None]:
                 running[results] = job, process
             if not running:
                 return
-            for ready in wait(list(running)):
-                assert isinstance(ready, Connection)
+            for ready in cast(list[Connection], wait(list(running))):
                 job, process = running.pop(ready)
                 try:
                     ended = ready.recv()
