@@ -458,7 +458,7 @@ def kill_at_random(
     """
     killed = 0
     while killed <= others:
-        moment = time.monotonic() + chance.uniform(0, 1.2)
+        moment = time.monotonic() + chance.uniform(0, 1.8)
         victims: list[int] = []
         while time.monotonic() < moment or not victims:
             look()
@@ -468,12 +468,12 @@ def kill_at_random(
             there = session(process.pid)
             victims = [pid for pid, of in there.items() if of in there and of != process.pid]
             if not victims:
-                moment = time.monotonic() + chance.uniform(0, 1.2)
+                moment = time.monotonic() + chance.uniform(0, 1.8)
         if killed == others:
             target = process.pid
         else:
             run = chance.choice(victims)
-            target = run if chance.random() < 0.9 else there[run]
+            target = run if chance.random() < 0.95 else there[run]
         with contextlib.suppress(ProcessLookupError):
             os.kill(target, signal.SIGKILL)
             killed += 1
