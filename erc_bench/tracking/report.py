@@ -140,7 +140,7 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
         layout=right,
         **spread,
     )
-    curves = [
+    curves: list[Any] = [
         wr.LinePlot(title=title, x="epoch", y=[metric], title_x="epoch", layout=layout, **spread)
         for title, metric, layout in (
             ("Weighted-F1 on dev, mean ± sd over seeds", "dev/weighted_f1", left),
