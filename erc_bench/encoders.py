@@ -20,6 +20,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.progress import console, say
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.optim import Optimizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,6 +31,9 @@ PACKAGED = {
     ),
 }
 """Encoders carried by an installed package: name → (package, SHA-256 of its weights)."""
+
+BERTS = ("bert", "roberta", "mpnet")
+"""Types of encoders whose layers are built like BERT's."""
 
 WANTED = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 
@@ -194,7 +198,7 @@ def load_encoder(name: str) -> PreTrainedModel:
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
     folder = find_encoder(name).folder
     pooling = {"add_pooling_layer": False}
-    if AutoConfig.from_pretrained(folder).model_type not in ("bert", "roberta", "mpnet"):
+    if AutoConfig.from_pretrained(folder).model_type not in BERTS:
         pooling = {}
     try:
         return AutoModel.from_pretrained(
@@ -204,6 +208,29 @@ def load_encoder(name: str) -> PreTrainedModel:
         raise ErcBenchError(
             f"The encoder in {folder} can't be loaded: {str(error).splitlines()[0]}"
         ) from error
+
+
+def states_at(encoder: Any, positions: Tensor, **inputs: Tensor) -> Tensor:
+    """The encoder's last hidden states at one position ``(B,)`` of each row ``(B, d)``.
+
+    Behind the attention a layer treats every position by itself, so in the last one only these go
+    on: what is cut is two thirds of a layer, the result is the same. An encoder of another build
+    computes them all.
+    """
+    import torch
+
+    rows = torch.arange(len(positions), device=positions.device)
+    if getattr(getattr(encoder, "config", None), "model_type", "") not in BERTS:
+        return encoder(**inputs).last_hidden_state[rows, positions]
+
+    def cut(attention: Any, inputs: Any, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return outputs[0][rows, positions][:, None], *outputs[1:]
+
+    hook = encoder.encoder.layer[-1].attention.register_forward_hook(cut)
+    try:
+        return encoder(**inputs).last_hidden_state[:, 0]
+    finally:
+        hook.remove()
 
 
 def linear_warmup(module: Any, optimizer: Optimizer, warmup: float) -> dict[str, Any]:

@@ -34,7 +34,14 @@ from erc_bench.config import Experiment, MethodConfig, above, at_least
 from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet
 from erc_bench.corpus_files import cache_folder, checksum_of
 from erc_bench.datamodule import Batches, ErcDataModule
-from erc_bench.encoders import adamw, find_encoder, load_encoder, load_tokenizer, tokenizer_digest
+from erc_bench.encoders import (
+    adamw,
+    find_encoder,
+    load_encoder,
+    load_tokenizer,
+    states_at,
+    tokenizer_digest,
+)
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.progress import say, track
@@ -303,7 +310,8 @@ def token_ids(tokenizer: Any, texts: list[str], max_len: int) -> list[list[int]]
 
 def cls_states(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """State of the first token at the last layer ``(B, d)``."""
-    return encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]
+    first = torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
+    return states_at(encoder, first, input_ids=input_ids, attention_mask=attention_mask)
 
 
 def _unfinished(folder: Path) -> Path:

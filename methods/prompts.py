@@ -5,13 +5,14 @@ Every example is the last ``max_len`` tokens of *context + query*; nothing is pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from erc_bench.conversation import Dialogue
+from erc_bench.encoders import states_at
 from erc_bench.ragged import Column, Columns, Ragged
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ def collate_prompts(
     return {**batch, "positions": ids.shape[1] - 1 - from_the_end}
 
 
-def mask_states(encoder: Callable[..., Any], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def mask_states(encoder: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The encoder's last hidden state at ``positions`` of a collated batch ``(B, d)``."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    states = encoder(**inputs).last_hidden_state
-    return states[torch.arange(len(states), device=states.device), batch["positions"]]
+    return states_at(encoder, batch["positions"], **inputs)

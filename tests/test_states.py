@@ -1,0 +1,64 @@
+"""The states of single positions, computed without those of the others in the last layer."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from erc_bench.encoders import BERTS, states_at
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+
+
+def build(kind: str, **settings):
+    """An encoder of random weights, and a batch of rows of different lengths."""
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(AutoConfig.for_model(kind, **SIZES, **settings))
+    for p in encoder.parameters():
+        torch.nn.init.normal_(p, std=0.3)  # so that every term weighs
+    lengths = torch.tensor([9, 4, 7, 1])
+    ids = torch.randint(5, 60, (4, 9))
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    return encoder.double(), {"input_ids": ids, "attention_mask": mask}, torch.tensor([8, 0, 3, 0])
+
+
+@pytest.mark.parametrize("kind", [*BERTS, "electra", "distilbert"])
+def test_states_and_gradients_are_those_of_the_whole_encoder(kind: str) -> None:
+    encoder, inputs, positions = build(kind)
+    encoder.eval()
+    whole = copy.deepcopy(encoder)
+    ours = states_at(encoder, positions, **inputs)
+    theirs = whole(**inputs).last_hidden_state[torch.arange(4), positions]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for states in (ours, theirs):
+        (states * torch.arange(16)).sin().sum().backward()
+    for (name, p), q in zip(encoder.named_parameters(), whole.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), name
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", BERTS)
+def test_the_last_layer_computes_only_what_is_read(kind: str) -> None:
+    encoder, inputs, positions = build(kind)
+    seen = []
+    for layer in encoder.encoder.layer:
+        layer.output.register_forward_hook(lambda _, given, made: seen.append(made.shape))
+    states_at(encoder, positions, **inputs)
+    assert seen == [(4, 9, 16), (4, 9, 16), (4, 1, 16)]
+    assert encoder(**inputs).last_hidden_state.shape == (4, 9, 16)
+
+
+@pytest.mark.parametrize("kind", BERTS)
+def test_an_encoder_that_fails_is_left_as_it_was(kind: str) -> None:
+    encoder, inputs, positions = build(kind)
+    with pytest.raises(IndexError):
+        states_at(encoder, positions + 99, **inputs)
+    assert encoder(**inputs).last_hidden_state.shape == (4, 9, 16)
