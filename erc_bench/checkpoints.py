@@ -52,8 +52,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
         raise ErcBenchError(
-            f"The checkpoint {path} can't be read ({str(error).splitlines()[0]}). Delete it, or "
-            "run without --resume to start anew."
+            f"The checkpoint {path} can't be read ({str(error).splitlines()[0]}). Delete it, and "
+            "run without --resume to start anew, or a finished run with --force."
         ) from error
 
 

@@ -158,6 +158,58 @@ def build_parser() -> argparse.ArgumentParser:
     )
     rescore.set_defaults(command=command_rescore)
 
+    score = commands.add_parser(
+        "score",
+        parents=[data, store, common],
+        help="score and store predictions made elsewhere",
+    )
+    score.add_argument("predictions", metavar="FILE", help="JSON lines or CSV; - is standard input")
+    score.add_argument("--dataset", required=True, metavar="NAME")
+    score.add_argument("--name", required=True, help="what the leaderboard shall call it")
+    score.add_argument(
+        "--split", nargs="+", choices=("test", "dev"), default=["test"], help="what the file holds"
+    )
+    score.add_argument("--seed", default="1", metavar="K", help="which of several runs it is")
+    score.add_argument("--context", choices=("past", "full", "unknown"), default="unknown")
+    score.add_argument("--encoder", default="", metavar="NAME", help="what predicted")
+    score.add_argument("--force", action="store_true", help="replace what was stored before")
+    score.set_defaults(command=command_score)
+
+    reading = argparse.ArgumentParser(add_help=False)
+    reading.add_argument(
+        "run", metavar="RUN", help="a record, or a part of method/dataset/hash/seedK that is enough"
+    )
+    show = commands.add_parser(
+        "show", parents=[reading, store, common], help="a run: metrics, curves, settings"
+    )
+    show.set_defaults(command=command_show)
+
+    explain = commands.add_parser(
+        "explain",
+        parents=[reading, data, store, common],
+        help="a dialogue turn by turn, gold and predicted",
+    )
+    explain.add_argument("--dialogue", metavar="ID", help="(default: list those with most errors)")
+    explain.add_argument("--worst", type=int, default=10, metavar="N", help="so many (default: 10)")
+    explain.add_argument("--split", choices=("test", "dev"), default="test", help="of this split")
+    explain.set_defaults(command=command_explain)
+
+    predict = commands.add_parser(
+        "predict", parents=[reading, store, common], help="the emotions of new dialogues"
+    )
+    predict.add_argument(
+        "dialogues",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help="JSON, or lines `Speaker: text` (default: standard input)",
+    )
+    predict.add_argument("--json", action="store_true", help="a line of JSON for every turn")
+    predict.add_argument(
+        "--stream", action="store_true", help="answer each line of standard input at once"
+    )
+    predict.set_defaults(command=command_predict)
+
     tracking = commands.add_parser("wandb", help="compare methods on Weights & Biases")
     reports = tracking.add_subparsers(required=True, metavar="ACTION")
     report = reports.add_parser(
@@ -262,35 +314,18 @@ def command_run(args: argparse.Namespace) -> int:
 
 def print_outcome(outcome: Any) -> None:
     """The table at the end of a run, where its record is, and how long it took."""
-    from rich.table import Table
+    from erc_bench.reading import metrics_table
 
-    record = outcome.record
-    test, dev = record["metrics"]["test"], record["metrics"]["dev"]
-    out = _console()
-    table = Table(title=f"{record['method']} on {record['dataset']}, seed {record['seed']}")
-    for column in ("", "test", "dev"):
-        table.add_column(column, justify="left" if not column else "right")
-    for title, key in (
-        ("weighted-F1", "weighted_f1"),
-        ("accuracy", "accuracy"),
-        ("macro-F1", "macro_f1"),
-    ):
-        table.add_row(title, f"{test[key]:.2f}", f"{dev[key]:.2f}", end_section=key == "macro_f1")
-    for name in record["labels"]:
-        table.add_row(
-            f"F1 {name}",
-            f"{test['per_class'][name]['f1']:.2f}",
-            f"{dev['per_class'][name]['f1']:.2f}",
-        )
-    out.print(table)
+    record, out = outcome.record, _console()
+    out.print(metrics_table(record))
     head = "Finished before (--force repeats it)" if outcome.skipped else "Record"
     out.print(f"{head}: {outcome.path}", soft_wrap=True)
     if "oracle_gap" in record:
         out.print(f"Oracle gap: {record['oracle_gap']:.2f} (best test epoch − selected epoch)")
     if not outcome.skipped:
-        training = record["training"]
+        training, scored = record["training"], record["metrics"]["test"]["utterances"]
         out.print(
-            f"{test['utterances']} test utterances; {duration(outcome.seconds)}, "
+            f"{scored} test utterances; {duration(outcome.seconds)}, "
             f"{training['epochs']} epochs, best {training['best_epoch']}, "
             f"{training['utterances_per_second']:.0f} utterances/s in training"
         )
@@ -367,6 +402,93 @@ def command_rescore(args: argparse.Namespace) -> int:
     report = rescore(args.leaderboard_dir)
     report.render(_console())
     return 1 if report.broken else 0
+
+
+def command_score(args: argparse.Namespace) -> None:
+    """``erc-bench score``."""
+    from erc_bench.external import score
+    from erc_bench.reading import metrics_table
+
+    scored = score(
+        args.predictions,
+        args.dataset,
+        args.name,
+        args.leaderboard_dir,
+        splits=args.split,
+        seed=_seeds([args.seed])[0],
+        context=args.context,
+        encoder=args.encoder,
+        data_dir=args.data_dir,
+        force=args.force,
+    )
+    out = _console()
+    out.print(metrics_table(scored.record))
+    where = f"Record: {scored.path}" if scored.path else "Not stored: a record stands on test."
+    out.print(where, soft_wrap=True)
+
+
+def _run_of(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The record that RUN means, and its file."""
+    from erc_bench.records import find_record, read_record
+
+    path = find_record(args.leaderboard_dir, args.run)
+    return path, read_record(path)
+
+
+def command_show(args: argparse.Namespace) -> None:
+    """``erc-bench show``."""
+    from erc_bench.reading import show
+    from erc_bench.records import sound
+
+    path, record = _run_of(args)
+    with sound(path):
+        show(_console(), path, record)
+
+
+def command_explain(args: argparse.Namespace) -> None:
+    """``erc-bench explain``."""
+    from erc_bench.reading import explain
+    from erc_bench.records import sound
+
+    path, record = _run_of(args)
+    with sound(path):
+        explain(
+            _console(),
+            path,
+            record,
+            dialogue=args.dialogue,
+            worst=args.worst,
+            split=args.split,
+            data_dir=args.data_dir,
+        )
+
+
+def command_predict(args: argparse.Namespace) -> None:
+    """``erc-bench predict``."""
+    from erc_bench.dialogue_files import check_stream, read_dialogues, read_turns
+    from erc_bench.reading import print_answers, ranked
+    from erc_bench.records import model_file
+
+    path, record = _run_of(args)
+    # What can be wrong is looked for before anything slow is imported or loaded.
+    model_file(path, record)
+    if args.stream:
+        check_stream(record, args.dialogues)
+    dialogues = [] if args.stream else read_dialogues(args.dialogues)
+    from erc_bench.prediction import Model
+
+    model, out = Model(path, record), _console()
+    if args.stream:
+        say("Ready: a turn a line, `Speaker: text`.")
+    answers = model.stream(read_turns()) if args.stream else model.answers(dialogues)
+    if args.json:
+        for answer in answers:
+            print(answer.to_json(), flush=True)
+    elif args.stream:
+        for answer in answers:
+            out.print(*ranked(answer), soft_wrap=True)
+    else:
+        print_answers(out, answers)
 
 
 def command_wandb_report(args: argparse.Namespace) -> None:

@@ -171,6 +171,23 @@ def resolve(
     return Experiment(method, dataset, preset, seed, config, overrides)
 
 
+def stored_config(method: str, settings: Mapping[str, Any], where: str) -> MethodConfig:
+    """The settings of a method as a record holds them; what it lacks has the method's default.
+
+    Raises:
+        ErcBenchError: the method no longer has such a setting, or a value is of the wrong type;
+            the message begins with ``where``.
+    """
+    from omegaconf import OmegaConf
+
+    from erc_bench.registry import method_class
+
+    merged = _merge(OmegaConf.structured(method_class(method).Config), settings, where)
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, MethodConfig)
+    return config
+
+
 def _override(text: str) -> Mapping:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

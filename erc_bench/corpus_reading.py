@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 from erc_bench.errors import ErcBenchError
 
 T = TypeVar("T")
+
+STANDARD_INPUT = "standard input"
 
 
 def read_text(path: Path) -> str:
@@ -21,14 +24,32 @@ def read_text(path: Path) -> str:
         ErcBenchError: the file can not be read, or a byte is not UTF-8 (names its line).
     """
     try:
-        data = path.read_bytes()
-        return data.decode("utf-8-sig")
+        return decoded(path.read_bytes(), str(path))
     except OSError as error:
         raise ErcBenchError(f"{path} can not be read: {error.strerror}.") from error
+
+
+def read_given(name: str) -> tuple[str, str]:
+    """The text of a file that a user names, ``-`` being standard input, and what to call it."""
+    if name == "-":
+        return decoded(sys.stdin.buffer.read(), STANDARD_INPUT), STANDARD_INPUT
+    return read_text(Path(name)), name
+
+
+def decoded(data: bytes, where: str, line: int = 1) -> str:
+    """UTF-8 text without its byte-order mark; a byte that is none is named by its line.
+
+    Args:
+        data: the bytes.
+        where: what they were read from.
+        line: the number of their first line.
+    """
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line += data.count(b"\n", 0, error.start)
         raise ErcBenchError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text."
+            f"{where}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text."
         ) from error
 
 
@@ -39,18 +60,29 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str
         ErcBenchError: a column is missing, a row has too few or too many fields, or a quotation
             never ends (what a truncated file looks like).
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    for where, row in csv_rows(read_text(path), str(path), columns):
+        yield where, [row[column] for column in columns]
+
+
+def csv_rows(text: str, name: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Every row of CSV text as its place and its fields by column; errors as :func:`read_csv`'s.
+
+    Args:
+        text: the text, its first line the header.
+        name: what errors call it.
+        columns: those that must be there.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
         missing = [column for column in columns if column not in header]
         if missing:
             raise ErcBenchError(
-                f"{path}, line 1: the column {', '.join(map(repr, missing))} is missing; "
+                f"{name}, line 1: the column {', '.join(map(repr, missing))} is missing; "
                 f"there is: {', '.join(header) or 'nothing'}."
             )
-        picked = [header.index(column) for column in columns]
         for row in reader:
-            where = f"{path}, line {reader.line_num}"
+            where = f"{name}, line {reader.line_num}"
             if not row:
                 continue
             if len(row) != len(header):
@@ -58,19 +90,24 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str
                     f"{where}: {len(row)} fields instead of {len(header)}; "
                     "the file looks truncated."
                 )
-            yield where, [row[i] for i in picked]
+            yield where, dict(zip(header, row, strict=True))
     except csv.Error as error:
-        raise ErcBenchError(f"{path}, line {reader.line_num}: {error}.") from error
+        raise ErcBenchError(f"{name}, line {reader.line_num}: {error}.") from error
 
 
 def read_json(path: Path) -> Any:
     """The contents of a JSON file; one that does not parse is an error that names the line."""
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The contents of JSON text that errors call by its name."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise ErcBenchError(
-            f"{path}, line {line}: not valid JSON ({error}); the file looks truncated."
+            f"{name}, line {line}: not valid JSON ({error}); the file looks truncated."
         ) from error
 
 

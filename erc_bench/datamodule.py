@@ -110,16 +110,23 @@ class ErcDataModule(LightningDataModule):
         ids: the utterance id of every row.
         tested: the split that ``test_dataloader`` gives.
         data_dir: where a method finds further corpora, before the usual places.
+        kept: whether what is made of the corpus is kept in the cache.
     """
 
     def __init__(
-        self, corpus: Corpus, method: ErcMethod, seed: int = 1, data_dir: Path | None = None
+        self,
+        corpus: Corpus,
+        method: ErcMethod,
+        seed: int = 1,
+        data_dir: Path | None = None,
+        kept: bool = True,
     ) -> None:
         super().__init__()
         self.corpus = corpus
         self.method = method
         self.seed = seed
         self.data_dir = data_dir
+        self.kept = kept
         self.tested = "test"
         self.splits = [split for split in SPLITS if split in corpus.splits]
         self.ids: list[str] = []
@@ -142,14 +149,16 @@ class ErcDataModule(LightningDataModule):
         return rows[self.gold[rows] >= 0]
 
     def _examples(self, split: str) -> Columns:
-        """The method's examples of one split, made once and cached on disk."""
+        """The method's examples of one split; where they are kept, made once."""
         dialogues = self.corpus.splits[split]
-        path = cache_folder() / "examples" / f"{self._fingerprint(split)}.arrow"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = None
+        if self.kept:
+            path = cache_folder() / "examples" / f"{self._fingerprint(split)}.arrow"
+            path.parent.mkdir(parents=True, exist_ok=True)
         try:
             table = _make_examples(dialogues, self.method, split == "train", path)
         except (pa.ArrowInvalid, EOFError, OSError):
-            if not path.exists():
+            if path is None or not path.exists():
                 raise
             path.unlink(missing_ok=True)  # a damaged cache file
             table = _make_examples(dialogues, self.method, split == "train", path)
@@ -226,9 +235,9 @@ class ErcDataModule(LightningDataModule):
 
 
 def _make_examples(
-    dialogues: datasets.Dataset, method: ErcMethod, training: bool, path: Path
+    dialogues: datasets.Dataset, method: ErcMethod, training: bool, path: Path | None
 ) -> datasets.Dataset:
-    """Dialogues → examples, one row each, written to ``path`` or read from there."""
+    """Dialogues → examples, one row each, written to ``path`` (if any) or read from there."""
 
     def convert(rows: dict[str, list], numbers: list[int]) -> dict[str, list]:
         columns: dict[str, list[Any]] = defaultdict(list)
@@ -246,9 +255,10 @@ def _make_examples(
         batch_size=None,
         with_indices=True,
         remove_columns=dialogues.column_names,
-        cache_file_name=str(path),
-        new_fingerprint=path.stem[:16],
-        load_from_cache_file=True,
+        keep_in_memory=path is None,
+        cache_file_name=str(path) if path else None,
+        new_fingerprint=path.stem[:16] if path else None,
+        load_from_cache_file=path is not None,
     )
 
 

@@ -10,11 +10,11 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erc_bench.errors import ErcBenchError
+from erc_bench.errors import ErcBenchError, nearest
 
 if TYPE_CHECKING:
     from erc_bench.config import Experiment
@@ -162,3 +162,111 @@ def finished(root: Path, experiment: Experiment) -> dict[str, Any] | None:
 def record_files(root: Path) -> Iterator[Path]:
     """All record files below ``<root>/records``, in order of their names."""
     yield from sorted((root / "records").glob("*/*/*.json"))
+
+
+# --- one run, as users name it
+
+MOST_LISTED = 12
+"""Runs that an error lists at most."""
+
+
+def run_name(path: Path) -> str:
+    """``method/dataset/hash/seedK`` of a record in its place in the store."""
+    configuration, _, seed = path.stem.rpartition("-seed")
+    return f"{path.parent.name}/{path.parent.parent.name}/{configuration}/seed{seed}"
+
+
+def find_record(root: Path, run: str) -> Path:
+    """The record file that ``run`` means.
+
+    A path, a run's name ``method/dataset/hash/seedK``, or whatever parts of it, in this order, or
+    beginnings of them no other run below ``root`` shares: ``eacl/meld``, ``sacl/seed2``, ``3fa2``.
+
+    Raises:
+        ErcBenchError: no run is meant, or several are: they are listed.
+    """
+    if os.path.isfile(run):
+        return Path(run)
+    stored = {run_name(path): path for path in record_files(root)}
+    wanted = run.strip("/").split("/")
+    meant = [n for n in stored if _means(wanted, n)] or [n for n in stored if _begins(wanted, n)]
+    if len(meant) == 1:
+        return stored[meant[0]]
+    if meant:
+        shown = [f"{n} (preset {_preset(stored[n])})" for n in meant[:MOST_LISTED]]
+        raise ErcBenchError(
+            f"{run!r} can mean several runs; say more of its name: {_listed(shown, len(meant))}."
+        )
+    if os.path.isdir(run):
+        raise ErcBenchError(f"{run!r} is a folder; name a record, or a run below {root}.")
+    if not stored:
+        raise ErcBenchError(
+            f"There is no run {run!r}: no record lies below {root / 'records'}. `erc-bench run` "
+            "makes one; --leaderboard-dir names another folder."
+        )
+    parts = {"/".join(name.split("/")[:n]) for name in stored for n in (1, 2, 4)}
+    near = nearest(run, sorted(parts))
+    raise ErcBenchError(
+        f"There is no run {run!r} below {root}.{f' Did you mean {near!r}?' if near else ''} "
+        f"There is: {_listed(list(stored)[:MOST_LISTED], len(stored))}."
+    )
+
+
+def _means(wanted: Sequence[str], name: str) -> bool:
+    """Whether all that is wanted is a part of ``name``, in its order; of the hash its beginning."""
+    parts = iter(enumerate(name.split("/")))
+    return all(
+        any(part == each or (i == 2 and part.startswith(each)) for i, part in parts)
+        for each in wanted
+    )
+
+
+def _begins(wanted: Sequence[str], name: str) -> bool:
+    """The same where what is wanted is the beginning of each part."""
+    parts = iter(name.split("/"))
+    return all(any(part.startswith(each) for part in parts) for each in wanted)
+
+
+def _preset(path: Path) -> str:
+    try:
+        return str(read_record(path).get("preset") or "unknown")
+    except RecordError:
+        return "unknown"
+
+
+def _listed(shown: Sequence[str], count: int) -> str:
+    return "; ".join(shown) + (f"; and {count - len(shown)} more" if count > len(shown) else "")
+
+
+def model_file(path: Path, record: dict[str, Any]) -> Path:
+    """The weights of the run that a record file tells of, in the same store.
+
+    Raises:
+        ErcBenchError: there are none.
+    """
+    if record.get("external"):
+        raise ErcBenchError(
+            f"{record['method']!r} was predicted elsewhere and only its predictions are on record: "
+            "there is no model to predict with."
+        )
+    root = path.absolute().parent.parent.parent.parent
+    folder = root / "runs" / str(record["dataset"]) / str(record["method"]) / path.stem
+    weights = folder / "model.ckpt"
+    if not weights.is_file():
+        raise ErcBenchError(
+            f"The model of this run is not here: there is no {weights}. Copy it from the machine "
+            "of the training, or repeat the run with --force."
+        )
+    return weights
+
+
+@contextlib.contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Use a record: whatever does not hold what it should surfaces as a damaged record."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise RecordError(
+            f"{path} is a damaged record: {what}. Delete it and repeat the run with --force."
+        ) from error

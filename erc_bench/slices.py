@@ -7,7 +7,7 @@ the rest works on arrays alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -112,6 +112,13 @@ def recorded_facts(corpus: Corpus, split: str) -> dict[str, Any]:
         "dialogue": [d for d, dialogue in enumerate(dialogues) for _ in dialogue.labelled],
         "facts": {f.name: getattr(facts, f.name).astype(int).tolist() for f in fields(facts)},
     }
+
+
+def facts_of(recorded: Mapping[str, Any]) -> UtteranceFacts:
+    """The facts that a record stores, as arrays."""
+    columns = {name: np.array(column) for name, column in recorded.items()}
+    columns["seen_in_train"] = columns["seen_in_train"].astype(bool)
+    return UtteranceFacts(**columns)
 
 
 def slices(

@@ -169,7 +169,8 @@ class UtteranceFeatures:
                         fine_tune(corpus, self.encoder, self.config, folder / "encoder")
                     shutil.rmtree(_unfinished(folder / "encoder"), ignore_errors=True)
                     vectors = extract(folder / "encoder", _texts(corpus), self.config.max_len)
-                    _store(path, vectors)
+                    if datamodule.kept:
+                        _store(path, vectors)
         except OSError as error:
             raise ErcBenchError(
                 f"{error.filename or folder} can not be written: {error.strerror or error}. Make "

@@ -1,8 +1,10 @@
 """Runs and published rows → the leaderboard as plain data.
 
 A **row** is one method on one corpus with one configuration; its seeds are its points. Rows that
-share an encoder's weights form a **track**: only within a track are methods compared. The data
-depend on the records and on ``published.yaml`` alone, so the same input gives the same bytes.
+share an encoder's weights form a **track**: only within a track are methods compared. Predictions
+made elsewhere have a track of their own and are never ranked: how they were selected is not known.
+The data depend on the records and on ``published.yaml`` alone, so the same input gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import numpy as np
 
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
-from erc_bench.leaderboard.runs import COST, Run, Skipped, facts_of, read_runs
-from erc_bench.slices import class_scores, confusions, pair_confusions, slices
+from erc_bench.leaderboard.runs import COST, Run, Skipped, read_runs
+from erc_bench.slices import class_scores, confusions, facts_of, pair_confusions, slices
 from erc_bench.statistics import (
     Comparison,
     ResampledScores,
@@ -50,6 +52,8 @@ class Row:
     context: str
     selection: str
     external: bool
+    encoder: str
+    """What predicted, where the track does not say it: in predictions made elsewhere."""
     seeds: list[int]
     values: list[float]
     """Test weighted-F1 of each seed."""
@@ -154,7 +158,9 @@ def read_board(root: Path) -> Board:
 
 
 Group = tuple[bool, str, str]
-"""Whether it is a trial, the corpus, and the encoder's weights (else its name)."""
+"""Whether it is a trial, the corpus, and the encoder's weights (else its name, or ELSEWHERE)."""
+
+ELSEWHERE = "elsewhere"
 
 
 def _groups(runs: Iterable[Run], published: Published) -> dict[Group, list[Run]]:
@@ -162,7 +168,7 @@ def _groups(runs: Iterable[Run], published: Published) -> dict[Group, list[Run]]
     for run in runs:
         entry = published.corpora.get(run.dataset)
         trial = run.preset == "smoke" or (entry is not None and not entry.benchmark)
-        weights = "" if run.external else run.encoder_digest or run.encoder
+        weights = ELSEWHERE if run.external else run.encoder_digest or run.encoder
         groups.setdefault((trial, run.dataset, weights), []).append(run)
     return groups
 
@@ -176,8 +182,7 @@ def _corpus(
 ) -> CorpusBoard:
     mine = {key: runs for key, runs in groups.items() if key[:2] == (trial, name)}
     tracks = [computed[key] for key in mine]
-    # Predictions made elsewhere come last.
-    tracks.sort(key=lambda t: (not t.encoder, -t.rows[0].mean, t.encoder, t.digest))
+    tracks.sort(key=lambda t: (t.rows[0].external, -t.rows[0].mean, t.encoder, t.digest))
     everything = [run for runs in mine.values() for run in runs]
     one = _usual([run.test_set for run in everything])
     run = next((run for run in everything if run.test_set == one), None)
@@ -236,6 +241,8 @@ def make_track(
         row = _row(of_row, scores, published, titles)
         if trial:
             row["unranked"] = "trial"
+        elif of_row[0].external:
+            row["unranked"] = "selection unknown"
         elif of_row[0].test_set != usual:
             row["unranked"] = "another test set"
         elif scores is None:
@@ -254,7 +261,8 @@ def make_track(
     means = [rows[i]["mean"] for i in ranked]
     for i, rank in zip(ranked, rank_groups(means, resolved[np.ix_(ranked, ranked)]), strict=True):
         rows[i]["rank"] = int(rank)
-    name = min(_most([run.encoder for run in runs]), key=lambda name: (len(name), name))
+    names = [run.encoder for run in runs if not run.external]
+    name = min(_most(names), key=lambda name: (len(name), name)) if names else ""
     if Path(name).is_absolute():
         name = Path(name).name
     digest = runs[0].encoder_digest
@@ -283,7 +291,7 @@ def _row(
     values = [float(v) for v in weighted_f1(counts)]
     over_seeds = seed_interval(values)
     wide = compare_with_figure(scores, 0.0).interval if scores else None
-    facts = next((f for f in map(facts_of, runs) if f), None)
+    facts = next((facts_of(run.facts) for run in runs if run.facts), None)
     row = Row(
         method=first.method,
         title=titles[first.method],
@@ -293,6 +301,7 @@ def _row(
         context=first.context,
         selection=first.selection,
         external=first.external,
+        encoder=first.encoder if first.external else "",
         seeds=[run.seed for run in runs],
         values=values,
         mean=over_seeds.mean,

@@ -147,9 +147,10 @@ def compare_methods(
     x, y = pairs[0]
     first, second = _scores(x), _scores(y)
     result = compare(first, second)
-    caveats = []
+    caveats = [*_elsewhere(x[0]), *_elsewhere(y[0])]
     if x[0].encoder_digest != y[0].encoder_digest:
-        caveats.append(f"their encoders differ, {x[0].encoder} and {y[0].encoder}.")
+        names = [run.encoder or "one unknown" for run in (x[0], y[0])]
+        caveats.append(f"their encoders differ, {' and '.join(names)}.")
     if x[0].context != y[0].context:
         caveats.append(f"their context differs, {x[0].context} and {y[0].context}.")
     return MethodComparison(dataset, _side(a, x), _side(b, y), result, caveats)
@@ -165,8 +166,14 @@ def _with_figure(
     side = Compared(
         row.key, "as published", [row.weighted_f1], list(range(row.seeds or 0)), row.per_class
     )
-    caveats = [f"{reason}." for reason in unlike(runs[0], row)]
+    caveats = [*_elsewhere(runs[0]), *(f"{reason}." for reason in unlike(runs[0], row))]
     return MethodComparison(dataset, _side(name, runs), side, result, caveats)
+
+
+def _elsewhere(run: Run) -> list[str]:
+    if not run.external:
+        return []
+    return [f"{run.method} was predicted elsewhere; how it was selected is not known."]
 
 
 def _find(name: str, runs: Sequence[Run], dataset: str, keys: list[str]) -> list[list[Run]]:

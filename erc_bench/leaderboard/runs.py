@@ -48,7 +48,7 @@ class Run:
     context: str
     selection: str
     encoder: str
-    """Name; empty where predictions were made elsewhere by something that has none."""
+    """Name; empty where there is none, or predictions made elsewhere do not say it."""
     encoder_digest: str
     external: bool
     labels: list[str]
@@ -234,15 +234,6 @@ def dialogues_of(ids: Iterable[str]) -> list[int] | None:
     if starts.sum() != len(set(prefixes.tolist())):
         return None
     return (np.cumsum(starts) - 1).tolist()
-
-
-def facts_of(run: Run) -> UtteranceFacts | None:
-    """The facts of a run's utterances as arrays."""
-    if run.facts is None:
-        return None
-    columns = {name: np.array(column) for name, column in run.facts.items()}
-    columns["seen_in_train"] = columns["seen_in_train"].astype(bool)
-    return UtteranceFacts(**columns)
 
 
 def _number(value: Any) -> float | None:

@@ -104,7 +104,8 @@ the same encoder weights. A rank is 1 + the number of methods that are resolved 
 (bootstrap over dialogues, paired seeds, Holm's correction over the track, p ≤ 0.05), so methods
 that can not be told apart share one; a method with one seed takes none. Published figures stand
 beside ours and are never ranked with them: what keeps the two from being the same experiment is
-said in the column behind."""
+said in the column behind. Predictions made elsewhere stand in a track of their own and are never
+ranked: how they were selected is not known."""
 
 
 def to_markdown(board: Board) -> str:
@@ -292,14 +293,17 @@ def mean(row: Row) -> str:
 
 
 def configuration(row: Row) -> str:
-    """What tells a row from others of its method: preset, overrides, external."""
+    """What tells a row from others of its method: preset, overrides; external and by what."""
     preset = [] if row.preset in ("", "paper", "external") else [row.preset]
-    return ", ".join([*preset, *row.overrides, *(["external"] if row.external else [])])
+    external = [row.encoder, "external"] if row.external else []
+    return ", ".join(part for part in [*preset, *row.overrides, *external] if part)
 
 
 def track_title(track: Track) -> str:
     """The encoder's name, or that there is none."""
-    return track.encoder or "Predictions made elsewhere"
+    if track.rows[0].external:
+        return "Predictions made elsewhere"
+    return track.encoder or "Without an encoder"
 
 
 def size(corpus: CorpusBoard) -> str:

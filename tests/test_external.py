@@ -1,0 +1,331 @@
+"""``erc-bench score``: predictions made elsewhere, through the real command line."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_cli import elsewhere, fails, files
+
+from erc_bench.cli import main
+from erc_bench.conversation import Corpus
+from erc_bench.slices import recorded_facts
+
+__all__ = ["elsewhere"]
+
+
+@pytest.fixture(scope="module")
+def answers(demo: Corpus) -> dict[str, list[tuple[str, str]]]:
+    """For each split ids and labels, every seventh of them wrong, last utterance first."""
+    names = demo.labels.names
+    found = {}
+    for split in ("dev", "test"):
+        turns = [d.utterances[i] for d in demo.dialogues(split) for i in d.labelled]
+        said = [
+            (u.id, names[(u.label + (i % 7 == 0)) % len(names)])
+            for i, u in enumerate(turns)
+            if u.label is not None
+        ]
+        found[split] = said[::-1]
+    return found
+
+
+def write(path: str, rows, end: str = "\n") -> str:
+    text = end.join(json.dumps({"id": name, "label": label}) for name, label in rows) + end
+    Path(path).write_bytes(text.encode())
+    return path
+
+
+def score(file: str, *options: str) -> list[str]:
+    return ["score", file, "--dataset", "demo", "--name", "my-llm", *options]
+
+
+def stored(folder: Path) -> dict:
+    (path,) = (folder / "leaderboard" / "records" / "demo" / "my-llm").glob("*.json")
+    return json.loads(path.read_text())
+
+
+def given(text: str | bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = text.encode() if isinstance(text, str) else text
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_a_file_of_predictions_is_scored_and_stored(answers, demo, elsewhere, capsys) -> None:
+    file = write("predictions.jsonl", answers["test"])
+    assert main(score(file, "--context", "full", "--encoder", "an LLM")) == 0
+    out = capsys.readouterr().out
+    record = stored(elsewhere)
+    assert f"{record['metrics']['test']['weighted_f1']:.2f}" in out
+    n = len(answers["test"])
+    right = n - len(range(0, n, 7))
+    assert record["metrics"]["test"]["accuracy"] == pytest.approx(100 * right / n, abs=1e-4)
+    assert "calibration_error" not in record["metrics"]["test"]
+    test = record["predictions"]["test"]
+    turns = [d.utterances[i] for d in demo.dialogues("test") for i in d.labelled]
+    assert test["ids"] == [u.id for u in turns]
+    assert test["gold"] == [u.label for u in turns]
+    assert {k: test[k] for k in ("dialogue", "facts")} == recorded_facts(demo, "test")
+    assert record["external"] is True
+    assert (record["selection"], record["context"]) == ("unknown", "full")
+    assert record["dataset_digest"] == demo.digest
+    assert record["encoder"] == {"name": "an LLM", "digest": ""}
+
+
+def test_every_form_gives_the_same(answers, elsewhere, capsys, monkeypatch) -> None:
+    """CSV, JSON lines of other key and case, a byte-order mark, Windows line ends, `-`."""
+    rows = answers["test"]
+    objects = [json.dumps({"utterance_id": i, "label": f" {x.upper()}", "n": 1}) for i, x in rows]
+    lines = "\r\n\r\n".join(objects)
+    table = "n,label,id\n" + "".join(f"{n},{x},{i}\n" for n, (i, x) in enumerate(rows))
+    for name, data in {
+        "a.jsonl": b"\xef\xbb\xbf" + lines.encode(),
+        "b.csv": b"\xef\xbb\xbf" + table.replace("\n", "\r\n").encode(),
+        "c.txt": table.replace("label,id", "label,utterance_id").encode(),
+        "d": lines.encode(),
+    }.items():
+        (elsewhere / name).write_bytes(data)
+        assert main(score(name, "--leaderboard-dir", f"of-{name}")) == 0
+        given(data, monkeypatch)
+        assert main(score("-", "--leaderboard-dir", f"piped-{name}")) == 0
+    made = [json.loads(p.read_text()) for p in elsewhere.glob("*/records/demo/my-llm/*.json")]
+    assert len(made) == 8
+    for each in made:
+        assert {**each, "created": ""} == {**made[0], "created": ""}
+
+
+def test_probabilities(answers, demo, elsewhere, capsys) -> None:
+    names = demo.labels.names
+    rows = [(i, x, {n: 0.70004 if n == x else 0.04999 for n in names}) for i, x in answers["test"]]
+    with (elsewhere / "p.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "label", *reversed(names)])
+        writer.writerows([i, x, *(p[n] for n in reversed(names))] for i, x, p in rows)
+    objects = [json.dumps({"id": i, "label": x, "probabilities": p}) for i, x, p in rows]
+    (elsewhere / "p.jsonl").write_text("\n".join(objects))
+    assert main(score("p.csv")) == 0
+    of_csv = stored(elsewhere)
+    assert main(score("p.jsonl", "--force")) == 0
+    of_json = stored(elsewhere)
+    assert of_csv["predictions"] == of_json["predictions"]
+    (first, *_) = of_json["predictions"]["test"]["probabilities"]
+    assert sorted(set(first)) == [0.05, 0.7]
+    wrong = 100 * len(range(0, len(rows), 7)) / len(rows)
+    error = of_json["metrics"]["test"]["calibration_error"]
+    assert error == pytest.approx(abs(100 - wrong - 70), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: {**p, "joy": 0.9}, ["3 with wrong probabilities", "line 1", "shares of 1"]),
+        (lambda p: {k: v for k, v in p.items() if k != "joy"}, ["not a number for each of"]),
+        (lambda p: {**p, "joy": "much"}, ["not a number for each of"]),
+        (lambda p: {**p, "joy": float("nan")}, ["shares of 1"]),
+        (lambda p: {**p, "joy": p["anger"], "anger": p["joy"]}, ["'anger' has more"]),
+        (lambda p: None, ["3 without probabilities", "line 1"]),
+        (lambda p: [1.0], ["line 1", "must be an object"]),
+    ],
+)
+def test_wrong_probabilities(change, words, answers, demo, elsewhere, capsys) -> None:
+    lines = []
+    for n, (name, label) in enumerate((i, "joy") for i, _ in answers["test"]):
+        p = {each: 0.4 if each == label else 0.1 for each in demo.labels.names}
+        lines.append({"id": name, "label": label, "probabilities": change(p) if n < 3 else p})
+    (elsewhere / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    message = fails(capsys, *score("p.jsonl"))
+    for word in words:
+        assert word in message
+    assert files(elsewhere) == ["p.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows: rows[:-3], ["3 ids missing, the first 'test-d0-u0'"]),
+        (lambda rows: rows[1:], ["1 id missing"]),
+        (
+            lambda rows: [*rows, *rows[:2]],
+            ["2 ids doubled, the first", "(line 1 and line 522)"],
+        ),
+        (
+            lambda rows: [*rows, ("tset-d0-u0", "joy"), ("x", "joy")],
+            ["2 ids unknown, the first 'tset-d0-u0' (line 522, like 'test-d0-u0')"],
+        ),
+        (lambda rows: [*rows, ("dev-d0-u0", "joy")], ["of dev: --split"]),
+        (
+            lambda rows: [(i, "happy" if n < 4 else x) for n, (i, x) in enumerate(rows)],
+            ["4 labels not in the label set, the first 'happy' (line 1", "there is anger, disgust"],
+        ),
+        (
+            lambda rows: [*rows[1:], (rows[0][0], "suprise")],
+            ["1 label not in", "like 'surprise'"],
+        ),
+        (
+            lambda rows: [*rows[2:], ("x", 3), rows[-1]],
+            ["2 ids missing", "1 id doubled", "1 id unknown", "1 label not"],
+        ),
+        (lambda rows: [], ["521 ids missing"]),
+    ],
+)
+def test_what_does_not_fit_is_counted(change, words, answers, elsewhere, capsys) -> None:
+    file = write("predictions.jsonl", change(answers["test"]))
+    message = fails(capsys, *score(file))
+    assert "predictions.jsonl does not fit test of demo" in message
+    for word in words:
+        assert word in message
+    assert files(elsewhere) == ["predictions.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("p.jsonl", b"not json\n", ["p.jsonl, line 1: every line must be a JSON object"]),
+        ("p.jsonl", b'{"id": "a", "label": "joy"}\n{"id": "b", "la', ["line 2"]),
+        ("p.jsonl", b'[{"id": "a", "label": "joy"}]', ["line 1: every line"]),
+        ("p.jsonl", b'{"label": "joy"}', ["line 1", "needs an 'id'", "there is: label"]),
+        ("p.jsonl", b'{"id": "a"}', ["needs an 'id' and a 'label'"]),
+        ("p.csv", b"id,emotion\na,joy\n", ["line 1", "'label' is missing", "id, emotion"]),
+        ("p.csv", b"number,label\na,joy\n", ["line 2", "needs an 'id'"]),
+        ("p.csv", b"id,label\na,joy\nb", ["line 3: 1 fields instead of 2", "truncated"]),
+        ("p.csv", b'id,label\na,"joy\n', ["p.csv, line 2"]),
+        ("p.csv", b"id,label\na,\xff\n", ["p.csv, line 2", "0xff is not UTF-8"]),
+        ("p.csv", b"", ["'label' is missing; there is: nothing"]),
+        ("p", b"", ["'label' is missing; there is: nothing"]),
+        ("p.csv", b"id,label\n", ["521 ids missing"]),
+    ],
+)
+def test_broken_files_are_named_by_line(name, data, words, elsewhere, capsys) -> None:
+    (elsewhere / name).write_bytes(data)
+    message = fails(capsys, *score(name))
+    for word in words:
+        assert word in message
+    assert files(elsewhere) == [name]
+
+
+def test_no_file_a_folder_and_one_that_must_not_be_read(answers, elsewhere, capsys) -> None:
+    assert "nowhere.csv can not be read: No such file" in fails(capsys, *score("nowhere.csv"))
+    (elsewhere / "folder").mkdir()
+    assert "folder can not be read: Is a directory" in fails(capsys, *score("folder"))
+    closed = elsewhere / "closed.jsonl"
+    closed.touch(mode=0)
+    if not os.access(closed, os.R_OK):  # root may read everything
+        assert "closed.jsonl can not be read" in fails(capsys, *score("closed.jsonl"))
+    else:
+        assert "521 ids missing" in fails(capsys, *score("closed.jsonl"))
+
+
+def test_names_that_are_refused(answers, elsewhere, capsys) -> None:
+    file = write("p.jsonl", answers["test"])
+    for name in ("eacl", "EACL", "sacl-lstm"):
+        message = fails(capsys, "score", file, "--dataset", "demo", "--name", name)
+        assert f"--name {name!r} is a method of this suite" in message
+    for name in ("../x", "a/b", "a:b", "", ".x", "a b"):
+        message = fails(capsys, "score", file, "--dataset", "demo", f"--name={name}")
+        assert "letters, digits" in message
+    assert "'demo'" in fails(capsys, "score", file, "--dataset", "demmo", "--name", "x")
+    assert files(elsewhere) == ["p.jsonl"]
+
+
+def test_a_name_and_seed_are_stored_once(answers, elsewhere, capsys) -> None:
+    file = write("p.jsonl", answers["test"])
+    other = write("q.jsonl", [(i, "joy") for i, _ in answers["test"]])
+    assert main(score(file)) == 0
+    before = stored(elsewhere)
+    capsys.readouterr()
+    message = fails(capsys, *score(other))
+    for word in ("'my-llm'", "--force", "--seed", "--name", "seed1.json"):
+        assert word in message
+    assert stored(elsewhere) == before
+    assert "another --context" in fails(capsys, *score(other, "--seed", "2", "--context", "past"))
+    assert main(score(other, "--force", "--encoder", "a newer one")) == 0
+    assert stored(elsewhere)["predictions"] != before["predictions"]
+    capsys.readouterr()
+    assert "--seed" in fails(capsys, *score(other, "--seed", "one"))
+
+
+def test_dev_alone_is_scored_but_not_stored(answers, elsewhere, capsys) -> None:
+    dev = write("dev.jsonl", answers["dev"])
+    assert main(score(dev, "--split", "dev")) == 0
+    assert "Not stored" in capsys.readouterr().out
+    assert files(elsewhere) == ["dev.jsonl"]
+    both = write("both.jsonl", [*answers["test"], *answers["dev"]])
+    assert main(score(both, "--split", "dev", "test")) == 0
+    assert list(stored(elsewhere)["predictions"]) == ["dev", "test"]
+    capsys.readouterr()
+    assert f"{len(answers['dev'])} ids unknown" in fails(capsys, *score(both, "--force"))
+
+
+@pytest.mark.filterwarnings("ignore:.*not comparable")
+def test_ids_of_turns_without_a_label(elsewhere, capsys) -> None:
+    from iemocap_layout import write_release
+
+    from erc_bench.registry import corpus_source
+
+    write_release(elsewhere / "data" / "iemocap")
+    corpus = corpus_source("iemocap").load(elsewhere / "data")
+    everything = [u.id for d in corpus.dialogues("test") for u in d.utterances]
+    argv = ["score", "p.jsonl", "--dataset", "iemocap", "--name", "x", "--data-dir", "data"]
+    write("p.jsonl", [(name, "angry") for name in everything])
+    message = fails(capsys, *argv)
+    assert "6 ids unknown" in message
+    assert "a turn without a label, which is never scored: leave it out" in message
+    labelled = [d.utterances[i].id for d in corpus.dialogues("test") for i in d.labelled]
+    write("p.jsonl", [(name, "angry") for name in labelled])
+    assert main([*argv, "--quiet"]) == 0
+
+
+def test_the_leaderboard_and_the_rest_read_it(answers, elsewhere, capsys) -> None:
+    """Stored as a benchmark's record, it is shown as external and never ranked."""
+    from synthetic_records import Method, write_records
+
+    from erc_bench.leaderboard import read_board
+
+    root = elsewhere / "leaderboard"
+    file = write("p.jsonl", answers["test"])
+    for seed in ("1", "2"):
+        assert main(score(file, "--seed", seed, "--encoder", "An-LLM-7B")) == 0
+    assert main(["leaderboard"]) == 0
+    (trial,) = read_board(root).trials
+    assert [(r.method, r.external, r.unranked) for t in trial.tracks for r in t.rows] == [
+        ("my-llm", True, "trial")
+    ]
+    # The same on a corpus that is a benchmark.
+    for path in sorted((root / "records" / "demo" / "my-llm").iterdir()):
+        record = {**json.loads(path.read_text()), "dataset": "meld"}
+        target = root / "records" / "meld" / "my-llm" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(record))
+    write_records(root, [Method("good", 0.5)], ["meld"], 60)
+    (track,) = (
+        t for c in read_board(root).corpora if c.name == "meld" for t in c.tracks if not t.encoder
+    )
+    (row,) = track.rows
+    assert (row.rank, row.unranked, row.encoder) == (None, "selection unknown", "An-LLM-7B")
+    assert row.seeds == [1, 2]
+    assert row.slices
+    assert main(["leaderboard"]) == 0
+    text = (root / "README.md").read_text()
+    assert "### Predictions made elsewhere" in text
+    assert "my-llm (An-LLM-7B, external)" in text
+    assert "selection unknown" in (root / "index.html").read_text()
+    capsys.readouterr()
+    assert main(["rescore"]) == 0
+    assert "7 records re-scored" in capsys.readouterr().out
+    assert main(["score", file, "--dataset", "demo", "--name", "other", "--quiet"]) == 0
+    assert main(["compare", "my-llm", "other", "--dataset", "demo"]) == 0
+    assert "my-llm was predicted elsewhere" in capsys.readouterr().out
+
+
+def test_the_program_itself(answers, elsewhere) -> None:
+    lines = "".join(f'{{"id": "{i}", "label": "{x}"}}\n' for i, x in answers["test"])
+    command = [sys.executable, "-m", "erc_bench.cli", *score("-", "--quiet")]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "weighted-F1" in done.stdout
+    again = subprocess.run(command, input=lines, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "--force" in again.stderr

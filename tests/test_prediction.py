@@ -1,0 +1,307 @@
+"""``erc-bench predict``: a finished run's model on new dialogues, through the real command line."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_cli import elsewhere, fails, files
+
+from erc_bench.cli import main
+
+__all__ = ["elsewhere"]
+
+COMMON = ("epochs=1", "max_batches=3", "precision=float32")
+SETTINGS = {
+    "eacl": ("max_len=64", "stage2_epochs=1", "encoder_lr=0.003", "lr=0.003"),
+    "finetune": ("max_len=64", "encoder_lr=0.003", "lr=0.003"),
+    "sacl-lstm": ("lr=0.003", "features.epochs=1", "features.max_batches=2", "features.lr=0.003"),
+    "speaker-mtl": ("max_len=32", "causal=true", "encoder_lr=0.003", "lr=0.005"),
+    "spcl": ("max_len=64", "encoder_lr=0.003", "lr=0.003"),
+}
+"""Every method with settings by which it learns a little; one of ``full`` context made ``past``."""
+
+
+def train(method: str, root: Path, encoder: str, *settings: str, dataset: str = "demo") -> None:
+    argv = ["run", "--method", method, "--dataset", dataset, "--preset", "smoke", "--quiet"]
+    chosen = [f"encoder={encoder}", *COMMON, *SETTINGS[method], *settings]
+    assert main([*argv, "--leaderboard-dir", str(root), *chosen]) == 0
+
+
+@pytest.fixture(scope="module")
+def made(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A leaderboard with a run of EACL on demo."""
+    root = tmp_path_factory.mktemp("made") / "leaderboard"
+    train("eacl", root, tiny_encoder)
+    return root
+
+
+@pytest.fixture
+def root(made: Path, elsewhere: Path) -> Path:
+    """A copy of it, in the working folder."""
+    return shutil.copytree(made, elsewhere / "leaderboard")
+
+
+def turns_of(dialogue) -> list[dict]:
+    return [{"speaker": u.speaker, "text": u.text, "name": u.name} for u in dialogue.utterances]
+
+
+def predict(capsys, *argv: str) -> list[dict]:
+    capsys.readouterr()
+    assert main(["predict", *argv, "--json", "--quiet"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def given(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def record_of(root: Path, method: str) -> dict:
+    (path,) = root.glob(f"records/*/{method}/*.json")
+    return json.loads(path.read_text())
+
+
+def equals_record(answers: list[dict], record: dict, dialogue) -> None:
+    """The answers to a corpus's dialogue are what its record holds, to rounding."""
+    test = record["predictions"]["test"]
+    for i in dialogue.labelled:
+        at = test["ids"].index(dialogue.utterances[i].id)
+        shares = list(answers[i]["probabilities"].values())
+        assert shares == pytest.approx(test["probabilities"][at], abs=2e-4)
+        if sorted(shares)[-1] - sorted(shares)[-2] > 4e-4:
+            assert answers[i]["label"] == record["labels"][test["predicted"][at]]
+
+
+@pytest.mark.parametrize("method", sorted(SETTINGS))
+def test_a_dialogue_of_the_corpus_gets_what_the_record_holds(
+    method: str, tiny_encoder: str, demo, elsewhere: Path, capsys, monkeypatch
+) -> None:
+    """And turn by turn the same as in whole, where only past turns are read."""
+    root = elsewhere / "leaderboard"
+    train(method, root, tiny_encoder)
+    record = record_of(root, method)
+    some = [demo.dialogues("test")[n] for n in (4, 0, 17)]
+    several = [{"id": d.id, "utterances": turns_of(d)} for d in some]
+    Path("several.json").write_text(json.dumps(several))
+    answers = predict(capsys, method, "several.json")
+    assert [(a["dialogue"], a["turn"]) for a in answers] == [
+        (d.id, n) for d in some for n in range(1, len(d) + 1)
+    ]
+    for dialogue in some:
+        mine = [a for a in answers if a["dialogue"] == dialogue.id]
+        assert [a["text"] for a in mine] == [u.text for u in dialogue.utterances]
+        equals_record(mine, record, dialogue)
+    if record["context"] == "past":
+        lines = "".join(f"{u.speaker}: {u.text}\n" for u in some[0].utterances)
+        given(lines, monkeypatch)
+        streamed = predict(capsys, method, "--stream")
+        assert [a["turn"] for a in streamed] == list(range(1, len(some[0]) + 1))
+        equals_record(streamed, record, some[0])
+    else:
+        message = fails(capsys, "predict", method, "--stream")
+        assert "reads the whole dialogue" in message
+        assert "without --stream" in message
+
+
+@pytest.mark.filterwarnings("ignore:.*not comparable")
+def test_speakers_with_names_and_turns_without_a_label(
+    tiny_encoder: str, elsewhere: Path, capsys
+) -> None:
+    """IEMOCAP: prompts call a speaker otherwise than the corpus, and some turns are context."""
+    from iemocap_layout import write_release
+
+    from erc_bench.registry import corpus_source
+
+    write_release(elsewhere / "data" / "iemocap")
+    root = elsewhere / "leaderboard"
+    argv = ("--data-dir", "data")
+    train("eacl", root, tiny_encoder, *argv, dataset="iemocap")
+    corpus = corpus_source("iemocap").load(elsewhere / "data")
+    dialogue = corpus.dialogues("test")[1]
+    Path("d.json").write_text(json.dumps(turns_of(dialogue)))
+    answers = predict(capsys, "eacl", "d.json")
+    assert len(answers) == len(dialogue) > len(dialogue.labelled)
+    equals_record(answers, record_of(root, "eacl"), dialogue)
+
+
+def test_every_form_of_a_dialogue_gives_the_same(root: Path, capsys, monkeypatch) -> None:
+    turns = [("Ann", "Well: I never!"), ("Bob", ""), ("Zoë", "Ça alors …")]
+    objects = [{"speaker": s, "text": t} for s, t in turns]
+    lines = "".join(f"{s} :  {t}\r\n\r\n" for s, t in turns)
+    forms = {
+        "list.json": json.dumps(objects),
+        "object.json": json.dumps({"utterances": objects}),
+        "lists.json": json.dumps([objects]),
+        "list": json.dumps(objects, indent=1),
+        "object": json.dumps({"utterances": objects}, indent=1),
+        "lines.txt": lines,
+        "marked.txt": "\ufeff" + lines,
+        "lines.jsonl": "\n".join(map(json.dumps, objects)),
+    }
+    answers = []
+    for name, text in forms.items():
+        Path(name).write_bytes(text.encode())
+        answers.append(predict(capsys, "eacl", name))
+    given(lines, monkeypatch)
+    answers.append(predict(capsys, "eacl"))
+    given(forms["list"], monkeypatch)
+    answers.append(predict(capsys, "eacl", "-"))
+    given(forms["lines.jsonl"] + "\n", monkeypatch)
+    answers.append(predict(capsys, "eacl", "--stream"))
+    for each in answers:
+        assert [(a["speaker"], a["text"]) for a in each] == turns
+        assert all(a["dialogue"] == "dialogue-1" for a in each)
+        for a, first in zip(each, answers[0], strict=True):
+            assert a["probabilities"] == pytest.approx(first["probabilities"], abs=2e-4)
+
+
+def test_a_dialogue_of_one_turn_and_an_empty_text(root: Path, capsys, monkeypatch) -> None:
+    for line in ("Ann: Hello.", "Ann:", '{"speaker": "Ann", "text": ""}'):
+        given(line, monkeypatch)
+        (answer,) = predict(capsys, "eacl")
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+        assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
+
+
+def test_what_is_printed_for_people(root: Path, capsys, monkeypatch) -> None:
+    lines = "Ann: I am [bold]so[/bold] happy.\nBob: Oh.\n"
+    given(lines, monkeypatch)
+    assert main(["predict", "eacl", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "I am [bold]so[/bold]" in out
+    assert out.count(" %") == 6
+    given(lines, monkeypatch)
+    assert main(["predict", "eacl", "--stream", "--quiet"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_nothing_is_left_behind(root: Path, cache: Path, capsys, elsewhere: Path) -> None:
+    """Dialogues of a user's own are kept nowhere."""
+    before = files(elsewhere), files(cache)
+    Path("d.txt").write_text("Ann: Nobody knows it but you.\n")
+    assert len(predict(capsys, "eacl", "d.txt")) == 1
+    Path("d.txt").unlink()
+    assert (files(elsewhere), files(cache)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("d.txt", "", ["holds no turns", "Speaker: text"]),
+        ("d.txt", "\n \r\n", ["holds no turns"]),
+        ("d.json", "[]", ["holds no turns"]),
+        ("d.json", "", ["d.json, line 1: not valid JSON"]),
+        ("d.json", "[[]]", ["d.json, dialogue 1: a dialogue without turns"]),
+        ("d.json", '[{"speaker": "Ann", "text": "Hi."', ["line 1: not valid JSON"]),
+        ("d.json", "Ann: Hi.", ["not valid JSON"]),
+        ("d.json", '[{"speaker": "Ann"}]', ["turn 1", "no 'text' among speaker"]),
+        ("d.json", '[{"speaker": 3, "text": "Hi."}]', ["turn 1, 'speaker'", "int instead of str"]),
+        ("d.json", '["Hi."]', ["dialogue 1", "str instead of list"]),
+        ("d.json", "3", ["int instead of list"]),
+        ("d.json", '{"turns": []}', ["no 'utterances' among turns"]),
+        ("d.json", '[{"speaker": " ", "text": "Hi."}]', ["turn 1: nobody speaks"]),
+        ("d.json", '[{"speaker": "Ann", "text": "\\ud800"}]', ["half of a character"]),
+        ("d.txt", "Ann: Hi.\nHello there\n", ["d.txt, line 2", "'Hello there'"]),
+        ("d.txt", "Ann: Hi.\n: Hello\n", ["d.txt, line 2: nobody speaks"]),
+        (
+            "d.json",
+            '[{"id": "x", "utterances": [{"speaker": "A", "text": "a"}]},'
+            ' {"id": "x", "utterances": [{"speaker": "A", "text": "a"}]}]',
+            ["two dialogues have the id 'x'"],
+        ),
+    ],
+)
+def test_what_is_no_dialogue(name, text, words, root: Path, capsys) -> None:
+    Path(name).write_text(text)
+    message = fails(capsys, "predict", "eacl", name)
+    for word in words:
+        assert word in message
+
+
+def test_files_that_can_not_be_read(root: Path, elsewhere: Path, capsys, monkeypatch) -> None:
+    assert "nowhere.json can not be read" in fails(capsys, "predict", "eacl", "nowhere.json")
+    (elsewhere / "folder").mkdir()
+    assert "Is a directory" in fails(capsys, "predict", "eacl", "folder")
+    Path("d.txt").write_bytes(b"Ann: Hi.\nBob: \xff\n")
+    assert "d.txt, line 2: byte 0xff" in fails(capsys, "predict", "eacl", "d.txt")
+    assert "leave the file out" in fails(capsys, "predict", "eacl", "d.txt", "--stream")
+
+
+def test_a_bad_line_ends_a_stream_behind_the_answers_before_it(
+    root: Path, capsys, monkeypatch
+) -> None:
+    given("Ann: Hi.\nHello\nBob: Hi.\n", monkeypatch)
+    assert main(["predict", "eacl", "--stream", "--json", "--quiet"]) == 2
+    streams = capsys.readouterr()
+    assert len(streams.out.splitlines()) == 1
+    assert "standard input, line 2" in streams.err
+
+
+def test_a_run_without_its_model(root: Path, demo, capsys) -> None:
+    Path("d.txt").write_text("Ann: Hi.\n")
+    (weights,) = root.glob("runs/demo/eacl/*/model.ckpt")
+    predict_it = ("predict", "eacl", "d.txt")
+    data = weights.read_bytes()
+    weights.write_bytes(data[:1000])
+    message = fails(capsys, *predict_it)
+    assert "model.ckpt can't be read" in message
+    assert "--force" in message
+    weights.unlink()
+    message = fails(capsys, *predict_it)
+    assert "The model of this run is not here" in message
+    assert "model.ckpt" in message
+    rows = [d.utterances[i].id for d in demo.dialogues("test") for i in d.labelled]
+    Path("p.csv").write_text("id,label\n" + "".join(f"{name},joy\n" for name in rows))
+    assert main(["score", "p.csv", "--dataset", "demo", "--name", "my-llm", "--quiet"]) == 0
+    capsys.readouterr()
+    assert "there is no model to predict with" in fails(capsys, "predict", "my-llm", "d.txt")
+
+
+def test_what_no_longer_fits_the_model(root: Path, capsys, tiny_encoder: str) -> None:
+    Path("d.txt").write_text("Ann: Hi.\n")
+    (path,) = root.glob("records/demo/eacl/*.json")
+    record = json.loads(path.read_text())
+
+    def message(**values) -> str:
+        path.write_text(json.dumps({**record, **values}))
+        return fails(capsys, "predict", "eacl", "d.txt")
+
+    config = record["config"]
+    assert "no setting 'tempersture'" in message(config={**config, "tempersture": 1})
+    assert "'batch_size'" in message(config={**config, "batch_size": "many"})
+    assert "do not fit the method 'eacl'" in message(config={**config, "projection_size": 7})
+    assert "do not fit the method 'eacl'" in message(labels=record["labels"][:-1])
+    assert "another encoder" in message(encoder={"name": "x", "digest": "0" * 64})
+    assert "damaged record" in message(encoder=None)
+    assert "There is no encoder 'gone'" in message(config={**config, "encoder": "gone"})
+    del config["temperature"]
+    path.write_text(json.dumps({**record, "config": config}))
+    assert main(["predict", "eacl", "d.txt", "--json"]) == 0
+    assert "older than the setting temperature" in capsys.readouterr().err
+
+
+def test_a_stream_is_answered_line_by_line(root: Path) -> None:
+    """The program itself: each answer comes before the next line is written."""
+    command = [sys.executable, "-m", "erc_bench.cli", "predict", "eacl", "--stream", "--json"]
+    with subprocess.Popen(
+        [*command, "--quiet"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for number, text in enumerate(("Hi.", "Oh, really?", "What a surprise!"), 1):
+            process.stdin.write(f"Ann: {text}\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            assert (answer["turn"], answer["text"]) == (number, text)
+        process.stdin.close()
+        assert process.wait(60) == 0, process.stderr.read()

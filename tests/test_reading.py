@@ -1,0 +1,316 @@
+"""``erc-bench show`` and ``explain``, and which run a name means, through the real command line."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic_records import Method, write_records
+from test_cli import elsewhere, fails
+
+from erc_bench.cli import main
+from erc_bench.errors import ErcBenchError
+from erc_bench.reading import plot
+from erc_bench.records import find_record, run_name
+
+__all__ = ["elsewhere"]
+
+SETTINGS = ("max_batches=2", "epochs=3", "max_len=32", "precision=float32")
+
+
+@pytest.fixture(scope="module")
+def made(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A leaderboard with a run on demo, and predictions on its test made elsewhere."""
+    folder = tmp_path_factory.mktemp("made")
+    root = folder / "leaderboard"
+    argv = ["run", "--method", "finetune", "--dataset", "demo", "--preset", "smoke", "--quiet"]
+    settings = [f"encoder={tiny_encoder}", *SETTINGS]
+    assert main([*argv, *settings, "--leaderboard-dir", str(root)]) == 0
+    (path,) = root.glob("records/demo/finetune/*.json")
+    record = json.loads(path.read_text())
+    test = record["predictions"]["test"]
+    pairs = zip(test["ids"], (record["labels"][c] for c in test["predicted"]), strict=True)
+    lines = (json.dumps({"id": i, "label": x}) for i, x in pairs)
+    (folder / "p.jsonl").write_text("\n".join(lines))
+    argv = ["score", str(folder / "p.jsonl"), "--dataset", "demo", "--name", "my-llm", "--quiet"]
+    assert main([*argv, "--leaderboard-dir", str(root)]) == 0
+    return root
+
+
+@pytest.fixture
+def root(made: Path, elsewhere: Path) -> Path:
+    """A copy of it, in the working folder."""
+    return shutil.copytree(made, elsewhere / "leaderboard")
+
+
+@pytest.fixture
+def record(root: Path) -> dict:
+    (path,) = root.glob("records/demo/finetune/*.json")
+    return json.loads(path.read_text())
+
+
+def change(root: Path, **values) -> None:
+    (path,) = root.glob("records/demo/finetune/*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+# --- which run
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    methods = [
+        Method("eacl"),
+        Method("eacl", preset="small", seeds=(1,)),
+        Method("spcl", seeds=[10]),
+    ]
+    write_records(tmp_path / "board", methods, ["meld", "iemocap"], 20)
+    return tmp_path / "board"
+
+
+def test_a_run_has_a_name(several: Path) -> None:
+    path = several / "records" / "meld" / "eacl" / f"{Method('eacl').config_hash}-seed2.json"
+    name = f"eacl/meld/{Method('eacl').config_hash}/seed2"
+    assert run_name(path) == name
+    assert find_record(several, name) == path
+    assert find_record(several, str(path)) == path
+    assert find_record(several, f"{name}/") == path
+
+
+def test_what_no_other_run_shares_is_enough(several: Path) -> None:
+    of_paper, of_small = Method("eacl").config_hash, Method("eacl", preset="small").config_hash
+    assert of_paper[:3] != of_small[:3]
+    for short, name in {
+        "spcl/meld": "spcl/meld/",
+        "sp/me": "spcl/meld/",
+        f"meld/{of_paper[:3]}/seed3": f"eacl/meld/{of_paper}/seed3",
+        f"eacl/meld/{of_small[:4]}": f"eacl/meld/{of_small}/seed1",
+        "iemocap/seed10": "spcl/iemocap/",
+        "eacl/iemocap/seed2": f"eacl/iemocap/{of_paper}/seed2",
+    }.items():
+        assert run_name(find_record(several, short)).startswith(name), short
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("eacl/meld", ["several runs", "(preset paper)", "(preset small)", "/seed1", "/seed3"]),
+        ("seed10", ["several runs", "spcl/meld/", "spcl/iemocap/"]),
+        ("meld/seed1", ["several runs"]),
+        ("eacll/meld", ["There is no run 'eacll/meld'", "Did you mean 'eacl/meld'?", "There is:"]),
+        ("meld/eacl", ["There is no run"]),
+        ("eacl/meld/seed4", ["There is no run"]),
+        ("nowhere.json", ["There is no run 'nowhere.json'"]),
+        (".", ["is a folder"]),
+    ],
+)
+def test_what_is_not_enough_is_said(run: str, words: list[str], several: Path) -> None:
+    with pytest.raises(ErcBenchError) as caught:
+        find_record(several, run)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_many_candidates_are_not_all_listed(tmp_path: Path) -> None:
+    write_records(tmp_path, [Method("m", seeds=range(30))], dialogues=8)
+    with pytest.raises(ErcBenchError, match="and 18 more"):
+        find_record(tmp_path, "m")
+    with pytest.raises(ErcBenchError, match="and 18 more"):
+        find_record(tmp_path, "x")
+
+
+def test_no_run_at_all(capsys) -> None:
+    assert "no record lies below leaderboard/records" in fails(capsys, "show", "eacl")
+
+
+# --- show
+
+
+def test_show_has_all_of_a_run(root: Path, record: dict, capsys) -> None:
+    assert main(["show", "finetune"]) == 0
+    out = capsys.readouterr().out
+    for split in ("test", "dev"):
+        for figure in ("weighted_f1", "accuracy", "macro_f1", "calibration_error"):
+            assert f"{record['metrics'][split][figure]:.2f}" in out
+    of_class = record["metrics"]["test"]["per_class"]["surprise"]
+    row = [f"{of_class[figure]:.2f}" for figure in ("precision", "recall", "f1")]
+    assert re.search(r"surprise +76 +" + " +".join(row), out)
+    confusion = " +".join(map(str, record["metrics"]["test"]["confusion"][3]))
+    assert re.search(f"joy +{confusion}", out)
+    assert re.search(r"position +first +60 ", out)
+    assert re.search(r"emotion +shift +224 ", out)
+    for word in ("max_batches: 2", "batch_size: ", "dev weighted_f1", "Training", "parameters"):
+        assert word in out
+    losses = [epoch["train/loss"] for epoch in record["training"]["curves"]]
+    assert f"{max(losses):.4g} │" in out
+    assert f"▲ epoch {record['training']['best_epoch']} of 3" in out
+
+
+def test_show_external_predictions(root: Path, capsys) -> None:
+    assert main(["show", "my-llm"]) == 0
+    out = capsys.readouterr().out
+    assert "predicted elsewhere" in out
+    assert "context: unknown" in out
+    assert "▲" not in out
+
+
+def test_show_a_record_by_its_path_and_one_of_the_first_schema(root: Path, record, capsys) -> None:
+    old = json.loads(json.dumps(record))
+    old["schema"] = 1
+    for split in old["predictions"].values():
+        del split["dialogue"], split["facts"]
+    Path("old.json").write_text(json.dumps(old))
+    assert main(["show", "old.json"]) == 0
+    out = capsys.readouterr().out
+    assert "By class" in out
+    assert "Parts of test" not in out
+
+
+def test_a_plot_spans_its_values() -> None:
+    lines, low, high = plot([1.0, None, 3.0, 2.0], 2)
+    assert (low, high) == (1.0, 3.0)
+    assert lines == ["    " * 2 + "████" + "▁▁▁▁", "▁▁▁▁" + "    " + "████" * 2]
+    assert plot([5.0], 1) == (["████"], 5.0, 5.0)
+    (line,), _, _ = plot(list(range(1000)), 1)
+    assert len(line) == 60
+    assert line == "".join(sorted(line))
+    assert plot([None, None], 1)[0] == ["        "]
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"metrics": {}}, "'test'"),
+        ({"metrics": None}, "damaged record"),
+        ({"predictions": []}, "damaged record"),
+        ({"config": 3}, "damaged record"),
+    ],
+)
+def test_a_damaged_record_is_named(values, word, root: Path, capsys) -> None:
+    change(root, **values)
+    assert main(["show", "finetune", "--quiet"]) == 2
+    message = capsys.readouterr().err
+    assert "finetune" in message
+    assert "damaged record" in message
+    assert word in message
+
+
+# --- explain
+
+
+def test_explain_a_dialogue_turn_by_turn(root: Path, record: dict, demo, capsys) -> None:
+    dialogue = demo.dialogues("test")[2]
+    assert main(["explain", "finetune", "--dialogue", dialogue.id]) == 0
+    out = capsys.readouterr().out
+    test, labels = record["predictions"]["test"], record["labels"]
+    right = 0
+    for number, u in enumerate(dialogue.utterances, 1):
+        at = test["ids"].index(u.id)
+        said, shares = test["predicted"][at], test["probabilities"][at]
+        line = next(line for line in out.splitlines() if line.startswith(f"{number} "))
+        assert u.speaker in line
+        assert u.text.split()[0] in line
+        gold = labels[u.label] + ("" if said == u.label else f" {100 * shares[u.label]:.0f} %")
+        assert re.search(f"{gold} +{labels[said]} {100 * shares[said]:.0f} %", line)
+        right += said == u.label
+    assert f"{right} of {len(dialogue)} right" in out
+    assert main(["explain", "finetune", "--dialogue", "dev-d0"]) == 0
+    assert "dev-d0:" in capsys.readouterr().out
+
+
+def test_right_and_wrong_are_coloured(root: Path, record: dict, demo, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for key in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(key, raising=False)
+    gold = record["predictions"]["test"]["gold"]
+    predictions = {"test": {**record["predictions"]["test"], "predicted": [gold[0], *gold[1:]]}}
+    predictions["test"]["predicted"][1] = (gold[1] + 1) % 7
+    change(root, predictions=predictions)
+    assert main(["explain", "finetune", "--dialogue", "test-d0"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\x1b[31m") == 1
+    assert out.count("\x1b[32m") == len(demo.dialogues("test")[0]) - 1
+
+
+def test_explain_lists_the_worst_dialogues(root: Path, record: dict, capsys) -> None:
+    test = record["predictions"]["test"]
+    errors: dict[int, int] = {}
+    for d, gold, said in zip(test["dialogue"], test["gold"], test["predicted"], strict=True):
+        errors[d] = errors.get(d, 0) + (gold != said)
+    assert main(["explain", "finetune", "--worst", "4"]) == 0
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [int(row.split()[1]) for row in rows] == sorted(errors.values())[:-5:-1]
+    assert all(errors[int(row.split()[0][6:])] == int(row.split()[1]) for row in rows)
+    assert main(["explain", "finetune", "--split", "dev"]) == 0
+    assert "dev-d" in capsys.readouterr().out
+
+
+def test_explain_external_predictions(root: Path, capsys) -> None:
+    assert main(["explain", "my-llm", "--dialogue", "test-d0"]) == 0
+    out = capsys.readouterr().out
+    assert "%" not in out
+    assert "right" in out
+    assert main(["explain", "my-llm"]) == 0
+    capsys.readouterr()
+    for argv in (["--split", "dev"], ["--dialogue", "dev-d0"]):
+        assert "no predictions on dev, only on test" in fails(capsys, "explain", "my-llm", *argv)
+
+
+def test_explain_says_what_is_wrong(root: Path, record: dict, capsys) -> None:
+    explain = ("explain", "finetune")
+    assert "Did you mean 'test-d1" in fails(capsys, *explain, "--dialogue", "test-d1x")
+    assert "no predictions on train" in fails(capsys, *explain, "--dialogue", "train-d0")
+    assert "--worst 0" in fails(capsys, *explain, "--worst", "0")
+    change(root, dataset_digest="0" * 64)
+    message = fails(capsys, *explain)
+    assert "The copy of demo here is not the one of" in message
+    assert "000000000000…" in message
+    assert "--data-dir" in message
+    change(root, dataset="iemocap")
+    assert "SAIL" in fails(capsys, *explain)
+
+
+@pytest.mark.filterwarnings("ignore:.*not comparable")
+def test_turns_without_a_label(root: Path, record: dict, elsewhere: Path, capsys) -> None:
+    """And speakers by the name that prompts call them, brackets and all."""
+    from iemocap_layout import write_release
+
+    from erc_bench.registry import corpus_source
+
+    write_release(elsewhere / "data" / "iemocap")
+    corpus = corpus_source("iemocap").load(elsewhere / "data")
+    turns = [d.utterances[i] for d in corpus.dialogues("test") for i in d.labelled]
+    held = {"ids": [u.id for u in turns], "gold": [u.label for u in turns]}
+    held["predicted"] = [u.label for u in turns]
+    change(
+        root,
+        dataset="iemocap",
+        dataset_digest=corpus.digest,
+        labels=list(corpus.labels.names),
+        predictions={"test": held},
+    )
+    argv = ["explain", "finetune", "--data-dir", "data", "--quiet"]
+    assert main([*argv, "--dialogue", "test-Ses05F_impro04"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("no label") == 3
+    assert "7 of 7 right" in out
+    assert "Mary" in out
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["show", "finetune"], ["explain", "finetune"], ["explain", "finetune", "--dialogue=test-d0"]],
+)
+def test_reading_a_run_needs_no_torch(argv: list[str], root: Path) -> None:
+    script = (
+        f"import sys\nfrom erc_bench.cli import main\nassert main({argv!r}) == 0\n"
+        "print('heavy:', sorted({'torch', 'transformers', 'lightning'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ.copy()
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
