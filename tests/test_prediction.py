@@ -105,6 +105,10 @@ def test_a_dialogue_of_the_corpus_gets_what_the_record_holds(
         message = fails(capsys, "predict", method, "--stream")
         assert "reads the whole dialogue" in message
         assert "without --stream" in message
+    if method == "sacl-lstm":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(elsewhere / "another"))
+        message = fails(capsys, "predict", method, "several.json")
+        assert "The fine-tuned encoder that these weights were trained on is not in" in message
 
 
 @pytest.mark.filterwarnings("ignore:.*not comparable")
