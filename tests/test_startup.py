@@ -47,6 +47,7 @@ def test_the_light_rooms_import_nothing_heavy(rooms: str, folder: Path) -> None:
         ["leaderboard"],
         ["leaderboard", "--check"],
         ["compare", "a", "b", "--dataset", "meld"],
+        ["show", "a/seed1"],
     ],
 )
 def test_quick_commands_import_nothing_heavy(argv: list[str], folder: Path) -> None:
