@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             _complain(explain(error))
             return 2 if isinstance(error, ErcBenchError) else 1
+        finally:
+            console.quiet = False
 
 
 def _complain(text: str) -> None:
