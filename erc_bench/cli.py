@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     if rest:
         args.overrides += rest  # key=value may stand anywhere
     console.quiet = args.quiet
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows the rest
     with warnings.catch_warnings():
         if not args.debug:
             warnings.showwarning = show_warning
@@ -186,15 +189,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     show.set_defaults(command=command_show)
 
-    explain = commands.add_parser(
+    turns = commands.add_parser(
         "explain",
         parents=[reading, data, store, common],
         help="a dialogue turn by turn, gold and predicted",
     )
-    explain.add_argument("--dialogue", metavar="ID", help="(default: list those with most errors)")
-    explain.add_argument("--worst", type=int, default=10, metavar="N", help="so many (default: 10)")
-    explain.add_argument("--split", choices=("test", "dev"), default="test", help="of this split")
-    explain.set_defaults(command=command_explain)
+    one = turns.add_mutually_exclusive_group()
+    one.add_argument("--dialogue", metavar="ID", help="(default: list those with most errors)")
+    one.add_argument("--worst", type=int, default=10, metavar="N", help="so many (default: 10)")
+    turns.add_argument(
+        "--split", choices=("test", "dev"), default="test", help="where they are sought"
+    )
+    turns.set_defaults(command=command_explain)
 
     predict = commands.add_parser(
         "predict", parents=[reading, store, common], help="the emotions of new dialogues"

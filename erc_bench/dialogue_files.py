@@ -3,12 +3,13 @@
 As JSON: a list of turns ``[{"speaker": …, "text": …}, …]``, an object ``{"id": …, "utterances":
 [turns]}``, or a list of several of either. As lines: ``Speaker: text``, or a turn as JSON; empty
 lines are passed over. A turn may have a ``name``, where prompts call the speaker otherwise than
-the corpus does (IEMOCAP: the speaker ``Ses05_F`` is called Mary).
+the corpus does.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,8 @@ def read_dialogues(given: str) -> list[Dialogue]:
             named.
     """
     text, name = read_given(given)
-    start = text.lstrip()[:1]
-    if Path(name).suffix.lower() == ".json" or start == "[":
+    if Path(name).suffix.lower() == ".json" or _is_document(text):
         dialogues = _dialogues(parse_json(text, name), name)
-    elif start == "{" and '"utterances"' in text:
-        dialogues = [_dialogue(parse_json(text, name), "dialogue-1", name)]
     else:
         lines = enumerate(text.split("\n"), 1)
         turns = [turn_of_line(line, f"{name}, line {n}") for n, line in lines if line.strip()]
@@ -47,11 +45,19 @@ def read_dialogues(given: str) -> list[Dialogue]:
             f"{name} holds no turns. Give lines `Speaker: text`, or JSON: "
             '[{"speaker": "Ann", "text": "Hello."}].'
         )
-    names = [d.id for d in dialogues]
-    for name_of_one in names:
-        if names.count(name_of_one) > 1:
-            raise ErcBenchError(f"{name}: two dialogues have the id {name_of_one!r}.")
+    for key, count in Counter(d.id for d in dialogues).items():
+        if count > 1:
+            raise ErcBenchError(f"{name}: {count} dialogues have the id {key!r}.")
     return dialogues
+
+
+def _is_document(text: str) -> bool:
+    """Whether text is one JSON document rather than a turn a line."""
+    start = text.lstrip()[:2]
+    if start[:1] == "[":  # `[Door opens] Ann: …` is none
+        return start[1:] in ("", "{", "[", "]") or start[1:].isspace()
+    first = text.lstrip().partition("\n")[0]
+    return start[:1] == "{" and not ('"speaker"' in first and '"utterances"' not in first)
 
 
 def read_turns() -> Iterator[Utterance]:

@@ -15,12 +15,11 @@ from erc_bench import __version__
 from erc_bench.conversation import SPLITS, Corpus, LabelSet, Utterance
 from erc_bench.corpus_reading import read_given
 from erc_bench.errors import ErcBenchError, nearest
+from erc_bench.leaderboard.published import read_published
 from erc_bench.prediction_files import Prediction, read_predictions
 from erc_bench.records import SCHEMA, read_record, write_record
 from erc_bench.registry import corpus_source, method_names
 from erc_bench.slices import recorded_facts
-
-CONTEXTS = ("past", "full", "unknown")
 
 SLACK = 0.01
 """How far probabilities may be from a sum of 1: they come rounded."""
@@ -115,6 +114,14 @@ def _place(root: Path, dataset: str, name: str, seed: int) -> Path:
             f"--name {name!r} is a method of this suite, and predictions made elsewhere are not "
             "its runs. Give them another name."
         )
+    if name in {row.key for row in read_published(root).all()}:
+        raise ErcBenchError(f"--name {name!r} is a published row's. Give another name.")
+    for other in sorted((root / "records" / dataset).glob("*/")):
+        if other.name != name and other.name.lower() == name.lower():
+            raise ErcBenchError(
+                f"--name {name!r} differs from {other.name!r}, which is stored already, by its "
+                "capitals only. Use that, or a name that can be told from it."
+            )
     return root / "records" / dataset / name / f"{_hash(name)}-seed{seed}.json"
 
 

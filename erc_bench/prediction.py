@@ -29,19 +29,14 @@ class Answer:
     """Counted from 1."""
     speaker: str
     text: str
+    label: str
+    """The most probable emotion."""
     probabilities: dict[str, float]
     """By emotion, rounded to 4 places as in a record."""
 
-    @property
-    def label(self) -> str:
-        """The most probable emotion."""
-        return max(self.probabilities, key=lambda name: self.probabilities[name])
-
     def to_json(self) -> str:
         """One line of JSON."""
-        *turn, (name, probabilities) = self.__dict__.items()
-        held = {**dict(turn), "label": self.label, name: probabilities}
-        return json.dumps(held, ensure_ascii=False)
+        return json.dumps(asdict(self), ensure_ascii=False)
 
 
 class Model:
@@ -113,9 +108,12 @@ class Model:
                 i + 1,
                 d.utterances[i].speaker,
                 d.utterances[i].text,
+                self.labels.names[best],
                 dict(zip(self.labels.names, (round(p, 4) for p in row), strict=True)),
             )
-            for (d, i), row in zip(turns, probabilities.tolist(), strict=True)
+            for (d, i), best, row in zip(
+                turns, probabilities.argmax(dim=1).tolist(), probabilities.tolist(), strict=True
+            )
         ]
 
 

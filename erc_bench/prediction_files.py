@@ -47,8 +47,9 @@ def read_predictions(text: str, name: str, labels: LabelSet) -> Iterator[Predict
     if kind in (".json", ".jsonl", ".ndjson") or (kind != ".csv" and text.lstrip()[:1] == "{"):
         rows = _json_lines(text, name)
     else:
+        emotions = {label.casefold() for label in labels.names}
         rows = (
-            (where, {**row, "probabilities": {k: row[k] for k in labels.names if k in row} or None})
+            (where, {**row, "probabilities": _chosen(row, emotions) or None})
             for where, row in csv_rows(text, name, ("label",))
         )
     for where, row in rows:
@@ -63,6 +64,11 @@ def read_predictions(text: str, name: str, labels: LabelSet) -> Iterator[Predict
         if probabilities is not None and not isinstance(probabilities, dict):
             raise ErcBenchError(f"{where}: 'probabilities' must be an object of emotions.")
         yield Prediction(line, str(row[key]).strip(), str(row["label"]).strip(), probabilities)
+
+
+def _chosen(row: Mapping[str, str], emotions: set[str]) -> dict[str, str]:
+    """The columns of a CSV file that are named by an emotion, in whatever case."""
+    return {name: value for name, value in row.items() if name.strip().casefold() in emotions}
 
 
 def _json_lines(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -370,7 +370,8 @@ def print_answers(console: Console, answers: Iterable[Answer]) -> None:
 
 def ranked(answer: Answer) -> tuple[Text, Text]:
     """The emotion with its probability, the bolder the surer, and the next two."""
-    order = sorted(answer.probabilities.items(), key=lambda each: -each[1])
+    # Two that are equal when rounded need not be.
+    order = sorted(answer.probabilities.items(), key=lambda p: (p[0] != answer.label, -p[1]))
     texts = [f"{name} {100 * value:.0f} %" for name, value in order[:3]]
     style = "bold green" if order[0][1] >= 0.8 else "green" if order[0][1] >= 0.5 else "yellow"
     return Text(texts[0], style=style), Text(", ".join(texts[1:]), style="dim")

@@ -102,7 +102,7 @@ def test_probabilities(answers, demo, elsewhere, capsys) -> None:
     rows = [(i, x, {n: 0.70004 if n == x else 0.04999 for n in names}) for i, x in answers["test"]]
     with (elsewhere / "p.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "label", *reversed(names)])
+        writer.writerow(["id", "label", *(n.upper() for n in reversed(names))])
         writer.writerows([i, x, *(p[n] for n in reversed(names))] for i, x, p in rows)
     objects = [json.dumps({"id": i, "label": x, "probabilities": p}) for i, x, p in rows]
     (elsewhere / "p.jsonl").write_text("\n".join(objects))
@@ -227,7 +227,12 @@ def test_names_that_are_refused(answers, elsewhere, capsys) -> None:
         message = fails(capsys, "score", file, "--dataset", "demo", f"--name={name}")
         assert "letters, digits" in message
     assert "'demo'" in fails(capsys, "score", file, "--dataset", "demmo", "--name", "x")
+    argv = ["score", file, "--dataset", "demo", "--name"]
+    assert "is a published row's" in fails(capsys, *argv, "song2022spcl")
     assert files(elsewhere) == ["p.jsonl"]
+    assert main(score(file)) == 0
+    capsys.readouterr()
+    assert "differs from 'my-llm'" in fails(capsys, *argv, "My-LLM")
 
 
 def test_a_name_and_seed_are_stored_once(answers, elsewhere, capsys) -> None:
@@ -308,6 +313,12 @@ def test_the_leaderboard_and_the_rest_read_it(answers, elsewhere, capsys) -> Non
     assert row.seeds == [1, 2]
     assert row.slices
     assert main(["leaderboard"]) == 0
+    assert ",external," in (root / "leaderboard.csv").read_text()
+    assert '"unranked": "selection unknown"' in (root / "leaderboard.json").read_text()
+    capsys.readouterr()
+    assert main(["leaderboard", "--latex"]) == 0
+    (line,) = (row for row in capsys.readouterr().out.splitlines() if "my-llm" in row)
+    assert r"\textbf" not in line
     text = (root / "README.md").read_text()
     assert "### Predictions made elsewhere" in text
     assert "my-llm (An-LLM-7B, external)" in text

@@ -183,6 +183,15 @@ def test_what_is_printed_for_people(root: Path, capsys, monkeypatch) -> None:
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_the_emotion_is_the_most_probable_one_before_rounding() -> None:
+    from erc_bench.prediction import Answer
+    from erc_bench.reading import ranked
+
+    answer = Answer("d", 1, "Ann", "Hi.", "sadness", {"joy": 0.5, "sadness": 0.5})
+    assert json.loads(answer.to_json())["label"] == "sadness"
+    assert [text.plain for text in ranked(answer)] == ["sadness 50 %", "joy 50 %"]
+
+
 def test_nothing_is_left_behind(root: Path, cache: Path, capsys, elsewhere: Path) -> None:
     """Dialogues of a user's own are kept nowhere."""
     before = files(elsewhere), files(cache)
@@ -209,13 +218,14 @@ def test_nothing_is_left_behind(root: Path, cache: Path, capsys, elsewhere: Path
         ("d.json", '{"turns": []}', ["no 'utterances' among turns"]),
         ("d.json", '[{"speaker": " ", "text": "Hi."}]', ["turn 1: nobody speaks"]),
         ("d.json", '[{"speaker": "Ann", "text": "\\ud800"}]', ["half of a character"]),
+        ("d.txt", "[Door opens]\nAnn: Hi.\n", ["d.txt, line 1", "'[Door opens]'"]),
         ("d.txt", "Ann: Hi.\nHello there\n", ["d.txt, line 2", "'Hello there'"]),
         ("d.txt", "Ann: Hi.\n: Hello\n", ["d.txt, line 2: nobody speaks"]),
         (
             "d.json",
             '[{"id": "x", "utterances": [{"speaker": "A", "text": "a"}]},'
             ' {"id": "x", "utterances": [{"speaker": "A", "text": "a"}]}]',
-            ["two dialogues have the id 'x'"],
+            ["2 dialogues have the id 'x'"],
         ),
     ],
 )

@@ -307,3 +307,14 @@ def test_reading_a_run_needs_no_torch(argv: list[str], root: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ.copy()
     )
     assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
+
+
+@pytest.mark.parametrize("argv", [["show", "finetune"], ["explain", "finetune"]])
+def test_a_terminal_that_lacks_characters_harms_no_record(argv: list[str], root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "erc_bench.cli", *argv],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr

@@ -119,7 +119,7 @@ def to_markdown(board: Board) -> str:
     ]
     if not any(corpus.tracks for corpus in board.corpora):
         parts.append(
-            "No runs are recorded yet: below is what the field has published. "
+            "No runs on a benchmark are recorded yet: below is what the field has published. "
             "`erc-bench run --method all --dataset meld --seeds 5` makes the first."
         )
     for corpus in board.corpora:
