@@ -377,20 +377,23 @@ def command_leaderboard(args: argparse.Namespace) -> int:
     from erc_bench import leaderboard
 
     _must_exist(args.leaderboard_dir)
+    stale = False
     if args.latex:
-        print(leaderboard.latex(args.leaderboard_dir), end="")
-        return 0
-    if args.check:
-        stale = leaderboard.check(args.leaderboard_dir)
-        for path in stale:
+        table, skipped = leaderboard.latex(args.leaderboard_dir)
+        print(table, end="")
+    elif args.check:
+        found = leaderboard.check(args.leaderboard_dir)
+        stale, skipped = bool(found.paths), found.skipped
+        for path in found.paths:
             print(f"{path} is stale; erc-bench leaderboard makes it anew.")
-        return 1 if stale else 0
-    built = leaderboard.build(args.leaderboard_dir)
-    for path in built.paths:
-        print(path)
-    for skipped in built.skipped:
-        _complain(f"skipped {skipped.file}: {skipped.reason}")
-    return 1 if built.skipped else 0
+    else:
+        built = leaderboard.build(args.leaderboard_dir)
+        skipped = built.skipped
+        for path in built.paths:
+            print(path)
+    for each in skipped:
+        _complain(f"skipped {each.file}: {each.reason}")
+    return 1 if stale or skipped else 0
 
 
 def command_compare(args: argparse.Namespace) -> None:

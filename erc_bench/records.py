@@ -188,7 +188,9 @@ def find_record(root: Path, run: str) -> Path:
     if os.path.isfile(run):
         return Path(run)
     stored = {run_name(path): path for path in record_files(root)}
-    wanted = run.strip("/").split("/")
+    wanted = run.strip("/ ").split("/")
+    if wanted == [""]:
+        raise ErcBenchError("Which run? Name a record, or a part of method/dataset/hash/seedK.")
     meant = [n for n in stored if _means(wanted, n)] or [n for n in stored if _begins(wanted, n)]
     if len(meant) == 1:
         return stored[meant[0]]

@@ -247,14 +247,14 @@ def test_same_input_same_bytes(root, tmp_path):
 
 
 def test_check_tells_what_is_stale(root):
-    assert {path.name for path in check(root)} == set(NAMES)
+    assert {path.name for path in check(root).paths} == set(NAMES)
     build(root)
-    assert check(root) == []
+    assert check(root).paths == []
     (root / "README.md").write_text("edited")
-    assert check(root) == [root / "README.md"]
+    assert check(root).paths == [root / "README.md"]
     build(root)
     write_records(root, [Method("new", 0.1)], dialogues=SIZE)
-    assert {path.name for path in check(root)} == set(NAMES)
+    assert {path.name for path in check(root).paths} == set(NAMES)
 
 
 def test_a_changed_record_is_seen(root):
@@ -316,13 +316,13 @@ def test_an_empty_folder_still_gives_the_published_rows(tmp_path):
     assert "InstructERC" in page
     assert "No run on MELD is recorded yet" in page
     assert "erc-bench run --method all --dataset meld" in (tmp_path / "README.md").read_text()
-    assert "\\citep{xue2024bioserc} & 69.83 & 71.19 & 41.68" in latex(tmp_path)
-    assert check(tmp_path) == []
+    assert "\\citep{xue2024bioserc} & 69.83 & 71.19 & 41.68" in latex(tmp_path)[0]
+    assert check(tmp_path).paths == []
 
 
 def test_latex_is_a_booktabs_table(root):
     write_records(root, [Method("a_b&c", 0.5, changes={"overrides": ["x_y=5%"]})], dialogues=SIZE)
-    text = latex(root)
+    text, _ = latex(root)
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert [text.count(rule) for rule in (r"\toprule", r"\bottomrule", r"\end{tabular}")] == [
         1,
@@ -437,6 +437,20 @@ def test_compare_with_one_seed_says_so(written):
     assert any("encoders differ" in caveat for caveat in external.caveats)
 
 
+def test_compare_takes_all_figures_from_the_paired_seeds(tmp_path):
+    write_records(tmp_path, [Method("a", 0.3, seeds=(1, 2, 3)), Method("b", 0.1, seeds=(1, 3, 4))])
+    (tmp_path / "records" / "meld" / "a" / "broken-seed9.json").write_text("{")
+    found = compare_methods(tmp_path, "a", "b", "meld")
+    assert found.a.seeds == found.b.seeds == [1, 3]
+    means = [sum(side.values) / 2 for side in (found.a, found.b)]
+    assert found.result.difference == pytest.approx(means[0] - means[1])
+    text = shown(found)
+    assert "a has further seeds, which are left out: 2." in text
+    assert "b has further seeds, which are left out: 4." in text
+    assert "skipped" in text
+    assert "broken-seed9.json" in text
+
+
 def test_compare_with_a_published_figure(tmp_path):
     write_records(tmp_path, [Method("spcl", 0.2)])
     found = compare_methods(tmp_path, "spcl", "lei2023instructerc", "meld")
@@ -518,6 +532,6 @@ def test_a_thousand_records_in_ten_seconds(tmp_path):
     assert len(json.loads((tmp_path / "leaderboard.json").read_text())["corpora"][0]["tracks"]) == 3
     write_records(tmp_path, [Method("new", 0.3, (1, 2), "one")], ["meld"], 280)
     start = os.times()
-    assert len(check(tmp_path)) == 4
+    assert len(check(tmp_path).paths) == 4
     end = os.times()
     assert sum(end[:4]) - sum(start[:4]) < 5

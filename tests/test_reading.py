@@ -123,6 +123,10 @@ def test_many_candidates_are_not_all_listed(tmp_path: Path) -> None:
         find_record(tmp_path, "x")
 
 
+def test_a_run_has_some_name(capsys) -> None:
+    assert "Which run?" in fails(capsys, "show", "")
+
+
 def test_no_run_at_all(capsys) -> None:
     assert "no record lies below leaderboard/records" in fails(capsys, "show", "eacl")
 

@@ -43,7 +43,7 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Built:
-    """What was written, and the records that could not be used."""
+    """What was written, or would be, and the records that could not be used."""
 
     paths: list[Path]
     skipped: list[Skipped]
@@ -63,7 +63,7 @@ def build(root: Path) -> Built:
     return Built(paths, board.skipped)
 
 
-def check(root: Path) -> list[Path]:
+def check(root: Path) -> Built:
     """The files on disk that :func:`build` would write differently, or that are missing."""
     board = read_board(root)
     stale = []
@@ -71,9 +71,10 @@ def check(root: Path) -> list[Path]:
         path = root / name
         if not path.is_file() or path.read_bytes() != form(board).encode():
             stale.append(path)
-    return stale
+    return Built(stale, board.skipped)
 
 
-def latex(root: Path) -> str:
-    """A booktabs table of the records below ``root`` and the published rows."""
-    return to_latex(read_board(root))
+def latex(root: Path) -> tuple[str, list[Skipped]]:
+    """A booktabs table of the records below ``root`` and the published rows; what was skipped."""
+    board = read_board(root)
+    return to_latex(board), board.skipped

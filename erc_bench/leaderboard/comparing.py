@@ -114,7 +114,7 @@ def compare_methods(
         ErcBenchError: no such record or row, more than one configuration that fits (they are
             listed), or two that were not scored on the same test set.
     """
-    everything = read_runs(root, Cache(root))[0]
+    everything, skipped = read_runs(root, Cache(root))
     runs = [r for r in everything if r.dataset == dataset and preset in (None, r.preset)]
     if not runs:
         corpora = {run.dataset for run in everything} | set(corpus_names())
@@ -129,8 +129,9 @@ def compare_methods(
         )
     published = {row.key: row for row in read_published(root).rows.get(dataset, [])}
     ours = _find(a, runs, dataset, [])
+    left_out = [f"skipped {each.file}: {each.reason}" for each in skipped]
     if b in published and b not in {run.method for run in runs}:
-        return _with_figure(ours, published[b], a, dataset)
+        return _with_figure(ours, published[b], a, dataset, left_out)
     theirs = _find(b, runs, dataset, list(published))
     pairs = [(x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x is not y]
     same_encoder = [(x, y) for x, y in pairs if x[0].encoder_digest == y[0].encoder_digest]
@@ -148,16 +149,20 @@ def compare_methods(
     first, second = _scores(x), _scores(y)
     result = compare(first, second)
     caveats = [*_elsewhere(x[0]), *_elsewhere(y[0])]
+    if result.seeds:
+        # All figures are of the seeds that are paired.
+        caveats += _unpaired(a, x, result.seeds) + _unpaired(b, y, result.seeds)
+        x, y = ([run for run in side if run.seed in result.seeds] for side in (x, y))
     if x[0].encoder_digest != y[0].encoder_digest:
         names = [run.encoder or "one unknown" for run in (x[0], y[0])]
         caveats.append(f"their encoders differ, {' and '.join(names)}.")
     if x[0].context != y[0].context:
         caveats.append(f"their context differs, {x[0].context} and {y[0].context}.")
-    return MethodComparison(dataset, _side(a, x), _side(b, y), result, caveats)
+    return MethodComparison(dataset, _side(a, x), _side(b, y), result, caveats + left_out)
 
 
 def _with_figure(
-    ours: list[list[Run]], row: PublishedRow, name: str, dataset: str
+    ours: list[list[Run]], row: PublishedRow, name: str, dataset: str, left_out: list[str]
 ) -> MethodComparison:
     if len(ours) > 1:
         raise _ambiguous([name], ours)
@@ -167,7 +172,13 @@ def _with_figure(
         row.key, "as published", [row.weighted_f1], list(range(row.seeds or 0)), row.per_class
     )
     caveats = [*_elsewhere(runs[0]), *(f"{reason}." for reason in unlike(runs[0], row))]
-    return MethodComparison(dataset, _side(name, runs), side, result, caveats)
+    return MethodComparison(dataset, _side(name, runs), side, result, caveats + left_out)
+
+
+def _unpaired(name: str, runs: Sequence[Run], paired: Sequence[int]) -> list[str]:
+    """A note on the seeds of a side that the other lacks."""
+    alone = [str(run.seed) for run in runs if run.seed not in paired]
+    return [f"{name} has further seeds, which are left out: {', '.join(alone)}."] if alone else []
 
 
 def _elsewhere(run: Run) -> list[str]:
