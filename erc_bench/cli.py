@@ -281,7 +281,7 @@ def _apart(args: argparse.Namespace, option: str) -> list[str]:
 
 def _seeds(values: list[str]) -> list[int]:
     try:
-        seeds = [int(value) for value in values]
+        seeds = list(dict.fromkeys(int(value) for value in values))
     except ValueError:
         raise ErcBenchError(f"--seed takes whole numbers, not {' '.join(values)!r}.") from None
     if min(seeds) < 0 or max(seeds) >= 2**32:
@@ -323,9 +323,11 @@ def command_run(args: argparse.Namespace) -> int:
 def print_outcome(outcome: Any) -> None:
     """The table at the end of a run, where its record is, and how long it took."""
     from erc_bench.reading import metrics_table
+    from erc_bench.records import sound
 
     record, out = outcome.record, _console()
-    out.print(metrics_table(record))
+    with sound(outcome.path):
+        out.print(metrics_table(record))
     head = "Finished before (--force repeats it)" if outcome.skipped else "Record"
     out.print(f"{head}: {outcome.path}", soft_wrap=True)
     if "oracle_gap" in record:

@@ -236,8 +236,8 @@ class _Grid:
         kind = experiment.method, experiment.dataset
         score = record["metrics"]["test"]["weighted_f1"]
         self.report.scores[kind].append(score)
-        if "wall_seconds" in record.get("training", {}):
-            self.seconds[kind].append(record["training"]["wall_seconds"])
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # an estimate can do without
+            self.seconds[kind].append(float(record["training"]["wall_seconds"]))
 
     def _say(self, job: Job, text: str) -> None:
         say(f"[{self.total - len(self.left)}/{self.total}] {job.experiment.name}  {text}")
@@ -399,8 +399,8 @@ def local(jobs: Iterable[Job], workers: int) -> Generator[Ended, None, None]:
                     ended = ready.recv()
                 except (EOFError, OSError):
                     ended = None
-                _stop([process], GRACE)
-                yield ended or Ended(job, _died(process.exitcode))
+                (status,) = _stop([process], GRACE)
+                yield ended or Ended(job, _died(status))
     finally:
         processes = [process for _, process in running.values()]
         for process in processes:
@@ -418,7 +418,9 @@ def perform(job: Job, threads: int) -> Ended:
         _write_output_to(job.log)
         torch.set_num_threads(threads)
         experiment = job.experiment
-        say(f"{datetime.now():%Y-%m-%d %H:%M:%S}  Run {experiment.name}, {experiment.preset}")
+        # Whoever comes second at a run writes this into the log of the first, too.
+        now, by = f"{datetime.now():%Y-%m-%d %H:%M:%S}", f"process {os.getpid()}"
+        say(f"{now}  Run {experiment.name}, {experiment.preset}, {by}")
         run(experiment, job.root, **job.options)
     except RunTakenError:
         return Ended(job, taken=True)
@@ -488,21 +490,28 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _stop(processes: list[BaseProcess], seconds: float) -> None:
-    """Wait for processes that are about to end, and kill those that don't."""
+def _stop(processes: list[BaseProcess], seconds: float) -> list[int | None]:
+    """Wait for processes that are about to end, and kill those that don't.
+
+    Returns the exit status of each; None is one that had to be killed here.
+    """
     deadline = time.monotonic() + seconds
     try:
         for process in processes:
             process.join(max(deadline - time.monotonic(), 0))
     finally:
+        statuses = [process.exitcode for process in processes]
         for process in processes:
             process.kill()
             process.join()
+    return statuses
 
 
 def _died(status: int | None) -> str:
     """Why a process gave no answer, in one paragraph."""
-    if status is not None and status < 0:
+    if status is None:
+        how = f"gave no answer and did not end within {GRACE:g} s, so it was killed"
+    elif status < 0:
         name = signal.Signals(-status).name
         memory = ", perhaps for want of memory (a smaller --jobs may help)"
         how = f"was killed by {name}{memory if name == 'SIGKILL' else ''}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,10 @@ UNWRITABLE = frozenset(
     }
 )
 """Numbers of the errors of a place that is full, closed, or no folder."""
+
+
+NEW_MODEL = "model.new.ckpt"
+"""Weights that become ``model.ckpt`` as soon as the record that tells of them is there."""
 
 
 class RecordError(ErcBenchError):
@@ -96,8 +101,9 @@ def cannot_write(path: Path, error: OSError) -> ErcBenchError:
 def leftovers(root: Path, experiment: Experiment) -> list[Path]:
     """Files that only an unfinished run needs, beside a finished one's record.
 
-    There are some where the process was killed before it could delete them. Those of a run that is
-    being repeated are newer than the record, and are none.
+    There are some where the process was killed before it could delete them, or, of
+    :data:`NEW_MODEL`, before it could give the weights their name. Those of a run that is being
+    repeated are newer than the record, and are none.
 
     Raises:
         OSError: there is no record, or somebody else is deleting them.
@@ -105,6 +111,7 @@ def leftovers(root: Path, experiment: Experiment) -> list[Path]:
     path, folder = record_path(root, experiment), run_folder(root, experiment)
     done = path.stat().st_mtime_ns
     found = [
+        *folder.glob(NEW_MODEL),
         *folder.glob("*.ckpt.tmp"),
         *folder.glob("best-*.ckpt"),
         *folder.glob("last.ckpt"),
@@ -154,9 +161,24 @@ def parse_record(contents: bytes, path: Path) -> dict[str, Any]:
 
 
 def finished(root: Path, experiment: Experiment) -> dict[str, Any] | None:
-    """The record of the same method, dataset, settings and seed, if there is one."""
+    """The record of the same method, dataset, settings and seed, if there is one.
+
+    Raises:
+        RecordError: as :func:`read_record`'s, or it lacks the weighted-F1 of dev or test.
+    """
     path = record_path(root, experiment)
-    return read_record(path) if path.exists() else None
+    if not path.exists():
+        return None
+    record = read_record(path)
+    with sound(path):
+        for split in ("dev", "test"):
+            if not _is_number(record["metrics"][split]["weighted_f1"]):
+                raise ValueError(f"its weighted-F1 on {split} is no number")
+    return record
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def record_files(root: Path) -> Iterator[Path]:

@@ -33,6 +33,7 @@ from erc_bench.method import ErcMethod
 from erc_bench.progress import Stopwatch, say
 from erc_bench.recording import forget_peak_memory, make_record
 from erc_bench.records import (
+    NEW_MODEL,
     UNWRITABLE,
     cannot_write,
     finished,
@@ -79,7 +80,8 @@ def run(
         root: folder of the records and checkpoints.
         data_dir: where the corpora are, before the usual places.
         resume: go on from the last finished epoch of an unfinished run, if there is one.
-        force: do it again though it is finished; the old record stands until the new one is done.
+        force: do it again though it is finished; the old record and its model stand until the new
+            record is done.
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
 
     Raises:
@@ -88,6 +90,9 @@ def run(
     """
     clock = Stopwatch()
     path, folder = record_path(root, experiment), run_folder(root, experiment)
+    record = None if force else finished(root, experiment)
+    if record is not None and not _is_untidy(root, experiment):
+        return Outcome(record, path, clock.seconds, skipped=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # A grid that looks whether somebody is at this run holds the lock for less than that.
@@ -100,7 +105,9 @@ def run(
                 say("An unfinished run is started anew; --resume would go on with it.")
             with Tracker(experiment, root, wandb) as tracker:
                 record = _run(experiment, folder, data_dir, resume, clock, tracker)
+                # The record first: killed between the two, the next tidying up renames the model.
                 write_record(path, record)
+                (folder / NEW_MODEL).replace(folder / "model.ckpt")
                 _tidy_up(root, experiment)
                 tracker.complete(record, path)
     except Timeout:
@@ -112,9 +119,20 @@ def run(
     return Outcome(record, path, clock.seconds)
 
 
+def _is_untidy(root: Path, experiment: Experiment) -> bool:
+    """Whether something is left to do in the folder of a finished run, which may be read-only."""
+    try:
+        return bool(leftovers(root, experiment))
+    except OSError:  # somebody else is at it
+        return True
+
+
 def _tidy_up(root: Path, experiment: Experiment) -> None:
     for leftover in leftovers(root, experiment):
-        leftover.unlink(missing_ok=True)
+        if leftover.name == NEW_MODEL:
+            leftover.replace(leftover.with_name("model.ckpt"))
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _run(
@@ -147,17 +165,23 @@ def _run(
         trainer = build_trainer(method, folder, [log, *tracker.callbacks(log)], tracker.logger)
         if not resume:
             # Only now that all else is there: what is not resumed is still of use until then.
-            for checkpoint in (*folder.glob("best-*.ckpt"), last):
+            for checkpoint in (*folder.glob("best-*.ckpt"), last, folder / NEW_MODEL):
                 checkpoint.unlink(missing_ok=True)
         fit(trainer, method, datamodule, last if resumed else None)
         load_weights(method, folder / Path(selecting_checkpoint(trainer).best_model_path).name)
         method.to(trainer.strategy.root_device)
         method.adapt(datamodule, last)
-        save_whole({"state_dict": method.state_dict()}, folder / "model.ckpt")
-        predictions = {
-            split: predict(trainer, method, datamodule, split) for split in ("dev", "test")
-        }
-        record = make_record(experiment, method, datamodule, trainer, log, predictions)
+        new_model = folder / NEW_MODEL
+        save_whole({"state_dict": method.state_dict()}, new_model)
+        try:
+            predictions = {
+                split: predict(trainer, method, datamodule, split) for split in ("dev", "test")
+            }
+            record = make_record(experiment, method, datamodule, trainer, log, predictions)
+        except BaseException:
+            # A record written later, by a rescoring say, is not this model's.
+            new_model.unlink(missing_ok=True)
+            raise
         record["training"]["wall_seconds"] = round(clock.seconds + log.earlier_seconds, 1)
         return record
 

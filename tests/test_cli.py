@@ -68,6 +68,14 @@ def test_a_run_prints_a_table_and_leaves_a_record(
     assert "Finished before" in capsys.readouterr().out
 
 
+def test_a_seed_named_twice_is_one_run() -> None:
+    from erc_bench import cli
+
+    argv = train("--seed", "1", "01", "3")
+    seeds = [each.seed for each in cli.experiments(cli.build_parser().parse_args(argv))]
+    assert seeds == [1, 3]
+
+
 def test_several_methods_datasets_and_seeds(
     tiny_encoder: str, capsys: pytest.CaptureFixture, elsewhere: Path
 ) -> None:

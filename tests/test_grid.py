@@ -1,6 +1,8 @@
 """Grids of real runs in real processes: side by side, killed, interrupted, two on one folder."""
 
 import contextlib
+import json
+import multiprocessing
 import os
 import random
 import signal
@@ -127,7 +129,7 @@ def test_failing_runs_stop_none_of_the_others(plan, tmp_path: Path) -> None:
     jobs = plan(tmp_path, seeds=3)
     (wrong,) = plan(tmp_path, "encoder=no/such-encoder", methods=["eacl"], seeds=1)
     odd, broken, *good = jobs
-    (run_folder(tmp_path, odd.experiment) / "model.ckpt").mkdir(parents=True)
+    (run_folder(tmp_path, odd.experiment) / "model.new.ckpt").mkdir(parents=True)
     place = record_path(tmp_path, broken.experiment)
     place.parent.mkdir(parents=True)
     place.write_text("{")
@@ -150,6 +152,30 @@ def test_failing_runs_stop_none_of_the_others(plan, tmp_path: Path) -> None:
     assert place.read_text() == "{"
 
 
+def test_a_damaged_record_stops_none_of_the_others(plan, whole, tmp_path: Path) -> None:
+    damaged, *others = plan(tmp_path, methods=["finetune"])
+    source = record_path(whole[0][0].root, whole[0][2].experiment)
+    place = record_path(tmp_path, damaged.experiment)
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps({**read_record(source), "metrics": {}}))
+    report = run_grid([damaged, *others], 1)
+    (ended,) = report.failures
+    assert ended.job.experiment == damaged.experiment
+    assert str(place) in ended.failure
+    assert "--force" in ended.failure
+    assert len(report.scores["finetune", "demo"]) == 1
+
+
+def test_a_process_killed_here_is_not_said_to_have_wanted_memory() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    process.start()
+    (status,) = grid._stop([process], 0.1)
+    assert not process.is_alive()
+    assert "did not end" in grid._died(status)
+    assert "memory" not in grid._died(status)
+    assert "memory" in grid._died(-signal.SIGKILL)
+
+
 def test_runs_that_fail_alike_are_told_of_once(plan, tmp_path: Path) -> None:
     jobs = plan(tmp_path)
 
@@ -166,8 +192,6 @@ def test_a_process_that_dies_is_a_failed_run(plan, tmp_path: Path) -> None:
     jobs = [victim, *plan(tmp_path, methods=["finetune"])]
 
     def kill() -> None:
-        import multiprocessing
-
         until(lambda: reached(victim, "Epoch 1/"))
         (process,) = (
             p for p in multiprocessing.active_children() if p.name == victim.experiment.name
@@ -187,8 +211,6 @@ def test_a_process_that_dies_is_a_failed_run(plan, tmp_path: Path) -> None:
 
 
 def test_an_executor_that_is_closed_stops_what_is_running(plan, tmp_path: Path) -> None:
-    import multiprocessing
-
     long, short = plan(tmp_path, "epochs=500", methods=["eacl"], seeds=1) + plan(
         tmp_path, methods=["finetune"], seeds=1
     )

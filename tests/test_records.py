@@ -23,7 +23,7 @@ RECORD = {
     "config_hash": "0" * 12,
     "seed": 1,
     "labels": ["joy", "anger"],
-    "metrics": {},
+    "metrics": {"dev": {"weighted_f1": 61.0}, "test": {"weighted_f1": 59}},
     "predictions": {},
 }
 
@@ -36,6 +36,26 @@ def test_what_is_written_is_read_and_found(tmp_path: Path) -> None:
     assert finished(tmp_path, experiment) == RECORD
     assert list(record_files(tmp_path)) == [path]
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {},
+        [],
+        {"test": {"weighted_f1": 50.0}},
+        {"test": {"weighted_f1": "50"}, "dev": {"weighted_f1": 50.0}},
+        {"test": {"weighted_f1": 50.0}, "dev": {"weighted_f1": float("nan")}},
+    ],
+)
+def test_a_record_without_its_scores_finishes_no_run(tmp_path: Path, metrics) -> None:
+    experiment = resolve("eacl", "demo")
+    path = record_path(tmp_path, experiment)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**RECORD, "metrics": metrics}))
+    with pytest.raises(RecordError, match="--force") as caught:
+        finished(tmp_path, experiment)
+    assert str(path) in str(caught.value)
 
 
 def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path: Path) -> None:

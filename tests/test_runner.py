@@ -16,7 +16,7 @@ from erc_bench.config import Experiment, resolve
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import evaluate
 from erc_bench.methods.eacl import EACL
-from erc_bench.records import read_record, record_path, run_folder
+from erc_bench.records import RecordError, read_record, record_path, run_folder
 from erc_bench.registry import corpus_source
 from erc_bench.runner import run
 
@@ -106,6 +106,73 @@ def test_a_finished_run_is_skipped_unless_forced(quick, tmp_path: Path) -> None:
     assert first.path.stat().st_mtime_ns > stamp
 
 
+def test_a_skipped_run_writes_nothing(finished_run) -> None:
+    """Not even a lock, so that records and models may lie where only others can write."""
+    root, experiment, _ = finished_run
+    (run_folder(root, experiment) / "lock").unlink(missing_ok=True)
+    before = sorted(root.rglob("*"))
+    assert run(experiment, root).skipped
+    assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_finished_run_in_a_read_only_folder_is_skipped(quick, tmp_path: Path) -> None:
+    experiment = quick("epochs=1")
+    run(experiment, tmp_path)
+    folders = [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        assert run(experiment, tmp_path).skipped
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def test_a_damaged_record_is_said_and_force_repeats_it(quick, tmp_path: Path) -> None:
+    experiment = quick("epochs=1")
+    whole = run(experiment, tmp_path)
+    whole.path.write_text(json.dumps({**whole.record, "metrics": {}}))
+    with pytest.raises(RecordError, match="--force"):
+        run(experiment, tmp_path)
+    assert run(experiment, tmp_path, force=True).record["metrics"] == whole.record["metrics"]
+
+
+def test_a_repetition_that_fails_leaves_record_and_model_as_they_were(
+    quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = quick("epochs=1")
+    path = run(experiment, tmp_path).path
+    model = run_folder(tmp_path, experiment) / "model.ckpt"
+    stamp, weights, record = model.stat().st_mtime_ns, model.read_bytes(), path.read_bytes()
+
+    def failing(*_: object) -> None:
+        assert model.with_name("model.new.ckpt").exists()
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("erc_bench.runner.make_record", failing)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(experiment, tmp_path, force=True)
+    assert (model.read_bytes(), path.read_bytes()) == (weights, record)
+    assert not model.with_name("model.new.ckpt").exists()
+    run(experiment, tmp_path, force=True, resume=True)
+    assert model.stat().st_mtime_ns > stamp
+    assert {p.name for p in model.parent.glob("*.ckpt")} == {"model.ckpt"}
+
+
+def test_a_run_killed_between_record_and_model_gets_its_model(quick, tmp_path: Path) -> None:
+    experiment = quick("epochs=1")
+    run(experiment, tmp_path)
+    model = run_folder(tmp_path, experiment) / "model.ckpt"
+    weights = model.read_bytes()
+    model.rename(model.with_name("model.new.ckpt"))
+    model.write_bytes(b"of the record before")
+    assert run(experiment, tmp_path).skipped
+    assert model.read_bytes() == weights
+    assert not model.with_name("model.new.ckpt").exists()
+
+
 def test_the_same_seed_repeats_bit_for_bit_and_another_differs(quick, tmp_path: Path) -> None:
     one = run(quick(), tmp_path / "one").record
     torch.rand(17)  # whatever was drawn before does not matter
@@ -163,10 +230,10 @@ def test_a_run_that_stopped_early_does_not_train_on_when_resumed(quick, tmp_path
     whole = run(experiment, tmp_path / "whole").record
     assert whole["training"]["epochs"] == 2
     root = tmp_path / "killed"
-    (run_folder(root, experiment) / "model.ckpt").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"model\.ckpt"):
+    (run_folder(root, experiment) / "model.new.ckpt").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"model\.new\.ckpt"):
         run(experiment, root)
-    (run_folder(root, experiment) / "model.ckpt").rmdir()
+    (run_folder(root, experiment) / "model.new.ckpt").rmdir()
     resumed = run(experiment, root, resume=True).record
     assert resumed["training"]["epochs"] == 2
     assert predictions(resumed) == predictions(whole)
@@ -242,10 +309,10 @@ def test_a_moved_folder_resumes_to_the_same_result(quick, tmp_path: Path) -> Non
     whole = run(experiment, tmp_path / "whole").record
     before = run_folder(tmp_path / "before", experiment)
     before.mkdir(parents=True)
-    (before / "model.ckpt").mkdir()  # saving fails, after the last epoch
-    with pytest.raises(OSError, match=r"model\.ckpt"):
+    (before / "model.new.ckpt").mkdir()  # saving fails, after the last epoch
+    with pytest.raises(OSError, match=r"model\.new\.ckpt"):
         run(experiment, tmp_path / "before")
-    (before / "model.ckpt").rmdir()
+    (before / "model.new.ckpt").rmdir()
     (tmp_path / "before").rename(tmp_path / "after")
     resumed = run(experiment, tmp_path / "after", resume=True).record
     assert predictions(resumed) == predictions(whole)

@@ -20,6 +20,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.records import record_path
 from erc_bench.runner import build_trainer, run
 from erc_bench.tracking import wandb_mode
+from erc_bench.tracking.run import variant
 
 KEY = "0" * 40
 UNREACHABLE = "http://127.0.0.1:9"
@@ -124,6 +125,21 @@ def test_the_run_says_what_it_is(finished_run, quick, tiny_encoder: str) -> None
     assert (config["method"], config["dataset"], config["seed"]) == ("eacl", "demo", 1)
     assert (config["preset"], config["hash"]) == ("smoke", experiment.hash)
     assert one.exit_code == 0
+
+
+def test_runs_are_of_one_variant_only_with_the_same_settings() -> None:
+    def of(*overrides: str, preset: str = "small", seed: int = 1) -> str:
+        return variant(resolve("eacl", "demo", preset=preset, seed=seed, overrides=overrides))
+
+    plain = resolve("eacl", "demo", preset="small")
+    assert of() == f"eacl ({plain.hash[:6]})"
+    both = of("temperature=0.05", "epochs=77")
+    assert both.startswith("eacl epochs=77 temperature=0.05 (")
+    assert of("epochs=77", "temperature=0.050", seed=2) == both
+    assert of("epochs=3", "temperature=0.05", "epochs=77") == both
+    assert of(f"epochs={plain.config.epochs}") == of()
+    assert "evaluation.oracle=true" in of("evaluation.oracle=true")
+    assert len({both, of(), of("epochs=77"), of("epochs=78"), of(preset="base")}) == 5
 
 
 def test_its_curves_are_those_of_the_record(finished_run) -> None:

@@ -44,7 +44,8 @@ SEEDS_CHART = {
 def save_report(dataset: str, preset: str, project: str | None, entity: str | None) -> str:
     """Save a report that compares the methods on a corpus; returns its address.
 
-    It stays up to date: W&B draws it from whatever runs there are.
+    It stays up to date: W&B draws it from whatever runs there are. A run repeated with ``--force``
+    is a second finished W&B run of its seed and counts twice until the older one is deleted there.
 
     Args:
         dataset: the corpus.
@@ -103,7 +104,7 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
     """The report, not yet saved.
 
     ``chart`` is the id of :data:`SEEDS_CHART` on the server. What is compared are *variants*: a
-    method with the settings that were overridden.
+    method with the settings that differ from its preset's.
     """
     import wandb_workspaces.reports.v2 as wr
 
@@ -151,7 +152,10 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
         project=project,
         entity=entity,
         title=f"Methods on {dataset}, preset {preset}",
-        description="Finished runs of erc-bench: models selected on dev, test scored once.",
+        description=(
+            "Finished runs of erc-bench: models selected on dev, test scored once. A run repeated "
+            "with --force is here twice and counts twice: delete the older one."
+        ),
         width="fluid",
         blocks=[
             wr.H2("Seeds"),
