@@ -28,6 +28,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -120,10 +121,11 @@ def check(case: Case, corpus: Corpus) -> float:
     return difference
 
 
-def memory(case: Case, corpus: Corpus, side: str) -> str:
+@cache
+def memory(case: Case, side: str) -> str:
     """Peak memory of one side in a process of its own; "failed" where it did not get through."""
     command = [sys.executable, "-m", "benchmarks", "--peak-memory-of", side]
-    command += ["--method", case.method, "--preset", case.preset, "--dataset", corpus.name]
+    command += ["--method", case.method, "--preset", case.preset, "--dataset", case.dataset]
     command += ["--precision", case.precision, "--threads", str(torch.get_num_threads())]
     command += ["--encoder", case.encoder] if case.encoder else []
     command += ["--set", *case.overrides] if case.overrides else []
@@ -194,7 +196,7 @@ def measure(case: Case, corpus: Corpus, utterances: int, args: argparse.Namespac
         peaks = ["", ""]
         if not args.no_memory:
             other = replace(case, precision=precision)
-            peaks = [memory(case, corpus, "ours"), memory(other, corpus, "recipe")]
+            peaks = [memory(case, "ours"), memory(other, "recipe")]
         rows.append(row(case, precision, utterances, ours, theirs) + peaks)
     return rows
 
