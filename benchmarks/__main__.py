@@ -25,7 +25,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -35,7 +35,7 @@ import torch
 
 from erc_bench.conversation import Corpus
 from erc_bench.errors import ErcBenchError
-from erc_bench.progress import Stopwatch, console, duration, say
+from erc_bench.progress import console, say
 from erc_bench.recording import device_name
 from erc_bench.registry import corpus_source
 from erc_bench.runner import quiet_frameworks, trainer_precision
@@ -148,16 +148,19 @@ HEADER = (
     "of processor time",
     "peak MiB",
     "of the recipe",
+    "losses differ by",
 )
 
 
-def row(case: Case, recipe_in: str, utterances: int, ours: Epoch, theirs: Epoch) -> list[str]:
-    """A row of the table, without the memory."""
+def print_row(cells: Sequence[str]) -> None:
+    """A row of the table."""
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def figures(utterances: int, ours: Epoch, theirs: Epoch) -> list[str]:
+    """What a row says of speed."""
     ratios = theirs.rounds() / ours.rounds()
     return [
-        f"{case.method}, {case.preset}",
-        case.precision,
-        recipe_in,
         f"{utterances / ours.seconds():.1f}",
         f"{utterances / theirs.seconds():.1f}",
         f"{theirs.seconds() / ours.seconds():.1f}",
@@ -172,33 +175,31 @@ def parts(name: str, epoch: Epoch) -> str:
     return f"  {name}: {epoch.seconds():.0f} s = {' + '.join(terms)}"
 
 
-def conditions(corpus: Corpus, utterances: int, steps: int) -> str:
-    """Under which all was measured."""
+def conditions(corpus: Corpus, utterances: int, args: argparse.Namespace) -> str:
+    """Under which all is measured."""
     return (
         f"{corpus.name}, {utterances} training utterances; {device_name()}, {os.cpu_count()} "
         f"cores, {torch.get_num_threads()} threads; torch {torch.__version__}, Python "
-        f"{platform.python_version()}; {steps} rounds measured after one to warm up."
+        f"{platform.python_version()}; {args.steps} rounds measured after one to warm up"
+        f"{'; ' * bool(args.set)}{', '.join(args.set)}."
     )
 
 
-def measure(case: Case, corpus: Corpus, utterances: int, args: argparse.Namespace) -> list:
-    """The rows of a case: against the recipe in its own precision, and in float32."""
-    # SACL-LSTM trains its LSTMs in float32 whatever the hardware.
-    recipes_in = list(dict.fromkeys(("float32", case.precision)))
-    say(f"{case.method}, {case.preset}, {case.precision} …")
+def measure(case: Case, corpus: Corpus, utterances: int, args: argparse.Namespace) -> None:
+    """Print the rows of a case: against the recipe in float32, and in its own precision."""
+    difference = check(replace(case, precision="float32"), corpus)
+    precisions = list(dict.fromkeys(("float32", case.precision)))
     with quiet():
-        ours, recipes = compare(case, corpus, args.steps, recipes_in)
-    print(f"{case.method}, {case.preset}, {case.precision}")
-    print(parts("ours", ours))
-    rows = []
+        ours, recipes = compare(case, corpus, args.steps, precisions)
+    say(parts("ours", ours))
     for precision, theirs in recipes.items():
-        print(parts(f"the usual recipe in {precision}", theirs), flush=True)
+        say(parts(f"the usual recipe in {precision}", theirs))
         peaks = ["", ""]
         if not args.no_memory:
             other = replace(case, precision=precision)
             peaks = [memory(case, "ours"), memory(other, "recipe")]
-        rows.append(row(case, precision, utterances, ours, theirs) + peaks)
-    return rows
+        first = [f"{case.method}, {case.preset}", case.precision, precision]
+        print_row([*first, *figures(utterances, ours, theirs), *peaks, f"{difference:.0e}"])
 
 
 def main() -> None:
@@ -212,6 +213,7 @@ def main() -> None:
         for preset in args.preset
         for m in args.method
         for precision in args.precision
+        # SACL-LSTM trains its LSTMs in float32 whatever the hardware.
         if m != "sacl-lstm" or precision == "float32"
     ]
     if args.peak_memory_of:
@@ -219,17 +221,12 @@ def main() -> None:
             print(peak_memory(cases[0], corpus, args.peak_memory_of))
         return
     utterances = sum(len(dialogue.labelled) for dialogue in corpus.dialogues("train"))
-    clock, table = Stopwatch(), []
-    print(conditions(corpus, utterances, args.steps))
+    print(conditions(corpus, utterances, args), end="\n\n")
+    print_row(HEADER)
+    print_row(["---"] * len(HEADER))
     for case in cases:
-        if case.precision == args.precision[0] or case.method == "sacl-lstm":
-            difference = check(case, corpus)
-            print(f"{case.method}, {case.preset}: same losses, but for {difference:.0e}")
-        table += measure(case, corpus, utterances, args)
-    print()
-    for cells in (HEADER, ["---"] * len(HEADER), *table):
-        print("| " + " | ".join(cells) + " |")
-    print(f"\nMeasured in {duration(clock.seconds)}.")
+        say(f"{case.method}, {case.preset}, {case.precision} …")
+        measure(case, corpus, utterances, args)
 
 
 if __name__ == "__main__":

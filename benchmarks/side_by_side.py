@@ -306,6 +306,7 @@ def compare(
     case: Case, corpus: Corpus, rounds: int, recipes_in: Sequence[str]
 ) -> tuple[Epoch, dict[str, Epoch]]:
     """An epoch of ours, and of the recipe in each of the given precisions."""
+    gc.collect()  # the networks of a case before this one
     method = case.build(corpus)
     datamodule = SampledDataModule(corpus, method, rounds)
     method.prepare(datamodule)
