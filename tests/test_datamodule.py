@@ -116,6 +116,8 @@ def _share(rank: int, port: int) -> None:
     rows, scores = predictions.compute()
     assert rows.tolist() == list(range(23))
     assert scores[:, 0].tolist() == list(range(23))
+    # Left to the interpreter's end, its threads may be gone before it.
+    torch.distributed.destroy_process_group()
 
 
 def test_two_devices_score_every_utterance_once() -> None:

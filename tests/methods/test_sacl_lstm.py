@@ -452,7 +452,9 @@ def test_a_resumed_run_leaves_the_same_record(demo, tmp_path, monkeypatch) -> No
     whole = runner.run(experiment, tmp_path / "whole").record
     build = runner.build_trainer
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "build_trainer", lambda m, f, c: build(m, f, [*c, PowerCut(1)]))
+        patched.setattr(
+            runner, "build_trainer", lambda m, f, c, *o: build(m, f, [*c, PowerCut(1)], *o)
+        )
         with pytest.raises(RuntimeError, match="power cut"):
             runner.run(experiment, tmp_path / "cut")
     assert not list((tmp_path / "cut").rglob("*.json"))
