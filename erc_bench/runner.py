@@ -147,6 +147,8 @@ def _run(
     config = experiment.config
     gc.collect()  # the model of a run before this one
     forget_peak_memory()
+    # oneDNN keeps the kernels of 1024 shapes, and in bfloat16 every length of a batch makes some.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     with quiet_frameworks():
         seed_everything(experiment.seed, workers=True, verbose=False)
         corpus = corpus_source(experiment.dataset).load(data_dir)

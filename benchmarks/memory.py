@@ -1,0 +1,185 @@
+"""What a training step needs of memory, counted without computing anything.
+
+    python -m benchmarks.memory
+
+A step holds the weights in float32 and AdamW's two moments of each (12 bytes a parameter), and,
+when the forward pass ends, every tensor that the backward pass is going to read. These are counted
+with autograd's hook for saved tensors over fake ones, which have shapes and no numbers; what shares
+its storage counts once. The gradients come as those tensors go, so that they need no room of their
+own as long as a batch is large. What a single operation takes besides is not counted.
+
+The encoders are built with random weights, in the sizes of those that the presets name, and the
+batch is the largest that is possible: every example of it as long as max_len. Two things differ by
+device. A GPU's attention is fused and keeps no probabilities, except MPNet's, which knows no such
+form; a CPU's keeps them wherever there is dropout. And a GPU keeps its dropout masks in half the
+room that is counted here.
+
+Small cases (on a GPU, all with fused attention) are also measured: the peak of the second step, in
+a process of its own. On a CPU that is resident memory, of an allocator that gives back at once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModel
+
+from erc_bench.encoders import states_at
+
+GIB = 2**30
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "all-MiniLM-L6-v2": {
+        "model_type": "bert",
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    },
+    "all-mpnet-base-v2": {"model_type": "mpnet", "vocab_size": 30527},
+    "roberta-large": {
+        "model_type": "roberta",
+        "vocab_size": 50265,
+        "max_position_embeddings": 514,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}
+"""Sizes of the encoders; what is not said is as in BERT-base."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training step on a batch whose every row is of one length."""
+
+    encoder: str
+    batch: int
+    length: int
+    bfloat16: bool
+    fused: bool
+    """Whether attention keeps no probabilities."""
+
+    def build(self) -> Any:
+        """The encoder with random weights."""
+        sizes = dict(ENCODERS[self.encoder])
+        config = AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+        if self.fused:
+            # PyTorch's CPU kernel is fused only without this dropout, which then needs no room.
+            config.attention_probs_dropout_prob = 0.0
+        return AutoModel.from_config(config, add_pooling_layer=False).train()
+
+    def forward(self, encoder: Any, device: str = "cpu") -> torch.Tensor:
+        """The states ``(B, d)`` that a contrastive method reads."""
+        ids = torch.full((self.batch, self.length), 5, device=device)
+        at = torch.arange(self.batch, device=device) % self.length
+        with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
+            return states_at(encoder, at, input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def counted(case: Case) -> tuple[int, int]:
+    """Bytes of weights and moments, and bytes that the forward pass leaves for the backward."""
+    with FakeTensorMode():
+        encoder = case.build()
+        sizes = {p.untyped_storage()._cdata: 0 for p in encoder.parameters()}
+        kept = []
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if sizes.setdefault(storage._cdata, storage.nbytes()):
+                kept.append(tensor)  # or another would get its number
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            case.forward(encoder)
+        parameters = sum(p.numel() for p in encoder.parameters())
+    return 12 * parameters, sum(sizes.values())
+
+
+def measured(case: Case) -> int:
+    """Bytes at the peak of a step of AdamW, without what the process held before."""
+    torch.set_num_threads(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    before = 0 if device == "cuda" else _status("VmRSS")
+    encoder = case.build().to(device)
+    optimizer = torch.optim.AdamW(encoder.parameters(), fused=True)
+    for _ in range(2):
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+        case.forward(encoder, device).float().square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return 1024 * int(found[1])
+
+
+@contextmanager
+def giving_back() -> Iterator[None]:
+    """Processes started in here return freed memory to the system at once (glibc)."""
+    os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"}
+    yield
+    del os.environ["MALLOC_MMAP_THRESHOLD_"], os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]
+
+
+def main() -> None:
+    """Print the table."""
+    fused = torch.cuda.is_available()
+    small = [
+        Case("all-MiniLM-L6-v2", 32, 128, False, fused),
+        Case("all-MiniLM-L6-v2", 32, 128, True, fused),
+        Case("all-MiniLM-L6-v2", 32, 256, True, fused),
+        Case("all-mpnet-base-v2", 8, 128, False, False),
+        Case("all-mpnet-base-v2", 8, 128, True, False),
+    ]
+    large = [
+        Case("all-MiniLM-L6-v2", 32, 256, True, True),
+        Case("all-mpnet-base-v2", 64, 256, True, False),
+        Case("roberta-large", 64, 256, True, True),
+        Case("roberta-large", 32, 256, True, True),
+        Case("roberta-large", 64, 256, False, True),
+    ]
+    table = Table(title="Memory of a training step in GiB")
+    columns = ("batch", "precision", "attention", "weights, AdamW", "kept", "both", "measured")
+    for column in ("encoder", *columns):
+        table.add_column(column, justify="left" if column == "encoder" else "right", no_wrap=True)
+    with giving_back(), multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for case in (*small, *large):
+            fixed, kept = counted(case)
+            run = case in small or (torch.cuda.is_available() and case.fused)
+            peak = f"{pool.apply(measured, [case]) / GIB:.2f}" if run else ""
+            table.add_row(
+                case.encoder,
+                f"{case.batch} × {case.length}",
+                "bfloat16" if case.bfloat16 else "float32",
+                "fused" if case.fused else "plain",
+                f"{fixed / GIB:.2f}",
+                f"{kept / GIB:.2f}",
+                f"{(fixed + kept) / GIB:.2f}",
+                peak,
+            )
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
