@@ -100,6 +100,19 @@ class Recipe:
         yield from ()
 
 
+class Prompts(Dataset):
+    """One item a turn that is asked about, tokenised when it is read; a method's own says how."""
+
+    def __init__(self, turns: Sequence[tuple], tokenizer: Any, max_len: int) -> None:
+        self.turns = turns
+        self.sizes = [1] * len(turns)
+        self.tokenizer = tokenizer
+        self.max_len = max_len
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+
 def pretrained(name: str) -> Any:
     """The encoder as a script loads it."""
     return AutoModel.from_pretrained(find_encoder(name).folder, dtype=torch.float32)

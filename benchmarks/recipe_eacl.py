@@ -13,20 +13,20 @@ from torch.utils.data import Dataset
 from erc_bench.conversation import Dialogue
 from erc_bench.methods.eacl import EACL
 
-from .recipe import Recipe, adamw, contrastive_loss, padded, pretrained, similarity, window
+from .recipe import (
+    Prompts,
+    Recipe,
+    adamw,
+    contrastive_loss,
+    padded,
+    pretrained,
+    similarity,
+    window,
+)
 
 
-class Prompts(Dataset):
+class EACLPrompts(Prompts):
     """One item a labelled turn: token ids, attention mask, label."""
-
-    def __init__(self, dialogues: list[Dialogue], tokenizer: Any, max_len: int) -> None:
-        self.turns = [(dialogue, i) for dialogue in dialogues for i in dialogue.labelled]
-        self.sizes = [1] * len(self.turns)
-        self.tokenizer = tokenizer
-        self.max_len = max_len
-
-    def __len__(self) -> int:
-        return len(self.turns)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         dialogue, i = self.turns[index]
@@ -68,7 +68,8 @@ class EACLRecipe(Recipe):
         return encoder(inputs.input_ids, inputs.attention_mask).last_hidden_state[0].mean(dim=0)
 
     def dataset(self, dialogues: list[Dialogue], training: bool = False) -> Dataset:
-        return Prompts(dialogues, self.tokenizer, self.config.max_len)
+        turns = [(dialogue, i) for dialogue in dialogues for i in dialogue.labelled]
+        return EACLPrompts(turns, self.tokenizer, self.config.max_len)
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """State of the mask token ``(B, d)``."""

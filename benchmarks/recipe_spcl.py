@@ -18,7 +18,7 @@ from transformers import get_cosine_schedule_with_warmup
 from erc_bench.conversation import Dialogue
 from erc_bench.methods.spcl import SPCL
 
-from .recipe import Recipe, adamw, contrastive_loss, padded, pretrained, window
+from .recipe import Prompts, Recipe, adamw, contrastive_loss, padded, pretrained, window
 
 if TYPE_CHECKING:
     from .side_by_side import SampledDataModule
@@ -45,26 +45,21 @@ class SampledSPCL(SPCL):
         return values[copies], labels[copies]
 
 
-class Prompts(Dataset):
+class SPCLPrompts(Prompts):
     """One item a labelled turn, in training sometimes also an earlier turn of its window."""
 
     def __init__(
         self, dialogues: list[Dialogue], tokenizer: Any, max_len: int, augmentation: float
     ) -> None:
-        self.turns = []
+        turns = []
         for dialogue in dialogues:
             for i in dialogue.labelled:
-                self.turns.append((dialogue, i, i))
+                turns.append((dialogue, i, i))
                 if i > 3 and random.random() < augmentation:
                     j = random.randrange(max(0, i - 8), i)
                     if dialogue.utterances[j].label is not None:
-                        self.turns.append((dialogue, i, j))
-        self.sizes = [1] * len(self.turns)
-        self.tokenizer = tokenizer
-        self.max_len = max_len
-
-    def __len__(self) -> int:
-        return len(self.turns)
+                        turns.append((dialogue, i, j))
+        super().__init__(turns, tokenizer, max_len)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         dialogue, i, j = self.turns[index]
@@ -95,7 +90,7 @@ class SPCLRecipe(Recipe):
 
     def dataset(self, dialogues: list[Dialogue], training: bool = False) -> Dataset:
         augmentation = self.config.augmentation if training else 0.0
-        return Prompts(dialogues, self.tokenizer, self.config.max_len, augmentation)
+        return SPCLPrompts(dialogues, self.tokenizer, self.config.max_len, augmentation)
 
     def epoch_size(self, items: int) -> int:
         return items // 2  # what the curriculum keeps
