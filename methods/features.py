@@ -27,7 +27,6 @@ from lightning import seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import get_linear_schedule_with_warmup
 
 from erc_bench.checkpoints import load_weights, read_checkpoint, selecting_checkpoint
 from erc_bench.config import Experiment, MethodConfig, above, at_least
@@ -37,6 +36,7 @@ from erc_bench.datamodule import Batches, ErcDataModule
 from erc_bench.encoders import (
     adamw,
     find_encoder,
+    linear_warmup,
     load_encoder,
     load_tokenizer,
     states_at,
@@ -52,7 +52,7 @@ from erc_bench.training_log import TrainingLog
 from .cosmic import match, read_cosmic
 from .prompts import padded
 
-FORMAT = 1
+FORMAT = 2
 """Part of the cache's key: raise it when the code makes other vectors than before."""
 
 EXTRACT_BATCH = 64
@@ -297,11 +297,7 @@ class UtteranceClassifier(ErcMethod):
         optimizer = adamw(
             self, self.encoder, encoder_lr=lr, lr=lr, weight_decay=self.config.weight_decay
         )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(
-            optimizer, int(steps * self.config.warmup), steps
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return [optimizer], [linear_warmup(self, optimizer, self.config.warmup)]
 
 
 def token_ids(tokenizer: Any, texts: list[str], max_len: int) -> list[list[int]]:
