@@ -197,16 +197,19 @@ class SampledDataModule(ErcDataModule):
 
 
 @contextlib.contextmanager
-def plain_dropout() -> Iterator[None]:
-    """PyTorch's own dropout, which a training of ours replaces for the whole process."""
+def plain_pytorch() -> Iterator[None]:
+    """PyTorch's own dropout and attention, which a training of ours sets for the whole process."""
     library = draw_masks_fast()
     if library is not None:
         library._destroy()
     draw_masks_fast.cache_clear()
+    in_low_precision = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
     try:
         yield
     finally:
         draw_masks_fast()
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(in_low_precision)
 
 
 class RecipeEpoch:
@@ -241,7 +244,7 @@ class RecipeEpoch:
 
     def step(self, part: str) -> bool:
         """Do a batch; False when there is none left."""
-        with plain_dropout():
+        with plain_pytorch():
             start = now()
             try:
                 next(self.steps[part])

@@ -260,6 +260,8 @@ def fit(
     # Pre-trained encoders come in eval mode, and Lightning leaves every module in its mode.
     method.train()
     draw_masks_fast()
+    # Attention that has dropout, which a CPU computes step by step, stays in autocast's type.
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     with interruptible():
         trainer.fit(method, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
 

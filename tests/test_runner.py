@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from fitting import Fitted, PowerCut
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from erc_bench.config import Experiment, resolve
 from erc_bench.errors import ErcBenchError
@@ -324,3 +325,22 @@ def test_a_diverged_run_leaves_no_record(quick, tmp_path: Path) -> None:
     with pytest.raises(ErcBenchError, match="diverged"):
         run(experiment, tmp_path)
     assert not record_path(tmp_path, experiment).exists()
+
+
+class Products(TorchDispatchMode):
+    """The types of what is multiplied batch-wise, as attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.bmm.default:
+            self.types |= {factor.dtype for factor in args}
+        return function(*args, **(kwargs or {}))
+
+
+def test_attention_of_a_training_in_bfloat16_multiplies_in_it(quick, tmp_path: Path) -> None:
+    with Products() as products:
+        run(quick("precision=bfloat16", "epochs=1", "stage2_epochs=0"), tmp_path)
+    assert products.types == {torch.bfloat16}
