@@ -93,6 +93,11 @@ class AnchoredEncoder(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(size, classes))
         self.register_buffer("anchors", anchors)
 
+    def mapped_anchors(self) -> Tensor:
+        """The anchors ``(C, m)``, in float32 also under autocast: they lie close together."""
+        with torch.autocast(self.anchors.device.type, enabled=False):
+            return self.project(self.anchors)
+
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """States ``h`` ``(B, d)`` at the batch's ``positions``, and mapped, ``z`` ``(B, m)``."""
         h = mask_states(self.encoder, batch)
@@ -233,7 +238,7 @@ class EACL(ErcMethod):
             z,
             self.network.head(h),
             batch["labels"],
-            self.network.project(self.network.anchors),
+            self.network.mapped_anchors(),
             temperature=self.config.temperature,
             ce_weight=self.config.ce_weight,
             angle_weight=self.config.angle_weight,
@@ -243,7 +248,7 @@ class EACL(ErcMethod):
         """Similarity to the anchors over τ ``(B, C)``: the mapped, after stage 2 the adapted."""
         anchors = self.adapted_anchors
         if not len(anchors):
-            anchors = self.network.project(self.network.anchors)
+            anchors = self.network.mapped_anchors()
         return anchor_scores(self.network(batch)[1], anchors, self.config.temperature)
 
     def configure_optimizers(self) -> Any:

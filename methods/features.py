@@ -46,7 +46,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.progress import say, track
 from erc_bench.ragged import Columns, Ragged
-from erc_bench.runner import build_trainer, fit
+from erc_bench.runner import build_trainer, fit, trainer_precision
 from erc_bench.training_log import TrainingLog
 
 from .cosmic import match, read_cosmic
@@ -183,6 +183,7 @@ class UtteranceFeatures:
         settings = asdict(self.config)
         for of_a_file in ("path", "layer", "size"):
             del settings[of_a_file]
+        settings["precision"] = trainer_precision(self.config.precision)
         found = find_encoder(self.encoder)
         parts = [FORMAT, found.digest, tokenizer_digest(self.encoder), corpus.digest, settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
@@ -284,12 +285,15 @@ class UtteranceClassifier(ErcMethod):
         return dict(padded(examples["input_ids"], self.tokenizer.pad_token_id))
 
     def scores(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
-        return self.head(cls_states(self.encoder, batch["input_ids"], batch["attention_mask"]))
+        """Logits ``(B, C)``, in float32 also under autocast."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        states = cls_states(self.encoder, ids, mask).float()
+        with torch.autocast(states.device.type, enabled=False):
+            return self.head(states)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy."""
-        return {"loss": F.cross_entropy(self.scores(batch).float(), batch["labels"])}
+        return {"loss": F.cross_entropy(self.scores(batch), batch["labels"])}
 
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rate rises linearly, then falls to 0."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,11 +68,13 @@ class Finetune(ErcMethod):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy."""
-        return {"loss": F.cross_entropy(self.scores(batch).float(), batch["labels"])}
+        return {"loss": F.cross_entropy(self.scores(batch), batch["labels"])}
 
     def scores(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
-        return self.head(mask_states(self.encoder, batch))
+        """Logits ``(B, C)``, in float32 also under autocast: in a smaller type many are equal."""
+        states = mask_states(self.encoder, batch).float()
+        with torch.autocast(states.device.type, enabled=False):
+            return self.head(states)
 
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates rise linearly, then fall linearly to 0."""

@@ -190,6 +190,10 @@ def test_bfloat16_trains_and_predicts_like_float32(
         torch.float32
     }
     predictions = {split: fitted.predict(split) for split in ("dev", "test")}
+    with torch.no_grad(), fitted.trainer.precision_plugin.forward_context():
+        for batch in fitted.datamodule.evaluation_loader("test"):
+            # In bfloat16 many of an utterance's scores would be equal.
+            assert fitted.method.scores(batch).dtype == torch.float32
     experiment = Experiment(method, "demo", "smoke", 1, settings)
     record = make_record(
         experiment, fitted.method, fitted.datamodule, fitted.trainer, fitted.log, predictions
