@@ -25,6 +25,9 @@ from erc_bench.records import SCHEMA
 from erc_bench.slices import recorded_facts
 from erc_bench.training_log import TrainingLog
 
+CODE = ("erc_bench", "methods", "datamodules", "experiments")
+"""Folders of the repository that make what a run is."""
+
 PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "datasets")
 
 
@@ -84,7 +87,7 @@ def make_record(
             "parameters": sum(p.numel() for p in method.parameters()),
             "peak_memory_mib": peak_memory_mib(),
         },
-        "environment": environment(trainer),
+        "environment": environment(trainer) | {"git_commit": log.commit},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "predictions": stored,
     }
@@ -123,22 +126,29 @@ def device_name() -> str:
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
-    """Versions, commit and device of a run."""
+    """Versions and device of a run."""
     return {
         "device": device_name(),
         "threads": torch.get_num_threads(),
         "precision": str(trainer.precision),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
     }
 
 
-def _git_commit() -> str | None:
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty"]
+def git_commit() -> str | None:
+    """The commit of this code, with ``-dirty`` where that was changed; None outside git."""
+    root = Path(__file__).parent.parent
     git = shutil.which("git")
-    if git is None or not (here.parent / ".git").exists():
+    if git is None or not (root / ".git").exists():
         return None
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+
+    def ask(*command: str) -> str:
+        found = subprocess.run(
+            [git, "-C", str(root), *command], capture_output=True, text=True, check=False
+        )
+        return found.stdout.strip()
+
+    head = ask("rev-parse", "HEAD")
+    changed = ask("status", "--porcelain", "--", *CODE)
+    return f"{head}{'-dirty' * bool(changed)}" if head else None

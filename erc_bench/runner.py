@@ -31,7 +31,7 @@ from erc_bench.dropout import draw_masks_fast
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import ErcMethod
 from erc_bench.progress import Stopwatch, say
-from erc_bench.recording import forget_peak_memory, make_record
+from erc_bench.recording import forget_peak_memory, git_commit, make_record
 from erc_bench.records import (
     NEW_MODEL,
     UNWRITABLE,
@@ -143,6 +143,7 @@ def _run(
     clock: Stopwatch,
     tracker: Tracker,
 ) -> dict[str, Any]:
+    commit = git_commit()  # what is loaded now; hours later another may be checked out
     last = folder / "last.ckpt"
     config = experiment.config
     gc.collect()  # the model of a run before this one
@@ -161,7 +162,7 @@ def _run(
         method = method_class(experiment.method)(config, corpus.labels)
         datamodule = ErcDataModule(corpus, method, experiment.seed, data_dir)
         method.prepare(datamodule)
-        log = TrainingLog(experiment)
+        log = TrainingLog(experiment, commit)
         resumed = resume and last.exists()
         tracker.start(method.encoder_identity()["name"], resumed)
         trainer = build_trainer(method, folder, [log, *tracker.callbacks(log)], tracker.logger)
@@ -260,8 +261,9 @@ def fit(
     # Pre-trained encoders come in eval mode, and Lightning leaves every module in its mode.
     method.train()
     draw_masks_fast()
-    # Attention that has dropout, which a CPU computes step by step, stays in autocast's type.
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    if not torch.cuda.is_available():
+        # Attention that has dropout, which a CPU computes step by step, stays in autocast's type.
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     with interruptible():
         trainer.fit(method, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
 

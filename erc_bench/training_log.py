@@ -21,10 +21,15 @@ class TrainingLog(Callback):
 
     Every epoch is seeded from the run's seed and its number, so that a resumed run draws what the
     uninterrupted one would have drawn. The curves travel in the checkpoint.
+
+    Args:
+        experiment: the run.
+        commit: of the code that trains, as the record names it.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, commit: str | None = None) -> None:
         self.experiment = experiment
+        self.commit = commit
         self.curves: list[dict[str, float]] = []
         self.seconds = 0.0
         self.earlier_seconds = 0.0
@@ -38,11 +43,15 @@ class TrainingLog(Callback):
             "seconds": self.seconds,
             "validation_seconds": self.validation_seconds,
             "utterances": self.utterances,
+            "commit": self.commit,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        now = self.commit
         self.__dict__.update(state_dict)
         self.earlier_seconds = self.seconds
+        if self.commit != now:
+            self.commit = f"{self.commit}, resumed at {now}"
 
     # --- what the record stores ---
 

@@ -21,6 +21,7 @@ batch more
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -384,8 +385,13 @@ class SACLLSTM(ErcMethod):
         return batch["scored"][1]
 
     def encoder_identity(self) -> dict[str, str]:
-        """The encoder, or the file of vectors that was read instead."""
-        return self.source.identity()
+        """The encoder, or the file of vectors that was read instead; and which vectors they are:
+        two fine-tunings of one encoder are told apart by them."""
+        identity = self.source.identity()
+        if self.prepared:
+            made = self.features.cpu().numpy().tobytes()
+            identity["vectors"] = hashlib.sha256(made).hexdigest()
+        return identity
 
     def attacked(self) -> list[nn.Parameter]:
         """Draw which input weights this batch's adversarial pass moves; none = no such pass."""

@@ -13,6 +13,7 @@ import torch
 from fitting import Fitted, PowerCut
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from erc_bench import runner
 from erc_bench.config import Experiment, resolve
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import evaluate
@@ -238,6 +239,23 @@ def test_a_run_that_stopped_early_does_not_train_on_when_resumed(quick, tmp_path
     resumed = run(experiment, root, resume=True).record
     assert resumed["training"]["epochs"] == 2
     assert predictions(resumed) == predictions(whole)
+
+
+def test_a_record_names_the_commit_that_trained(quick, tmp_path: Path, monkeypatch) -> None:
+    experiment = quick()
+    monkeypatch.setattr(runner, "git_commit", lambda: "old")
+    build = runner.build_trainer
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            runner, "build_trainer", lambda m, f, c, *o: build(m, f, [*c, PowerCut(1)], *o)
+        )
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(experiment, tmp_path)
+    monkeypatch.setattr(runner, "git_commit", lambda: "new")
+    resumed = run(experiment, tmp_path, resume=True).record
+    assert resumed["environment"]["git_commit"] == "old, resumed at new"
+    again = run(experiment, tmp_path, force=True).record
+    assert again["environment"]["git_commit"] == "new"
 
 
 def test_an_unreadable_checkpoint_is_named(quick, tmp_path: Path) -> None:

@@ -464,6 +464,8 @@ def test_a_resumed_run_leaves_the_same_record(demo, tmp_path, monkeypatch) -> No
     assert resumed["training"]["curves"] == whole["training"]["curves"]
     assert whole["context"] == "full"
     assert whole["encoder"]["name"] == "demo.pkl"
+    assert resumed["encoder"] == whole["encoder"]
+    assert len(whole["encoder"]["vectors"]) == 64
 
 
 LABELS = LabelSet(("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"))
