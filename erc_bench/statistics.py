@@ -292,22 +292,23 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     return adjusted
 
 
-def rank_groups(means: ArrayLike, resolved: ArrayLike) -> np.ndarray:
+def rank_groups(better: ArrayLike) -> np.ndarray:
     """Rank of every row ``(M,)``: 1 + the number of rows resolved to be better than it.
 
-    ``means`` ``(M,)``; ``resolved`` ``(M, M)`` symmetric, true where a pair's difference is
-    resolved. Rows that no pair tells apart share a rank. "Not resolved" is not transitive: with
-    A > B > C and only A–C resolved the ranks are 1, 1, 2, so B shares A's rank and not C's although
-    it can be told from neither; and a row with few seeds may rank above one of a higher mean. A
-    rank is thus a statement about rows that are certainly better, not about the rows beside.
+    ``better`` ``(M, M)``: true at ``[i, j]`` where row i is resolved to be better than row j, by
+    the sign of the very difference that was tested. Rows that no pair tells apart share a rank.
+    "Not resolved" is not transitive: with A > B > C and only A–C resolved the ranks are 1, 1, 2, so
+    B shares A's rank and not C's although it can be told from neither; and a row with few seeds may
+    rank above one of a higher mean. A rank is thus a statement about rows that are certainly
+    better, not about the rows beside.
 
     Raises:
-        ValueError: shapes that do not fit, or ``resolved`` not symmetric.
+        ValueError: not square, or two rows that are each better than the other.
     """
-    m, r = np.asarray(means, dtype=float), np.asarray(resolved, dtype=bool)
-    if m.ndim != 1 or r.shape != (m.size, m.size) or (r != r.T).any():
-        raise ValueError(f"means (M,) and a symmetric resolved (M, M): {m.shape}, {r.shape}")
-    return 1 + (r & (m[None, :] > m[:, None])).sum(1)
+    wins = np.asarray(better, dtype=bool)
+    if wins.ndim != 2 or wins.shape[0] != wins.shape[1] or (wins & wins.T).any():
+        raise ValueError(f"a square matrix without a pair that is better both ways: {wins.shape}")
+    return 1 + wins.sum(0)
 
 
 def _weighted_f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, axis: int = -1) -> np.ndarray:

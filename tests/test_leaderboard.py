@@ -177,10 +177,74 @@ def test_methods_that_can_not_be_told_apart_share_a_rank(written):
 def test_tracks_hold_one_encoder_and_one_seed_is_not_ranked(written):
     found = tracks(written)
     assert list(found) == [GOOD.encoder, SMALL, ""]
-    assert ranks(found[SMALL]) == {"good": 1, "bad": None}
-    assert [row.unranked for row in found[SMALL].rows] == ["", "one seed"]
+    assert ranks(found[SMALL]) == {"good": None, "bad": None}
+    assert [row.unranked for row in found[SMALL].rows] == ["nothing to be ranked with", "one seed"]
     assert [row.external for row in found[""].rows] == [True]
     assert found[""].rows[0].context == "unknown"
+
+
+def test_the_direction_of_a_rank_is_that_of_the_tested_difference(tmp_path):
+    # Better on the three seeds that are paired, worse on the mean of all.
+    a = [Method("a", 0.5, (1, 2, 3)), Method("a", -1.0, (4, 5, 6, 7, 8))]
+    write_records(tmp_path, [*a, Method("b", 0.0, (1, 2, 3))], ["meld"], SIZE)
+    (track,) = tracks(tmp_path).values()
+    assert [row.method for row in track.rows] == ["b", "a"]
+    assert track.pairs[0].resolved
+    assert ranks(track) == {"a": 1, "b": 2}
+
+
+def test_a_row_alone_has_no_rank(tmp_path):
+    write_records(tmp_path, [GOOD, Method("bad", 0.0, (4,))], ["meld"], SIZE)
+    (track,) = tracks(tmp_path).values()
+    assert [(row.rank, row.unranked) for row in track.rows] == [
+        (None, "nothing to be ranked with"),
+        (None, "one seed"),
+    ]
+
+
+def made(seed, device="CPU", commit="a", vectors="v"):
+    """A method's run that says what it was made with."""
+    changes = {
+        "encoder": {"name": SMALL, "digest": "e", "vectors": vectors},
+        "environment": {"device": device, "git_commit": commit, "precision": "32-true"},
+    }
+    return Method("good", 0.5, (seed,), SMALL, "small", changes=changes)
+
+
+def test_a_row_says_in_what_its_seeds_differ(tmp_path):
+    write_records(tmp_path, [made(1), made(2)], ["meld"], SIZE)
+    (track,) = tracks(tmp_path).values()
+    shared = "its seeds read the same utterance vectors: "
+    assert [note[: len(shared)] for note in track.rows[0].notes] == [shared]
+    assert track.rows[0].cost["fit_seconds"] > 0
+    write_records(tmp_path, [made(3, "GPU", "b", "w")], ["meld"], SIZE)
+    (track,) = tracks(tmp_path).values()
+    assert track.rows[0].seeds == [1, 2, 3]
+    assert track.rows[0].notes == [
+        "its seeds were made with 2 sets of utterance vectors",
+        "its seeds were made with 2 commits of the code",
+        "its seeds were made with 2 kinds of device",
+    ]
+    assert track.rows[0].cost["fit_seconds"] is None
+    build(tmp_path)
+    assert "- good (small): its seeds were made with 2 commits of the code." in (
+        tmp_path / "README.md"
+    ).read_text("utf-8")
+    assert "2 commits of the code" in (tmp_path / "index.html").read_text("utf-8")
+    write_records(tmp_path, [Method("bad", 0, (1, 2, 3), SMALL, "small")], ["meld"], SIZE)
+    text = shown(compare_methods(tmp_path, "good", "bad", "meld"))
+    assert "good: its seeds were made with 2 commits of the code." in text
+
+
+def test_another_copy_of_the_corpus_is_another_row(root):
+    folder = next((root / "records/meld/equal").glob("*.json")).parent
+    for file in folder.glob("*.json"):
+        write_record(file, {**read_record(file), "dataset_digest": "f" * 64})
+    track = tracks(root)[GOOD.encoder]
+    assert ranks(track) == {"good": 1, "equal": None, "bad": 2}
+    assert {r.method: r.unranked for r in track.rows}["equal"] == "another copy of the corpus"
+    text = shown(compare_methods(root, "good:paper", "equal", "meld"))
+    assert "their copies of the corpus differ" in text
 
 
 def test_trials_are_never_in_the_ranking(written):
@@ -316,7 +380,10 @@ def test_an_empty_folder_still_gives_the_published_rows(tmp_path):
     assert "InstructERC" in page
     assert "No run on MELD is recorded yet" in page
     assert "erc-bench run --method all --dataset meld" in (tmp_path / "README.md").read_text()
-    assert "\\citep{xue2024bioserc} & 69.83 & 71.19 & 41.68" in latex(tmp_path)[0]
+    assert (
+        "\\citep{xue2024bioserc} & 69.83$^{\\ddagger}$ & 71.19$^{\\ddagger}$ &"
+        in latex(tmp_path)[0]
+    )
     assert check(tmp_path).paths == []
 
 
@@ -330,7 +397,7 @@ def test_latex_is_a_booktabs_table(root):
         1,
     ]
     assert all(line.count(" & ") == 2 for line in body if "multicolumn" not in line)
-    assert "EACL \\citep{yu2024eacl} & 67.12$^\\dagger$ & 40.24" in text
+    assert "EACL \\citep{yu2024eacl} & 67.12$^{\\dagger}$ & 40.24" in text
     assert r"a\_b\&c (x\_y=5\%)" in text
     assert r"\textbf{" in next(line for line in body if line.startswith("good &"))
     assert r"\textbf{" not in next(line for line in body if line.startswith("bad &"))

@@ -293,19 +293,21 @@ def test_holm_keeps_order_and_never_lowers(p, random):
 
 
 def test_ranks():
-    def resolved(m, *pairs):
-        r = np.zeros((m, m), bool)
+    def better(m, *pairs):
+        b = np.zeros((m, m), bool)
         for i, j in pairs:
-            r[i, j] = r[j, i] = True
-        return r
+            b[i, j] = True
+        return b
 
-    assert rank_groups([70, 69, 60], resolved(3)).tolist() == [1, 1, 1]
-    assert rank_groups([60, 70, 69], resolved(3, (0, 1), (0, 2))).tolist() == [3, 1, 1]
-    assert rank_groups([70, 69, 68], resolved(3, (0, 2))).tolist() == [1, 1, 2]
-    assert rank_groups([70, 65, 60], ~np.eye(3, dtype=bool)).tolist() == [1, 2, 3]
-    assert rank_groups([], np.zeros((0, 0))).tolist() == []
-    with pytest.raises(ValueError, match="symmetric"):
-        rank_groups([1, 2], [[False, True], [False, False]])
+    assert rank_groups(better(3)).tolist() == [1, 1, 1]
+    assert rank_groups(better(3, (1, 0), (2, 0))).tolist() == [3, 1, 1]
+    assert rank_groups(better(3, (0, 2))).tolist() == [1, 1, 2]
+    assert rank_groups(np.triu(np.ones((3, 3)), 1)).tolist() == [1, 2, 3]
+    assert rank_groups(np.zeros((0, 0))).tolist() == []
+    with pytest.raises(ValueError, match="both ways"):
+        rank_groups(better(2, (0, 1), (1, 0)))
+    with pytest.raises(ValueError, match="square"):
+        rank_groups([1, 2])
 
 
 # --- simulation: does the interval cover as often, the test reject as rarely, as it claims?

@@ -39,6 +39,18 @@ ALPHA = 0.05
 
 DECIMALS = 4
 
+OF_A_DEVICE = ("fit_seconds", "utterances_per_second", "peak_memory_mib")
+"""Costs that mean something on one kind of device."""
+
+NOTED = {
+    "vectors": "sets of utterance vectors",
+    "git_commit": "commits of the code",
+    "torch": "versions of PyTorch",
+    "precision": "precisions",
+    "device": "kinds of device",
+}
+"""In what the seeds of a row should not differ."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -83,7 +95,10 @@ class Row:
     slices: list[dict[str, Any]]
     confusable: list[dict[str, Any]]
     cost: dict[str, float | None]
+    """Means over seeds; of time and memory only where all were made on the same device."""
     devices: list[str]
+    notes: list[str]
+    """What must be known of its seeds before their spread is believed."""
     records: list[str]
 
 
@@ -232,8 +247,9 @@ def make_track(
     """A :class:`Track` as plain data: its rows, compared with each other and with their papers."""
     by_row: dict[tuple, list[Run]] = {}
     for run in runs:
-        by_row.setdefault((run.method, run.config_hash, run.test_set), []).append(run)
+        by_row.setdefault((run.method, run.config_hash, run.test_set, run.corpus), []).append(run)
     usual = _usual([run.test_set for run in runs])
+    usual_corpus = _usual([run.corpus for run in runs if run.test_set == usual])
     made: list[tuple[dict[str, Any], ResampledScores | None]] = []
     for of_row in by_row.values():
         of_row.sort(key=lambda run: run.seed)
@@ -245,6 +261,8 @@ def make_track(
             row["unranked"] = "selection unknown"
         elif of_row[0].test_set != usual:
             row["unranked"] = "another test set"
+        elif of_row[0].corpus != usual_corpus:
+            row["unranked"] = "another copy of the corpus"
         elif scores is None:
             row["unranked"] = "the dialogues are not known"
         elif len(of_row) < 2:
@@ -254,12 +272,15 @@ def make_track(
     rows = [row for row, _ in made]
     pairs = [] if trial else _pairs(made)
     ranked = [i for i, row in enumerate(rows) if not row["unranked"]]
-    resolved = np.zeros((len(rows), len(rows)), dtype=bool)
+    better = np.zeros((len(rows), len(rows)), dtype=bool)
     for pair in pairs:
-        a, b = pair["first"], pair["second"]
-        resolved[a, b] = resolved[b, a] = pair["resolved"]
-    means = [rows[i]["mean"] for i in ranked]
-    for i, rank in zip(ranked, rank_groups(means, resolved[np.ix_(ranked, ranked)]), strict=True):
+        if pair["resolved"]:
+            # The difference is that of the paired seeds, not of the means.
+            a, b = pair["first"], pair["second"]
+            better[(a, b) if pair["difference"] > 0 else (b, a)] = True
+    if len(ranked) == 1:
+        rows[ranked.pop()]["unranked"] = "nothing to be ranked with"
+    for i, rank in zip(ranked, rank_groups(better[np.ix_(ranked, ranked)]), strict=True):
         rows[i]["rank"] = int(rank)
     names = [run.encoder for run in runs if not run.external]
     name = min(_most(names), key=lambda name: (len(name), name)) if names else ""
@@ -292,6 +313,7 @@ def _row(
     over_seeds = seed_interval(values)
     wide = compare_with_figure(scores, 0.0).interval if scores else None
     facts = next((facts_of(run.facts) for run in runs if run.facts), None)
+    devices = _different(runs, "device")
     row = Row(
         method=first.method,
         title=titles[first.method],
@@ -322,17 +344,40 @@ def _row(
         if facts
         else [],
         confusable=[asdict(p) for p in pair_confusions(gold, predictions, first.labels)],
-        cost={name: _mean(run.cost[name] for run in runs) for name in COST},
-        devices=sorted({run.device for run in runs} - {""}),
+        cost={name: _mean(run.cost[name] for run in runs) for name in COST}
+        | ({} if len(devices) < 2 else dict.fromkeys(OF_A_DEVICE)),
+        devices=devices,
+        notes=notes(runs),
         records=[run.file for run in runs],
     )
     return vars(row)
 
 
+def _different(runs: Iterable[Run], name: str) -> list[str]:
+    """The different things that runs were made with, of one kind."""
+    return sorted({run.made[name] for run in runs} - {""})
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """What the seeds of a row share or do not share, where it bears on their spread."""
+    found = []
+    vectors = _different(runs, "vectors")
+    if len(runs) > 1 and len(vectors) == 1:
+        found.append(
+            "its seeds read the same utterance vectors: the intervals leave the spread of the "
+            "encoder's fine-tuning out"
+        )
+    for name, what in NOTED.items():
+        values = vectors if name == "vectors" else _different(runs, name)
+        if len(values) > 1:
+            found.append(f"its seeds were made with {len(values)} {what}")
+    return found
+
+
 def _published(
     run: Run, scores: ResampledScores | None, mean: float, published: Sequence[PublishedRow]
 ) -> dict[str, Any] | None:
-    """The paper's figure beside ours; of several papers the first is taken."""
+    """The paper's figure beside ours; of several papers the highest is taken."""
     row = next((row for row in published if row.implemented_as == run.method), None)
     if row is None:
         return None
@@ -348,7 +393,8 @@ def _published(
 
 def unlike(run: Run, row: PublishedRow) -> list[str]:
     """What keeps a run and a published row from being the same experiment."""
-    reasons = []
+    reasons = [f"preset {run.preset}"] if run.preset not in ("", "paper") else []
+    reasons += [f"set {', '.join(run.overrides)}"] if run.overrides else []
     if row.release is None:
         reasons.append("release not checked")
     if row.selection != "dev":

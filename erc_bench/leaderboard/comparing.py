@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from erc_bench.errors import ErcBenchError, did_you_mean
-from erc_bench.leaderboard.board import ALPHA, resampled, unlike
+from erc_bench.leaderboard.board import ALPHA, notes, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
 from erc_bench.leaderboard.runs import Run, read_runs
@@ -51,6 +51,7 @@ class MethodComparison:
         if result.p <= ALPHA:
             better = self.a if result.difference > 0 else self.b
             text = f"{who} differ: {better.name} is better by {abs(result.difference):.2f} points."
+            text += " (One comparison by itself; the leaderboard's ranks correct for all pairs.)"
         else:
             text = f"{who} can not be told apart."
         if result.resolvable is not None and result.resolvable < 100:
@@ -158,6 +159,9 @@ def compare_methods(
         caveats.append(f"their encoders differ, {' and '.join(names)}.")
     if x[0].context != y[0].context:
         caveats.append(f"their context differs, {x[0].context} and {y[0].context}.")
+    caveats += [f"{name}: {note}." for name, side in ((a, x), (b, y)) for note in notes(side)]
+    if x[0].corpus != y[0].corpus:
+        caveats.append("their copies of the corpus differ outside the test set's labels.")
     return MethodComparison(dataset, _side(a, x), _side(b, y), result, caveats + left_out)
 
 
@@ -171,7 +175,8 @@ def _with_figure(
     side = Compared(
         row.key, "as published", [row.weighted_f1], list(range(row.seeds or 0)), row.per_class
     )
-    caveats = [*_elsewhere(runs[0]), *(f"{reason}." for reason in unlike(runs[0], row))]
+    caveats = [f"{each}." for each in (*unlike(runs[0], row), *notes(runs))]
+    caveats = _elsewhere(runs[0]) + caveats
     return MethodComparison(dataset, _side(name, runs), side, result, caveats + left_out)
 
 
@@ -206,7 +211,7 @@ def _find(name: str, runs: Sequence[Run], dataset: str, keys: list[str]) -> list
             or what in (run.preset, run.encoder, encoder)
             or run.config_hash.startswith(what)
         ):
-            same = (run.config_hash, run.encoder_digest, run.test_set)
+            same = (run.config_hash, run.encoder_digest, run.test_set, run.corpus)
             fitting.setdefault(same, []).append(run)
     if not fitting:
         names = {run.preset for run in mine} | {run.config_hash for run in mine}

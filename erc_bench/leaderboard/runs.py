@@ -31,6 +31,10 @@ AGREEMENT = 1e-3
 COST = ("fit_seconds", "utterances_per_second", "peak_memory_mib", "parameters", "epochs")
 
 
+MADE_WITH = ("device", "precision", "git_commit", "torch", "vectors")
+"""Of a record's environment, but for the last: the digest of the utterance vectors it read."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished run on a test set of N labelled utterances; plain data throughout."""
@@ -59,11 +63,14 @@ class Run:
     facts: dict[str, list[int]] | None
     test_set: str
     """Digest over labels, utterance ids, gold labels and dialogues."""
+    corpus: str
+    """Digest of the whole corpus, its texts and the other splits among it."""
     dev_weighted_f1: float | None
     calibration_error: float | None
     oracle_gap: float | None
     cost: dict[str, float | None]
-    device: str
+    made: dict[str, str]
+    """What it was made with, by :data:`MADE_WITH`; empty where the record does not say."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +192,8 @@ def _distil(record: dict[str, Any]) -> dict[str, Any]:
         )
     encoder = record.get("encoder") or {}
     training = record.get("training") or {}
+    made = dict(record.get("environment") or {}, vectors=encoder.get("vectors"))
+    made["torch"] = (made.get("versions") or {}).get("torch")
     text = "\n".join([*labels, "", *ids]).encode()
     for array in (gold, dialogue or []):
         text += np.asarray(array, dtype=np.int64).tobytes()
@@ -206,11 +215,12 @@ def _distil(record: dict[str, Any]) -> dict[str, Any]:
         "dialogue": dialogue,
         "facts": facts,
         "test_set": hashlib.sha256(text).hexdigest(),
+        "corpus": str(record.get("dataset_digest") or ""),
         "dev_weighted_f1": _number((metrics.get("dev") or {}).get("weighted_f1")),
         "calibration_error": _number(metrics["test"].get("calibration_error")),
         "oracle_gap": _number(record.get("oracle_gap")),
         "cost": {name: _number(training.get(name)) for name in COST},
-        "device": str((record.get("environment") or {}).get("device") or ""),
+        "made": {name: str(made.get(name) or "") for name in MADE_WITH},
     }
 
 

@@ -17,7 +17,7 @@ CSV_COLUMNS = (
     "weighted_f1", "sd", "seed_low", "seed_high", "low", "high", "accuracy", "macro_f1",
     "dev_weighted_f1", "published", "difference", "difference_low", "difference_high", "context",
     "selection", "release", "source", "fit_seconds", "utterances_per_second", "peak_memory_mib",
-    "devices",
+    "devices", "notes",
 )  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
         "utterances_per_second": figure(row.cost["utterances_per_second"], 1),
         "peak_memory_mib": figure(row.cost["peak_memory_mib"], 1),
         "devices": "; ".join(row.devices),
+        "notes": "; ".join(row.notes),
     }
 
 
@@ -100,9 +101,10 @@ READING = """\
 **How to read it.** Weighted-F1 on the test set in percent, mean over seeds ± the half-width of its
 95 % interval over seeds; in brackets the 95 % interval for new dialogues as well. Every checkpoint
 is selected on dev; test is scored once. Methods are compared only within a track: the same corpus,
-the same encoder weights. A rank is 1 + the number of methods that are resolved to be better
-(bootstrap over dialogues, paired seeds, Holm's correction over the track, p ≤ 0.05), so methods
-that can not be told apart share one; a method with one seed takes none. Published figures stand
+the same encoder weights. A rank is 1 + the number of rows that are resolved to be better
+(bootstrap over dialogues, paired seeds, Holm's correction over the track, p ≤ 0.05), so rows
+that can not be told apart share one; a row with one seed takes none, and with two its interval is
+rough. Published figures stand
 beside ours and are never ranked with them: what keeps the two from being the same experiment is
 said in the column behind. Predictions made elsewhere stand in a track of their own and are never
 ranked: how they were selected is not known."""
@@ -145,7 +147,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
         rows = [
             [
                 str(row.rank or "–"),
-                row.title + (f" ({details})" if (details := configuration(row)) else ""),
+                full_name(row),
                 mean(row)
                 + (f" [{row.interval[0]:.2f}, {row.interval[1]:.2f}]" if row.interval else ""),
                 str(len(row.seeds)),
@@ -160,6 +162,8 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
             for row in track.rows
         ]
         parts += [f"{level} {track_title(track)}", _table(head, rows, "rlrrrrrllll")]
+        remarks = [f"- {full_name(row)}: {note}." for row in track.rows for note in row.notes]
+        parts += ["\n".join(remarks)] if remarks else []
     if corpus.published:
         head = ["Method", "Weighted-F1", "Accuracy", "Seeds", "Encoder", "Context", "Selection"]
         head += ["Release", "Source", "Note"]
@@ -216,7 +220,8 @@ def to_latex(board: Board) -> str:
     lines = [
         "% Made by erc-bench leaderboard --latex; needs the packages booktabs and natbib.",
         "% Weighted-F1 on test in percent; ours: mean and standard deviation over seeds.",
-        "% Bold: no method of the track is resolved to be better. Dagger: selected on test.",
+        "% Bold: no row of the track is resolved to be better. Dagger: selected on test; double",
+        "% dagger: how it was selected, or the release of the corpus, is not known.",
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
         "\\toprule",
         " & ".join(["Method", *(_escaped(c.title) for c in corpora)]) + r" \\",
@@ -258,7 +263,10 @@ def _section(title: str, corpora: Sequence[CorpusBoard]) -> str:
 def _paper_cell(paper: PublishedRow | None) -> str:
     if paper is None:
         return "--"
-    return f"{paper.weighted_f1:.2f}" + ("$^\\dagger$" if paper.selection == "test" else "")
+    marks = "\\dagger" if paper.selection == "test" else ""
+    if paper.selection is None or paper.release is None:
+        marks += "\\ddagger"
+    return f"{paper.weighted_f1:.2f}" + (f"$^{{{marks}}}$" if marks else "")
 
 
 def _cell(row: Row | None) -> str:
@@ -290,6 +298,11 @@ def mean(row: Row) -> str:
     if row.seed_interval is None:
         return f"{row.mean:.2f}"
     return f"{row.mean:.2f} ± {row.seed_interval[1] - row.mean:.2f}"
+
+
+def full_name(row: Row) -> str:
+    """``EACL (small, temperature=0.05)``."""
+    return row.title + (f" ({details})" if (details := configuration(row)) else "")
 
 
 def configuration(row: Row) -> str:
