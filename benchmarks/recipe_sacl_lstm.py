@@ -1,4 +1,4 @@
-"""The usual recipe for SACL-LSTM: an LSTM call for every dialogue and every speaker.
+"""The usual recipe for SACL-LSTM: loops over dialogues and speakers, a matrix of all pairs.
 
 The vectors of the utterances are given, as they are in an epoch of ours: they are drawn at random
 here, since the time does not depend on them.
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 from torch.utils.data import Dataset
 
 from erc_bench.conversation import Dialogue
@@ -76,25 +77,30 @@ class SACLRecipe(Recipe):
 
     def read(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``(N, C)`` and labels ``(N,)`` of the labelled turns of a batch."""
-        hidden = []
-        for vectors, speakers, _ in batch:
-            situation = self.network.situation(vectors[:, None])[0][:, 0]
-            speaker = torch.zeros_like(situation)
-            for name in sorted(set(speakers)):
-                turns = [i for i, who in enumerate(speakers) if who == name]
-                if len(turns) > 1:
-                    speaker[turns] = self.network.speaker(vectors[turns][:, None])[0][:, 0]
-            hidden.append(torch.cat([situation, speaker], dim=1))
+        situations = run(self.network.situation, [vectors for vectors, _, _ in batch])
+        speakers = [torch.zeros_like(situation) for situation in situations]
+        # The first speaker of every dialogue, then the second of every dialogue, …
+        names = [list(dict.fromkeys(who)) for _, who, _ in batch]
+        for slot in range(max(map(len, names))):
+            turns = {}
+            for number, (_, who, _) in enumerate(batch):
+                name = names[number][slot : slot + 1]
+                own = [i for i, speaker in enumerate(who) if [speaker] == name]
+                if len(own) > 1:
+                    turns[number] = own
+            if turns:
+                read = run(self.network.speaker, [batch[n][0][own] for n, own in turns.items()])
+                for (number, own), states in zip(turns.items(), read, strict=True):
+                    speakers[number][own] = states
+        hidden = torch.cat([torch.cat(situations), torch.cat(speakers)], dim=1)
         labels = torch.cat([labels for _, _, labels in batch])
-        logits = self.network.head(torch.cat(hidden))
+        logits = self.network.head(hidden)
         return F.log_softmax(logits, dim=1)[labels >= 0], labels[labels >= 0]
 
-    def loss_with(self, batch: Any, weight: float) -> Tensor:
-        """Focal loss, an utterance at a time, and the contrastive loss on the log-probabilities."""
-        log_probs, labels = self.read(batch)
-        focal = torch.zeros((), device=self.device)
-        for row, label in zip(log_probs, labels.tolist(), strict=True):
-            focal = focal - (1 - row[label].detach().exp()) ** self.config.gamma * row[label]
+    def loss_of(self, log_probs: Tensor, labels: Tensor, weight: float) -> Tensor:
+        """Focal loss, and the contrastive loss on the log-probabilities."""
+        right = log_probs[torch.arange(len(labels)), labels]
+        focal = -((1 - right.detach().exp()) ** self.config.gamma * right).sum()
         contrast = nt_xent(log_probs, labels, self.config.temperature)
         return focal + weight * len(labels) * contrast
 
@@ -103,7 +109,7 @@ class SACLRecipe(Recipe):
         self.network.train()
         for number, batch in enumerate(loader, 1):
             batch = [(v.to(self.device), who, y.to(self.device)) for v, who, y in batch]
-            loss = self.loss_with(batch, self.config.contrastive_weight)
+            loss = self.loss_of(*self.read(batch), self.config.contrastive_weight)
             loss.backward()
             backup = {}
             for name, parameter in self.network.named_parameters():
@@ -112,7 +118,8 @@ class SACLRecipe(Recipe):
                     backup[name] = parameter.data.clone(), parameter.grad.clone()
                     if norm != 0:
                         parameter.data.add_(self.config.epsilon * parameter.grad / norm)
-            self.loss_with(batch, self.config.adversarial_contrastive_weight).backward()
+            weight = self.config.adversarial_contrastive_weight
+            self.loss_of(*self.read(batch), weight).backward()
             for name, parameter in self.network.named_parameters():
                 if name in backup:
                     parameter.data, parameter.grad = backup[name]
@@ -128,9 +135,18 @@ class SACLRecipe(Recipe):
         for batch in loader:
             batch = [(v.to(self.device), who, y.to(self.device)) for v, who, y in batch]
             with torch.no_grad():
-                losses.append(self.loss_with(batch, self.config.contrastive_weight).item())
-                predicted += self.read(batch)[0].argmax(dim=1).tolist()
+                log_probs, labels = self.read(batch)
+                loss = self.loss_of(log_probs, labels, self.config.contrastive_weight)
+                losses.append(loss.item())
+                predicted += log_probs.argmax(dim=1).tolist()
             yield
+
+
+def run(lstm: torch.nn.LSTM, sequences: list[Tensor]) -> list[Tensor]:
+    """The states ``(T, 2d)`` of every sequence ``(T, d)``, from one call."""
+    states, _ = lstm(pack_sequence(sequences, enforce_sorted=False))
+    rows, lengths = pad_packed_sequence(states, batch_first=True)
+    return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
 
 
 def nt_xent(x: Tensor, labels: Tensor, temperature: float) -> Tensor:

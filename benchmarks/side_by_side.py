@@ -239,8 +239,15 @@ class RecipeEpoch:
             "train": recipe.train(loader(train, "train", rounds)),
             "evaluate": recipe.evaluate(loader(scored, "evaluate", EVALUATION_ROUNDS)),
         }
-        if recipe.passes:
-            self.steps["survey"] = recipe.survey(loader(train, "survey", EVALUATION_ROUNDS))
+        self.surveyed = loader(train, "survey", EVALUATION_ROUNDS) if recipe.passes else None
+
+    def survey(self) -> None:
+        """All of the passes over train; only the last time is kept."""
+        if self.surveyed is not None:
+            self.laps["survey"] = []
+            self.steps["survey"] = self.recipe.survey(self.surveyed)
+            while self.step("survey"):
+                pass
 
     def step(self, part: str) -> bool:
         """Do a batch; False when there is none left."""
@@ -255,7 +262,7 @@ class RecipeEpoch:
 
     def epoch(self) -> Epoch:
         """What was measured, without what warmed up."""
-        laps = {part: laps[1:] for part, laps in self.laps.items()}
+        laps = {p: laps if p == "survey" else laps[1:] for p, laps in self.laps.items()}
         return Epoch(self.batches, laps, len(laps["train"]))
 
 
@@ -275,8 +282,12 @@ class Turns(Callback):
 
     def on_train_start(self, *_: Any) -> None:
         for recipe in self.recipes:
-            while "survey" in recipe.steps and recipe.step("survey"):
-                pass
+            recipe.survey()
+
+    def on_validation_start(self, *_: Any) -> None:
+        """Beside ours, which comes next: what the next epoch would begin with."""
+        for recipe in self.recipes:
+            recipe.survey()
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.start = now()
@@ -411,7 +422,8 @@ def peak_memory(case: Case, corpus: Corpus, side: str) -> float:
         del method, datamodule
         gc.collect()
         forget_peak_memory()
-        for part in ("survey", "train", "evaluate"):
-            while part in recipe.steps and recipe.step(part):
+        recipe.survey()
+        for part in ("train", "evaluate"):
+            while recipe.step(part):
                 pass
     return peak_memory_mib()

@@ -39,8 +39,9 @@ from erc_bench.errors import ErcBenchError, explain
 from erc_bench.progress import Stopwatch, console, duration, say, show_warning
 from erc_bench.records import cannot_write, finished, leftovers, record_path, run_folder
 
-GPU_MEMORY = {"paper": 40, "base": 16, "small": 6, "smoke": 4}
-"""GiB of a GPU to reckon with for a run, by preset; any other counts as ``paper``."""
+GPU_MEMORY = {"paper": 24, "base": 16, "small": 3, "smoke": 2}
+"""GiB of a GPU to reckon with for a run, by preset; any other counts as ``paper``. What
+``python -m benchmarks.memory`` counts for the largest batch, and some 2 GiB for CUDA itself."""
 
 CORES_PER_RUN = 2
 """Cores for each of several runs on one GPU."""
@@ -291,7 +292,8 @@ class _Grid:
         total = 0.0
         for name, job in list(self.left.items()):
             kind = self.seconds.get((job.experiment.method, job.experiment.dataset), every)
-            elapsed = self.running[name].seconds if name in self.running else 0
+            clock = self.running.get(name)  # which may end meanwhile: the display has a thread
+            elapsed = clock.seconds if clock else 0
             total += max(float(np.mean(kind)) - elapsed, 0)
         return total / min(self.workers, len(self.left))
 

@@ -148,8 +148,7 @@ def _run(
     config = experiment.config
     gc.collect()  # the model of a run before this one
     forget_peak_memory()
-    # oneDNN keeps the kernels of 1024 shapes, and in bfloat16 every length of a batch makes some.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    bound_kernel_cache()
     with quiet_frameworks():
         seed_everything(experiment.seed, workers=True, verbose=False)
         corpus = corpus_source(experiment.dataset).load(data_dir)
@@ -266,6 +265,12 @@ def fit(
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     with interruptible():
         trainer.fit(method, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+
+
+def bound_kernel_cache() -> None:
+    """Before anything is computed: oneDNN keeps the kernels of 1024 shapes, of which in bfloat16
+    every length of a batch makes some; here those of 64, if the environment does not say."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 @contextlib.contextmanager

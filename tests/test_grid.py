@@ -399,9 +399,9 @@ def test_the_time_that_is_left_is_estimated(plan, tmp_path: Path) -> None:
     [
         (["small"], 16, None, 1),
         (["small"], 16, 139.0, 8),
-        (["small"], 64, 139.0, 23),
-        (["paper"], 16, 139.0, 3),
-        (["smoke", "paper"], 16, 139.0, 3),
+        (["small"], 128, 139.0, 46),
+        (["paper"], 16, 139.0, 5),
+        (["smoke", "paper"], 16, 139.0, 5),
         (["somebody's"], 16, 24.0, 1),
         (["small"], 1, 24.0, 1),
     ],
