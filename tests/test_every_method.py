@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fitting import Fitted, resumed_equals_uninterrupted
+from lightning import Callback
 
 from erc_bench.checkpoints import load_weights
 from erc_bench.config import Experiment, resolve
@@ -176,6 +177,42 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
     whole.select()
     resumed.select()
     assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
+
+
+class Steps(Callback):
+    """The loss of every batch, and the gradients of every step of the optimiser."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.gradients: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]))
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        every = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+        self.gradients.append(torch.cat(every).clone())
+
+
+@pytest.mark.parametrize("method", ["eacl", "finetune", "speaker-mtl", "spcl"])
+def test_accumulated_batches_keep_losses_of_their_own(
+    method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path
+) -> None:
+    seen = {}
+    for k in (1, 2):
+        still = ("epochs=1", "encoder_lr=1e-30", "lr=1e-30", f"accumulate={k}", "max_batches=4")
+        seen[k] = Steps()
+        folder = tmp_path / str(k)
+        settings = config(method, tiny_encoder, *still)
+        Fitted(method_class(method), settings, small_demo, folder, seen[k])
+    assert len(set(seen[1].losses)) > 1
+    # Lightning divides what it steps on by the number of batches, the contrast is within each.
+    assert [2 * loss for loss in seen[2].losses] == pytest.approx(seen[1].losses, rel=1e-5)
+    single = seen[1].gradients
+    pairs = list(zip(single[::2], single[1::2], seen[2].gradients, strict=False))
+    assert pairs
+    for first, second, both in pairs:
+        torch.testing.assert_close(both, (first + second) / 2, atol=1e-5, rtol=1e-3)
 
 
 def test_bfloat16_trains_and_predicts_like_float32(
