@@ -110,14 +110,14 @@ class SpeakerMTLRecipe(Recipe):
     ) -> tuple[Tensor, Tensor]:
         """The losses of both tasks, each summed over the turns of a dialogue."""
         of_emotions, of_speakers = self.read(ids, mask)
-        cer = si = torch.zeros((), device=self.device)
-        for i, (speaker, label) in enumerate(zip(speakers, labels, strict=True)):
-            if label is not None:
-                cer = cer + F.cross_entropy(of_emotions[i], torch.tensor(label, device=self.device))
-            known = speaker in self.main_speakers
-            name = self.main_speakers.index(speaker) if known else len(self.main_speakers)
-            si = si + F.cross_entropy(of_speakers[i], torch.tensor(name, device=self.device))
-        return cer, si
+        names = [
+            self.main_speakers.index(s) if s in self.main_speakers else len(self.main_speakers)
+            for s in speakers
+        ]
+        gold = torch.tensor([-1 if y is None else y for y in labels], device=self.device)
+        known = torch.tensor(names, device=self.device)
+        cer = F.cross_entropy(of_emotions, gold, ignore_index=-1, reduction="sum")
+        return cer, F.cross_entropy(of_speakers, known, reduction="sum")
 
     def predict(self, batch: Any) -> Tensor:
         return torch.cat([self.read(ids, mask)[0].argmax(dim=1) for ids, mask, _, _ in batch])
