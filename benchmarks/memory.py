@@ -74,7 +74,7 @@ class Case:
     """Whether attention keeps no probabilities."""
 
     def build(self) -> Any:
-        """The encoder with random weights, and attention in the type that a run has."""
+        """The encoder with random weights, and attention in the type that a run on a CPU has."""
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
         sizes = dict(ENCODERS[self.encoder])
         config = AutoConfig.for_model(sizes.pop("model_type"), **sizes)

@@ -77,21 +77,22 @@ class SACLRecipe(Recipe):
 
     def read(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``(N, C)`` and labels ``(N,)`` of the labelled turns of a batch."""
-        situations = run(self.network.situation, [vectors for vectors, _, _ in batch])
+        situations = states_of(self.network.situation, [vectors for vectors, _, _ in batch])
         speakers = [torch.zeros_like(situation) for situation in situations]
         # The first speaker of every dialogue, then the second of every dialogue, …
         names = [list(dict.fromkeys(who)) for _, who, _ in batch]
         for slot in range(max(map(len, names))):
             turns = {}
             for number, (_, who, _) in enumerate(batch):
-                name = names[number][slot : slot + 1]
-                own = [i for i, speaker in enumerate(who) if [speaker] == name]
-                if len(own) > 1:
-                    turns[number] = own
+                if slot < len(names[number]):
+                    own = [i for i, name in enumerate(who) if name == names[number][slot]]
+                    if len(own) > 1:
+                        turns[number] = own
             if turns:
-                read = run(self.network.speaker, [batch[n][0][own] for n, own in turns.items()])
-                for (number, own), states in zip(turns.items(), read, strict=True):
-                    speakers[number][own] = states
+                own_vectors = [batch[number][0][own] for number, own in turns.items()]
+                states = states_of(self.network.speaker, own_vectors)
+                for (number, own), rows in zip(turns.items(), states, strict=True):
+                    speakers[number][own] = rows
         hidden = torch.cat([torch.cat(situations), torch.cat(speakers)], dim=1)
         labels = torch.cat([labels for _, _, labels in batch])
         logits = self.network.head(hidden)
@@ -142,7 +143,7 @@ class SACLRecipe(Recipe):
             yield
 
 
-def run(lstm: torch.nn.LSTM, sequences: list[Tensor]) -> list[Tensor]:
+def states_of(lstm: torch.nn.LSTM, sequences: list[Tensor]) -> list[Tensor]:
     """The states ``(T, 2d)`` of every sequence ``(T, d)``, from one call."""
     states, _ = lstm(pack_sequence(sequences, enforce_sorted=False))
     rows, lengths = pad_packed_sequence(states, batch_first=True)

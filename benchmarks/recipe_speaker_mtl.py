@@ -110,14 +110,14 @@ class SpeakerMTLRecipe(Recipe):
     ) -> tuple[Tensor, Tensor]:
         """The losses of both tasks, each summed over the turns of a dialogue."""
         of_emotions, of_speakers = self.read(ids, mask)
-        names = [
+        numbers = [
             self.main_speakers.index(s) if s in self.main_speakers else len(self.main_speakers)
             for s in speakers
         ]
         gold = torch.tensor([-1 if y is None else y for y in labels], device=self.device)
-        known = torch.tensor(names, device=self.device)
+        who = torch.tensor(numbers, device=self.device)
         cer = F.cross_entropy(of_emotions, gold, ignore_index=-1, reduction="sum")
-        return cer, F.cross_entropy(of_speakers, known, reduction="sum")
+        return cer, F.cross_entropy(of_speakers, who, reduction="sum")
 
     def predict(self, batch: Any) -> Tensor:
         return torch.cat([self.read(ids, mask)[0].argmax(dim=1) for ids, mask, _, _ in batch])

@@ -103,7 +103,8 @@ class ErcMethod(LightningModule):
         return {}
 
     def encoder_identity(self) -> dict[str, str]:
-        """Name and digest of what turns text into vectors, for the record."""
+        """What turns text into vectors, for the record: ``name``, ``digest``, and whatever else
+        tells two of them apart."""
         name = self.config.encoder
         return {"name": name, "digest": find_encoder(name).digest if name else ""}
 

@@ -25,6 +25,9 @@ from erc_bench.records import SCHEMA
 from erc_bench.slices import recorded_facts
 from erc_bench.training_log import TrainingLog
 
+REPOSITORY = Path(__file__).parent.parent
+"""Where the code lies, if it was not installed from a package."""
+
 CODE = ("erc_bench", "methods", "datamodules", "experiments")
 """Folders of the repository that make what a run is."""
 
@@ -136,19 +139,19 @@ def environment(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def git_commit() -> str | None:
+def git_commit(root: Path = REPOSITORY) -> str | None:
     """The commit of this code, with ``-dirty`` where that was changed; None outside git."""
-    root = Path(__file__).parent.parent
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
         return None
 
     def ask(*command: str) -> str:
-        found = subprocess.run(
-            [git, "-C", str(root), *command], capture_output=True, text=True, check=False
-        )
-        return found.stdout.strip()
+        return subprocess.run(
+            [git, "-C", str(root), *command], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
-    head = ask("rev-parse", "HEAD")
-    changed = ask("status", "--porcelain", "--", *CODE)
-    return f"{head}{'-dirty' * bool(changed)}" if head else None
+    try:
+        changed = ask("status", "--porcelain", "--", *CODE)
+        return ask("rev-parse", "--verify", "HEAD") + "-dirty" * bool(changed)
+    except subprocess.CalledProcessError:
+        return None

@@ -29,7 +29,7 @@ class TrainingLog(Callback):
 
     def __init__(self, experiment: Experiment, commit: str | None = None) -> None:
         self.experiment = experiment
-        self.commit = commit
+        self.commits = [commit]
         self.curves: list[dict[str, float]] = []
         self.seconds = 0.0
         self.earlier_seconds = 0.0
@@ -43,17 +43,22 @@ class TrainingLog(Callback):
             "seconds": self.seconds,
             "validation_seconds": self.validation_seconds,
             "utterances": self.utterances,
-            "commit": self.commit,
+            "commits": self.commits,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        now = self.commit
+        now = self.commits
+        self.commits = ["unknown"]  # to checkpoints that do not say it
         self.__dict__.update(state_dict)
         self.earlier_seconds = self.seconds
-        if self.commit != now:
-            self.commit = f"{self.commit}, resumed at {now}"
+        self.commits = [*self.commits, *(c for c in now if c != self.commits[-1])]
 
     # --- what the record stores ---
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that trained; of a run resumed at another one, all of them in order."""
+        return " → ".join(map(str, self.commits)) if any(self.commits) else None
 
     def best_epoch(self, checkpoint: ModelCheckpoint) -> int:
         """The selected epoch, counted from 0."""

@@ -299,6 +299,7 @@ class SACLLSTM(ErcMethod):
         self.register_buffer("features", torch.empty(0, self.source.size), persistent=False)
         self.present = np.empty(0, dtype=bool)
         self.prepared = ""  # digest of the corpus whose vectors these are
+        self.prepared_by = bytes(32)  # the key of the encoder that made them
 
     def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
         """One example per dialogue: ``speakers``, numbered in order of appearance."""
@@ -333,7 +334,7 @@ class SACLLSTM(ErcMethod):
         found = self.source.of(datamodule, bytes(self.encoder_key.tolist()))
         self.features = found.vectors.to(self.device)
         self.present = found.present.numpy()
-        self.prepared = datamodule.corpus.digest
+        self.prepared, self.prepared_by = datamodule.corpus.digest, found.key
         self.encoder_key = torch.tensor(list(found.key), dtype=torch.uint8, device=self.device)
         trained = self.class_weights.ne(1).any()
         if self.config.class_weights != "none" and "train" in datamodule.splits and not trained:
@@ -349,6 +350,11 @@ class SACLLSTM(ErcMethod):
         datamodule: ErcDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule.corpus.digest != self.prepared:
             self.prepare(datamodule)
+
+    def on_fit_start(self) -> None:
+        """A checkpoint that is resumed may name another encoder than a run would now make."""
+        if bytes(self.encoder_key.tolist()) != self.prepared_by:
+            self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def represent(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """States ``u`` ``(N, 4h)`` and log-probabilities ``(N, C)`` of the targets."""

@@ -283,7 +283,7 @@ class SpeakerMTL(ErcMethod):
         if not extra.any():
             return None
         wanted = round(self.config.extra_ratio * np.count_nonzero(~extra))
-        rng = np.random.default_rng((datamodule.seed, epoch, 1))
+        rng = np.random.default_rng((datamodule.seed, epoch, 1))  # the shuffle has no 1
         # Drawn without return; a corpus too small for its share is gone through again.
         drawn = np.resize(rng.permutation(np.flatnonzero(extra)), wanted)
         return np.concatenate([np.flatnonzero(~extra), drawn])

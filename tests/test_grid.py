@@ -399,7 +399,7 @@ def test_the_time_that_is_left_is_estimated(plan, tmp_path: Path) -> None:
     [
         (["small"], 16, None, 1),
         (["small"], 16, 139.0, 8),
-        (["small"], 128, 139.0, 46),
+        (["small"], 128, 139.0, 34),
         (["paper"], 16, 139.0, 5),
         (["smoke", "paper"], 16, 139.0, 5),
         (["somebody's"], 16, 24.0, 1),

@@ -18,9 +18,11 @@ from erc_bench.config import Experiment, resolve
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import evaluate
 from erc_bench.methods.eacl import EACL
+from erc_bench.recording import git_commit
 from erc_bench.records import RecordError, read_record, record_path, run_folder
 from erc_bench.registry import corpus_source
 from erc_bench.runner import run
+from erc_bench.training_log import TrainingLog
 
 QUICK = ("precision=float32", "max_len=48", "batch_size=32", "encoder_lr=0.003", "lr=0.003")
 
@@ -253,9 +255,44 @@ def test_a_record_names_the_commit_that_trained(quick, tmp_path: Path, monkeypat
             run(experiment, tmp_path)
     monkeypatch.setattr(runner, "git_commit", lambda: "new")
     resumed = run(experiment, tmp_path, resume=True).record
-    assert resumed["environment"]["git_commit"] == "old, resumed at new"
+    assert resumed["environment"]["git_commit"] == "old → new"
     again = run(experiment, tmp_path, force=True).record
     assert again["environment"]["git_commit"] == "new"
+
+
+def test_commits_of_a_run_resumed_again_and_of_an_old_checkpoint() -> None:
+    log = TrainingLog(resolve("eacl", "demo"), "a")
+    for commit in ("b", "b"):
+        log, earlier = TrainingLog(log.experiment, commit), log
+        log.load_state_dict(earlier.state_dict())
+    assert log.commit == "a → b"
+    old = TrainingLog(log.experiment, "b")
+    old.load_state_dict({k: v for k, v in log.state_dict().items() if k != "commits"})
+    assert old.commit == "unknown → b"
+    assert TrainingLog(log.experiment).commit is None
+
+
+def test_only_changes_of_the_code_make_a_commit_dirty(tmp_path: Path) -> None:
+    def git(*command: str) -> str:
+        name = ("-c", "user.name=N", "-c", "user.email=e@example.org")
+        done = subprocess.run(
+            ["git", "-C", tmp_path, *name, *command], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert git_commit(tmp_path) is None
+    git("init", "-q")
+    assert git_commit(tmp_path) is None
+    for folder in ("docs", "methods"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a").write_text("1")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    head = git("rev-parse", "HEAD")
+    (tmp_path / "docs" / "a").write_text("2")
+    assert git_commit(tmp_path) == head
+    (tmp_path / "methods" / "a").write_text("2")
+    assert git_commit(tmp_path) == f"{head}-dirty"
 
 
 def test_an_unreadable_checkpoint_is_named(quick, tmp_path: Path) -> None:
@@ -358,6 +395,7 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has fused attention")
 def test_attention_of_a_training_in_bfloat16_multiplies_in_it(quick, tmp_path: Path) -> None:
     with Products() as products:
         run(quick("precision=bfloat16", "epochs=1", "stage2_epochs=0"), tmp_path)

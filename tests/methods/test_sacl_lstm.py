@@ -439,6 +439,23 @@ def test_a_resumed_training_is_the_uninterrupted_one(small_demo, config, tmp_pat
     assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
 
 
+def test_a_resumed_training_goes_on_with_the_vectors_it_began_with(
+    small_demo, config, tmp_path, tiny_encoder
+) -> None:
+    made = FeatureConfig(epochs=1, max_batches=4, max_len=32, lr=3e-3)
+    config = replace(config, encoder=tiny_encoder, features=made)
+    whole = Fitted(SACLLSTM, config, small_demo, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="power cut"):
+        Fitted(SACLLSTM, config, small_demo, tmp_path / "cut", PowerCut(1))
+    # As when the code, or the machine, would by now make other vectors.
+    others = replace(config, features=replace(config.features, seed=7))
+    resumed = Fitted(SACLLSTM, others, small_demo, tmp_path / "cut")
+    assert torch.equal(resumed.method.features, whole.method.features)
+    assert resumed.log.curves == whole.log.curves
+    anew = Fitted(SACLLSTM, others, small_demo, tmp_path / "anew")
+    assert not torch.equal(anew.method.features, whole.method.features)
+
+
 def test_a_resumed_run_leaves_the_same_record(demo, tmp_path, monkeypatch) -> None:
     path = write_cosmic(demo, tmp_path / "demo.pkl", SIZE)
     experiment = resolve(
