@@ -217,6 +217,10 @@ def test_a_row_says_in_what_its_seeds_differ(tmp_path):
     shared = "its seeds read the same utterance vectors: "
     assert [note[: len(shared)] for note in track.rows[0].notes] == [shared]
     assert track.rows[0].cost["fit_seconds"] > 0
+    write_records(tmp_path, [made(2, vectors="")], ["meld"], SIZE)  # a record that does not say
+    (track,) = tracks(tmp_path).values()
+    assert track.rows[0].notes == []
+    write_records(tmp_path, [made(2)], ["meld"], SIZE)
     write_records(tmp_path, [made(3, "GPU", "b", "w")], ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()
     assert track.rows[0].seeds == [1, 2, 3]
@@ -245,6 +249,29 @@ def test_another_copy_of_the_corpus_is_another_row(root):
     assert {r.method: r.unranked for r in track.rows}["equal"] == "another copy of the corpus"
     text = shown(compare_methods(root, "good:paper", "equal", "meld"))
     assert "their copies of the corpus differ" in text
+    build(root)
+    assert "- equal: not ranked, another copy of the corpus." in (root / "README.md").read_text()
+    lines = [line for line in latex(root)[0].splitlines() if line.startswith("equal &")]
+    assert [line.count("--") for line in lines] == [1]  # ranked on EmoryNLP alone
+
+
+def test_a_record_that_does_not_say_its_corpus_is_of_the_usual_copy(root):
+    file = next((root / "records/meld/equal").glob("*.json"))
+    old = read_record(file)
+    del old["dataset_digest"]
+    write_record(file, old)
+    assert ranks(tracks(root)[GOOD.encoder]) == {"good": 1, "equal": 1, "bad": 3}
+
+
+def test_what_is_unlike_a_published_row_names_our_settings_as_ours(tmp_path):
+    changed = {"overrides": ["temperature=1"]}
+    write_records(tmp_path, [Method("spcl", 0.2, encoder=SMALL, preset="small", changes=changed)])
+    (track,) = tracks(tmp_path).values()
+    assert track.rows[0].published["differs"] == [
+        "here preset small",
+        "here temperature=1",
+        "encoder sup-simcse-roberta-large",
+    ]
 
 
 def test_trials_are_never_in_the_ranking(written):

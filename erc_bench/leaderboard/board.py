@@ -39,6 +39,9 @@ ALPHA = 0.05
 
 DECIMALS = 4
 
+OTHER_DATA = ("another test set", "another copy of the corpus")
+"""Why a row stands beside the others of its track without comparing with them."""
+
 OF_A_DEVICE = ("fit_seconds", "utterances_per_second", "peak_memory_mib")
 """Costs that mean something on one kind of device."""
 
@@ -260,9 +263,9 @@ def make_track(
         elif of_row[0].external:
             row["unranked"] = "selection unknown"
         elif of_row[0].test_set != usual:
-            row["unranked"] = "another test set"
+            row["unranked"] = OTHER_DATA[0]
         elif of_row[0].corpus != usual_corpus:
-            row["unranked"] = "another copy of the corpus"
+            row["unranked"] = OTHER_DATA[1]
         elif scores is None:
             row["unranked"] = "the dialogues are not known"
         elif len(of_row) < 2:
@@ -313,7 +316,7 @@ def _row(
     over_seeds = seed_interval(values)
     wide = compare_with_figure(scores, 0.0).interval if scores else None
     facts = next((facts_of(run.facts) for run in runs if run.facts), None)
-    devices = _different(runs, "device")
+    devices = _kinds(runs, "device")
     row = Row(
         method=first.method,
         title=titles[first.method],
@@ -353,24 +356,22 @@ def _row(
     return vars(row)
 
 
-def _different(runs: Iterable[Run], name: str) -> list[str]:
-    """The different things that runs were made with, of one kind."""
+def _kinds(runs: Iterable[Run], name: str) -> list[str]:
+    """What runs were made with, of those that say it."""
     return sorted({run.made[name] for run in runs} - {""})
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
     """What the seeds of a row share or do not share, where it bears on their spread."""
     found = []
-    vectors = _different(runs, "vectors")
-    if len(runs) > 1 and len(vectors) == 1:
+    if len(runs) > 1 and runs[0].made["vectors"] and len({r.made["vectors"] for r in runs}) == 1:
         found.append(
             "its seeds read the same utterance vectors: the intervals leave the spread of the "
             "encoder's fine-tuning out"
         )
     for name, what in NOTED.items():
-        values = vectors if name == "vectors" else _different(runs, name)
-        if len(values) > 1:
-            found.append(f"its seeds were made with {len(values)} {what}")
+        if (kinds := len(_kinds(runs, name))) > 1:
+            found.append(f"its seeds were made with {kinds} {what}")
     return found
 
 
@@ -393,8 +394,8 @@ def _published(
 
 def unlike(run: Run, row: PublishedRow) -> list[str]:
     """What keeps a run and a published row from being the same experiment."""
-    reasons = [f"preset {run.preset}"] if run.preset not in ("", "paper") else []
-    reasons += [f"set {', '.join(run.overrides)}"] if run.overrides else []
+    reasons = [f"here preset {run.preset}"] if run.preset not in ("", "paper") else []
+    reasons += [f"here {', '.join(run.overrides)}"] if run.overrides else []
     if row.release is None:
         reasons.append("release not checked")
     if row.selection != "dev":

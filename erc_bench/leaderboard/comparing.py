@@ -51,7 +51,6 @@ class MethodComparison:
         if result.p <= ALPHA:
             better = self.a if result.difference > 0 else self.b
             text = f"{who} differ: {better.name} is better by {abs(result.difference):.2f} points."
-            text += " (One comparison by itself; the leaderboard's ranks correct for all pairs.)"
         else:
             text = f"{who} can not be told apart."
         if result.resolvable is not None and result.resolvable < 100:
@@ -137,6 +136,7 @@ def compare_methods(
     pairs = [(x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x is not y]
     same_encoder = [(x, y) for x, y in pairs if x[0].encoder_digest == y[0].encoder_digest]
     pairs = same_encoder or pairs
+    pairs = [(x, y) for x, y in pairs if x[0].corpus == y[0].corpus] or pairs
     if len(ours) == 1 and ours == theirs:
         raise ErcBenchError(f"{a} and {b} are the same runs; name two different ones.")
     if not pairs:
@@ -159,6 +159,8 @@ def compare_methods(
         caveats.append(f"their encoders differ, {' and '.join(names)}.")
     if x[0].context != y[0].context:
         caveats.append(f"their context differs, {x[0].context} and {y[0].context}.")
+    if result.covers_seeds and result.p <= ALPHA:
+        caveats.append("one comparison by itself; the leaderboard's ranks correct for all pairs.")
     caveats += [f"{name}: {note}." for name, side in ((a, x), (b, y)) for note in notes(side)]
     if x[0].corpus != y[0].corpus:
         caveats.append("their copies of the corpus differ outside the test set's labels.")
@@ -168,9 +170,9 @@ def compare_methods(
 def _with_figure(
     ours: list[list[Run]], row: PublishedRow, name: str, dataset: str, left_out: list[str]
 ) -> MethodComparison:
-    if len(ours) > 1:
+    if len({(runs[0].config_hash, runs[0].encoder_digest) for runs in ours}) > 1:
         raise _ambiguous([name], ours)
-    runs = ours[0]
+    runs = max(ours, key=len)  # of several copies of the corpus the usual one
     result = compare_with_figure(_scores(runs), row.weighted_f1, row.seeds)
     side = Compared(
         row.key, "as published", [row.weighted_f1], list(range(row.seeds or 0)), row.per_class

@@ -6,8 +6,9 @@ import hashlib
 import marshal
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ COST = ("fit_seconds", "utterances_per_second", "peak_memory_mib", "parameters",
 
 
 MADE_WITH = ("device", "precision", "git_commit", "torch", "vectors")
-"""Of a record's environment, but for the last: the digest of the utterance vectors it read."""
+"""What is kept of a record's environment; and the digest of the utterance vectors it read."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Run:
     test_set: str
     """Digest over labels, utterance ids, gold labels and dialogues."""
     corpus: str
-    """Digest of the whole corpus, its texts and the other splits among it."""
+    """Digest of the whole corpus, its texts and the other splits among it. A record that does not
+    say it is taken to be of the copy that most on its test set are of."""
     dev_weighted_f1: float | None
     calibration_error: float | None
     oracle_gap: float | None
@@ -98,7 +100,18 @@ def read_runs(root: Path, cache: Cache) -> tuple[list[Run], list[Skipped]]:
         else:
             seen[same] = file
             runs.append(run)
-    return runs, skipped
+    return _with_corpora(runs), skipped
+
+
+def _with_corpora(runs: list[Run]) -> list[Run]:
+    copies: dict[tuple, Counter[str]] = {}
+    for run in runs:
+        times = copies.setdefault((run.dataset, run.test_set), Counter())
+        times[run.corpus] += bool(run.corpus)
+    usual = {key: min(times, key=lambda c: (-times[c], c)) for key, times in copies.items()}
+    return [
+        run if run.corpus else replace(run, corpus=usual[run.dataset, run.test_set]) for run in runs
+    ]
 
 
 def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any] | str]:

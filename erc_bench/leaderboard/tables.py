@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from erc_bench.leaderboard.board import Board, CorpusBoard, Row, Track
+from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.published import PublishedRow
 from erc_bench.progress import duration
 
@@ -17,7 +17,7 @@ CSV_COLUMNS = (
     "weighted_f1", "sd", "seed_low", "seed_high", "low", "high", "accuracy", "macro_f1",
     "dev_weighted_f1", "published", "difference", "difference_low", "difference_high", "context",
     "selection", "release", "source", "fit_seconds", "utterances_per_second", "peak_memory_mib",
-    "devices", "notes",
+    "devices", "unranked", "notes",
 )  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
         "utterances_per_second": figure(row.cost["utterances_per_second"], 1),
         "peak_memory_mib": figure(row.cost["peak_memory_mib"], 1),
         "devices": "; ".join(row.devices),
+        "unranked": row.unranked,
         "notes": "; ".join(row.notes),
     }
 
@@ -103,11 +104,10 @@ READING = """\
 is selected on dev; test is scored once. Methods are compared only within a track: the same corpus,
 the same encoder weights. A rank is 1 + the number of rows that are resolved to be better
 (bootstrap over dialogues, paired seeds, Holm's correction over the track, p ≤ 0.05), so rows
-that can not be told apart share one; a row with one seed takes none, and with two its interval is
-rough. Published figures stand
-beside ours and are never ranked with them: what keeps the two from being the same experiment is
-said in the column behind. Predictions made elsewhere stand in a track of their own and are never
-ranked: how they were selected is not known."""
+that can not be told apart share one; a row with one seed, or alone, takes none. Published
+figures stand beside ours and are never ranked with them: what keeps the two from being the same
+experiment is said in the column behind. Predictions made elsewhere stand in a track of their own
+and are never ranked: how they were selected is not known."""
 
 
 def to_markdown(board: Board) -> str:
@@ -162,7 +162,12 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
             for row in track.rows
         ]
         parts += [f"{level} {track_title(track)}", _table(head, rows, "rlrrrrrllll")]
-        remarks = [f"- {full_name(row)}: {note}." for row in track.rows for note in row.notes]
+        remarks = [
+            f"- {full_name(row)}: {remark}."
+            for row in track.rows
+            for remark in [row.unranked and f"not ranked, {row.unranked}", *row.notes]
+            if remark and not (row.external or row.unranked == "trial")
+        ]
         parts += ["\n".join(remarks)] if remarks else []
     if corpus.published:
         head = ["Method", "Weighted-F1", "Accuracy", "Seeds", "Encoder", "Context", "Selection"]
@@ -242,6 +247,8 @@ def to_latex(board: Board) -> str:
         for track in corpus.tracks:
             encoder = track_title(track)
             for row in track.rows:
+                if row.unranked in OTHER_DATA:
+                    continue
                 setting = (row.title, row.preset, " ".join(row.overrides))
                 met[corpus.name, encoder, setting] += 1
                 line = (*setting, met[corpus.name, encoder, setting])
