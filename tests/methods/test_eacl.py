@@ -51,7 +51,7 @@ def test_losses_gradients_and_scores_are_the_authors(number: int) -> None:
     case = Case(number)
     network = case.network()
     hidden = case["hidden"].requires_grad_()
-    z, anchors = network.project(hidden), network.project(network.anchors)
+    z, anchors = network.project(hidden), network.mapped_anchors()
     weights = {
         "temperature": case["temperature"].item(),
         "ce_weight": case["ce_loss_weight"].item(),
@@ -71,6 +71,8 @@ def test_losses_gradients_and_scores_are_the_authors(number: int) -> None:
     logits = anchor_scores(z, anchors, weights["temperature"])
     close(logits, case["out/stage2_logits"])
     close(logits * weights["temperature"], case["out/anchor_scores"])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network.mapped_anchors(), anchors)
 
 
 def made_up_dialogues() -> tuple[list[Dialogue], dict]:
