@@ -10,7 +10,6 @@ bytes.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
-from erc_bench.leaderboard.runs import COST, Run, Skipped, read_runs
+from erc_bench.leaderboard.runs import COST, MADE_WITH, Run, Skipped, most, read_runs, usual
 from erc_bench.slices import class_scores, confusions, facts_of, pair_confusions, slices
 from erc_bench.statistics import (
     Comparison,
@@ -44,15 +43,6 @@ OTHER_DATA = ("another test set", "another copy of the corpus")
 
 OF_A_DEVICE = ("fit_seconds", "utterances_per_second", "peak_memory_mib")
 """Costs that mean something on one kind of device."""
-
-NOTED = {
-    "vectors": "sets of utterance vectors",
-    "git_commit": "commits of the code",
-    "torch": "versions of PyTorch",
-    "precision": "precisions",
-    "device": "kinds of device",
-}
-"""In what the seeds of a row should not differ."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +192,7 @@ def _corpus(
     tracks = [computed[key] for key in mine]
     tracks.sort(key=lambda t: (t.rows[0].external, -t.rows[0].mean, t.encoder, t.digest))
     everything = [run for runs in mine.values() for run in runs]
-    one = _usual([run.test_set for run in everything])
+    one = usual([run.test_set for run in everything])
     run = next((run for run in everything if run.test_set == one), None)
     entry = published.corpora.get(name)
     return CorpusBoard(
@@ -251,8 +241,8 @@ def make_track(
     by_row: dict[tuple, list[Run]] = {}
     for run in runs:
         by_row.setdefault((run.method, run.config_hash, run.test_set, run.corpus), []).append(run)
-    usual = _usual([run.test_set for run in runs])
-    usual_corpus = _usual([run.corpus for run in runs if run.test_set == usual])
+    usual_test_set = usual([run.test_set for run in runs])
+    usual_corpus = usual([run.corpus for run in runs if run.test_set == usual_test_set])
     made: list[tuple[dict[str, Any], ResampledScores | None]] = []
     for of_row in by_row.values():
         of_row.sort(key=lambda run: run.seed)
@@ -262,7 +252,7 @@ def make_track(
             row["unranked"] = "trial"
         elif of_row[0].external:
             row["unranked"] = "selection unknown"
-        elif of_row[0].test_set != usual:
+        elif of_row[0].test_set != usual_test_set:
             row["unranked"] = OTHER_DATA[0]
         elif of_row[0].corpus != usual_corpus:
             row["unranked"] = OTHER_DATA[1]
@@ -286,7 +276,7 @@ def make_track(
     for i, rank in zip(ranked, rank_groups(better[np.ix_(ranked, ranked)]), strict=True):
         rows[i]["rank"] = int(rank)
     names = [run.encoder for run in runs if not run.external]
-    name = min(_most(names), key=lambda name: (len(name), name)) if names else ""
+    name = min(most(names), key=lambda name: (len(name), name)) if names else ""
     if Path(name).is_absolute():
         name = Path(name).name
     digest = runs[0].encoder_digest
@@ -369,7 +359,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
             "its seeds read the same utterance vectors: the intervals leave the spread of the "
             "encoder's fine-tuning out"
         )
-    for name, what in NOTED.items():
+    for name, what in MADE_WITH.items():
         if (kinds := len(_kinds(runs, name))) > 1:
             found.append(f"its seeds were made with {kinds} {what}")
     return found
@@ -449,16 +439,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     """Mean of the figures there are."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _most(names: Sequence[str]) -> list[str]:
-    """The names that occur most often."""
-    times = Counter(names)
-    return [name for name, n in times.items() if n == max(times.values())]
-
-
-def _usual(digests: Sequence[str]) -> str | None:
-    return min(_most(digests)) if digests else None
 
 
 def rounded(value: Any) -> Any:

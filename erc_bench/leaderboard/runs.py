@@ -7,7 +7,7 @@ import marshal
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,15 @@ AGREEMENT = 1e-3
 COST = ("fit_seconds", "utterances_per_second", "peak_memory_mib", "parameters", "epochs")
 
 
-MADE_WITH = ("device", "precision", "git_commit", "torch", "vectors")
-"""What is kept of a record's environment; and the digest of the utterance vectors it read."""
+MADE_WITH = {
+    "vectors": "sets of utterance vectors",
+    "git_commit": "commits of the code",
+    "torch": "versions of PyTorch",
+    "precision": "precisions",
+    "device": "kinds of device",
+}
+"""In what the seeds of a row should not differ, by what several of it are called: what is kept of a
+record's environment, and the digest of the utterance vectors it read."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +111,25 @@ def read_runs(root: Path, cache: Cache) -> tuple[list[Run], list[Skipped]]:
 
 
 def _with_corpora(runs: list[Run]) -> list[Run]:
-    copies: dict[tuple, Counter[str]] = {}
+    copies: dict[tuple, list[str]] = {}
     for run in runs:
-        times = copies.setdefault((run.dataset, run.test_set), Counter())
-        times[run.corpus] += bool(run.corpus)
-    usual = {key: min(times, key=lambda c: (-times[c], c)) for key, times in copies.items()}
+        known = copies.setdefault((run.dataset, run.test_set), [])
+        known += [run.corpus] if run.corpus else []
     return [
-        run if run.corpus else replace(run, corpus=usual[run.dataset, run.test_set]) for run in runs
+        run if run.corpus else replace(run, corpus=usual(copies[run.dataset, run.test_set]))
+        for run in runs
     ]
+
+
+def most(names: Sequence[str]) -> list[str]:
+    """The names that occur most often."""
+    times = Counter(names)
+    return [name for name, n in times.items() if n == max(times.values())]
+
+
+def usual(digests: Sequence[str]) -> str:
+    """The one that occurs most often, of several the first by name; "" where there is none."""
+    return min(most(digests), default="")
 
 
 def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any] | str]:
