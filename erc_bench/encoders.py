@@ -233,6 +233,14 @@ def states_at(encoder: Any, positions: Tensor, **inputs: Tensor) -> Tensor:
         hook.remove()
 
 
+def in_float32(layers: Any, states: Tensor) -> Tensor:
+    """``layers(states)`` in float32, also under autocast."""
+    import torch
+
+    with torch.autocast(states.device.type, enabled=False):
+        return layers(states.float())
+
+
 def linear_warmup(module: Any, optimizer: Optimizer, warmup: float) -> dict[str, Any]:
     """A schedule by steps for Lightning: up over the share ``warmup`` of a fit, then down to 0."""
     from transformers import get_linear_schedule_with_warmup

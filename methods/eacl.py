@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from erc_bench.checkpoints import read_checkpoint
 from erc_bench.config import MethodConfig, above, at_least
 from erc_bench.conversation import Dialogue, LabelSet
-from erc_bench.encoders import adamw, load_encoder, load_tokenizer
+from erc_bench.encoders import adamw, in_float32, load_encoder, load_tokenizer
 from erc_bench.evaluation import weighted_f1
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.ragged import Columns
@@ -95,8 +95,7 @@ class AnchoredEncoder(nn.Module):
 
     def mapped_anchors(self) -> Tensor:
         """The anchors ``(C, m)``, in float32 also under autocast: they lie close together."""
-        with torch.autocast(self.anchors.device.type, enabled=False):
-            return self.project(self.anchors)
+        return in_float32(self.project, self.anchors)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """States ``h`` ``(B, d)`` at the batch's ``positions``, and mapped, ``z`` ``(B, m)``."""

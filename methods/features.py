@@ -36,6 +36,7 @@ from erc_bench.datamodule import Batches, ErcDataModule
 from erc_bench.encoders import (
     adamw,
     find_encoder,
+    in_float32,
     linear_warmup,
     load_encoder,
     load_tokenizer,
@@ -287,9 +288,7 @@ class UtteranceClassifier(ErcMethod):
     def scores(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``, in float32 also under autocast."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        states = cls_states(self.encoder, ids, mask).float()
-        with torch.autocast(states.device.type, enabled=False):
-            return self.head(states)
+        return in_float32(self.head, cls_states(self.encoder, ids, mask))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy."""

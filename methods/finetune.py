@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erc_bench.config import MethodConfig, above, at_least
 from erc_bench.conversation import Dialogue, LabelSet
-from erc_bench.encoders import adamw, linear_warmup, load_encoder, load_tokenizer
+from erc_bench.encoders import adamw, in_float32, linear_warmup, load_encoder, load_tokenizer
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.ragged import Columns
 
@@ -72,9 +71,7 @@ class Finetune(ErcMethod):
 
     def scores(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``, in float32 also under autocast: in a smaller type many are equal."""
-        states = mask_states(self.encoder, batch).float()
-        with torch.autocast(states.device.type, enabled=False):
-            return self.head(states)
+        return in_float32(self.head, mask_states(self.encoder, batch))
 
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates rise linearly, then fall linearly to 0."""
