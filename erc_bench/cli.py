@@ -309,7 +309,8 @@ def command_run(args: argparse.Namespace) -> int:
         say(f"Run {planned[0].name}, preset {planned[0].preset}")
         print_outcome(run(planned[0], root, **options))
         return 0
-    from erc_bench.grid import Job, run_grid
+    from erc_bench.grid import run_grid
+    from erc_bench.jobs import Job
 
     report = run_grid([Job(e, root, options) for e in planned], args.jobs)
     report.render(_console())

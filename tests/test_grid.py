@@ -21,7 +21,8 @@ from rich.console import Console
 
 from erc_bench import grid
 from erc_bench.config import resolve
-from erc_bench.grid import Ended, Job, Report, local, run_grid, sane_workers
+from erc_bench.grid import Report, run_grid
+from erc_bench.jobs import Ended, Job
 from erc_bench.records import parse_record, read_record, record_files, record_path, run_folder
 from erc_bench.runner import run
 
@@ -166,16 +167,6 @@ def test_a_damaged_record_stops_none_of_the_others(plan, whole, tmp_path: Path) 
     assert len(report.scores["finetune", "demo"]) == 1
 
 
-def test_a_process_killed_here_is_not_said_to_have_wanted_memory() -> None:
-    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
-    process.start()
-    (status,) = grid._stop([process], 0.1)
-    assert not process.is_alive()
-    assert "did not end" in grid._died(status)
-    assert "memory" not in grid._died(status)
-    assert "memory" in grid._died(-signal.SIGKILL)
-
-
 def test_runs_that_fail_alike_are_told_of_once(plan, tmp_path: Path) -> None:
     jobs = plan(tmp_path)
 
@@ -208,17 +199,6 @@ def test_a_process_that_dies_is_a_failed_run(plan, tmp_path: Path) -> None:
     assert "--resume" in ended.failure
     assert not record_path(tmp_path, victim.experiment).exists()
     assert len(report.scores["finetune", "demo"]) == 2
-
-
-def test_an_executor_that_is_closed_stops_what_is_running(plan, tmp_path: Path) -> None:
-    long, short = plan(tmp_path, "epochs=500", methods=["eacl"], seeds=1) + plan(
-        tmp_path, methods=["finetune"], seeds=1
-    )
-    over = local([long, short], 2)
-    assert next(over).job.experiment == short.experiment
-    over.close()
-    assert multiprocessing.active_children() == []
-    assert not record_path(tmp_path, long.experiment).exists()
 
 
 # --- several grids on one folder ---
@@ -392,24 +372,6 @@ def test_the_time_that_is_left_is_estimated(plan, tmp_path: Path) -> None:
     assert "left" not in state.summary()
     state.seconds["finetune", "demo"] = [60.0, 62.0]
     assert state.summary() == "0 of 4 runs, about 2 min 2 s left"
-
-
-@pytest.mark.parametrize(
-    ("presets", "cores", "memory", "workers"),
-    [
-        (["small"], 16, None, 1),
-        (["small"], 16, 139.0, 8),
-        (["small"], 128, 139.0, 34),
-        (["paper"], 16, 139.0, 5),
-        (["smoke", "paper"], 16, 139.0, 5),
-        (["somebody's"], 16, 24.0, 1),
-        (["small"], 1, 24.0, 1),
-    ],
-)
-def test_sane_defaults(presets, cores, memory, workers) -> None:
-    number, why = sane_workers(presets, cores, memory)
-    assert number == workers
-    assert "--jobs" in why
 
 
 # --- kills and Ctrl-C ---

@@ -1,0 +1,56 @@
+"""Jobs in processes of their own, and how many at a time."""
+
+import multiprocessing
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from erc_bench import jobs
+from erc_bench.config import resolve
+from erc_bench.jobs import Job, local, sane_workers
+from erc_bench.records import record_path
+
+
+def test_a_process_killed_here_is_not_said_to_have_wanted_memory() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    process.start()
+    (status,) = jobs._stop([process], 0.1)
+    assert not process.is_alive()
+    assert "did not end" in jobs._died(status)
+    assert "memory" not in jobs._died(status)
+    assert "memory" in jobs._died(-signal.SIGKILL)
+
+
+def test_an_executor_that_is_closed_stops_what_is_running(
+    tiny_encoder: str, tmp_path: Path
+) -> None:
+    def job(method: str, epochs: int) -> Job:
+        settings = [f"encoder={tiny_encoder}", "max_batches=2", f"epochs={epochs}"]
+        return Job(resolve(method, "demo", preset="smoke", overrides=settings), tmp_path)
+
+    long, short = job("eacl", 500), job("finetune", 2)
+    over = local([long, short], 2)
+    assert next(over).job.experiment == short.experiment
+    over.close()
+    assert multiprocessing.active_children() == []
+    assert not record_path(tmp_path, long.experiment).exists()
+
+
+@pytest.mark.parametrize(
+    ("presets", "cores", "memory", "workers"),
+    [
+        (["small"], 16, None, 1),
+        (["small"], 16, 139.0, 8),
+        (["small"], 128, 139.0, 34),
+        (["paper"], 16, 139.0, 5),
+        (["smoke", "paper"], 16, 139.0, 5),
+        (["somebody's"], 16, 24.0, 1),
+        (["small"], 1, 24.0, 1),
+    ],
+)
+def test_sane_defaults(presets, cores, memory, workers) -> None:
+    number, why = sane_workers(presets, cores, memory)
+    assert number == workers
+    assert "--jobs" in why
