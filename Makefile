@@ -22,7 +22,7 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 
 types: $(VENV)/.dev
-	$(VENV)/bin/mypy erc_bench methods datamodules
+	$(VENV)/bin/mypy erc_bench methods datamodules benchmarks
 
 bench: $(VENV)/.small
 	$(VENV)/bin/python -m benchmarks

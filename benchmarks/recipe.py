@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoModel
@@ -37,7 +37,7 @@ class Recipe:
     """Ours, as it is measured."""
     passes = 0
     """Passes over the training split before every epoch."""
-    network: nn.Module
+    network: Any
     optimizer: torch.optim.Optimizer
 
     def __init__(self, method: Any, bfloat16: bool = False) -> None:

@@ -30,7 +30,7 @@ class SampledSPCL(SPCL):
 
     def encode(
         self,
-        datamodule: SampledDataModule,  # type: ignore[override]
+        datamodule: SampledDataModule,
         split: str,
         function: Any,
         examples: np.ndarray | None = None,

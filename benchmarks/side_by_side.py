@@ -232,7 +232,7 @@ class RecipeEpoch:
             batches = np.split(order, range(size, len(order), size))
             passes = recipe.passes if part == "survey" else 1
             self.batches[part] = passes * len(batches)
-            chosen = choose(batches, np.asarray(data.sizes), rounds, 1)
+            chosen: Any = choose(batches, np.asarray(data.sizes), rounds, 1)
             return DataLoader(data, batch_sampler=chosen, collate_fn=recipe.collate)
 
         self.steps = {
@@ -268,6 +268,8 @@ class RecipeEpoch:
 
 class Turns(Callback):
     """Lets the recipes do a batch whenever ours has done ``PER_ROUND``."""
+
+    start: np.ndarray
 
     def __init__(self, datamodule: SampledDataModule, recipes: list[RecipeEpoch]) -> None:
         self.datamodule = datamodule
@@ -398,7 +400,7 @@ def losses(case: Case, corpus: Corpus) -> tuple[list[float], list[float]]:
     without_dropout(recipe.network)
     data: Any = recipe.dataset(few, training=True)
     size = method.config.batch_size
-    batches = np.split(np.arange(len(data)), range(size, len(data), size))
+    batches: Any = np.split(np.arange(len(data)), range(size, len(data), size))
     for _ in recipe.survey(DataLoader(data, batch_sampler=batches, collate_fn=recipe.collate)):
         pass
     loader = DataLoader(data, batch_sampler=batches[:CHECKED], collate_fn=recipe.collate)
