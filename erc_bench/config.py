@@ -65,6 +65,15 @@ def at_least(config: Any, bound: float, *keys: str, within: str = "") -> None:
             )
 
 
+def shares(config: Any, *keys: str, within: str = "") -> None:
+    """Check that settings lie between 0 and 1; as :func:`at_least`."""
+    for key in keys:
+        if not 0 <= getattr(config, key) <= 1:
+            raise ErcBenchError(
+                f"The setting {within}{key}={getattr(config, key)} is a share: give 0 … 1."
+            )
+
+
 def above(config: Any, bound: float, *keys: str, within: str = "") -> None:
     """Check that numeric settings exceed a bound; as :func:`at_least`."""
     for key in keys:

@@ -170,12 +170,22 @@ def _cause(error: BaseException) -> str:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The encoder's own fast tokenizer."""
+    """The encoder's own fast tokenizer.
+
+    Raises:
+        ErcBenchError: it is a slow one, or lacks a token that the methods' inputs are made of.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(find_encoder(name).folder)
     if not tokenizer.is_fast:
         raise ErcBenchError(f"The encoder {name!r} has no fast tokenizer (tokenizer.json).")
+    missing = [t for t in ("cls", "mask", "pad") if getattr(tokenizer, f"{t}_token_id") is None]
+    if missing:
+        raise ErcBenchError(
+            f"The tokenizer of the encoder {name!r} has no {' and no '.join(missing)} token. The "
+            "methods read encoders of BERT's kind: choose one that was trained to fill in a mask."
+        )
     # Turns are encoded whole and cut to the window afterwards.
     tokenizer.model_max_length = 1 << 30
     return tokenizer
@@ -190,8 +200,16 @@ def tokenizer_digest(name: str) -> str:
     return hashlib.sha256(backend.encode()).hexdigest()
 
 
-def load_encoder(name: str) -> PreTrainedModel:
-    """The pre-trained encoder in float32, without a pooling layer."""
+def load_encoder(name: str, max_len: int = 0) -> PreTrainedModel:
+    """The pre-trained encoder in float32, without a pooling layer.
+
+    Args:
+        name: hub id or folder.
+        max_len: tokens that it must be able to read.
+
+    Raises:
+        ErcBenchError: it can't be loaded, or has fewer positions.
+    """
     import torch
     from transformers import AutoConfig, AutoModel
 
@@ -201,13 +219,22 @@ def load_encoder(name: str) -> PreTrainedModel:
     if AutoConfig.from_pretrained(folder).model_type not in BERTS:
         pooling = {}
     try:
-        return AutoModel.from_pretrained(
+        encoder = AutoModel.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, **pooling
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ErcBenchError(
             f"The encoder in {folder} can't be loaded: {str(error).splitlines()[0]}"
         ) from error
+    if encoder.config.model_type in BERTS:
+        # RoBERTa's kind counts positions from behind the padding's index.
+        first = getattr(encoder.embeddings, "padding_idx", -1) + 1
+        positions = encoder.config.max_position_embeddings - first
+        if max_len > positions:
+            raise ErcBenchError(
+                f"The encoder {name!r} reads {positions} tokens at most, not max_len={max_len}."
+            )
+    return encoder
 
 
 def states_at(encoder: Any, positions: Tensor, **inputs: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erc_bench.checkpoints import read_checkpoint
-from erc_bench.config import MethodConfig, above, at_least
+from erc_bench.config import MethodConfig, above, at_least, shares
 from erc_bench.conversation import Dialogue, LabelSet
 from erc_bench.encoders import adamw, in_float32, load_encoder, load_tokenizer
 from erc_bench.evaluation import weighted_f1
@@ -67,7 +67,8 @@ class EACLConfig(MethodConfig):
         super().__post_init__()
         at_least(self, 16, "max_len")
         at_least(self, 1, "projection_size", "stage2_batch_size")
-        at_least(self, 0, "dropout", "ce_weight", "angle_weight", "weight_decay", "stage2_epochs")
+        at_least(self, 0, "angle_weight", "weight_decay", "stage2_epochs")
+        shares(self, "dropout", "ce_weight")
         above(self, 0, "temperature", "encoder_lr", "lr", "lr_decay", "stage2_lr")
 
 
@@ -212,7 +213,7 @@ class EACL(ErcMethod):
     def __init__(self, config: EACLConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
         self.tokenizer = load_tokenizer(config.encoder)
-        encoder = load_encoder(config.encoder)
+        encoder = load_encoder(config.encoder, config.max_len)
         anchors = label_anchors(encoder, self.tokenizer, labels)
         size = min(config.projection_size, anchors.shape[1])
         self.network = AnchoredEncoder(encoder, anchors, size, config.dropout)

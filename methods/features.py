@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erc_bench.checkpoints import load_weights, read_checkpoint, selecting_checkpoint
-from erc_bench.config import Experiment, MethodConfig, above, at_least
+from erc_bench.config import Experiment, MethodConfig, above, at_least, shares
 from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet
 from erc_bench.corpus_files import cache_folder, checksum_of
 from erc_bench.datamodule import Batches, ErcDataModule
@@ -85,7 +85,8 @@ class FeatureConfig:
         own = {"within": "features."}
         at_least(self, 1, "layer", "size", "epochs", "batch_size", **own)
         at_least(self, 4, "max_len", **own)
-        at_least(self, 0, "max_batches", "dropout", "warmup", "weight_decay", "seed", **own)
+        at_least(self, 0, "max_batches", "weight_decay", "seed", **own)
+        shares(self, "dropout", "warmup", **own)
         above(self, 0, "lr", **own)
         if self.layer > 4:
             raise ErcBenchError(f"The setting features.layer={self.layer} must be one of 1 … 4.")
@@ -263,7 +264,7 @@ class UtteranceClassifier(ErcMethod):
     def __init__(self, config: UtteranceConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
         self.tokenizer = load_tokenizer(config.encoder)
-        self.encoder = load_encoder(config.encoder)
+        self.encoder = load_encoder(config.encoder, config.max_len)
         size = self.encoder.config.hidden_size
         self.head = nn.Sequential(
             nn.Dropout(config.dropout),

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erc_bench.config import MethodConfig, above, at_least
+from erc_bench.config import MethodConfig, above, at_least, shares
 from erc_bench.conversation import Dialogue, LabelSet
 from erc_bench.encoders import adamw, in_float32, linear_warmup, load_encoder, load_tokenizer
 from erc_bench.method import Batch, ErcMethod, Example
@@ -38,7 +38,8 @@ class FinetuneConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 16, "max_len")
-        at_least(self, 0, "dropout", "warmup", "weight_decay")
+        at_least(self, 0, "weight_decay")
+        shares(self, "dropout", "warmup")
         above(self, 0, "encoder_lr", "lr")
 
 
@@ -53,7 +54,7 @@ class Finetune(ErcMethod):
     def __init__(self, config: FinetuneConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
         self.tokenizer = load_tokenizer(config.encoder)
-        self.encoder = load_encoder(config.encoder)
+        self.encoder = load_encoder(config.encoder, config.max_len)
         size = self.encoder.config.hidden_size
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(size, len(labels)))
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from erc_bench.config import MethodConfig, above, at_least
+from erc_bench.config import MethodConfig, above, at_least, shares
 from erc_bench.conversation import Dialogue, LabelSet
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, ErcMethod, Example
@@ -79,13 +79,14 @@ class SACLConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "hidden_size", "layers")
-        at_least(self, 0, "dropout", "weight_decay", "gamma", "contrastive_weight", "epsilon")
-        at_least(self, 0, "adversarial_contrastive_weight", "at_rate", "situ_rate", "speaker_rate")
+        at_least(self, 0, "weight_decay", "gamma", "epsilon")
+        at_least(self, 0, "contrastive_weight", "adversarial_contrastive_weight")
+        shares(self, "dropout", "at_rate", "situ_rate", "speaker_rate")
         above(self, 0, "temperature", "lr")
-        if self.at_rate > 1 or self.situ_rate + self.speaker_rate > 1:
+        if self.situ_rate + self.speaker_rate > 1:
             raise ErcBenchError(
-                f"at_rate={self.at_rate:g} and situ_rate + speaker_rate="
-                f"{self.situ_rate + self.speaker_rate:g} are shares: give 1 at most."
+                f"situ_rate + speaker_rate={self.situ_rate + self.speaker_rate:g} are shares of "
+                "the same batches: give 1 at most together."
             )
         if self.precision == "auto":  # so small that less gains nothing, and float16 would overflow
             self.precision = "float32"

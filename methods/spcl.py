@@ -29,7 +29,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from erc_bench.config import MethodConfig, above, at_least
+from erc_bench.config import MethodConfig, above, at_least, shares
 from erc_bench.conversation import Dialogue, LabelSet
 from erc_bench.encoders import adamw, load_encoder, load_tokenizer
 from erc_bench.method import Batch, ErcMethod, Example
@@ -73,7 +73,8 @@ class SPCLConfig(MethodConfig):
         at_least(self, 16, "max_len")
         at_least(self, 1, "support_size")
         at_least(self, self.support_size, "pool_size")
-        at_least(self, 0, "augmentation", "warmup_steps", "weight_decay", "fgm")
+        at_least(self, 0, "warmup_steps", "weight_decay", "fgm")
+        shares(self, "augmentation")
         above(self, 0, "temperature", "encoder_lr", "lr")
 
 
@@ -250,7 +251,7 @@ class SPCL(ErcMethod):
     def __init__(self, config: SPCLConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
         self.tokenizer = load_tokenizer(config.encoder)
-        self.encoder = load_encoder(config.encoder)
+        self.encoder = load_encoder(config.encoder, config.max_len)
         size = self.encoder.config.hidden_size
         self.project = nn.Linear(size, size) if config.projection else nn.Identity()
         self.head = nn.Linear(size, len(labels))

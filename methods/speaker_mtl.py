@@ -19,7 +19,7 @@ from datasets import DatasetDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erc_bench.config import EvaluationConfig, MethodConfig, above, at_least
+from erc_bench.config import EvaluationConfig, MethodConfig, above, at_least, shares
 from erc_bench.conversation import Corpus, Dialogue, LabelSet
 from erc_bench.corpus_overlap import LONG, words_only
 from erc_bench.datamodule import ErcDataModule
@@ -68,7 +68,8 @@ class SpeakerMTLConfig(MethodConfig):
         super().__post_init__()
         at_least(self, 8, "max_len")
         at_least(self, 1, "main_speakers")
-        at_least(self, 0, "si_weight", "dropout", "head_dropout", "warmup", "weight_decay")
+        at_least(self, 0, "si_weight", "weight_decay")
+        shares(self, "dropout", "head_dropout", "warmup")
         above(self, 0, "encoder_lr", "lr", "extra_ratio")
 
 
@@ -131,7 +132,7 @@ class SpeakerMTL(ErcMethod):
         self.context = "past" if config.causal else "full"
         self.tokenizer = load_tokenizer(config.encoder)
         self.network = SpeakerMTLNetwork(
-            load_encoder(config.encoder),
+            load_encoder(config.encoder, config.max_len),
             len(labels),
             main_speakers=config.main_speakers if config.speaker == "names" else None,
             causal=config.causal,

@@ -49,6 +49,7 @@ def test_the_printed_configuration_is_yaml_with_every_setting() -> None:
         (["epochs=many"], ["epochs", "many"]),
         (["epochs=0"], ["epochs=0", "too small"]),
         (["temperature=0"], ["temperature"]),
+        (["dropout=1.5"], ["dropout=1.5", "share"]),
         (["representation=mean"], ["representation", "mean"]),
         (["epochs"], ["'epochs'", "key=value"]),
         (["evaluation=3"], ["evaluation"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 from huggingface_hub import constants
+from transformers import RobertaConfig, RobertaModel
 
-from erc_bench.encoders import find_encoder
+from erc_bench.encoders import find_encoder, load_encoder, load_tokenizer
 from erc_bench.errors import ErcBenchError
 
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 COMMIT, CONVERTED = "a" * 40, "b" * 40
 PICKLED = {"config.json": b"{}", "pytorch_model.bin": b"a pickle", "vocab.txt": b"[PAD]"}
 SAFE = {"config.json": b"{}", "model.safetensors": b"weights", "onnx/model.onnx": b"not wanted"}
@@ -193,3 +197,32 @@ def test_an_encoder_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None
     printed, _ = asked(hub, "no/encoder", tmp_path)
     assert "404" in printed
     assert len(printed.splitlines()) == 1
+
+
+def test_an_encoder_without_a_mask_is_refused(tiny_encoder: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_encoder, tmp_path / "no-mask")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["mask_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ErcBenchError, match="no mask token"):
+        load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize(("name", "positions"), [("tiny", 512), (MINILM, 512)])
+def test_a_window_longer_than_the_encoder_reads_is_refused(
+    name: str, positions: int, tiny_encoder: str
+) -> None:
+    name = tiny_encoder if name == "tiny" else name
+    load_encoder(name, positions)
+    with pytest.raises(ErcBenchError, match=f"reads {positions} tokens at most"):
+        load_encoder(name, positions + 1)
+
+
+def test_positions_of_robertas_kind_begin_behind_the_padding(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = RobertaConfig(**sizes, intermediate_size=8, max_position_embeddings=20)
+    RobertaModel(config).save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), 18)
+    encoder(torch.full((1, 18), 5))
+    with pytest.raises(ErcBenchError, match="reads 18 tokens at most"):
+        load_encoder(str(tmp_path), 19)
