@@ -41,7 +41,6 @@ def bar() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
         disable=not console.is_terminal or console.quiet,
@@ -54,7 +53,7 @@ def track(items: Iterable[Item], description: str) -> Iterator[Item]:
         say(f"{description} …")
     with bar() as progress:
         total = len(items) if isinstance(items, Sized) else None
-        task = progress.add_task(description, total=total, note="")
+        task = progress.add_task(description, total=total)
         for item in items:
             yield item
             progress.advance(task)

@@ -1,11 +1,15 @@
 """Batches: every example once, of similar length, the same for the same seed."""
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erc_bench import conversation, datamodule
 from erc_bench.config import resolve
 from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.datamodule import Batches, ErcDataModule
@@ -102,6 +106,18 @@ def test_a_damaged_cache_file_is_made_again(corpus, tiny_encoder, cache) -> None
             path.write_bytes(path.read_bytes()[:size])
         again = ErcDataModule(corpus, method).examples["test"]["input_ids"].values
         assert np.array_equal(first, again)
+
+
+def test_examples_depend_on_all_code_that_makes_them() -> None:
+    """On that of a method that is extended, and on what a dialogue is."""
+    own, extending = datamodule._sources(EACL), datamodule._sources(Extending)
+    assert set(own) < set(extending)
+    room = Path(conversation.__file__).read_bytes()
+    assert hashlib.sha256(room).hexdigest() in own
+
+
+class Extending(EACL):
+    """A method of somebody's that changes one of ours."""
 
 
 def _share(rank: int, port: int) -> None:
