@@ -36,11 +36,11 @@ import numpy as np
 import torch
 
 from erc_bench.conversation import Corpus
+from erc_bench.environment import device_name
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import console, say
-from erc_bench.recording import device_name
 from erc_bench.registry import corpus_source
-from erc_bench.runner import bound_kernel_cache, quiet_frameworks, trainer_precision
+from erc_bench.runner import quiet_frameworks, set_up_backends, trainer_precision
 
 from .side_by_side import RECIPES, TOLERANCE, Case, Epoch, compare, losses, peak_memory
 
@@ -208,7 +208,7 @@ def measure(case: Case, corpus: Corpus, utterances: int, args: argparse.Namespac
 def main() -> None:
     """Measure and print."""
     args = arguments()
-    bound_kernel_cache()
+    set_up_backends()
     if args.threads:
         torch.set_num_threads(args.threads)
     corpus = load(args.dataset)

@@ -24,6 +24,7 @@ from erc_bench.config import Experiment
 from erc_bench.errors import ErcBenchError, explain
 from erc_bench.progress import say, show_warning
 from erc_bench.records import cannot_write, run_folder
+from erc_bench.registry import own_modules
 
 GPU_MEMORY = {"paper": 24, "base": 16, "small": 4, "smoke": 3}
 """GiB of a GPU to reckon with for a run, by preset; any other counts as ``paper``. At least what
@@ -191,11 +192,14 @@ def _write_output_to(log: Path) -> None:
 
 def _processes() -> Any:
     """How processes begin: forked from one that has imported what takes long, where there are
-    such; never from this one, which has threads."""
+    such; never from this one, which has threads. All of our own code is among it, so that the
+    runs of a grid have the same, whatever is checked out meanwhile."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["erc_bench.jobs", "erc_bench.runner", "datasets"])
+    context.set_forkserver_preload(
+        ["erc_bench.jobs", "erc_bench.runner", "datasets", *own_modules()]
+    )
     return context
 
 

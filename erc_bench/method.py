@@ -145,6 +145,11 @@ class ErcMethod(LightningModule):
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
         return parts["loss"]
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *closure: Any) -> None:
+        """Step, and let go of the gradients: Lightning keeps them through the next forward pass."""
+        super().optimizer_step(epoch, batch_idx, optimizer, *closure)
+        optimizer.zero_grad()
+
     def configure_gradient_clipping(
         self,
         optimizer: Any,

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import re
 import resource
-import shutil
-import subprocess
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +20,6 @@ from erc_bench.method import ErcMethod
 from erc_bench.records import SCHEMA
 from erc_bench.slices import recorded_facts
 from erc_bench.training_log import TrainingLog
-
-REPOSITORY = Path(__file__).parent.parent
-"""Where the code lies, if it was not installed from a package."""
-
-CODE = ("erc_bench", "methods", "datamodules", "experiments")
-"""Folders of the repository that make what a run is."""
-
-PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "datasets")
 
 
 def make_record(
@@ -90,7 +78,7 @@ def make_record(
             "parameters": sum(p.numel() for p in method.parameters()),
             "peak_memory_mib": peak_memory_mib(),
         },
-        "environment": environment(trainer) | {"git_commit": log.commit},
+        "environment": log.environment,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "predictions": stored,
     }
@@ -118,40 +106,3 @@ def forget_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def device_name() -> str:
-    """The GPU's name, or the processor's."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return f"CPU {features.get('cpu_name') or platform.machine()}"
-
-
-def environment(trainer: Trainer) -> dict[str, Any]:
-    """Versions and device of a run."""
-    return {
-        "device": device_name(),
-        "threads": torch.get_num_threads(),
-        "precision": str(trainer.precision),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-
-
-def git_commit(root: Path = REPOSITORY) -> str | None:
-    """The commit of this code, with ``-dirty`` where that was changed; None outside git."""
-    git = shutil.which("git")
-    if git is None or not (root / ".git").exists():
-        return None
-
-    def ask(*command: str) -> str:
-        return subprocess.run(
-            [git, "-C", str(root), *command], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        changed = ask("status", "--porcelain", "--", *CODE)
-        return ask("rev-parse", "--verify", "HEAD") + "-dirty" * bool(changed)
-    except subprocess.CalledProcessError:
-        return None

@@ -63,6 +63,12 @@ def corpus_source(name: str) -> CorpusSource:
     return _load(CORPORA, "dataset", name)()
 
 
+def own_modules() -> list[str]:
+    """Modules of the methods and corpora that come with the suite."""
+    modules = [point.module for group in (METHODS, CORPORA) for point in _points(group).values()]
+    return sorted({module for module in modules if module.startswith("erc_bench.")})
+
+
 def experiment_file(name: str) -> Path:
     """The YAML file with a method's settings per corpus and preset, found without importing it."""
     points = _points(METHODS)

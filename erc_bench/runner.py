@@ -26,12 +26,13 @@ from erc_bench.checkpoints import (
     selecting_checkpoint,
 )
 from erc_bench.config import Experiment
+from erc_bench.conversation import SPLITS
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.dropout import draw_masks_fast
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import ErcMethod
 from erc_bench.progress import Stopwatch, say
-from erc_bench.recording import forget_peak_memory, git_commit, make_record
+from erc_bench.recording import forget_peak_memory, make_record
 from erc_bench.records import (
     NEW_MODEL,
     UNWRITABLE,
@@ -143,12 +144,11 @@ def _run(
     clock: Stopwatch,
     tracker: Tracker,
 ) -> dict[str, Any]:
-    commit = git_commit()  # what is loaded now; hours later another may be checked out
     last = folder / "last.ckpt"
     config = experiment.config
     gc.collect()  # the model of a run before this one
     forget_peak_memory()
-    bound_kernel_cache()
+    set_up_backends()
     with quiet_frameworks():
         seed_everything(experiment.seed, workers=True, verbose=False)
         corpus = corpus_source(experiment.dataset).load(data_dir)
@@ -158,10 +158,16 @@ def _run(
                 "it is there for methods that learn from further dialogues beside a corpus's own "
                 "(a setting such as extra_corpus). Choose another --dataset."
             )
+        missing = [split for split in SPLITS if split not in corpus.splits]
+        if missing:
+            raise ErcBenchError(
+                f"{corpus.name} has no split {' and no '.join(missing)}: a run trains on train, "
+                "selects on dev and scores test. Its source has to give all three."
+            )
         method = method_class(experiment.method)(config, corpus.labels)
         datamodule = ErcDataModule(corpus, method, experiment.seed, data_dir)
         method.prepare(datamodule)
-        log = TrainingLog(experiment, commit)
+        log = TrainingLog(experiment)
         resumed = resume and last.exists()
         tracker.start(method.encoder_identity()["name"], resumed)
         trainer = build_trainer(method, folder, [log, *tracker.callbacks(log)], tracker.logger)
@@ -203,6 +209,7 @@ def build_trainer(
         filename="best-{epoch}",
         monitor=monitor,
         mode=mode,
+        save_top_k=2,  # the one before is what `last` names until it has been written itself
         save_weights_only=True,
         **options,
     )
@@ -245,7 +252,8 @@ def trainer_precision(wanted: str) -> str:
     if wanted != "auto":
         return names[wanted]
     if torch.cuda.is_available():
-        return names["bfloat16" if torch.cuda.is_bf16_supported() else "float16"]
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return names["bfloat16" if native else "float16"]
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     native = features.get("avx512_bf16") or features.get("amx_bf16")
     return names["bfloat16" if native else "float32"]
@@ -267,10 +275,15 @@ def fit(
         trainer.fit(method, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
 
 
-def bound_kernel_cache() -> None:
-    """Before anything is computed: oneDNN keeps the kernels of 1024 shapes, of which in bfloat16
-    every length of a batch makes some; here those of 64, if the environment does not say."""
+def set_up_backends() -> None:
+    """What holds for all that is computed, before anything is.
+
+    oneDNN keeps the kernels of 1024 shapes, of which in bfloat16 every length of a batch makes
+    some; here those of 64, if the environment does not say. What is in float32 is in float32:
+    cuDNN would multiply in TF32 inside recurrent layers.
+    """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @contextlib.contextmanager
@@ -293,7 +306,8 @@ def predict(
     datamodule.tested = split
     with interruptible():
         trainer.test(method, datamodule=datamodule, verbose=False)
-    scored = sum(map(len, method.predictions[split].rows))
+    here = sum(map(len, method.predictions[split].rows))
+    scored = int(trainer.strategy.reduce(torch.tensor(here), reduce_op="sum"))
     rows, scores = method.take_predictions(split)
     if not torch.equal(rows, datamodule.rows(split)) or scored != len(rows):
         raise RuntimeError(

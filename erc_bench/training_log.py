@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from erc_bench.config import Experiment
+from erc_bench.environment import environment, joined
 from erc_bench.progress import Stopwatch, bar, duration, say
 
 PROBE_STEPS = 8
@@ -20,16 +21,13 @@ class TrainingLog(Callback):
     """Keeps the curves, seeds each epoch, and shows progress.
 
     Every epoch is seeded from the run's seed and its number, so that a resumed run draws what the
-    uninterrupted one would have drawn. The curves travel in the checkpoint.
-
-    Args:
-        experiment: the run.
-        commit: of the code that trains, as the record names it.
+    uninterrupted one would have drawn. The curves travel in the checkpoint, and with them where the
+    epochs so far were trained.
     """
 
-    def __init__(self, experiment: Experiment, commit: str | None = None) -> None:
+    def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self.commits = [commit]
+        self.environments: list[dict[str, Any]] = []
         self.curves: list[dict[str, float]] = []
         self.seconds = 0.0
         self.earlier_seconds = 0.0
@@ -43,22 +41,20 @@ class TrainingLog(Callback):
             "seconds": self.seconds,
             "validation_seconds": self.validation_seconds,
             "utterances": self.utterances,
-            "commits": self.commits,
+            "environments": self.environments,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        now = self.commits
-        self.commits = ["unknown"]  # to checkpoints that do not say it
+        self.environments = [{}]  # to checkpoints that do not say it
         self.__dict__.update(state_dict)
         self.earlier_seconds = self.seconds
-        self.commits = [*self.commits, *(c for c in now if c != self.commits[-1])]
 
     # --- what the record stores ---
 
     @property
-    def commit(self) -> str | None:
-        """The commit that trained; of a run resumed at another one, all of them in order."""
-        return " → ".join(map(str, self.commits)) if any(self.commits) else None
+    def environment(self) -> dict[str, Any]:
+        """Where it was trained; of a run resumed elsewhere, all the places in order."""
+        return joined(self.environments)
 
     def best_epoch(self, checkpoint: ModelCheckpoint) -> int:
         """The selected epoch, counted from 0."""
@@ -85,6 +81,9 @@ class TrainingLog(Callback):
 
     # --- hooks ---
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.environments = [*self.environments, environment(trainer)]
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch
         drawn = np.random.SeedSequence((self.experiment.seed, epoch)).generate_state(1)
@@ -94,7 +93,7 @@ class TrainingLog(Callback):
         batches = int(trainer.num_training_batches)
         if epoch == 0 or not self.bar.tasks:
             self.bar.start()
-            self.task = self.bar.add_task("", total=batches, note="")
+            self.task = self.bar.add_task("", total=batches)
         label = f"Epoch {epoch + 1}/{trainer.max_epochs}"
         self.bar.reset(self.task, description=label, total=batches)
 

@@ -7,22 +7,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fitting import Fitted, PowerCut
+from lightning import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from erc_bench import runner
+from erc_bench import checkpoints, environment, runner
 from erc_bench.config import Experiment, resolve
+from erc_bench.conversation import Corpus
+from erc_bench.environment import device_name, git_commit, joined
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import evaluate
 from erc_bench.methods.eacl import EACL
-from erc_bench.recording import git_commit
 from erc_bench.records import RecordError, read_record, record_path, run_folder
 from erc_bench.registry import corpus_source
 from erc_bench.runner import run
-from erc_bench.training_log import TrainingLog
 
 QUICK = ("precision=float32", "max_len=48", "batch_size=32", "encoder_lr=0.003", "lr=0.003")
 
@@ -48,6 +50,14 @@ def finished_run(quick, tmp_path_factory: pytest.TempPathFactory):
 
 def predictions(record: dict) -> dict:
     return {split: record["predictions"][split]["probabilities"] for split in ("dev", "test")}
+
+
+def best_of(folder: Path) -> Path:
+    """The checkpoint that the last one of a training names as best on dev."""
+    callbacks = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"].values()
+    named = [Path(c["best_model_path"]) for c in callbacks if "best_model_path" in c]
+    (best,) = (path for path in named if path.name.startswith("best-"))
+    return best
 
 
 def test_the_record_says_what_was_done_and_what_came_out(finished_run, demo) -> None:
@@ -243,9 +253,9 @@ def test_a_run_that_stopped_early_does_not_train_on_when_resumed(quick, tmp_path
     assert predictions(resumed) == predictions(whole)
 
 
-def test_a_record_names_the_commit_that_trained(quick, tmp_path: Path, monkeypatch) -> None:
+def test_a_record_names_all_places_that_trained(quick, tmp_path: Path, monkeypatch) -> None:
     experiment = quick()
-    monkeypatch.setattr(runner, "git_commit", lambda: "old")
+    monkeypatch.setattr(environment, "COMMIT", "old")
     build = runner.build_trainer
     with monkeypatch.context() as patched:
         patched.setattr(
@@ -253,23 +263,26 @@ def test_a_record_names_the_commit_that_trained(quick, tmp_path: Path, monkeypat
         )
         with pytest.raises(RuntimeError, match="power cut"):
             run(experiment, tmp_path)
-    monkeypatch.setattr(runner, "git_commit", lambda: "new")
+    monkeypatch.setattr(environment, "COMMIT", "new")
+    monkeypatch.setattr(environment, "device_name", lambda: "another")
     resumed = run(experiment, tmp_path, resume=True).record
     assert resumed["environment"]["git_commit"] == "old → new"
+    assert resumed["environment"]["device"] == f"{device_name()} → another"
+    assert resumed["environment"]["threads"] == torch.get_num_threads()
     again = run(experiment, tmp_path, force=True).record
     assert again["environment"]["git_commit"] == "new"
 
 
-def test_commits_of_a_run_resumed_again_and_of_an_old_checkpoint() -> None:
-    log = TrainingLog(resolve("eacl", "demo"), "a")
-    for commit in ("b", "b"):
-        log, earlier = TrainingLog(log.experiment, commit), log
-        log.load_state_dict(earlier.state_dict())
-    assert log.commit == "a → b"
-    old = TrainingLog(log.experiment, "b")
-    old.load_state_dict({k: v for k, v in log.state_dict().items() if k != "commits"})
-    assert old.commit == "unknown → b"
-    assert TrainingLog(log.experiment).commit is None
+def test_environments_of_a_run_resumed_again_and_of_an_old_checkpoint() -> None:
+    a, b = ({"commit": c, "threads": 2, "versions": {"torch": v}} for c, v in ("ax", "by"))
+    assert joined([a]) == a
+    assert joined([a, b, b]) == {
+        "commit": "a → b",
+        "threads": 2,
+        "versions": {"torch": "x → y"},
+    }
+    assert joined([{}, b])["versions"] == {"torch": "unknown → y"}
+    assert joined([{"commit": None}, {"commit": None}]) == {"commit": None}
 
 
 def test_only_changes_of_the_code_make_a_commit_dirty(tmp_path: Path) -> None:
@@ -293,6 +306,27 @@ def test_only_changes_of_the_code_make_a_commit_dirty(tmp_path: Path) -> None:
     assert git_commit(tmp_path) == head
     (tmp_path / "methods" / "a").write_text("2")
     assert git_commit(tmp_path) == f"{head}-dirty"
+
+
+@pytest.mark.parametrize("epoch", [2, 3, 4])
+def test_a_checkpoint_names_files_that_are_there_whenever_power_fails(
+    quick, tmp_path: Path, monkeypatch, epoch: int
+) -> None:
+    """After the best of an epoch has been saved, and before what goes on from it."""
+    experiment, save, saved = quick("epochs=4"), checkpoints.save_whole, []
+
+    def failing(checkpoint: dict, path: Path) -> None:
+        if path.name == "last.ckpt":
+            saved.append(path)
+            if len(saved) == epoch:
+                raise RuntimeError("power cut")
+        save(checkpoint, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save_whole", failing)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(experiment, tmp_path)
+    assert best_of(run_folder(tmp_path, experiment)).exists()
 
 
 def test_an_unreadable_checkpoint_is_named(quick, tmp_path: Path) -> None:
@@ -330,8 +364,8 @@ def test_every_finished_epoch_can_be_resumed_from_also_when_dev_did_not_improve(
         Fitted(EACL, config, demo, tmp_path, PowerCut(3))
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["epoch"] == 2
-    (best,) = tmp_path.glob("best-*.ckpt")
-    assert best.name == "best-epoch=0.ckpt"
+    assert best_of(tmp_path).name == "best-epoch=0.ckpt"
+    assert best_of(tmp_path).exists()
 
 
 def test_ctrl_c_is_said_and_the_run_goes_on(quick, tmp_path: Path) -> None:
@@ -380,6 +414,31 @@ def test_a_diverged_run_leaves_no_record(quick, tmp_path: Path) -> None:
     with pytest.raises(ErcBenchError, match="diverged"):
         run(experiment, tmp_path)
     assert not record_path(tmp_path, experiment).exists()
+
+
+def test_a_corpus_without_dev_is_refused(quick, demo, tmp_path: Path, monkeypatch) -> None:
+    splits = {split: demo.dialogues(split)[:2] for split in ("train", "test")}
+    corpus = Corpus.build("halved", demo.labels, splits)
+    source = SimpleNamespace(load=lambda _: corpus)
+    monkeypatch.setattr(runner, "corpus_source", lambda name: source)
+    with pytest.raises(ErcBenchError, match="halved has no split dev"):
+        run(quick(), tmp_path)
+
+
+class Held(Callback):
+    """How many gradients there are when a batch has been learnt."""
+
+    def __init__(self) -> None:
+        self.gradients: list[int] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.gradients.append(sum(p.grad is not None for p in pl_module.parameters()))
+
+
+def test_gradients_are_let_go_of_after_each_step(quick, demo, tmp_path: Path) -> None:
+    held = Held()
+    Fitted(EACL, quick("epochs=1", "accumulate=2").config, demo, tmp_path, held)
+    assert [number > 0 for number in held.gradients] == [True, False] * 3
 
 
 class Products(TorchDispatchMode):
