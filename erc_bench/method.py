@@ -102,7 +102,7 @@ class ErcMethod(LightningModule):
         """Further figures for the record, beside the emotion metrics."""
         return {}
 
-    def encoder_identity(self) -> dict[str, str]:
+    def encoder_identity(self) -> dict[str, Any]:
         """What turns text into vectors, for the record: ``name``, ``digest``, and whatever else
         tells two of them apart."""
         name = self.config.encoder

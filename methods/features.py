@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,9 @@ from .prompts import padded
 
 FORMAT = 2
 """Part of the cache's key: raise it when the code makes other vectors than before."""
+
+FINE_TUNING = "fine_tuning.json"
+"""Beside a fine-tuned encoder's weights: where they were trained, in how many seconds."""
 
 EXTRACT_BATCH = 64
 """Utterances per batch when vectors are read off; it changes nothing but the speed."""
@@ -102,6 +105,8 @@ class Vectors:
     """Whether a turn has one ``(rows,)``; a file may lack those of unlabelled turns."""
     key: bytes
     """SHA-256 over what determines the encoder that made them, or of the file."""
+    fine_tuning: dict[str, Any] = field(default_factory=dict)
+    """Where that encoder was fine-tuned, and the seconds that took; empty where nothing says it."""
 
 
 class UtteranceFeatures:
@@ -178,7 +183,8 @@ class UtteranceFeatures:
                 f"{error.filename or folder} can not be written: {error.strerror or error}. Make "
                 "room or set XDG_CACHE_HOME to a folder that can be written to."
             ) from error
-        return Vectors(vectors, torch.ones(len(vectors), dtype=torch.bool), key)
+        present = torch.ones(len(vectors), dtype=torch.bool)
+        return Vectors(vectors, present, key, _fine_tuning(folder / "encoder"))
 
     def _key(self, corpus: Corpus) -> bytes:
         """What determines the fine-tuned encoder."""
@@ -315,6 +321,13 @@ def cls_states(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) ->
     return states_at(encoder, first, input_ids=input_ids, attention_mask=attention_mask)
 
 
+def _fine_tuning(encoder: Path) -> dict[str, Any]:
+    """What stands in a fine-tuned encoder's folder of how it came to be."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((encoder / FINE_TUNING).read_text())
+    return {}
+
+
 def _unfinished(folder: Path) -> Path:
     """Where a fine-tuning has its checkpoints until its encoder is in ``folder``."""
     return folder.with_name("unfinished")
@@ -353,7 +366,8 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
             say(f"Going on with the fine-tuning of {encoder} on {corpus.name}.")
         datamodule = ErcDataModule(corpus, method, config.seed)
         experiment = Experiment("utterance vectors", corpus.name, "", config.seed, settings)
-        trainer = build_trainer(method, part, [TrainingLog(experiment)])
+        log = TrainingLog(experiment)
+        trainer = build_trainer(method, part, [log])
         try:
             fit(trainer, method, datamodule, last)
         finally:
@@ -362,6 +376,8 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
         load_weights(method, Path(selecting_checkpoint(trainer).best_model_path))
         method.encoder.save_pretrained(part / "encoder")
         method.tokenizer.save_pretrained(part / "encoder")
+        story = {**log.environment, "seconds": round(log.seconds, 1)}
+        (part / "encoder" / FINE_TUNING).write_text(json.dumps(story, indent=1))
         (part / "encoder").replace(folder)
 
 

@@ -301,6 +301,7 @@ class SACLLSTM(ErcMethod):
         self.present = np.empty(0, dtype=bool)
         self.prepared = ""  # digest of the corpus whose vectors these are
         self.prepared_by = bytes(32)  # the key of the encoder that made them
+        self.fine_tuning: dict[str, Any] = {}  # where that was trained, and how long
 
     def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
         """One example per dialogue: ``speakers``, numbered in order of appearance."""
@@ -336,6 +337,7 @@ class SACLLSTM(ErcMethod):
         self.features = found.vectors.to(self.device)
         self.present = found.present.numpy()
         self.prepared, self.prepared_by = datamodule.corpus.digest, found.key
+        self.fine_tuning = found.fine_tuning
         self.encoder_key = torch.tensor(list(found.key), dtype=torch.uint8, device=self.device)
         trained = self.class_weights.ne(1).any()
         if self.config.class_weights != "none" and "train" in datamodule.splits and not trained:
@@ -391,14 +393,14 @@ class SACLLSTM(ErcMethod):
         batch["scored"] = self.represent(batch)
         return batch["scored"][1]
 
-    def encoder_identity(self) -> dict[str, str]:
-        """The encoder, or the file of vectors that was read instead; and which vectors they are:
-        two fine-tunings of one encoder are told apart by them."""
-        identity = self.source.identity()
+    def encoder_identity(self) -> dict[str, Any]:
+        """The encoder, or the file of vectors that was read instead; which vectors they are, for
+        two fine-tunings of one encoder are told apart by them; and what is known of its own."""
+        identity: dict[str, Any] = dict(self.source.identity())
         if self.prepared:
             made = self.features.cpu().numpy().tobytes()
             identity["vectors"] = hashlib.sha256(made).hexdigest()
-        return identity
+        return identity | ({"fine_tuning": self.fine_tuning} if self.fine_tuning else {})
 
     def attacked(self) -> list[nn.Parameter]:
         """Draw which input weights this batch's adversarial pass moves; none = no such pass."""

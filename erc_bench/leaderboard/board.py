@@ -88,7 +88,8 @@ class Row:
     slices: list[dict[str, Any]]
     confusable: list[dict[str, Any]]
     cost: dict[str, float | None]
-    """Means over seeds; of time and memory only where all were made on the same device."""
+    """Means over seeds, of memory the largest; of time and memory only where all were made on the
+    same device."""
     devices: list[str]
     notes: list[str]
     """What must be known of its seeds before their spread is believed."""
@@ -338,6 +339,7 @@ def _row(
         else [],
         confusable=[asdict(p) for p in pair_confusions(gold, predictions, first.labels)],
         cost={name: _mean(run.cost[name] for run in runs) for name in COST}
+        | {"peak_memory_mib": max(run.cost["peak_memory_mib"] or 0 for run in runs) or None}
         | ({} if len(devices) < 2 else dict.fromkeys(OF_A_DEVICE)),
         devices=devices,
         notes=notes(runs),
@@ -356,9 +358,11 @@ def notes(runs: Sequence[Run]) -> list[str]:
     found = []
     if len(runs) > 1 and runs[0].made["vectors"] and len({r.made["vectors"] for r in runs}) == 1:
         found.append(
-            "its seeds read the same utterance vectors: the intervals leave the spread of the "
-            "encoder's fine-tuning out"
+            "its seeds read the same utterance vectors: intervals, p-values and ranks leave the "
+            "spread of the encoder's fine-tuning out"
         )
+    if any(run.made["vectors"] and not run.made["fine_tuning"] for run in runs):
+        found.append("the time of its training is without the fine-tuning of its encoder")
     for name, what in MADE_WITH.items():
         if (kinds := len(_kinds(runs, name))) > 1:
             found.append(f"its seeds were made with {kinds} {what}")

@@ -30,10 +30,11 @@ AGREEMENT = 1e-3
 """How far a record's weighted-F1 may lie from that of its predictions, in points."""
 
 COST = ("fit_seconds", "utterances_per_second", "peak_memory_mib", "parameters", "epochs")
-
+"""What a training took; of it and of the fine-tuning that made its vectors, where it says that."""
 
 MADE_WITH = {
     "vectors": "sets of utterance vectors",
+    "fine_tuning": "commits of the code that fine-tuned their encoder",
     "git_commit": "commits of the code",
     "torch": "versions of PyTorch",
     "precision": "precisions",
@@ -225,6 +226,12 @@ def _distil(record: dict[str, Any]) -> dict[str, Any]:
     training = record.get("training") or {}
     made = dict(record.get("environment") or {}, vectors=encoder.get("vectors"))
     made["torch"] = (made.get("versions") or {}).get("torch")
+    fine_tuning = encoder.get("fine_tuning") or {}
+    versions = fine_tuning.get("versions") or {}
+    made["fine_tuning"] = fine_tuning.get("git_commit") or versions.get("erc-bench")
+    cost = {name: _number(training.get(name)) for name in COST}
+    if cost["fit_seconds"] is not None:
+        cost["fit_seconds"] += _number(fine_tuning.get("seconds")) or 0
     text = "\n".join([*labels, "", *ids]).encode()
     for array in (gold, dialogue or []):
         text += np.asarray(array, dtype=np.int64).tobytes()
@@ -250,7 +257,7 @@ def _distil(record: dict[str, Any]) -> dict[str, Any]:
         "dev_weighted_f1": _number((metrics.get("dev") or {}).get("weighted_f1")),
         "calibration_error": _number(metrics["test"].get("calibration_error")),
         "oracle_gap": _number(record.get("oracle_gap")),
-        "cost": {name: _number(training.get(name)) for name in COST},
+        "cost": cost,
         "made": {name: str(made.get(name) or "") for name in MADE_WITH},
     }
 

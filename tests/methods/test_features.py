@@ -77,6 +77,9 @@ def test_vectors_are_cls_states_of_a_fine_tuned_encoder(corpus, tiny_encoder, ow
             inputs = tokenizer(turns[row].text, return_tensors="pt")
             state = encoder(inputs["input_ids"]).last_hidden_state[0, 0]
         torch.testing.assert_close(method.features[row], state, rtol=1e-4, atol=1e-5)
+    story = method.encoder_identity()["fine_tuning"]
+    assert (story["precision"], story["threads"]) == ("32-true", torch.get_num_threads())
+    assert story["seconds"] > 0
     before = load_encoder(tiny_encoder).state_dict()
     assert any(not torch.equal(before[k], v) for k, v in encoder.state_dict().items())
     left = {path.name for path in kept.parent.iterdir()}
