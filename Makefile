@@ -9,7 +9,7 @@ VENV ?= .venv
 .PHONY: demo test slow lint types bench
 
 demo: $(VENV)/.small
-	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small
+	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small --leaderboard-dir demo
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "not slow"

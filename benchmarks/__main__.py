@@ -53,10 +53,14 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     native = trainer_precision("auto") == "bf16-mixed"
-    parser.add_argument("--method", nargs="+", choices=RECIPES, default=list(RECIPES))
-    parser.add_argument("--preset", nargs="+", default=["small"])
+    parser.add_argument(
+        "--method", nargs="+", choices=RECIPES, default=list(RECIPES), help="(default: all)"
+    )
+    parser.add_argument("--preset", nargs="+", default=["small"], help="(default: small)")
     # The recipes know the settings of no other.
-    parser.add_argument("--dataset", choices=("meld", "demo"), default="meld")
+    parser.add_argument(
+        "--dataset", choices=("meld", "demo"), default="meld", help="(default: meld)"
+    )
     parser.add_argument(
         "--encoder",
         nargs="+",
@@ -71,7 +75,7 @@ def arguments() -> argparse.Namespace:
         default=["float32", "bfloat16"] if native else ["float32"],
         help="of ours; in bfloat16 it is compared with the recipe in both",
     )
-    parser.add_argument("--steps", type=int, default=6, help="training steps of the recipe")
+    parser.add_argument("--steps", type=int, default=6, help="of the recipe (default: 6)")
     parser.add_argument("--threads", type=int, help="of PyTorch; default: as many as it chooses")
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument(
@@ -190,8 +194,10 @@ def conditions(corpus: Corpus, utterances: int, args: argparse.Namespace) -> str
 
 def measure(case: Case, corpus: Corpus, utterances: int, args: argparse.Namespace) -> None:
     """Print the rows of a case: against the recipe in float32, and in its own precision."""
+    say("  comparing the losses of both sides …")
     difference = check(replace(case, precision="float32"), corpus)
     precisions = list(dict.fromkeys(("float32", case.precision)))
+    say(f"  measuring {args.steps + 1} rounds of training, and as needed of dev and test …")
     with quiet():
         ours, recipes = compare(case, corpus, args.steps, precisions)
     say(parts("ours", ours))
@@ -199,6 +205,7 @@ def measure(case: Case, corpus: Corpus, utterances: int, args: argparse.Namespac
         say(parts(f"the usual recipe in {precision}", theirs))
         peaks = ["", ""]
         if not args.no_memory:
+            say("  measuring the peak of memory …")
             other = replace(case, precision=precision)
             peaks = [memory(case, "ours"), memory(other, "recipe")]
         first = [f"{case.method}, {case.preset}", case.precision, precision]
@@ -238,3 +245,5 @@ if __name__ == "__main__":
         main()
     except ErcBenchError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted.")

@@ -37,6 +37,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModel
 
 from erc_bench.encoders import states_at
+from erc_bench.progress import say
 
 GIB = 2**30
 
@@ -172,6 +173,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "encoder" else "right", no_wrap=True)
     with giving_back(), multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for case in (*small, *large):
+            say(f"{case.encoder}, {case.batch} × {case.length} …")
             fixed, kept = counted(case)
             run = case in small or (fused and case.fused)
             peak = f"{pool.apply(measured, [case]) / GIB:.2f}" if run else ""

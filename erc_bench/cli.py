@@ -336,7 +336,7 @@ def print_outcome(outcome: Any) -> None:
     if not outcome.skipped:
         training, scored = record["training"], record["metrics"]["test"]["utterances"]
         out.print(
-            f"{scored} test utterances; {duration(outcome.seconds)}, "
+            f"{scored} test utterances; {duration(training['wall_seconds'])}, "
             f"{training['epochs']} epochs, best {training['best_epoch']}, "
             f"{training['utterances_per_second']:.0f} utterances/s in training"
         )
@@ -395,7 +395,7 @@ def command_leaderboard(args: argparse.Namespace) -> int:
         for path in built.paths:
             print(path)
     for each in skipped:
-        _complain(f"skipped {each.file}: {each.reason}")
+        _complain(f"skipped: {each.reason}")
     return 1 if stale or skipped else 0
 
 

@@ -145,7 +145,8 @@ def parse_record(contents: bytes, path: Path) -> dict[str, Any]:
         record = json.loads(contents)
     except ValueError as error:
         raise RecordError(
-            f"{path} is not a readable record: {error}. Delete it and repeat the run with --force."
+            f"{path} is not a readable record: {error}. Repeat the run with --force, which "
+            "replaces it."
         ) from error
     missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
     if missing:
@@ -279,7 +280,8 @@ def model_file(path: Path, record: dict[str, Any]) -> Path:
     if not weights.is_file():
         raise ErcBenchError(
             f"The model of this run is not here: there is no {weights}. Copy it from the machine "
-            "of the training, or repeat the run with --force."
+            "of the training, or repeat the run with another --leaderboard-dir (--force would "
+            "replace this record)."
         )
     return weights
 
@@ -292,5 +294,5 @@ def sound(path: Path) -> Iterator[None]:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise RecordError(
-            f"{path} is a damaged record: {what}. Delete it and repeat the run with --force."
+            f"{path} is a damaged record: {what}. Repeat the run with --force, which replaces it."
         ) from error

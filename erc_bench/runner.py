@@ -96,6 +96,9 @@ def run(
         return Outcome(record, path, clock.seconds, skipped=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
         # A grid that looks whether somebody is at this run holds the lock for less than that.
         with FileLock(folder / "lock").acquire(timeout=0.2, poll_interval=0.02):
             record = None if force else finished(root, experiment)

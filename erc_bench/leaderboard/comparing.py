@@ -47,7 +47,7 @@ class MethodComparison:
         result = self.result
         if result.interval is None:
             return "There are too few dialogues to tell these two apart, whatever the difference."
-        who = "These two trained models" if not result.covers_seeds else "They"
+        who = "These two runs" if not result.covers_seeds else "They"
         if result.p <= ALPHA:
             better = self.a if result.difference > 0 else self.b
             text = f"{who} differ: {better.name} is better by {abs(result.difference):.2f} points."
@@ -128,11 +128,11 @@ def compare_methods(
             f"There is no record below {root} to compare; `erc-bench run {options}` makes one."
         )
     published = {row.key: row for row in read_published(root).rows.get(dataset, [])}
-    ours = _find(a, runs, dataset, [])
-    left_out = [f"skipped {each.file}: {each.reason}" for each in skipped]
+    left_out = [f"skipped: {each.reason}" for each in skipped]
+    ours = _find(a, runs, dataset, [], left_out)
     if b in published and b not in {run.method for run in runs}:
         return _with_figure(ours, published[b], a, dataset, left_out)
-    theirs = _find(b, runs, dataset, list(published))
+    theirs = _find(b, runs, dataset, list(published), left_out)
     pairs = [(x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x is not y]
     same_encoder = [(x, y) for x, y in pairs if x[0].encoder_digest == y[0].encoder_digest]
     pairs = same_encoder or pairs
@@ -150,6 +150,8 @@ def compare_methods(
     first, second = _scores(x), _scores(y)
     result = compare(first, second)
     caveats = [*_elsewhere(x[0]), *_elsewhere(y[0])]
+    if "smoke" in (x[0].preset, y[0].preset):
+        caveats.append("preset smoke shows that a method works, not how well.")
     if result.seeds:
         # All figures are of the seeds that are paired.
         caveats += _unpaired(a, x, result.seeds) + _unpaired(b, y, result.seeds)
@@ -194,14 +196,17 @@ def _elsewhere(run: Run) -> list[str]:
     return [f"{run.method} was predicted elsewhere; how it was selected is not known."]
 
 
-def _find(name: str, runs: Sequence[Run], dataset: str, keys: list[str]) -> list[list[Run]]:
+def _find(
+    name: str, runs: Sequence[Run], dataset: str, keys: list[str], left_out: Sequence[str]
+) -> list[list[Run]]:
     """The configurations that a name may mean, each with its runs by seed."""
     method, _, what = name.partition(":")
     mine = [run for run in runs if run.method == method]
     if not mine:
         known = {run.method for run in runs} | set(keys)
         raise ErcBenchError(
-            f"There is no record of {method!r} on {dataset}." + did_you_mean(method, known)
+            " ".join([f"There is no record of {method!r} on {dataset}.", *left_out])
+            + did_you_mean(method, known)
         )
     # A trial is meant only where nothing else can be, or where it is named.
     mine = [run for run in mine if what or run.preset != "smoke"] or mine

@@ -185,7 +185,9 @@ def _read_one(file: str, contents: bytes) -> tuple[dict[str, Any], dict[str, Any
         fields = _distil(record)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        return f"{file} is a damaged record: {what}. Delete it and repeat the run with --force."
+        return (
+            f"{file} is a damaged record: {what}. Repeat the run with --force, which replaces it."
+        )
     except RecordError as error:
         return f"{file} {error}"
     parts = {}
