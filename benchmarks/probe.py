@@ -1,0 +1,89 @@
+"""What a linear classifier reads off a trained encoder.
+
+    python -m benchmarks.probe RUN [--leaderboard-dir DIR]
+
+The vectors that a method reads (the state of each window's mask) are standardised, and a logistic
+regression learns from those of train. Its weighted-F1 on dev beside the method's own tells whether
+what a method lacks is lacking in its vectors or in how it reads them. All strengths of the penalty
+that were tried are printed, none is chosen; test is not looked at. For ``eacl``, ``spcl`` and
+``finetune``, with the model of a finished run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.preprocessing import StandardScaler
+
+from erc_bench.datamodule import ErcDataModule
+from erc_bench.errors import ErcBenchError
+from erc_bench.methods.prompts import mask_states
+from erc_bench.methods.spcl import SPCL, is_lookback
+from erc_bench.prediction import Model
+from erc_bench.records import find_record, read_record
+from erc_bench.registry import corpus_source
+
+STRENGTHS = (0.001, 0.01, 0.1)
+"""C of the regression, the inverse of its L2 penalty."""
+
+
+@torch.inference_mode()
+def vectors(
+    method: Any, datamodule: ErcDataModule, split: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """States ``(N, d)``, gold labels and the method's own answers ``(N,)`` of a split's turns."""
+    encoder = getattr(method, "network", method).encoder
+    examples = datamodule.examples[split]
+    # Without SPCL's augmentation, which sees later turns.
+    own = np.flatnonzero(~is_lookback(examples)) if isinstance(method, SPCL) else None
+    states, gold, answers = [], [], []
+    for batch in datamodule.evaluation_loader(split, own):
+        states.append(mask_states(encoder, batch))
+        gold.append(batch["labels"])
+        answers.append(method.scores(batch).argmax(dim=1))
+    return tuple(torch.cat(parts).numpy() for parts in (states, gold, answers))
+
+
+def weighted_f1(gold: np.ndarray, predicted: np.ndarray) -> float:
+    """In percent."""
+    return 100 * f1_score(gold, predicted, average="weighted", zero_division=0)
+
+
+def main() -> None:
+    """Print a line for the method and one for each probe."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.probe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--leaderboard-dir", type=Path, default=Path("leaderboard"))
+    args = parser.parse_args()
+    path = find_record(args.leaderboard_dir, args.run)
+    model = Model(path, read_record(path))
+    method = model.method.eval()
+    corpus = corpus_source(model.dataset).load(None)
+    datamodule = ErcDataModule(corpus, method)
+    train, labels, _ = vectors(method, datamodule, "train")
+    dev, gold, answers = vectors(method, datamodule, "dev")
+    print(f"{args.run}: weighted-F1 on dev {weighted_f1(gold, answers):.2f}")
+    scaler = StandardScaler().fit(train)
+    for strength in STRENGTHS:
+        probe = LogisticRegression(C=strength, max_iter=1000)
+        probe.fit(scaler.transform(train), labels)
+        score = weighted_f1(gold, probe.predict(scaler.transform(dev)))
+        print(f"  logistic regression, C = {strength:g}: {score:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ErcBenchError as error:
+        sys.exit(str(error))
