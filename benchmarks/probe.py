@@ -48,7 +48,7 @@ def vectors(
         states.append(mask_states(encoder, batch))
         gold.append(batch["labels"])
         answers.append(method.scores(batch).argmax(dim=1))
-    return tuple(torch.cat(parts).numpy() for parts in (states, gold, answers))
+    return torch.cat(states).numpy(), torch.cat(gold).numpy(), torch.cat(answers).numpy()
 
 
 def weighted_f1(gold: np.ndarray, predicted: np.ndarray) -> float:
