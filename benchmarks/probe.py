@@ -13,17 +13,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.errors import ErcBenchError
+from erc_bench.evaluation import weighted_f1
+from erc_bench.method import Batch
 from erc_bench.methods.prompts import mask_states
 from erc_bench.methods.spcl import SPCL, is_lookback
 from erc_bench.prediction import Model
@@ -35,25 +39,18 @@ STRENGTHS = (0.001, 0.01, 0.1)
 
 
 @torch.inference_mode()
-def vectors(
-    method: Any, datamodule: ErcDataModule, split: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """States ``(N, d)``, gold labels and the method's own answers ``(N,)`` of a split's turns."""
-    encoder = getattr(method, "network", method).encoder
+def computed(
+    method: Any, datamodule: ErcDataModule, split: str, function: Callable[[Batch], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """``function(batch)`` ``(N, …)`` of a split's turns, and their gold labels ``(N,)``."""
     examples = datamodule.examples[split]
     # Without SPCL's augmentation, which sees later turns.
     own = np.flatnonzero(~is_lookback(examples)) if isinstance(method, SPCL) else None
-    states, gold, answers = [], [], []
+    values, gold = [], []
     for batch in datamodule.evaluation_loader(split, own):
-        states.append(mask_states(encoder, batch))
+        values.append(function(batch))
         gold.append(batch["labels"])
-        answers.append(method.scores(batch).argmax(dim=1))
-    return torch.cat(states).numpy(), torch.cat(gold).numpy(), torch.cat(answers).numpy()
-
-
-def weighted_f1(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """In percent."""
-    return 100 * f1_score(gold, predicted, average="weighted", zero_division=0)
+    return torch.cat(values), torch.cat(gold)
 
 
 def main() -> None:
@@ -71,14 +68,17 @@ def main() -> None:
     method = model.method.eval()
     corpus = corpus_source(model.dataset).load(None)
     datamodule = ErcDataModule(corpus, method)
-    train, labels, _ = vectors(method, datamodule, "train")
-    dev, gold, answers = vectors(method, datamodule, "dev")
-    print(f"{args.run}: weighted-F1 on dev {weighted_f1(gold, answers):.2f}")
-    scaler = StandardScaler().fit(train)
+    classes, encoder = len(corpus.labels), getattr(method, "network", method).encoder
+    scores, gold = computed(method, datamodule, "dev", method.scores)
+    print(f"{args.run}: weighted-F1 on dev {weighted_f1(scores.argmax(dim=1), gold, classes):.2f}")
+    states, labels = computed(method, datamodule, "train", partial(mask_states, encoder))
+    scaler = StandardScaler().fit(states)
+    train = scaler.transform(states)
+    dev = scaler.transform(computed(method, datamodule, "dev", partial(mask_states, encoder))[0])
     for strength in STRENGTHS:
         probe = LogisticRegression(C=strength, max_iter=1000)
-        probe.fit(scaler.transform(train), labels)
-        score = weighted_f1(gold, probe.predict(scaler.transform(dev)))
+        probe.fit(train, labels)
+        score = weighted_f1(torch.from_numpy(probe.predict(dev)), gold, classes)
         print(f"  logistic regression, C = {strength:g}: {score:.2f}", flush=True)
 
 
