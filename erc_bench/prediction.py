@@ -17,7 +17,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.progress import say
 from erc_bench.records import model_file, run_name, sound
 from erc_bench.registry import method_class
-from erc_bench.runner import build_trainer, predict, quiet_frameworks
+from erc_bench.runner import build_trainer, predict, quiet_frameworks, set_up_backends
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Model:
         config = stored_config(name, settings, f"{path}, config")
         for setting in asdict(config).keys() - settings.keys():
             say(f"Note: the record is older than the setting {setting}; its default is taken.")
+        set_up_backends()
         with quiet_frameworks():
             self.method = method_class(name)(config, self.labels)
             try:
