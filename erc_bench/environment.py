@@ -54,8 +54,12 @@ def device_name() -> str:
     """The GPU's name, or the processor's."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return f"CPU {features.get('cpu_name') or platform.machine()}"
+    return f"CPU {processor().get('cpu_name') or platform.machine()}"
+
+
+def processor() -> Mapping[str, Any]:
+    """What PyTorch knows of the processor; empty where it knows nothing."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def git_commit(root: Path = REPOSITORY) -> str | None:

@@ -29,6 +29,7 @@ from erc_bench.config import Experiment
 from erc_bench.conversation import SPLITS
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.dropout import draw_masks_fast
+from erc_bench.environment import processor
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import ErcMethod
 from erc_bench.progress import Stopwatch, say
@@ -58,7 +59,6 @@ class Outcome:
 
     record: dict[str, Any]
     path: Path
-    seconds: float
     skipped: bool = False
     """It was finished before and not done again."""
 
@@ -93,7 +93,7 @@ def run(
     path, folder = record_path(root, experiment), run_folder(root, experiment)
     record = None if force else finished(root, experiment)
     if record is not None and not _is_untidy(root, experiment):
-        return Outcome(record, path, clock.seconds, skipped=True)
+        return Outcome(record, path, skipped=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,7 +104,7 @@ def run(
             record = None if force else finished(root, experiment)
             if record is not None:
                 _tidy_up(root, experiment)
-                return Outcome(record, path, clock.seconds, skipped=True)
+                return Outcome(record, path, skipped=True)
             if not resume and (folder / "last.ckpt").exists():
                 say("An unfinished run is started anew; --resume would go on with it.")
             with Tracker(experiment, root, wandb) as tracker:
@@ -120,7 +120,7 @@ def run(
         if error.errno in UNWRITABLE:
             raise cannot_write(Path(error.filename or folder), error) from error
         raise
-    return Outcome(record, path, clock.seconds)
+    return Outcome(record, path)
 
 
 def _is_untidy(root: Path, experiment: Experiment) -> bool:
@@ -257,7 +257,7 @@ def trainer_precision(wanted: str) -> str:
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return names["bfloat16" if native else "float16"]
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    features = processor()
     native = features.get("avx512_bf16") or features.get("amx_bf16")
     return names["bfloat16" if native else "float32"]
 
