@@ -27,12 +27,15 @@ def test_an_executor_that_is_closed_stops_what_is_running(
     tiny_encoder: str, tmp_path: Path
 ) -> None:
     def job(method: str, epochs: int) -> Job:
-        settings = [f"encoder={tiny_encoder}", "max_batches=2", f"epochs={epochs}"]
+        quick = ["max_batches=2", "precision=float32"]
+        settings = [f"encoder={tiny_encoder}", *quick, f"epochs={epochs}"]
         return Job(resolve(method, "demo", preset="smoke", overrides=settings), tmp_path)
 
     long, short = job("eacl", 500), job("finetune", 2)
     over = local([long, short], 2)
-    assert next(over).job.experiment == short.experiment
+    ended = next(over)
+    assert ended.failure == ""
+    assert ended.job.experiment == short.experiment
     over.close()
     assert multiprocessing.active_children() == []
     assert not record_path(tmp_path, long.experiment).exists()
