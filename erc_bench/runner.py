@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from erc_bench.checkpoints import (
     Checkpoint,
@@ -80,7 +80,8 @@ def run(
         experiment: what to run; its seed is set before anything is built.
         root: folder of the records and checkpoints.
         data_dir: where the corpora are, before the usual places.
-        resume: go on from the last finished epoch of an unfinished run, if there is one.
+        resume: go on from the last finished epoch of an unfinished run, if there is one; else that
+            run is given up when the first epoch of this one has ended.
         force: do it again though it is finished; the old record and its model stand until the new
             record is done.
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
@@ -106,7 +107,10 @@ def run(
                 _tidy_up(root, experiment)
                 return Outcome(record, path, skipped=True)
             if not resume and (folder / "last.ckpt").exists():
-                say("An unfinished run is started anew; --resume would go on with it.")
+                say(
+                    "An unfinished run is started anew. Until an epoch has ended, Ctrl-C and the "
+                    "same command with --resume go on with it instead."
+                )
             with Tracker(experiment, root, wandb) as tracker:
                 record = _run(experiment, folder, data_dir, resume, clock, tracker)
                 # The record first: killed between the two, the next tidying up renames the model.
@@ -174,10 +178,6 @@ def _run(
         resumed = resume and last.exists()
         tracker.start(method.encoder_identity()["name"], resumed)
         trainer = build_trainer(method, folder, [log, *tracker.callbacks(log)], tracker.logger)
-        if not resume:
-            # Only now that all else is there: what is not resumed is still of use until then.
-            for checkpoint in (*folder.glob("best-*.ckpt"), last, folder / NEW_MODEL):
-                checkpoint.unlink(missing_ok=True)
         fit(trainer, method, datamodule, last if resumed else None)
         load_weights(method, folder / Path(selecting_checkpoint(trainer).best_model_path).name)
         method.to(trainer.strategy.root_device)
@@ -229,7 +229,7 @@ def build_trainer(
         limit_train_batches=config.max_batches or None,
         accumulate_grad_batches=config.accumulate if method.automatic_optimization else 1,
         gradient_clip_val=(config.gradient_clip or None) if method.automatic_optimization else None,
-        callbacks=[*callbacks, best, last],
+        callbacks=[*callbacks, _Anew(folder), best, last],
         plugins=[WholeFiles()],
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
@@ -239,6 +239,19 @@ def build_trainer(
         enable_model_summary=False,
         default_root_dir=folder,
     )
+
+
+class _Anew(Callback):
+    """Deletes what an unfinished run has left as soon as another has an epoch of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch == 0:
+            for stale in (*self.folder.glob("best-*.ckpt"), *self.folder.glob("last.ckpt")):
+                stale.unlink()
+            (self.folder / NEW_MODEL).unlink(missing_ok=True)
 
 
 class _Patience(EarlyStopping):

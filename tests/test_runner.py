@@ -52,6 +52,21 @@ def predictions(record: dict) -> dict:
     return {split: record["predictions"][split]["probabilities"] for split in ("dev", "test")}
 
 
+def fail(*args, **kwargs):
+    raise RuntimeError("power cut")
+
+
+def cut_off(monkeypatch, experiment: Experiment, root: Path, epoch: int) -> None:
+    """A run that ends in the middle of an epoch (counted from 0)."""
+    build = runner.build_trainer
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            runner, "build_trainer", lambda m, f, c, *o: build(m, f, [*c, PowerCut(epoch)], *o)
+        )
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(experiment, root)
+
+
 def best_of(folder: Path) -> Path:
     """The checkpoint that the last one of a training names as best on dev."""
     callbacks = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"].values()
@@ -239,30 +254,48 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
     assert len(resumed["training"]["curves"]) == 4
 
 
-def test_a_run_that_stopped_early_does_not_train_on_when_resumed(quick, tmp_path: Path) -> None:
+def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
+    quick, tmp_path: Path, monkeypatch
+) -> None:
     experiment = quick("epochs=6", "patience=1", "encoder_lr=1e-9", "lr=1e-9")
     whole = run(experiment, tmp_path / "whole").record
     assert whole["training"]["epochs"] == 2
     root = tmp_path / "killed"
-    (run_folder(root, experiment) / "model.new.ckpt").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"model\.new\.ckpt"):
-        run(experiment, root)
-    (run_folder(root, experiment) / "model.new.ckpt").rmdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "make_record", fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(experiment, root)
+    assert (run_folder(root, experiment) / "last.ckpt").exists()
     resumed = run(experiment, root, resume=True).record
     assert resumed["training"]["epochs"] == 2
     assert predictions(resumed) == predictions(whole)
 
 
+def test_started_anew_by_mistake_an_unfinished_run_is_there_for_an_epoch(
+    quick, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """Who reads too late that it is started anew has lost nothing yet."""
+    experiment = quick()
+    folder = run_folder(tmp_path, experiment)
+
+    cut_off(monkeypatch, experiment, tmp_path, epoch=2)
+    before = {path.name: path.read_bytes() for path in folder.glob("*.ckpt")}
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
+    capsys.readouterr()
+    cut_off(monkeypatch, experiment, tmp_path, epoch=0)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "started anew" in said
+    assert "--resume" in said
+    assert {path.name: path.read_bytes() for path in folder.glob("*.ckpt")} == before
+    cut_off(monkeypatch, experiment, tmp_path, epoch=1)
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 0
+    assert {path.name for path in folder.glob("*.ckpt")} == {"last.ckpt", "best-epoch=0.ckpt"}
+
+
 def test_a_record_names_all_places_that_trained(quick, tmp_path: Path, monkeypatch) -> None:
     experiment = quick()
     monkeypatch.setattr(environment, "COMMIT", "old")
-    build = runner.build_trainer
-    with monkeypatch.context() as patched:
-        patched.setattr(
-            runner, "build_trainer", lambda m, f, c, *o: build(m, f, [*c, PowerCut(1)], *o)
-        )
-        with pytest.raises(RuntimeError, match="power cut"):
-            run(experiment, tmp_path)
+    cut_off(monkeypatch, experiment, tmp_path, epoch=1)
     monkeypatch.setattr(environment, "COMMIT", "new")
     monkeypatch.setattr(environment, "device_name", lambda: "another")
     resumed = run(experiment, tmp_path, resume=True).record
