@@ -1,12 +1,14 @@
-"""What a linear classifier reads off a trained encoder.
+"""What a trained encoder's vectors hold, and what a method reads off them.
 
     python -m benchmarks.probe RUN [--leaderboard-dir DIR]
 
 The vectors that a method reads (the state of each window's mask) are standardised, and a logistic
 regression learns from those of train. Its weighted-F1 on dev beside the method's own tells whether
-what a method lacks is lacking in its vectors or in how it reads them. All strengths of the penalty
-that were tried are printed, none is chosen; test is not looked at. For ``eacl``, ``spcl`` and
-``finetune``, with the model of a finished run.
+what a method lacks is lacking in its vectors or in how it reads them. A classifier with a bias
+knows how frequent the classes are, a nearest anchor or prototype does not: what that is worth is
+told by the method's own scores plus a share of the log of train's class frequencies. All strengths
+of the penalty and all shares that were tried are printed, none is chosen; test is not looked at.
+For ``eacl``, ``spcl`` and ``finetune``, with the model of a finished run.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ from erc_bench.registry import corpus_source
 STRENGTHS = (0.001, 0.01, 0.1)
 """C of the regression, the inverse of its L2 penalty."""
 
+SHARES = (0.25, 0.5, 1.0)
+"""Of the log frequencies of the classes, which are added to a method's scores."""
+
 
 @torch.inference_mode()
 def computed(
@@ -54,7 +59,7 @@ def computed(
 
 
 def main() -> None:
-    """Print a line for the method and one for each probe."""
+    """Print a line for the method and one for each way of reading."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.probe",
         description=__doc__,
@@ -72,6 +77,10 @@ def main() -> None:
     scores, gold = computed(method, datamodule, "dev", method.scores)
     print(f"{args.run}: weighted-F1 on dev {weighted_f1(scores.argmax(dim=1), gold, classes):.2f}")
     states, labels = computed(method, datamodule, "train", partial(mask_states, encoder))
+    frequencies = labels.bincount(minlength=classes) / len(labels)
+    for share in SHARES:
+        score = weighted_f1((scores + share * frequencies.log()).argmax(dim=1), gold, classes)
+        print(f"  + {share:g} × the log frequencies of train's classes: {score:.2f}")
     scaler = StandardScaler().fit(states)
     train = scaler.transform(states)
     dev = scaler.transform(computed(method, datamodule, "dev", partial(mask_states, encoder))[0])
