@@ -26,7 +26,7 @@ from rich.text import Text
 from erc_bench.errors import ErcBenchError
 from erc_bench.jobs import Ended, Executor, Job, default_workers, local
 from erc_bench.progress import Stopwatch, console, duration, say
-from erc_bench.records import finished, leftovers, record_path, run_folder
+from erc_bench.records import cannot_write, finished, leftovers, record_path, run_folder
 
 PATIENCE = 1.0
 """Seconds between two looks at the runs that other processes are at."""
@@ -84,11 +84,19 @@ def run_grid(jobs: list[Job], workers: int | None, executor: Executor | None = N
         jobs: the runs, each once.
         workers: how many at a time; None is what this machine does well.
         executor: what does them; :func:`local` if nothing else is said.
+
+    Raises:
+        ErcBenchError: nothing can be written where the records belong.
     """
     grid = _Grid(jobs)
     waiting = grid.unfinished()
     if not waiting:
         return grid.report
+    for root in {job.root for job in waiting}:
+        try:
+            (root / "runs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # said once, not of each run
+            raise cannot_write(root, error) from error
     why = ""
     if workers is None:
         workers, why = default_workers([job.experiment.preset for job in waiting])
@@ -128,7 +136,13 @@ class _Grid:
                 self._count(job, record)
         if done := self.total - len(self.left):
             say(f"{done} of {self.total} runs were finished before (--force repeats them).")
-        return list(self.left.values())
+        left = list(self.left.values())
+        if anew := sum(_is_started_anew(job) for job in left):
+            say(
+                f"Unfinished runs that are started anew: {anew}. Until an epoch has ended, "
+                "Ctrl-C and the same command with --resume go on with what it had instead."
+            )
+        return left
 
     def _record(self, job: Job) -> dict[str, Any] | None:
         """The record that makes a job superfluous.
@@ -262,6 +276,12 @@ def _is_taken(job: Job) -> bool:
         return True
     except OSError:
         return False  # the run itself will say what is wrong with the place
+
+
+def _is_started_anew(job: Job) -> bool:
+    """Whether an unfinished run is there that this job gives up."""
+    last = run_folder(job.root, job.experiment) / "last.ckpt"
+    return not job.options.get("resume") and last.exists() and not _is_taken(job)
 
 
 def _last_line(file: Path) -> str:

@@ -80,8 +80,8 @@ def run(
         experiment: what to run; its seed is set before anything is built.
         root: folder of the records and checkpoints.
         data_dir: where the corpora are, before the usual places.
-        resume: go on from the last finished epoch of an unfinished run, if there is one; else that
-            run is given up when the first epoch of this one has ended.
+        resume: go on from the last finished epoch of an unfinished run, if there is one. Without
+            it, such a run is given up when the first epoch of this one has ended.
         force: do it again though it is finished; the old record and its model stand until the new
             record is done.
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
@@ -202,6 +202,7 @@ def build_trainer(
 ) -> Trainer:
     """The Lightning Trainer of a run: one device, dev-selected checkpoints, epoch-end resumption.
 
+    Checkpoints that lie in the folder are deleted when a training from the start has an epoch.
     A method with manual optimisation accumulates and clips by itself.
     """
     config = method.config
@@ -242,16 +243,20 @@ def build_trainer(
 
 
 class _Anew(Callback):
-    """Deletes what an unfinished run has left as soon as another has an epoch of its own."""
+    """Deletes what an unfinished run has left, when another has an epoch of its own.
+
+    That epoch's checkpoint is written right after it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.current_epoch == 0:
-            for stale in (*self.folder.glob("best-*.ckpt"), *self.folder.glob("last.ckpt")):
-                stale.unlink()
-            (self.folder / NEW_MODEL).unlink(missing_ok=True)
+            # The last one first: it names the best.
+            for pattern in ("last.ckpt", "best-*.ckpt", NEW_MODEL):
+                for stale in self.folder.glob(pattern):
+                    stale.unlink()
 
 
 class _Patience(EarlyStopping):
@@ -280,7 +285,8 @@ def fit(
 ) -> None:
     """Train, from a checkpoint on if one is given; Ctrl-C surfaces as KeyboardInterrupt."""
     if checkpoint is not None:
-        read_checkpoint(checkpoint)
+        done = read_checkpoint(checkpoint)["epoch"] + 1
+        say(f"Going on after epoch {done} of {trainer.max_epochs}.")
     # Pre-trained encoders come in eval mode, and Lightning leaves every module in its mode.
     method.train()
     draw_masks_fast()

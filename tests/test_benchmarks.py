@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from benchmarks import probe
 from benchmarks.side_by_side import CHECKED, RECIPES, TOLERANCE, Case, losses, sample
+from erc_bench.config import resolve
+from erc_bench.runner import run
 
 
 @pytest.mark.parametrize("method", RECIPES)
@@ -40,3 +43,17 @@ def test_the_command_prints_ratios_and_memory(tiny_encoder):
     assert float(cells["ratio"]) > 0
     assert float(cells["peak MiB"]) > 0
     assert float(cells["losses differ by |"].removesuffix("|")) < TOLERANCE
+
+
+@pytest.mark.parametrize("method", ["finetune", "eacl", "spcl"])
+def test_the_probe_reads_what_the_method_read(method, tiny_encoder, tmp_path, monkeypatch, capsys):
+    quick = ["max_len=32", "epochs=1", "max_batches=4", "precision=float32"]
+    settings = [f"encoder={tiny_encoder}", *quick]
+    record = run(resolve(method, "demo", preset="smoke", overrides=settings), tmp_path).record
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["probe", method, "--leaderboard-dir", str(tmp_path)])
+    probe.main()
+    own, *others = capsys.readouterr().out.splitlines()
+    assert own.endswith(f" {record['metrics']['dev']['weighted_f1']:.2f}")
+    assert len(others) == len(probe.SHARES) + len(probe.STRENGTHS)
+    assert all(0 < float(line.rpartition(" ")[2]) <= 100 for line in others)

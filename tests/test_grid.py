@@ -21,6 +21,7 @@ from rich.console import Console
 
 from erc_bench import grid
 from erc_bench.config import resolve
+from erc_bench.errors import ErcBenchError
 from erc_bench.grid import Report, run_grid
 from erc_bench.jobs import Ended, Job
 from erc_bench.records import parse_record, read_record, record_files, record_path, run_folder
@@ -123,6 +124,25 @@ def test_finished_runs_are_skipped_without_a_process(whole) -> None:
     assert {k: sorted(v) for k, v in again.scores.items()} == {
         k: sorted(v) for k, v in report.scores.items()
     }
+
+
+def test_a_grid_says_what_it_starts_anew(plan, tmp_path: Path, capsys) -> None:
+    for options, said in (({}, "that are started anew: 1."), ({"resume": True}, "")):
+        jobs = plan(tmp_path, methods=["finetune"], **options)
+        folder = run_folder(tmp_path, jobs[0].experiment)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "last.ckpt").touch()
+        capsys.readouterr()
+        run_grid(jobs, 1, lambda jobs, workers: (Ended(job, "no") for job in jobs))
+        output = " ".join(capsys.readouterr().err.split())
+        assert said in output
+        assert ("anew" in output) == bool(said)
+
+
+def test_a_place_that_can_not_be_written_to_is_said_once(plan, tmp_path: Path) -> None:
+    (tmp_path / "board").write_text("a file")
+    with pytest.raises(ErcBenchError, match="--leaderboard-dir"):
+        run_grid(plan(tmp_path / "board"), 2, nobody)
 
 
 def test_failing_runs_stop_none_of_the_others(plan, tmp_path: Path) -> None:

@@ -52,10 +52,6 @@ def predictions(record: dict) -> dict:
     return {split: record["predictions"][split]["probabilities"] for split in ("dev", "test")}
 
 
-def fail(*args, **kwargs):
-    raise RuntimeError("power cut")
-
-
 def cut_off(monkeypatch, experiment: Experiment, root: Path, epoch: int) -> None:
     """A run that ends in the middle of an epoch (counted from 0)."""
     build = runner.build_trainer
@@ -65,6 +61,19 @@ def cut_off(monkeypatch, experiment: Experiment, root: Path, epoch: int) -> None
         )
         with pytest.raises(RuntimeError, match="power cut"):
             run(experiment, root)
+
+
+def cut_off_at_the_end(monkeypatch, experiment: Experiment, root: Path) -> None:
+    """A run that ends between its last epoch and its record."""
+
+    def cut(*args, **kwargs):
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "make_record", cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(experiment, root)
+    assert (run_folder(root, experiment) / "last.ckpt").exists()
 
 
 def best_of(folder: Path) -> Path:
@@ -261,11 +270,7 @@ def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
     whole = run(experiment, tmp_path / "whole").record
     assert whole["training"]["epochs"] == 2
     root = tmp_path / "killed"
-    with monkeypatch.context() as patched:
-        patched.setattr(runner, "make_record", fail)
-        with pytest.raises(RuntimeError, match="power cut"):
-            run(experiment, root)
-    assert (run_folder(root, experiment) / "last.ckpt").exists()
+    cut_off_at_the_end(monkeypatch, experiment, root)
     resumed = run(experiment, root, resume=True).record
     assert resumed["training"]["epochs"] == 2
     assert predictions(resumed) == predictions(whole)
@@ -287,9 +292,15 @@ def test_started_anew_by_mistake_an_unfinished_run_is_there_for_an_epoch(
     assert "started anew" in said
     assert "--resume" in said
     assert {path.name: path.read_bytes() for path in folder.glob("*.ckpt")} == before
+    (folder / "model.new.ckpt").write_bytes(b"of the run before")
     cut_off(monkeypatch, experiment, tmp_path, epoch=1)
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 0
     assert {path.name for path in folder.glob("*.ckpt")} == {"last.ckpt", "best-epoch=0.ckpt"}
+    # Killed while it deletes, it leaves no last one that names a best one that is gone.
+    (folder / "best-epoch=9.ckpt").mkdir()
+    with pytest.raises(OSError, match="best-epoch=9"):
+        run(experiment, tmp_path)
+    assert not (folder / "last.ckpt").exists()
 
 
 def test_a_record_names_all_places_that_trained(quick, tmp_path: Path, monkeypatch) -> None:
@@ -426,16 +437,11 @@ def test_ctrl_c_is_said_and_the_run_goes_on(quick, tmp_path: Path) -> None:
     assert not record_path(tmp_path, experiment).exists()
 
 
-def test_a_moved_folder_resumes_to_the_same_result(quick, tmp_path: Path) -> None:
+def test_a_moved_folder_resumes_to_the_same_result(quick, tmp_path: Path, monkeypatch) -> None:
     """Also where the best epoch came before the move."""
     experiment = quick("epochs=4")
     whole = run(experiment, tmp_path / "whole").record
-    before = run_folder(tmp_path / "before", experiment)
-    before.mkdir(parents=True)
-    (before / "model.new.ckpt").mkdir()  # saving fails, after the last epoch
-    with pytest.raises(OSError, match=r"model\.new\.ckpt"):
-        run(experiment, tmp_path / "before")
-    (before / "model.new.ckpt").rmdir()
+    cut_off_at_the_end(monkeypatch, experiment, tmp_path / "before")
     (tmp_path / "before").rename(tmp_path / "after")
     resumed = run(experiment, tmp_path / "after", resume=True).record
     assert predictions(resumed) == predictions(whole)
