@@ -15,7 +15,7 @@ from erc_bench.leaderboard.board import ALPHA, notes, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
 from erc_bench.leaderboard.runs import Run, read_runs
-from erc_bench.registry import corpus_names
+from erc_bench.registry import corpus_names, method_names
 from erc_bench.slices import class_scores
 from erc_bench.statistics import Comparison, compare, compare_with_figure, seed_interval
 
@@ -122,7 +122,15 @@ def compare_methods(
             raise ErcBenchError(
                 f"There is no dataset {dataset!r}." + did_you_mean(dataset, corpora)
             )
-        options = f"--method {a.partition(':')[0]} --dataset {dataset}"
+        presets = sorted({run.preset for run in everything if run.dataset == dataset})
+        if presets:
+            raise ErcBenchError(
+                f"Of {dataset} no record below {root} has the preset {preset!r}; there are some "
+                f"with {' and '.join(presets)}."
+            )
+        named = {name.partition(":")[0] for name in (a, b)} & set(method_names())
+        methods = " ".join(sorted(named)) or "all"
+        options = f"--method {methods} --dataset {dataset}"
         options += f" --preset {preset}" if preset else ""
         raise ErcBenchError(
             f"There is no record below {root} to compare; `erc-bench run {options}` makes one."
