@@ -261,7 +261,7 @@ def test_a_folder_of_records_that_is_not_there(argv, capsys, elsewhere: Path) ->
 def test_nothing_to_compare(capsys, elsewhere: Path) -> None:
     (elsewhere / "leaderboard").mkdir()
     message = fails(capsys, "compare", "eacl", "spcl", "--dataset", "meld", "--preset", "small")
-    assert "`erc-bench run --method eacl --dataset meld --preset small`" in message
+    assert "`erc-bench run --method eacl spcl --dataset meld --preset small`" in message
     assert "'meld'" in fails(capsys, "compare", "eacl", "spcl", "--dataset", "medl")
 
 

@@ -133,7 +133,7 @@ def compare_methods(
         options = f"--method {methods} --dataset {dataset}"
         options += f" --preset {preset}" if preset else ""
         raise ErcBenchError(
-            f"There is no record below {root} to compare; `erc-bench run {options}` makes one."
+            f"There is no record below {root} to compare; `erc-bench run {options}` makes some."
         )
     published = {row.key: row for row in read_published(root).rows.get(dataset, [])}
     left_out = [f"skipped: {each.reason}" for each in skipped]
