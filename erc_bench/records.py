@@ -47,6 +47,9 @@ UNWRITABLE = frozenset(
 NEW_MODEL = "model.new.ckpt"
 """Weights that become ``model.ckpt`` as soon as the record that tells of them is there."""
 
+UNFINISHED = ("last.ckpt", "best-*.ckpt", NEW_MODEL)
+"""What an unfinished run has in its folder; the last checkpoint first, since it names the best."""
+
 
 class RecordError(ErcBenchError):
     """A file in the place of a record that is none."""
@@ -111,10 +114,7 @@ def leftovers(root: Path, experiment: Experiment) -> list[Path]:
     path, folder = record_path(root, experiment), run_folder(root, experiment)
     done = path.stat().st_mtime_ns
     found = [
-        *folder.glob(NEW_MODEL),
-        *folder.glob("*.ckpt.tmp"),
-        *folder.glob("best-*.ckpt"),
-        *folder.glob("last.ckpt"),
+        *(file for pattern in (*UNFINISHED, "*.ckpt.tmp") for file in folder.glob(pattern)),
         *path.parent.glob(f".{path.name}.*.tmp"),
     ]
     return [file for file in found if file.stat().st_mtime_ns <= done]

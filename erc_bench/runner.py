@@ -36,6 +36,7 @@ from erc_bench.progress import Stopwatch, say
 from erc_bench.recording import forget_peak_memory, make_record
 from erc_bench.records import (
     NEW_MODEL,
+    UNFINISHED,
     UNWRITABLE,
     cannot_write,
     finished,
@@ -253,8 +254,7 @@ class _Anew(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.current_epoch == 0:
-            # The last one first: it names the best.
-            for pattern in ("last.ckpt", "best-*.ckpt", NEW_MODEL):
+            for pattern in UNFINISHED:
                 for stale in self.folder.glob(pattern):
                     stale.unlink()
 
