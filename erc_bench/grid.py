@@ -99,7 +99,7 @@ def run_grid(jobs: list[Job], workers: int | None, executor: Executor | None = N
             raise cannot_write(root, error) from error
     why = ""
     if workers is None:
-        workers, why = default_workers([job.experiment.preset for job in waiting])
+        workers, why = default_workers([job.experiment for job in waiting])
     grid.workers = workers = min(workers, len(waiting))
     say(f"{len(waiting)} runs to do, {workers} at a time{why}; each has a log.txt by its model.")
     with grid.display():

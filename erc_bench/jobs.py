@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,6 +29,9 @@ from erc_bench.registry import own_modules
 GPU_MEMORY = {"paper": 24, "base": 16, "small": 4, "smoke": 3}
 """GiB of a GPU to reckon with for a run, by preset; any other counts as ``paper``. At least what
 ``python -m benchmarks.memory`` counts for the largest batch in bfloat16, and 2 GiB for CUDA."""
+
+SIZES = ("encoder", "batch_size", "max_len", "precision")
+"""Settings that change how much of a GPU a run needs."""
 
 CORES_PER_RUN = 2
 """Cores for each of several runs on one GPU."""
@@ -72,19 +75,27 @@ are running."""
 # --- how many at a time ---
 
 
-def default_workers(presets: list[str]) -> tuple[int, str]:
+def default_workers(experiments: Sequence[Experiment]) -> tuple[int, str]:
     """How many runs this machine does well at a time, and why, as a bracket behind the number."""
-    return sane_workers(presets, _cores(), _free_gpu_memory())
+    return sane_workers(experiments, _cores(), _free_gpu_memory())
 
 
-def sane_workers(presets: list[str], cores: int, gpu_memory: float | None) -> tuple[int, str]:
+def sane_workers(
+    experiments: Sequence[Experiment], cores: int, gpu_memory: float | None
+) -> tuple[int, str]:
     """:func:`default_workers` for so many cores and GiB free on the GPU (None: no GPU).
 
     Small encoders leave a big GPU idle. Without one a single run has work for all cores.
     """
     if gpu_memory is None:
         return 1, " (there is no GPU, and one run uses all cores; --jobs sets another number)"
-    need = max(GPU_MEMORY.get(preset, GPU_MEMORY["paper"]) for preset in presets)
+    given = {text.partition("=")[0].rpartition(".")[2] for e in experiments for text in e.overrides}
+    if changed := [name for name in SIZES if name in given]:
+        return 1, (
+            f" (what a run with its own {' and '.join(changed)} needs of the GPU is not known; "
+            "--jobs sets another number)"
+        )
+    need = max(GPU_MEMORY.get(e.preset, GPU_MEMORY["paper"]) for e in experiments)
     workers = max(1, min(int(gpu_memory / need), cores // CORES_PER_RUN))
     return workers, (
         f" (for each {need} of the {gpu_memory:.0f} GiB free on the GPU and {CORES_PER_RUN} of "

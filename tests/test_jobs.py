@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from erc_bench import jobs
-from erc_bench.config import resolve
+from erc_bench.config import Experiment, MethodConfig, resolve
 from erc_bench.jobs import Job, local, sane_workers
 from erc_bench.records import record_path
 
@@ -54,6 +54,18 @@ def test_an_executor_that_is_closed_stops_what_is_running(
     ],
 )
 def test_sane_defaults(presets, cores, memory, workers) -> None:
-    number, why = sane_workers(presets, cores, memory)
+    runs = [Experiment("eacl", "meld", preset, 1, MethodConfig()) for preset in presets]
+    number, why = sane_workers(runs, cores, memory)
     assert number == workers
     assert "--jobs" in why
+
+
+@pytest.mark.parametrize(
+    ("override", "workers"),
+    [("precision=float32", 1), ("evaluation.batch_size=512", 1), ("temperature=0.05", 34)],
+)
+def test_a_run_that_may_need_more_of_the_gpu_has_it_alone(override: str, workers: int) -> None:
+    run = resolve("eacl", "meld", preset="small", overrides=[override])
+    number, why = sane_workers([run, run], 128, 139.0)
+    assert number == workers
+    assert (override.partition("=")[0].rpartition(".")[2] in why) == (workers == 1)
