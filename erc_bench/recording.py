@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import resource
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def peak_memory_mib() -> float:
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         if found:
             return round(int(found[1]) / 1024, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def forget_peak_memory() -> None:

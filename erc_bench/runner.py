@@ -224,7 +224,8 @@ def build_trainer(
     if config.patience:
         callbacks = [*callbacks, _Patience(monitor, mode=mode, patience=config.patience)]
     return Trainer(
-        accelerator="auto",
+        # Not "auto", which would take an Apple GPU: all else here asks for CUDA or the CPU.
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=1,
         precision=trainer_precision(config.precision),  # type: ignore[arg-type]
         max_epochs=config.epochs,
