@@ -45,6 +45,13 @@ from erc_bench.runner import quiet_frameworks, set_up_backends, trainer_precisio
 from .side_by_side import RECIPES, TOLERANCE, Case, Epoch, compare, losses, peak_memory
 
 
+def positive(text: str) -> int:
+    """A number of steps or threads."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def arguments() -> argparse.Namespace:
     """What the command was asked for."""
     parser = argparse.ArgumentParser(
@@ -75,8 +82,10 @@ def arguments() -> argparse.Namespace:
         default=["float32", "bfloat16"] if native else ["float32"],
         help="of ours; in bfloat16 it is compared with the recipe in both",
     )
-    parser.add_argument("--steps", type=int, default=6, help="of the recipe (default: 6)")
-    parser.add_argument("--threads", type=int, help="of PyTorch; default: as many as it chooses")
+    parser.add_argument("--steps", type=positive, default=6, help="of the recipe (default: 6)")
+    parser.add_argument(
+        "--threads", type=positive, help="of PyTorch; default: as many as it chooses"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings for both sides"
@@ -119,8 +128,9 @@ def check(case: Case, corpus: Corpus) -> float:
     """
     with quiet():
         ours, theirs = (np.array(values) for values in losses(case, corpus))
-    difference = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
-    if len(ours) != len(theirs) or not difference < TOLERANCE:
+    same_steps = len(ours) == len(theirs)
+    difference = float(np.max(np.abs(ours - theirs) / np.abs(theirs))) if same_steps else np.nan
+    if not difference < TOLERANCE:
         sys.exit(
             f"{case.method}, {case.preset}: the losses of ours {ours} and of the recipe {theirs} "
             "differ, so there is nothing to compare."
@@ -227,6 +237,10 @@ def main() -> None:
         # SACL-LSTM trains its LSTMs in float32 whatever the hardware.
         if m != "sacl-lstm" or precision == "float32"
     ]
+    if not cases:
+        sys.exit("SACL-LSTM trains its LSTMs in float32 alone: add --precision float32.")
+    for case in cases:  # what is wrong with one is said before another is measured
+        case.settings()
     if args.peak_memory_of:
         with quiet():
             print(peak_memory(cases[0], corpus, args.peak_memory_of))
@@ -237,7 +251,10 @@ def main() -> None:
     print_row(["---"] * len(HEADER))
     for case in cases:
         say(f"{case.method}, {case.preset}, {case.precision} …")
-        measure(case, corpus, utterances, args)
+        try:
+            measure(case, corpus, utterances, args)
+        except torch.OutOfMemoryError as error:
+            say(f"  does not fit the GPU with the recipe beside it: {str(error).splitlines()[0]}")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from erc_bench.datamodule import ErcDataModule
@@ -35,6 +33,9 @@ from erc_bench.methods.spcl import SPCL, is_lookback
 from erc_bench.prediction import Model
 from erc_bench.records import find_record, read_record
 from erc_bench.registry import corpus_source
+
+READERS = ("eacl", "finetune", "spcl")
+"""Methods that read the state of a window's mask."""
 
 STRENGTHS = (0.001, 0.01, 0.1)
 """C of the regression, the inverse of its L2 penalty."""
@@ -68,8 +69,19 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--leaderboard-dir", type=Path, default=Path("leaderboard"))
     args = parser.parse_args()
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+    except ImportError:
+        sys.exit("The probe needs scikit-learn, of the extra dev: pip install -e '.[dev]'.")
     path = find_record(args.leaderboard_dir, args.run)
-    model = Model(path, read_record(path))
+    record = read_record(path)
+    if record["method"] not in READERS:
+        raise ErcBenchError(
+            f"{args.run} is a run of {record['method']}, which reads no state of a mask; the probe "
+            f"is for {', '.join(READERS)}."
+        )
+    model = Model(path, record)
     method = model.method.eval()
     corpus = corpus_source(model.dataset).load(None)
     datamodule = ErcDataModule(corpus, method)

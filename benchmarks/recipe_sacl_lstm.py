@@ -123,7 +123,8 @@ class SACLRecipe(Recipe):
             self.loss_of(*self.read(batch), weight).backward()
             for name, parameter in self.network.named_parameters():
                 if name in backup:
-                    parameter.data, parameter.grad = backup[name]
+                    value, parameter.grad = backup[name]
+                    parameter.data.copy_(value)
             if number % self.config.accumulate == 0 or number == len(loader):
                 self.optimizer.step()
                 self.optimizer.zero_grad()

@@ -23,11 +23,13 @@ from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import AutoConfig
 
-from erc_bench.config import resolve
+from erc_bench.config import MethodConfig, resolve
 from erc_bench.conversation import Corpus
 from erc_bench.datamodule import ErcDataModule
 from erc_bench.dropout import draw_masks_fast
+from erc_bench.encoders import find_encoder
 from erc_bench.method import ErcMethod
 from erc_bench.recording import forget_peak_memory, peak_memory_mib
 from erc_bench.runner import build_trainer, fit
@@ -73,24 +75,27 @@ class Case:
     """A folder instead of the preset's encoder."""
     overrides: tuple[str, ...] = ()
 
+    def settings(self, *overrides: str) -> MethodConfig:
+        """The method's settings.
+
+        Raises:
+            ErcBenchError: there is no such preset, setting or encoder.
+        """
+        given = [*self.overrides, "epochs=1", "max_batches=0", f"precision={self.precision}"]
+        given += [f"encoder={self.encoder}"] * bool(self.encoder) + list(overrides)
+        config = resolve(self.method, self.dataset, preset=self.preset, overrides=given).config
+        folder = find_encoder(config.encoder).folder
+        if self.method != "sacl-lstm":
+            return config
+        size = AutoConfig.from_pretrained(folder).hidden_size
+        given += ["features.path=drawn at random", f"features.size={size}"]
+        return resolve(self.method, self.dataset, preset=self.preset, overrides=given).config
+
     def build(self, corpus: Corpus, *overrides: str) -> ErcMethod:
         """The method with its pre-trained weights; the rest is the same for all of a case."""
-        settings = [*self.overrides, "epochs=1", f"precision={self.precision}", *overrides]
-        if self.encoder:
-            settings.append(f"encoder={self.encoder}")
-        if self.method == "sacl-lstm":
-            settings += ["features.path=drawn at random", f"features.size={self._size()}"]
-        experiment = resolve(self.method, self.dataset, preset=self.preset, overrides=settings)
+        config = self.settings(*overrides)
         seed_everything(1, verbose=False)
-        return RECIPES[self.method].Method(experiment.config, corpus.labels)
-
-    def _size(self) -> int:
-        from transformers import AutoConfig
-
-        from erc_bench.encoders import find_encoder
-
-        name = self.encoder or resolve(self.method, self.dataset, preset=self.preset).config.encoder
-        return AutoConfig.from_pretrained(find_encoder(name).folder).hidden_size
+        return RECIPES[self.method].Method(config, corpus.labels)
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,8 @@ def sample(
     """Batches for ``rounds`` rounds, and before them a round to warm up.
 
     The batches are sorted by size and taken at even distances, so that their mean is that of all;
-    every round has one of every ``per_round``-th of them.
+    every round has one of every ``per_round``-th of them. What warms up are others, the largest of
+    each of these parts.
     """
     order = sorted(batches, key=lambda batch: sizes[batch].sum())
     wanted = rounds * per_round
@@ -144,7 +150,8 @@ def sample(
     chosen = np.stack(
         [rng.permutation(part) for part in places.astype(int).reshape(per_round, rounds)], axis=1
     )
-    return [order[i] for i in (*chosen[-1], *chosen.ravel())]
+    warming = (np.arange(per_round) + 1) * len(order) // per_round - 1
+    return [order[i] for i in (*warming, *chosen.ravel())]
 
 
 def longest(

@@ -8,10 +8,13 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from synthetic_records import Method, write_records
 
+from benchmarks import __main__ as benchmark
 from benchmarks import probe
 from benchmarks.side_by_side import CHECKED, RECIPES, TOLERANCE, Case, losses, sample
 from erc_bench.config import resolve
+from erc_bench.errors import ErcBenchError
 from erc_bench.runner import run
 
 
@@ -28,6 +31,7 @@ def test_a_sample_has_the_mean_of_all_batches():
     batches = np.split(np.arange(4000), 250)
     warming, *rounds = np.array_split(sample(batches, sizes, rounds=5, per_round=4), 6)
     assert len(warming) == 4
+    assert not {tuple(batch) for batch in warming} & {tuple(b) for r in rounds for b in r}
     means = [sizes[batches_of_round].mean() for batches_of_round in rounds]
     assert np.mean(means) == pytest.approx(sizes.mean(), rel=0.01)
 
@@ -45,6 +49,23 @@ def test_the_command_prints_ratios_and_memory(tiny_encoder):
     assert float(cells["losses differ by |"].removesuffix("|")) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--preset", "small", "bsae"], "did you mean 'base'"),
+        (["--set", "temprature=1"], "did you mean 'temperature'"),
+        (["--steps", "0"], "'0' is no whole number from 1 on"),
+        (["--method", "sacl-lstm", "--precision", "bfloat16"], "float32 alone"),
+        (["--encoder", "nowhere"], "no encoder 'nowhere'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_measured(options, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--dataset", "demo", *options])
+    with pytest.raises((SystemExit, ErcBenchError)) as stopped:
+        benchmark.main()
+    assert said in str(stopped.value).lower() + capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", ["finetune", "eacl", "spcl"])
 def test_the_probe_reads_what_the_method_read(method, tiny_encoder, tmp_path, monkeypatch, capsys):
     quick = ["max_len=32", "epochs=1", "max_batches=4", "precision=float32"]
@@ -57,3 +78,12 @@ def test_the_probe_reads_what_the_method_read(method, tiny_encoder, tmp_path, mo
     assert own.endswith(f" {record['metrics']['dev']['weighted_f1']:.2f}")
     assert len(others) == len(probe.SHARES) + len(probe.STRENGTHS)
     assert all(0 < float(line.rpartition(" ")[2]) <= 100 for line in others)
+
+
+def test_the_probe_names_the_methods_it_is_for(tmp_path, monkeypatch):
+    write_records(tmp_path, [Method("sacl-lstm")], ["demo"], 10)
+    monkeypatch.setattr(
+        sys, "argv", ["probe", "sacl-lstm/seed1", "--leaderboard-dir", str(tmp_path)]
+    )
+    with pytest.raises(ErcBenchError, match="sacl-lstm, which reads no state of a mask"):
+        probe.main()
