@@ -239,6 +239,8 @@ def main() -> None:
     ]
     if not cases:
         sys.exit("SACL-LSTM trains its LSTMs in float32 alone: add --precision float32.")
+    if "sacl-lstm" in args.method and "float32" not in args.precision:
+        say("SACL-LSTM is left out: it trains its LSTMs in float32 alone.")
     for case in cases:  # what is wrong with one is said before another is measured
         case.settings()
     if args.peak_memory_of:
@@ -255,6 +257,8 @@ def main() -> None:
             measure(case, corpus, utterances, args)
         except torch.OutOfMemoryError as error:
             say(f"  does not fit the GPU with the recipe beside it: {str(error).splitlines()[0]}")
+            first = [f"{case.method}, {case.preset}", case.precision, "does not fit"]
+            print_row(first + [""] * (len(HEADER) - len(first)))
 
 
 if __name__ == "__main__":

@@ -140,8 +140,8 @@ def sample(
     """Batches for ``rounds`` rounds, and before them a round to warm up.
 
     The batches are sorted by size and taken at even distances, so that their mean is that of all;
-    every round has one of every ``per_round``-th of them. What warms up are others, the largest of
-    each of these parts.
+    every round has one of every ``per_round``-th of them. What warms up are others, as long as
+    there are some, at even distances too.
     """
     order = sorted(batches, key=lambda batch: sizes[batch].sum())
     wanted = rounds * per_round
@@ -150,7 +150,9 @@ def sample(
     chosen = np.stack(
         [rng.permutation(part) for part in places.astype(int).reshape(per_round, rounds)], axis=1
     )
-    warming = (np.arange(per_round) + 1) * len(order) // per_round - 1
+    others = np.setdiff1d(np.arange(len(order)), places.astype(int))
+    others = others if len(others) >= per_round else np.arange(len(order))
+    warming = others[(np.arange(per_round) + 1) * len(others) // per_round - 1]
     return [order[i] for i in (*warming, *chosen.ravel())]
 
 

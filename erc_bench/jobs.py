@@ -30,7 +30,7 @@ GPU_MEMORY = {"paper": 24, "base": 16, "small": 4, "smoke": 3}
 """GiB of a GPU to reckon with for a run, by preset; any other counts as ``paper``. At least what
 ``python -m benchmarks.memory`` counts for the largest batch in bfloat16, and 2 GiB for CUDA."""
 
-SIZES = ("encoder", "batch_size", "max_len", "precision")
+SIZES = ("encoder", "batch_size", "max_len", "accumulate", "precision")
 """Settings that change how much of a GPU a run needs."""
 
 CORES_PER_RUN = 2
