@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return args.command(args) or 0
         except KeyboardInterrupt:
-            onwards = "; the same command with --resume goes on after the last epoch that ended"
+            onwards = (
+                "; the same command with --resume goes on after the last epoch that ended, if any"
+            )
             _complain(f"interrupted{onwards if args.command is command_run else ''}.")
             return INTERRUPTED
         except BrokenPipeError:

@@ -586,6 +586,8 @@ def test_compare_says_what_it_can_not_find(written, a, b, message):
 def test_compare_without_a_record_says_which_there_are_or_what_makes_them(written):
     with pytest.raises(ErcBenchError, match=r"the preset 'smol'; there are some with .*paper"):
         compare_methods(written, "good", "bad", "meld", preset="smol")
+    with pytest.raises(ErcBenchError, match="no record of 'god' on meld with the preset paper"):
+        compare_methods(written, "god", "bad", "meld", preset="paper")
     with pytest.raises(ErcBenchError, match="--method eacl finetune --dataset iemocap-4 --preset"):
         compare_methods(written, "finetune", "eacl:small", "iemocap-4", preset="small")
 

@@ -137,10 +137,11 @@ def compare_methods(
         )
     published = {row.key: row for row in read_published(root).rows.get(dataset, [])}
     left_out = [f"skipped: {each.reason}" for each in skipped]
-    ours = _find(a, runs, dataset, [], left_out)
+    where = f"{dataset} with the preset {preset}" if preset else dataset
+    ours = _find(a, runs, where, [], left_out)
     if b in published and b not in {run.method for run in runs}:
         return _with_figure(ours, published[b], a, dataset, left_out)
-    theirs = _find(b, runs, dataset, list(published), left_out)
+    theirs = _find(b, runs, where, list(published), left_out)
     pairs = [(x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x is not y]
     same_encoder = [(x, y) for x, y in pairs if x[0].encoder_digest == y[0].encoder_digest]
     pairs = same_encoder or pairs
@@ -205,7 +206,7 @@ def _elsewhere(run: Run) -> list[str]:
 
 
 def _find(
-    name: str, runs: Sequence[Run], dataset: str, keys: list[str], left_out: Sequence[str]
+    name: str, runs: Sequence[Run], where: str, keys: list[str], left_out: Sequence[str]
 ) -> list[list[Run]]:
     """The configurations that a name may mean, each with its runs by seed."""
     method, _, what = name.partition(":")
@@ -213,7 +214,7 @@ def _find(
     if not mine:
         known = {run.method for run in runs} | set(keys)
         raise ErcBenchError(
-            " ".join([f"There is no record of {method!r} on {dataset}.", *left_out])
+            " ".join([f"There is no record of {method!r} on {where}.", *left_out])
             + did_you_mean(method, known)
         )
     # A trial is meant only where nothing else can be, or where it is named.
@@ -231,7 +232,7 @@ def _find(
     if not fitting:
         names = {run.preset for run in mine} | {run.config_hash for run in mine}
         raise ErcBenchError(
-            f"No configuration of {method!r} on {dataset} is {what!r}." + did_you_mean(what, names)
+            f"No configuration of {method!r} on {where} is {what!r}." + did_you_mean(what, names)
         )
     return [sorted(same, key=lambda run: run.seed) for same in fitting.values()]
 
