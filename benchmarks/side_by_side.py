@@ -145,12 +145,10 @@ def sample(
     """
     order = sorted(batches, key=lambda batch: sizes[batch].sum())
     wanted = rounds * per_round
-    places = (np.arange(wanted) + 0.5) * len(order) / wanted
+    places = ((np.arange(wanted) + 0.5) * len(order) / wanted).astype(int)
     rng = np.random.default_rng(0)
-    chosen = np.stack(
-        [rng.permutation(part) for part in places.astype(int).reshape(per_round, rounds)], axis=1
-    )
-    others = np.setdiff1d(np.arange(len(order)), places.astype(int))
+    chosen = np.stack([rng.permutation(part) for part in places.reshape(per_round, rounds)], axis=1)
+    others = np.setdiff1d(np.arange(len(order)), places)
     others = others if len(others) >= per_round else np.arange(len(order))
     warming = others[(np.arange(per_round) + 1) * len(others) // per_round - 1]
     return [order[i] for i in (*warming, *chosen.ravel())]
