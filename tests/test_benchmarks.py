@@ -62,6 +62,7 @@ def test_the_command_prints_ratios_and_memory(tiny_encoder):
     [
         (["--preset", "small", "bsae"], "did you mean 'base'"),
         (["--set", "temprature=1"], "did you mean 'temperature'"),
+        (["--set", "epochs=3"], "'epochs=3' would be overwritten"),
         (["--steps", "0"], "'0' is no whole number from 1 on"),
         (["--method", "sacl-lstm", "--precision", "bfloat16"], "float32 alone"),
         (["--encoder", "nowhere"], "no encoder 'nowhere'"),
