@@ -537,6 +537,14 @@ def test_compare_two_methods(written):
     assert "can not be told apart" in shown(same)
 
 
+@pytest.mark.parametrize(("a", "b"), [("good:small", "good"), ("good", "good:small")])
+def test_compare_never_takes_a_configuration_for_its_own_other_side(written, a, b):
+    found = compare_methods(written, a, b, "meld")
+    presets = [side.configuration.split(",")[0] for side in (found.a, found.b)]
+    assert sorted(presets) == ["paper", "small"]
+    assert found.result.difference != 0
+
+
 def test_compare_with_one_seed_says_so(written):
     found = compare_methods(written, "good:small", "bad:small", "meld")
     assert not found.result.covers_seeds
@@ -566,6 +574,12 @@ def test_compare_with_a_published_figure(tmp_path):
     assert found.result.difference == pytest.approx(np.mean(found.a.values) - 69.15)
     assert "selected on test." in found.caveats
     assert "as published" in shown(found)
+
+
+def test_compare_of_one_seed_with_a_published_figure_names_the_figure(tmp_path):
+    write_records(tmp_path, [Method("spcl", 0.2, seeds=(1,))])
+    found = compare_methods(tmp_path, "spcl", "lei2023instructerc", "meld")
+    assert found.verdict.startswith("This run and the published figure differ")
 
 
 @pytest.mark.parametrize(

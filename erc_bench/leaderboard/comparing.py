@@ -19,6 +19,9 @@ from erc_bench.registry import corpus_names, method_names
 from erc_bench.slices import class_scores
 from erc_bench.statistics import Comparison, compare, compare_with_figure, seed_interval
 
+PUBLISHED = "as published"
+"""The configuration of a published figure."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -47,7 +50,12 @@ class MethodComparison:
         result = self.result
         if result.interval is None:
             return "There are too few dialogues to tell these two apart, whatever the difference."
-        who = "These two runs" if not result.covers_seeds else "They"
+        if result.covers_seeds:
+            who = "They"
+        elif self.b.configuration == PUBLISHED:
+            who = "This run and the published figure"
+        else:
+            who = "These two runs"
         if result.p <= ALPHA:
             better = self.a if result.difference > 0 else self.b
             text = f"{who} differ: {better.name} is better by {abs(result.difference):.2f} points."
@@ -142,11 +150,13 @@ def compare_methods(
     if b in published and b not in {run.method for run in runs}:
         return _with_figure(ours, published[b], a, dataset, left_out)
     theirs = _find(b, runs, where, list(published), left_out)
-    pairs = [(x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x is not y]
+    pairs = [
+        (x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x[0] is not y[0]
+    ]
     same_encoder = [(x, y) for x, y in pairs if x[0].encoder_digest == y[0].encoder_digest]
     pairs = same_encoder or pairs
     pairs = [(x, y) for x, y in pairs if x[0].corpus == y[0].corpus] or pairs
-    if len(ours) == 1 and ours == theirs:
+    if len(ours) == len(theirs) == 1 and ours[0][0] is theirs[0][0]:
         raise ErcBenchError(f"{a} and {b} are the same runs; name two different ones.")
     if not pairs:
         raise ErcBenchError(
@@ -186,7 +196,7 @@ def _with_figure(
     runs = max(ours, key=len)  # of several copies of the corpus the usual one
     result = compare_with_figure(_scores(runs), row.weighted_f1, row.seeds)
     side = Compared(
-        row.key, "as published", [row.weighted_f1], list(range(row.seeds or 0)), row.per_class
+        row.key, PUBLISHED, [row.weighted_f1], list(range(row.seeds or 0)), row.per_class
     )
     caveats = [f"{each}." for each in (*unlike(runs[0], row), *notes(runs))]
     caveats = _elsewhere(runs[0]) + caveats
@@ -240,8 +250,9 @@ def _find(
 def _ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
     listed = sorted(
         {
-            f"{runs[0].method}:{runs[0].config_hash} (preset {runs[0].preset}, "
-            f"{runs[0].encoder.split('/')[-1]}, {len(runs)} seeds)"
+            f"{runs[0].method}:{runs[0].config_hash} ("
+            + ", ".join(filter(None, (f"preset {runs[0].preset}", runs[0].encoder.split("/")[-1])))
+            + f", {len(runs)} {'seed' if len(runs) == 1 else 'seeds'})"
             for runs in found
         }
     )
@@ -277,7 +288,7 @@ def _side(name: str, runs: Sequence[Run]) -> Compared:
 
 def _pairing(comparison: MethodComparison) -> str:
     seeds = comparison.result.seeds
-    if not seeds or comparison.b.configuration == "as published":
+    if not seeds or comparison.b.configuration == PUBLISHED:
         return "Resampled over dialogues; the seeds are not paired."
     return f"Paired over dialogues and the seeds {', '.join(map(str, seeds))}."
 

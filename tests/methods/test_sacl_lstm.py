@@ -99,11 +99,11 @@ class Case:
         expected = self.all(f"out/{kind}/")
         assert len(expected) == len(parameters)
         for name, value in expected.items():
-            close(parameters[self.ours(name)].grad, value, 1e-4)
+            close(parameters[self.ours(name)].grad, value)
 
 
-def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance / 5, check_dtype=False)
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-6, check_dtype=False)
 
 
 @pytest.mark.parametrize("name", CASES)
