@@ -175,6 +175,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         ErcBenchError: it is a slow one, or lacks a token that the methods' inputs are made of.
     """
+    from tokenizers import AddedToken
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(find_encoder(name).folder)
@@ -186,6 +188,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"The tokenizer of the encoder {name!r} has no {' and no '.join(missing)} token. The "
             "methods read encoders of BERT's kind: choose one that was trained to fill in a mask."
         )
+    mask = tokenizer.added_tokens_decoder[tokenizer.mask_token_id]
+    if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, ByteLevel) and not mask.lstrip:
+        # RoBERTa's mask takes the space before it. Old repositories do not say so, and transformers
+        # of version 5 adds it no longer.
+        own = AddedToken(mask.content, lstrip=True, normalized=False, special=True)
+        tokenizer.add_special_tokens({"mask_token": own})
     # Turns are encoded whole and cut to the window afterwards.
     tokenizer.model_max_length = 1 << 30
     return tokenizer

@@ -16,10 +16,13 @@ from typing import ClassVar
 import pytest
 import torch
 from huggingface_hub import constants
+from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaConfig, RobertaModel
 
+from erc_bench.conversation import Dialogue, Utterance
 from erc_bench.encoders import find_encoder, load_encoder, load_tokenizer
 from erc_bench.errors import ErcBenchError
+from erc_bench.methods.prompts import anchor_prompts
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 COMMIT, CONVERTED = "a" * 40, "b" * 40
@@ -206,6 +209,28 @@ def test_an_encoder_without_a_mask_is_refused(tiny_encoder: str, tmp_path: Path)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(ErcBenchError, match="no mask token"):
         load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize("said", [None, "<mask>", {"content": "<mask>", "lstrip": True}])
+def test_a_robertas_mask_takes_the_space_before_it_whatever_its_repository_says(
+    said: dict | str | None, tmp_path: Path
+) -> None:
+    texts = ["For utterance: Oh no! Ada says: feels"] * 3
+    special = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(texts, 400, 1, special_tokens=[*special.values(), "<mask>"])
+    tokenizer.save_model(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    (tmp_path / "model.safetensors").write_bytes(b"not read")
+    if said is not None:
+        tokens = {f"{name}_token": token for name, token in special.items()}
+        tokens |= {"cls_token": "<s>", "sep_token": "</s>", "mask_token": said}
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps(tokens))
+    loaded = load_tokenizer(str(tmp_path))
+    (ids,) = anchor_prompts(loaded, Dialogue("d", (Utterance("u", "Ada", "Oh no!", 0),)), 256)
+    words = loaded.convert_ids_to_tokens(ids)
+    mask = ids.index(loaded.mask_token_id)
+    assert words[mask - 1] == "\u0120feels"
 
 
 @pytest.mark.parametrize(("name", "positions"), [("tiny", 512), (MINILM, 512)])
