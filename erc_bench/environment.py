@@ -23,11 +23,12 @@ CODE = ("erc_bench", "methods", "datamodules", "experiments")
 PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "datasets")
 
 
-def environment(trainer: Trainer) -> dict[str, Any]:
-    """Code, versions and device of a training."""
+def environment(trainer: Trainer, at_once: int) -> dict[str, Any]:
+    """Code, versions and device of a training, which ``at_once`` runs share."""
     return {
         "device": device_name(),
         "threads": torch.get_num_threads(),
+        "runs_at_once": at_once,
         "precision": str(trainer.precision),
         "git_commit": COMMIT,
         "python": platform.python_version(),

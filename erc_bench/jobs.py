@@ -142,7 +142,9 @@ def local(jobs: Iterable[Job], workers: int) -> Generator[Ended, None, None]:
                 results, sender = context.Pipe(duplex=False)
                 place = os.getcwd(), dict(os.environ)
                 process = context.Process(
-                    target=_work, args=(job, threads, place, sender), name=job.experiment.name
+                    target=_work,
+                    args=(job, threads, workers, place, sender),
+                    name=job.experiment.name,
                 )
                 with _one_thread():
                     process.start()
@@ -165,8 +167,11 @@ def local(jobs: Iterable[Job], workers: int) -> Generator[Ended, None, None]:
         _stop(processes, GRACE)
 
 
-def perform(job: Job, threads: int) -> Ended:
-    """Do a job in this process, which is there for nothing else; its output goes to its log."""
+def perform(job: Job, threads: int, at_once: int) -> Ended:
+    """Do a job in this process, which is there for nothing else; its output goes to its log.
+
+    It is one of ``at_once`` that share the machine.
+    """
     import torch
 
     from erc_bench.runner import RunTakenError, run
@@ -178,7 +183,7 @@ def perform(job: Job, threads: int) -> Ended:
         # Whoever comes second at a run writes this into the log of the first, too.
         now, by = f"{datetime.now():%Y-%m-%d %H:%M:%S}", f"process {os.getpid()}"
         say(f"{now}  Run {experiment.name}, {experiment.preset}, {by}")
-        run(experiment, job.root, **job.options)
+        run(experiment, job.root, at_once=at_once, **job.options)
     except RunTakenError:
         return Ended(job, taken=True)
     except KeyboardInterrupt:
@@ -228,7 +233,9 @@ def _one_thread() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _work(job: Job, threads: int, place: tuple[str, dict[str, str]], results: Connection) -> None:
+def _work(
+    job: Job, threads: int, at_once: int, place: tuple[str, dict[str, str]], results: Connection
+) -> None:
     """The life of a process of :func:`local`."""
     # Ctrl-C on a terminal reaches every process there; the grid stops each by SIGTERM, once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -239,7 +246,7 @@ def _work(job: Job, threads: int, place: tuple[str, dict[str, str]], results: Co
     os.environ.clear()
     os.environ.update(environment)
     warnings.showwarning = show_warning
-    results.send(perform(job, threads))
+    results.send(perform(job, threads, at_once))
 
 
 def _end_with_parent() -> None:

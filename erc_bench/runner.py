@@ -72,6 +72,7 @@ def run(
     resume: bool = False,
     force: bool = False,
     wandb: str = "off",
+    at_once: int = 1,
 ) -> Outcome:
     """Train, select on dev, score test once, and leave a record.
 
@@ -86,6 +87,7 @@ def run(
         force: do it again though it is finished; the old record and its model stand until the new
             record is done.
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
+        at_once: how many runs share the machine with it, itself among them; for the record.
 
     Raises:
         RunTakenError: another process is at the same run.
@@ -113,7 +115,7 @@ def run(
                     "same command with --resume go on with it instead."
                 )
             with Tracker(experiment, root, wandb) as tracker:
-                record = _run(experiment, folder, data_dir, resume, clock, tracker)
+                record = _run(experiment, folder, data_dir, resume, clock, tracker, at_once)
                 # The record first: killed between the two, the next tidying up renames the model.
                 write_record(path, record)
                 (folder / NEW_MODEL).replace(folder / "model.ckpt")
@@ -151,6 +153,7 @@ def _run(
     resume: bool,
     clock: Stopwatch,
     tracker: Tracker,
+    at_once: int,
 ) -> dict[str, Any]:
     last = folder / "last.ckpt"
     config = experiment.config
@@ -175,7 +178,7 @@ def _run(
         method = method_class(experiment.method)(config, corpus.labels)
         datamodule = ErcDataModule(corpus, method, experiment.seed, data_dir)
         method.prepare(datamodule)
-        log = TrainingLog(experiment)
+        log = TrainingLog(experiment, at_once)
         resumed = resume and last.exists()
         tracker.start(method.encoder_identity()["name"], resumed)
         trainer = build_trainer(method, folder, [log, *tracker.callbacks(log)], tracker.logger)

@@ -25,8 +25,9 @@ class TrainingLog(Callback):
     epochs so far were trained.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, at_once: int = 1) -> None:
         self.experiment = experiment
+        self.at_once = at_once
         self.environments: list[dict[str, Any]] = []
         self.curves: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -82,7 +83,7 @@ class TrainingLog(Callback):
     # --- hooks ---
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.environments = [*self.environments, environment(trainer)]
+        self.environments = [*self.environments, environment(trainer, self.at_once)]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch
@@ -114,12 +115,15 @@ class TrainingLog(Callback):
             self._estimate(step * int(trainer.num_training_batches))
 
     def _estimate(self, seconds: float) -> None:
-        """Say how long an epoch will take, if that is long."""
+        """Say how long the steps of an epoch will take, if that is long."""
         slow = not torch.cuda.is_available() and self.experiment.preset in ("paper", "base")
         if seconds > 60 or slow:
             hint = " There is no GPU; --preset small is made for that." if slow else ""
             total = duration(seconds * self.experiment.config.epochs)
-            say(f"An epoch will take about {duration(seconds)}, all of them {total}.{hint}")
+            say(
+                f"The training steps of an epoch will take about {duration(seconds)}, of all "
+                f"epochs {total}.{hint}"
+            )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the validation's start, where a method may do work that belongs to its training.

@@ -107,6 +107,8 @@ def test_a_run_of_a_grid_is_the_run_itself(whole, tmp_path: Path) -> None:
     alone = Job(jobs[1].experiment, tmp_path)
     run(alone.experiment, tmp_path)
     assert predictions(alone) == predictions(jobs[1])
+    shared = [read_record(record_path(job.root, job.experiment)) for job in (alone, jobs[1])]
+    assert [record["environment"]["runs_at_once"] for record in shared] == [1, 2]
 
 
 def test_logs_are_apart(whole) -> None:

@@ -244,6 +244,30 @@ def test_a_row_says_in_what_its_seeds_differ(tmp_path):
     assert "good: its seeds were made with 2 commits of the code." in text
 
 
+def test_costs_of_runs_that_shared_a_machine_are_not_taken_for_those_of_one_alone(tmp_path):
+    shared = {"device": "GPU", "precision": "bf16-mixed"}
+    runs = [
+        Method("good", 0.5, (seed,), changes={"environment": {**shared, "runs_at_once": seed}})
+        for seed in (1, 2)
+    ]
+    write_records(tmp_path, runs, ["meld"], SIZE)
+    (track,) = tracks(tmp_path).values()
+    assert track.rows[0].devices == ["GPU", "GPU, 2 runs at once"]
+    assert track.rows[0].cost["fit_seconds"] is None
+
+
+def test_a_row_says_that_its_seeds_were_trained_at_different_paces(tmp_path):
+    training = {"epochs": 8, "fit_seconds": 100.0, "peak_memory_mib": 9.0, "parameters": 5}
+    runs = [
+        Method("good", 0.5, (seed,), changes={"training": {**training, "utterances_per_second": p}})
+        for seed, p in ((1, 17.6), (2, 34.2))
+    ]
+    write_records(tmp_path, runs, ["meld"], SIZE)
+    (track,) = tracks(tmp_path).values()
+    (note,) = track.rows[0].notes
+    assert note.startswith("its seeds were trained at 18 to 34 utterances/s")
+
+
 def test_the_time_of_a_training_holds_that_of_its_encoders_fine_tuning(tmp_path):
     write_records(tmp_path, [made(1)], ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()

@@ -44,6 +44,9 @@ OTHER_DATA = ("another test set", "another copy of the corpus")
 OF_A_DEVICE = ("fit_seconds", "utterances_per_second", "peak_memory_mib")
 """Costs that mean something on one kind of device."""
 
+UNEVEN = 1.5
+"""Paces of a row's seeds that lie further apart are no longer called those of one machine."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -342,7 +345,7 @@ def _row(
         | {"peak_memory_mib": max(run.cost["peak_memory_mib"] or 0 for run in runs) or None}
         | ({} if len(devices) < 2 else dict.fromkeys(OF_A_DEVICE)),
         devices=devices,
-        notes=notes(runs),
+        notes=notes(runs) + _uneven(runs),
         records=[run.file for run in runs],
     )
     return vars(row)
@@ -367,6 +370,17 @@ def notes(runs: Sequence[Run]) -> list[str]:
         if (kinds := len(_kinds(runs, name))) > 1:
             found.append(f"its seeds were made with {kinds} {what}")
     return found
+
+
+def _uneven(runs: Sequence[Run]) -> list[str]:
+    """A note where the time of a training is a mean of what can't have been one machine's."""
+    paces = [pace for run in runs if (pace := run.cost["utterances_per_second"])]
+    if len(_kinds(runs, "device")) > 1 or not paces or max(paces) <= UNEVEN * min(paces):
+        return []
+    return [
+        f"its seeds were trained at {min(paces):.0f} to {max(paces):.0f} utterances/s, so on "
+        "machines of different speed or beside other work: the time is a mean of these"
+    ]
 
 
 def _published(

@@ -227,6 +227,8 @@ def _distil(record: dict[str, Any]) -> dict[str, Any]:
     encoder = record.get("encoder") or {}
     training = record.get("training") or {}
     made = dict(record.get("environment") or {}, vectors=encoder.get("vectors"))
+    if made.get("device") and made.get("runs_at_once", 1) != 1:
+        made["device"] = f"{made['device']}, {made['runs_at_once']} runs at once"
     made["torch"] = (made.get("versions") or {}).get("torch")
     fine_tuning = encoder.get("fine_tuning") or {}
     versions = fine_tuning.get("versions") or {}
