@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,12 @@ def save_whole(checkpoint: Any, path: Path) -> None:
     try:
         with temporary.open("wb") as file:
             torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     except RuntimeError as error:  # how torch reports a write that failed
+        if type(error) is not RuntimeError:  # but this is the GPU's
+            raise
         reason = str(error).splitlines()[0]
         raise cannot_write(path, OSError(errno.ENOSPC, reason)) from error
     finally:

@@ -123,6 +123,14 @@ def run(
                 tracker.complete(record, path)
     except Timeout:
         raise RunTakenError(f"Another process is at the run {experiment.name}.") from None
+    except torch.OutOfMemoryError as error:
+        raise ErcBenchError(
+            f"The memory of the GPU does not suffice for {experiment.name} "
+            f"({str(error).splitlines()[0]}) Let it have the GPU alone (--jobs 1, and nothing "
+            "else on it), set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, or take "
+            "precision=bfloat16 or a smaller batch_size (with accumulate, see the method's card): "
+            "another configuration. The same command with --resume goes on from the last epoch."
+        ) from error
     except OSError as error:
         if error.errno in UNWRITABLE:
             raise cannot_write(Path(error.filename or folder), error) from error

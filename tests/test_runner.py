@@ -385,6 +385,17 @@ def test_an_unreadable_checkpoint_is_named(quick, tmp_path: Path) -> None:
     assert run(experiment, tmp_path).path.exists()
 
 
+@pytest.mark.parametrize("when", ["in training", "while a checkpoint is written"])
+def test_a_gpu_that_is_too_small_is_called_so(quick, tmp_path: Path, monkeypatch, when) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
+    place = (EACL, "loss") if when == "in training" else (checkpoints.torch, "save")
+    monkeypatch.setattr(*place, full)
+    with pytest.raises(ErcBenchError, match=r"memory of the GPU .*2\.00 GiB\.\) .*--jobs 1"):
+        run(quick("epochs=1"), tmp_path)
+
+
 def test_two_processes_do_not_do_the_same_run(quick, tmp_path: Path) -> None:
     from filelock import FileLock
 
@@ -493,7 +504,6 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has fused attention")
 def test_attention_of_a_training_in_bfloat16_multiplies_in_it(quick, tmp_path: Path) -> None:
     with Products() as products:
         run(quick("precision=bfloat16", "epochs=1", "stage2_epochs=0"), tmp_path)
