@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def erc_bench(folder: Path, *words: str, given: str = "") -> str:
+def erc_bench(folder: Path, *words: str, given: str = "", **environment: str) -> str:
     """Standard output of a command that succeeds."""
     done = subprocess.run(
         [sys.executable, "-m", "erc_bench.cli", *words],
@@ -39,7 +39,7 @@ def erc_bench(folder: Path, *words: str, given: str = "") -> str:
         text=True,
         encoding="utf-8",
         check=False,
-        env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **environment},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
