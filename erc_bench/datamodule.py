@@ -258,7 +258,8 @@ def _make_examples(
         remove_columns=dialogues.column_names,
         keep_in_memory=path is None,
         cache_file_name=str(path) if path else None,
-        new_fingerprint=path.stem[:16] if path else None,
+        # Otherwise it is made of all that convert needs, the weights of the method among it.
+        new_fingerprint=path.stem[:16] if path else "examples",
         load_from_cache_file=path is not None,
     )
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets.fingerprint import Hasher
 from hypothesis import given
 from hypothesis import strategies as st
 
 from erc_bench import conversation, datamodule
 from erc_bench.config import resolve
-from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.datamodule import Batches, ErcDataModule
 from erc_bench.evaluation import Predictions
 from erc_bench.methods.eacl import EACL
@@ -45,6 +46,19 @@ def test_drop_last_leaves_out_less_than_a_batch(lengths: list[int], size: int) -
     if len(lengths) >= size:
         assert {len(batch) for batch in drawn} == {size}
         assert len(drawn) == len(lengths) // size
+
+
+def test_no_weights_are_hashed_to_make_examples(small_demo, tiny_encoder, monkeypatch) -> None:
+    """As datasets does to name the result of a map, for every line of a stream."""
+    method = EACL(
+        resolve("eacl", "demo", overrides=[f"encoder={tiny_encoder}"]).config, small_demo.labels
+    )
+    hashed, own = [], Hasher.hash
+    watched = staticmethod(lambda value: hashed.append(value) or own(value))
+    monkeypatch.setattr(Hasher, "hash", watched)
+    for kept in (True, False):
+        assert ErcDataModule(small_demo, method, kept=kept).examples.keys() == {*SPLITS}
+    assert not any(map(callable, hashed))
 
 
 def test_epochs_and_seeds_differ_and_batches_are_of_similar_length() -> None:
