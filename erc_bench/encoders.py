@@ -285,10 +285,9 @@ def linear_warmup(module: Any, optimizer: Optimizer, warmup: float) -> dict[str,
     return {"scheduler": schedule, "interval": "step"}
 
 
-def adamw(
-    module: Any, encoder: Any, *, encoder_lr: float, lr: float, weight_decay: float
-) -> Optimizer:
-    """AdamW with one learning rate for the encoder and one for the rest of ``module``.
+def adamw(module: Any, encoder: Any, encoder_lr: float) -> Optimizer:
+    """AdamW with a learning rate for the encoder and, of its configuration, ``lr`` for the rest of
+    ``module`` and ``weight_decay``.
 
     Biases and the weights of LayerNorms are not decayed. Fused, but for float16, whose gradients a
     fused optimiser unscales only after they were clipped.
@@ -311,8 +310,8 @@ def adamw(
             {
                 "params": params,
                 "name": "encoder" if of_encoder else "rest",
-                "lr": encoder_lr if of_encoder else lr,
-                "weight_decay": 0.0 if undecayed else weight_decay,
+                "lr": encoder_lr if of_encoder else module.config.lr,
+                "weight_decay": 0.0 if undecayed else module.config.weight_decay,
             }
             for (of_encoder, undecayed), params in groups.items()
         ],

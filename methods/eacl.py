@@ -253,13 +253,7 @@ class EACL(ErcMethod):
 
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates decay after every epoch."""
-        optimizer = adamw(
-            self,
-            self.network.encoder,
-            encoder_lr=self.config.encoder_lr,
-            lr=self.config.lr,
-            weight_decay=self.config.weight_decay,
-        )
+        optimizer = adamw(self, self.network.encoder, self.config.encoder_lr)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, self.config.lr_decay)]
 
     def adapt(self, datamodule: ErcDataModule, last: Path) -> None:

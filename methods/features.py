@@ -303,10 +303,7 @@ class UtteranceClassifier(ErcMethod):
 
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rate rises linearly, then falls to 0."""
-        lr = self.config.lr
-        optimizer = adamw(
-            self, self.encoder, encoder_lr=lr, lr=lr, weight_decay=self.config.weight_decay
-        )
+        optimizer = adamw(self, self.encoder, self.config.lr)
         return [optimizer], [linear_warmup(self, optimizer, self.config.warmup)]
 
 

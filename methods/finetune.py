@@ -76,11 +76,5 @@ class Finetune(ErcMethod):
 
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates rise linearly, then fall linearly to 0."""
-        optimizer = adamw(
-            self,
-            self.encoder,
-            encoder_lr=self.config.encoder_lr,
-            lr=self.config.lr,
-            weight_decay=self.config.weight_decay,
-        )
+        optimizer = adamw(self, self.encoder, self.config.encoder_lr)
         return [optimizer], [linear_warmup(self, optimizer, self.config.warmup)]

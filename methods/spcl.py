@@ -380,13 +380,7 @@ class SPCL(ErcMethod):
 
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rates are set before every batch."""
-        optimizer = adamw(
-            self,
-            self.encoder,
-            encoder_lr=self.config.encoder_lr,
-            lr=self.config.lr,
-            weight_decay=self.config.weight_decay,
-        )
+        optimizer = adamw(self, self.encoder, self.config.encoder_lr)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
