@@ -72,7 +72,8 @@ def save_whole(checkpoint: Any, path: Path) -> None:
     """Save a checkpoint so that it is there whole or not at all.
 
     Raises:
-        ErcBenchError: there is no room for it; nothing is left behind.
+        ErcBenchError: there is no room for it, or OSError, as Python's own part of the writing says
+            so; nothing is left behind.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)

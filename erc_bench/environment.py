@@ -24,7 +24,7 @@ PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "
 
 
 def environment(trainer: Trainer, at_once: int) -> dict[str, Any]:
-    """Code, versions and device of a training, which ``at_once`` runs share."""
+    """Code, versions and device of a training, one of ``at_once`` of its command at a time."""
     return {
         "device": device_name(),
         "threads": torch.get_num_threads(),

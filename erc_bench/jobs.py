@@ -170,7 +170,7 @@ def local(jobs: Iterable[Job], workers: int) -> Generator[Ended, None, None]:
 def perform(job: Job, threads: int, at_once: int) -> Ended:
     """Do a job in this process, which is there for nothing else; its output goes to its log.
 
-    It is one of ``at_once`` that share the machine.
+    It is one of ``at_once`` at a time.
     """
     import torch
 

@@ -87,7 +87,7 @@ def run(
         force: do it again though it is finished; the old record and its model stand until the new
             record is done.
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
-        at_once: how many runs share the machine with it, itself among them; for the record.
+        at_once: how many runs of its command are done at a time, at most; for the record.
 
     Raises:
         RunTakenError: another process is at the same run.
@@ -126,7 +126,7 @@ def run(
     except torch.OutOfMemoryError as error:
         raise ErcBenchError(
             f"The memory of the GPU does not suffice for {experiment.name} "
-            f"({str(error).splitlines()[0]}) Let it have the GPU alone (--jobs 1, and nothing "
+            f"({str(error).split('. ')[0]}). Let it have the GPU alone (--jobs 1, and nothing "
             "else on it), set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, or take "
             "precision=bfloat16 or a smaller batch_size (with accumulate, see the method's card): "
             "another configuration. The same command with --resume goes on from the last epoch."

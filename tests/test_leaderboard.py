@@ -244,7 +244,7 @@ def test_a_row_says_in_what_its_seeds_differ(tmp_path):
     assert "good: its seeds were made with 2 commits of the code." in text
 
 
-def test_costs_of_runs_that_shared_a_machine_are_not_taken_for_those_of_one_alone(tmp_path):
+def test_times_of_runs_that_shared_a_machine_are_not_taken_for_those_of_one_alone(tmp_path):
     shared = {"device": "GPU", "precision": "bf16-mixed"}
     runs = [
         Method("good", 0.5, (seed,), changes={"environment": {**shared, "runs_at_once": seed}})
@@ -252,8 +252,27 @@ def test_costs_of_runs_that_shared_a_machine_are_not_taken_for_those_of_one_alon
     ]
     write_records(tmp_path, runs, ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()
-    assert track.rows[0].devices == ["GPU", "GPU, 2 runs at once"]
+    assert track.rows[0].devices == ["GPU"]
+    assert track.rows[0].notes == ["its seeds were made with 2 numbers of runs at a time"]
     assert track.rows[0].cost["fit_seconds"] is None
+    assert track.rows[0].cost["peak_memory_mib"] > 0
+
+
+@pytest.mark.parametrize(
+    ("at_once", "note"),
+    [
+        (4, ["its seeds were trained 4 at a time, which takes each the longer"]),
+        (1, []),
+        ("unknown → 4", []),
+    ],
+)
+def test_a_row_says_that_its_seeds_were_trained_at_a_time(tmp_path, at_once, note):
+    environment = {"device": "GPU", "runs_at_once": at_once}
+    runs = [Method("good", 0.5, (s,), changes={"environment": environment}) for s in (1, 2)]
+    write_records(tmp_path, runs, ["meld"], SIZE)
+    (track,) = tracks(tmp_path).values()
+    assert track.rows[0].notes == note
+    assert track.rows[0].cost["fit_seconds"] > 0
 
 
 def test_a_row_says_that_its_seeds_were_trained_at_different_paces(tmp_path):

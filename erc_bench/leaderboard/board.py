@@ -41,8 +41,8 @@ DECIMALS = 4
 OTHER_DATA = ("another test set", "another copy of the corpus")
 """Why a row stands beside the others of its track without comparing with them."""
 
-OF_A_DEVICE = ("fit_seconds", "utterances_per_second", "peak_memory_mib")
-"""Costs that mean something on one kind of device."""
+TIMES = ("fit_seconds", "utterances_per_second")
+"""Costs that mean something on one kind of device, with as many runs at a time."""
 
 UNEVEN = 1.5
 """Paces of a row's seeds that lie further apart are no longer called those of one machine."""
@@ -343,9 +343,14 @@ def _row(
         confusable=[asdict(p) for p in pair_confusions(gold, predictions, first.labels)],
         cost={name: _mean(run.cost[name] for run in runs) for name in COST}
         | {"peak_memory_mib": max(run.cost["peak_memory_mib"] or 0 for run in runs) or None}
-        | ({} if len(devices) < 2 else dict.fromkeys(OF_A_DEVICE)),
+        | (
+            dict.fromkeys(TIMES)
+            if len(devices) > 1 or len(_kinds(runs, "runs_at_once")) > 1
+            else {}
+        )
+        | ({} if len(devices) < 2 else {"peak_memory_mib": None}),
         devices=devices,
-        notes=notes(runs) + _uneven(runs),
+        notes=notes(runs) + _times(runs),
         records=[run.file for run in runs],
     )
     return vars(row)
@@ -372,14 +377,20 @@ def notes(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def _uneven(runs: Sequence[Run]) -> list[str]:
-    """A note where the time of a training is a mean of what can't have been one machine's."""
+def _times(runs: Sequence[Run]) -> list[str]:
+    """What must be known of the time of a training: that it is a mean of what can't have been one
+    machine's, or of runs that had the machine together."""
+    found = []
+    at_once = _kinds(runs, "runs_at_once")
+    if len(at_once) == 1 and at_once != ["1"]:
+        found.append(f"its seeds were trained {at_once[0]} at a time, which takes each the longer")
     paces = [pace for run in runs if (pace := run.cost["utterances_per_second"])]
     if len(_kinds(runs, "device")) > 1 or not paces or max(paces) <= UNEVEN * min(paces):
-        return []
+        return found
     return [
+        *found,
         f"its seeds were trained at {min(paces):.0f} to {max(paces):.0f} utterances/s, so on "
-        "machines of different speed or beside other work: the time is a mean of these"
+        "machines of different speed or beside other work: the time is a mean of these",
     ]
 
 

@@ -39,6 +39,7 @@ MADE_WITH = {
     "torch": "versions of PyTorch",
     "precision": "precisions",
     "device": "kinds of device",
+    "runs_at_once": "numbers of runs at a time",
 }
 """In what the seeds of a row should not differ, by what several of it are called: what is kept of a
 record's environment, and the digest of the utterance vectors it read."""
@@ -227,8 +228,8 @@ def _distil(record: dict[str, Any]) -> dict[str, Any]:
     encoder = record.get("encoder") or {}
     training = record.get("training") or {}
     made = dict(record.get("environment") or {}, vectors=encoder.get("vectors"))
-    if made.get("device") and made.get("runs_at_once", 1) != 1:
-        made["device"] = f"{made['device']}, {made['runs_at_once']} runs at once"
+    if not isinstance(made.get("runs_at_once"), int):  # a run resumed from before records said it
+        made["runs_at_once"] = None
     made["torch"] = (made.get("versions") or {}).get("torch")
     fine_tuning = encoder.get("fine_tuning") or {}
     versions = fine_tuning.get("versions") or {}
