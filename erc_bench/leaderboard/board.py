@@ -380,18 +380,19 @@ def notes(runs: Sequence[Run]) -> list[str]:
 def _times(runs: Sequence[Run]) -> list[str]:
     """What must be known of the time of a training: that it is a mean of what can't have been one
     machine's, or of runs that had the machine together."""
-    found = []
     at_once = _kinds(runs, "runs_at_once")
-    if len(at_once) == 1 and at_once != ["1"]:
+    if len(_kinds(runs, "device")) > 1 or len(at_once) > 1:
+        return []  # no time is told
+    found = []
+    if at_once not in ([], ["1"]):
         found.append(f"its seeds were trained {at_once[0]} at a time, which takes each the longer")
     paces = [pace for run in runs if (pace := run.cost["utterances_per_second"])]
-    if len(_kinds(runs, "device")) > 1 or not paces or max(paces) <= UNEVEN * min(paces):
-        return found
-    return [
-        *found,
-        f"its seeds were trained at {min(paces):.0f} to {max(paces):.0f} utterances/s, so on "
-        "machines of different speed or beside other work: the time is a mean of these",
-    ]
+    if paces and max(paces) > UNEVEN * min(paces):
+        found.append(
+            f"its seeds were trained at {min(paces):.0f} to {max(paces):.0f} utterances/s, so on "
+            "machines of different speed or beside other work: the time is a mean of these"
+        )
+    return found
 
 
 def _published(
