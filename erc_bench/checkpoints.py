@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.records import cannot_write
+from erc_bench.records import cannot_write, whole_file
 
 if TYPE_CHECKING:
     from erc_bench.method import ErcMethod
@@ -72,22 +70,13 @@ def save_whole(checkpoint: Any, path: Path) -> None:
     """Save a checkpoint so that it is there whole or not at all.
 
     Raises:
-        ErcBenchError: there is no room for it, or OSError, as Python's own part of the writing says
-            so; nothing is left behind.
+        ErcBenchError: there is no room for it; nothing is left behind.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with temporary.open("wb") as file:
+        with whole_file(path, path.with_name(f"{path.name}.tmp")) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except RuntimeError as error:  # how torch reports a write that failed
         if type(error) is not RuntimeError:  # but this is the GPU's
             raise
         reason = str(error).splitlines()[0]
         raise cannot_write(path, OSError(errno.ENOSPC, reason)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

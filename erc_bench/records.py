@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from erc_bench.errors import ErcBenchError, nearest
 
@@ -67,17 +67,17 @@ def run_folder(root: Path, experiment: Experiment) -> Path:
     return root / "runs" / experiment.dataset / experiment.method / name
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all.
+@contextlib.contextmanager
+def whole_file(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """A file to write, which has its name as soon as all of it is on the disk, and never before.
 
     Raises:
         ErcBenchError: it can't be written (no space, no permission); nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -86,6 +86,12 @@ def write_atomically(path: Path, text: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a :func:`whole_file` of text."""
+    with whole_file(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as file:
+        file.write(text.encode("utf-8"))
 
 
 def cannot_write(path: Path, error: OSError) -> ErcBenchError:
