@@ -689,31 +689,23 @@ def test_rescore_puts_metrics_right_and_names_what_is_broken(root):
 # --- cost
 
 
-def spent() -> float:
-    """Seconds of processor time of this process and its children."""
-    return sum(os.times()[:4])
-
-
 @pytest.mark.slow
-def test_a_thousand_records_take_about_as_long_as_to_parse_them(tmp_path):
-    """Ten seconds of a core where it is quick; twice that beside other work, as parsing does."""
+def test_a_thousand_records_in_ten_seconds(tmp_path):
     encoders = ("one", "two", "three")
     methods = [
         Method(f"m{i:02}", 0.02 * i, range(1, 6), encoders[i % 3], seed_sd=0.03) for i in range(50)
     ]
     corpora = ("meld", "emorynlp", "iemocap", "iemocap-4")
-    paths = write_records(tmp_path, methods, corpora, 280)
-    assert len(paths) == 1000
-    start = spent()
-    for path in paths[::4]:
-        json.loads(path.read_bytes())
-    parsing = 4 * (spent() - start)
-    start = spent()
+    assert len(write_records(tmp_path, methods, corpora, 280)) == 1000
+    start = os.times()
     built = build(tmp_path)
-    assert spent() - start < 2 * parsing
+    end = os.times()
+    spent = sum(end[:4]) - sum(start[:4])
+    assert spent < 10, "more than a core does in ten seconds"
     assert built.skipped == []
     assert len(json.loads((tmp_path / "leaderboard.json").read_text())["corpora"][0]["tracks"]) == 3
     write_records(tmp_path, [Method("new", 0.3, (1, 2), "one")], ["meld"], 280)
-    start = spent()
+    start = os.times()
     assert len(check(tmp_path).paths) == 4
-    assert spent() - start < parsing / 2
+    end = os.times()
+    assert sum(end[:4]) - sum(start[:4]) < 5
