@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 
 from erc_bench.cli import build_parser, experiments
+from erc_bench.leaderboard.tables import signed
 from erc_bench.records import record_path
 
 BOARD = ROOT / "leaderboard"
@@ -54,15 +55,10 @@ def rows(corpus: str) -> list[dict[str, Any]]:
     return sorted(both, key=lambda row: -row["mean"])
 
 
-def number(value: float, form: str = ".2f") -> str:
-    """As the pages write it."""
-    return format(value, form).replace("-", "−")
-
-
 def name(row: dict[str, Any]) -> str:
     """What the first cell of a row says."""
     control = ", the control" if row["method"] == "finetune" else ""
-    return row["title"] + control + (", `base`" if row["preset"] == "base" else "")
+    return row["title"] + control + ("" if row["preset"] == "small" else f", `{row['preset']}`")
 
 
 def against_control(row: dict[str, Any]) -> str:
@@ -73,10 +69,10 @@ def against_control(row: dict[str, Any]) -> str:
     own, control = methods.index(row["method"]), methods.index("finetune")
     (pair,) = (p for p in row["track"]["pairs"] if {p["first"], p["second"]} == {own, control})
     sign = 1 if pair["first"] == own else -1
-    low, high = (number(end, "+.2f") for end in sorted(sign * end for end in pair["interval"]))
+    low, high = (signed(end) for end in sorted(sign * end for end in pair["interval"]))
     seeds = pair["paired_seeds"]
     which = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    return f"{number(sign * pair['difference'], '+.2f')} ({low} to {high}), {which}"
+    return f"{signed(sign * pair['difference'])} ({low} to {high}), {which}"
 
 
 def test_the_documented_commands_make_every_record():
@@ -93,8 +89,8 @@ def test_the_readme_shows_meld_as_it_is():
     expected = []
     for row in rows("meld"):
         half = (row["seed_interval"][1] - row["mean"],) if row["seed_interval"] else ()
-        figure = " ± ".join(number(value) for value in (row["mean"], *half))
-        published = number(row["published"]["weighted_f1"]) if row["published"] else ""
+        figure = " ± ".join(f"{value:.2f}" for value in (row["mean"], *half))
+        published = f"{row['published']['weighted_f1']:.2f}" if row["published"] else ""
         expected.append([name(row), str(len(row["seeds"])), figure, published])
     assert [[*cells[:3], cells[3].split(",")[0]] for cells in shown] == expected
 
@@ -105,8 +101,8 @@ def test_the_results_on_meld():
         [
             name(row),
             str(len(row["seeds"])),
-            number(row["mean"]),
-            number(row["dev_weighted_f1"]),
+            f"{row['mean']:.2f}",
+            f"{row['dev_weighted_f1']:.2f}",
             row["selection"].replace("weighted_f1", "weighted-F1"),
             against_control(row),
         ]
@@ -120,8 +116,8 @@ def test_the_results_on_emorynlp():
             name(row),
             release,
             str(len(row["seeds"])),
-            number(row["mean"]),
-            number(row["dev_weighted_f1"]),
+            f"{row['mean']:.2f}",
+            f"{row['dev_weighted_f1']:.2f}",
         ]
         for release, corpus in (("full", "emorynlp"), ("reduced", "emorynlp-reduced"))
         for row in rows(corpus)
