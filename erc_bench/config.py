@@ -197,6 +197,17 @@ def stored_config(method: str, settings: Mapping[str, Any], where: str) -> Metho
     return config
 
 
+def flat(settings: Mapping[str, Any], within: str = "") -> dict[str, str]:
+    """Settings by their dotted names, each value as it would be written."""
+    by_name: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            by_name |= flat(value, f"{within}{key}.")
+        else:
+            by_name[within + key] = value if isinstance(value, str) else json.dumps(value)
+    return by_name
+
+
 def _override(text: str) -> Mapping:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

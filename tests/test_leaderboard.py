@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from synthetic_records import SMALL, Method, older, record, write_records
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.leaderboard import build, check, compare_methods, latex, read_board, rescore
+from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import read_published
 from erc_bench.leaderboard.runs import dialogues_of
 from erc_bench.records import read_record, write_record
@@ -436,6 +438,19 @@ def test_the_cache_holds_no_more_than_is_used_and_git_ignores_it(root):
     assert (root / ".cache" / ".gitignore").read_text() == "*\n"
 
 
+def test_a_full_disk_leaves_no_part_of_a_cached_value(tmp_path):
+    cache = Cache(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, hard))
+    try:
+        cache.write("large", "x" * (1 << 13))
+        cache.write("small", "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name for path in cache.folder.iterdir()} == {".gitignore", "small.json"}
+    assert (cache.read("large"), cache.read("small")) == (None, "x")
+
+
 def test_the_files_hold_what_the_board_holds(root):
     build(root)
     data = json.loads((root / "leaderboard.json").read_text())
@@ -594,6 +609,18 @@ def test_compare_with_one_seed_says_so(written):
     assert "With one seed this says nothing about other seeds." in shown(found)
     external = compare_methods(written, "my-llm", "good:paper", "meld")
     assert any("encoders differ" in caveat for caveat in external.caveats)
+
+
+def test_compare_names_the_settings_in_which_two_configurations_differ(tmp_path):
+    settings = {"encoder": "one", "epochs": 8, "features": {"lr": 1e-4, "epochs": 3}}
+    other = {"encoder": "two", "epochs": 8, "features": {"lr": 2e-5, "epochs": 3}}
+    one = Method("a", seeds=(1,), preset="small", changes={"config": settings})
+    two = Method("a", seeds=(1,), preset="base", changes={"config": other})
+    write_records(tmp_path, [one, two, Method("b", seeds=(1,), preset="base")])
+    found = compare_methods(tmp_path, "a:small", "a:base", "meld")
+    assert "their settings differ, features.lr 0.0001 and 2e-05." in found.caveats
+    found = compare_methods(tmp_path, "a:small", "b", "meld")
+    assert not any("settings" in caveat for caveat in found.caveats)
 
 
 def test_compare_takes_all_figures_from_the_paired_seeds(tmp_path):

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from erc_bench.config import flat
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.leaderboard.board import ALPHA, notes, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
 from erc_bench.leaderboard.runs import Run, read_runs
+from erc_bench.records import read_record
 from erc_bench.registry import corpus_names, method_names
 from erc_bench.slices import class_scores
 from erc_bench.statistics import Comparison, compare, compare_with_figure, seed_interval
@@ -178,6 +180,8 @@ def compare_methods(
     if x[0].encoder_digest != y[0].encoder_digest:
         names = [run.encoder or "one unknown" for run in (x[0], y[0])]
         caveats.append(f"their encoders differ, {' and '.join(names)}.")
+    if x[0].method == y[0].method:
+        caveats += _settings(root, x[0], y[0])
     if x[0].context != y[0].context:
         caveats.append(f"their context differs, {x[0].context} and {y[0].context}.")
     if result.covers_seeds and result.p <= ALPHA:
@@ -207,6 +211,17 @@ def _unpaired(name: str, runs: Sequence[Run], paired: Sequence[int]) -> list[str
     """A note on the seeds of a side that the other lacks."""
     alone = [str(run.seed) for run in runs if run.seed not in paired]
     return [f"{name} has further seeds, which are left out: {', '.join(alone)}."] if alone else []
+
+
+def _settings(root: Path, one: Run, other: Run) -> list[str]:
+    """A note on the settings in which two configurations of a method differ."""
+    a, b = (flat(read_record(root / run.file).get("config") or {}) for run in (one, other))
+    differing = [
+        f"{key} {a[key]} and {b[key]}"
+        for key in a
+        if key != "encoder" and key in b and a[key] != b[key]
+    ]
+    return [f"their settings differ, {', '.join(differing)}."] if differing else []
 
 
 def _elsewhere(run: Run) -> list[str]:

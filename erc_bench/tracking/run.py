@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import secrets
@@ -16,7 +15,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
-from erc_bench.config import Experiment, resolve
+from erc_bench.config import Experiment, flat, resolve
 from erc_bench.progress import say
 from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_settings
 from erc_bench.training_log import TrainingLog
@@ -254,23 +253,10 @@ def variant(experiment: Experiment) -> str:
 
     Runs have the same one only if all their settings are the same, however they were given.
     """
-    preset = _flat(
-        resolve(experiment.method, experiment.dataset, preset=experiment.preset).settings
-    )
-    here = _flat(experiment.settings)
+    preset = flat(resolve(experiment.method, experiment.dataset, preset=experiment.preset).settings)
+    here = flat(experiment.settings)
     changed = [f"{key}={here[key]}" for key in sorted(here) if here[key] != preset.get(key)]
     return " ".join([experiment.method, *changed, f"({experiment.hash[:6]})"])
-
-
-def _flat(settings: Mapping[str, Any], within: str = "") -> dict[str, str]:
-    """Settings by their dotted names, each value as it would be written."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{within}{key}.")
-        else:
-            flat[within + key] = value if isinstance(value, str) else json.dumps(value)
-    return flat
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, float]:
