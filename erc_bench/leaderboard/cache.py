@@ -50,13 +50,17 @@ class Cache:
         self.used.add(key)
         path = self.folder / f"{key}.json"
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        text = json.dumps(value, separators=(",", ":"))
         with contextlib.suppress(OSError):
             if not self.ready:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / ".gitignore").write_text("*\n")
                 self.ready = True
-            temporary.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
-            temporary.replace(path)
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def prune(self) -> None:
         """Remove whatever was neither read nor written since this object was made."""
