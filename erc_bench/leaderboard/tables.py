@@ -156,7 +156,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
                 _beside(row),
                 ", ".join(row.published["differs"]) if row.published else "",
                 row.context,
-                row.selection.replace("_", "-"),
+                row.selection.replace("weighted_f1", "weighted-F1"),
                 duration(row.cost["fit_seconds"]) if row.cost["fit_seconds"] else "",
             ]
             for row in track.rows
