@@ -68,6 +68,22 @@ def run_folder(root: Path, experiment: Experiment) -> Path:
 
 
 @contextlib.contextmanager
+def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name, which takes its own when it is complete.
+
+    Raises:
+        OSError: it can't be written; nothing is left behind.
+    """
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def whole_file(path: Path, temporary: Path) -> Iterator[BinaryIO]:
     """A file to write, which has its name as soon as all of it is on the disk, and never before.
 
@@ -76,16 +92,12 @@ def whole_file(path: Path, temporary: Path) -> Iterator[BinaryIO]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path, temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

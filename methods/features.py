@@ -47,6 +47,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.progress import say, track
 from erc_bench.ragged import Columns, Ragged
+from erc_bench.records import replacing
 from erc_bench.runner import build_trainer, fit, trainer_precision
 from erc_bench.training_log import TrainingLog
 
@@ -177,7 +178,8 @@ class UtteranceFeatures:
                     shutil.rmtree(_unfinished(folder / "encoder"), ignore_errors=True)
                     vectors = extract(folder / "encoder", _texts(corpus), self.config.max_len)
                     if datamodule.kept:
-                        _store(path, vectors)
+                        with replacing(path, path.with_suffix(".tmp")) as file:
+                            np.save(file, vectors.numpy(), allow_pickle=False)
         except OSError as error:
             raise ErcBenchError(
                 f"{error.filename or folder} can not be written: {error.strerror or error}. Make "
@@ -233,16 +235,6 @@ def _stored(path: Path, shape: tuple[int, int]) -> Tensor | None:
     except (FileNotFoundError, ValueError, EOFError):
         return None
     return torch.from_numpy(vectors) if vectors.shape == shape else None
-
-
-def _store(path: Path, vectors: Tensor) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, vectors.numpy(), allow_pickle=False)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- fine-tuning on single utterances ---

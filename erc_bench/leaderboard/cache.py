@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from erc_bench.records import replacing
+
 
 class Cache:
     """JSON values by digest in ``<root>/.cache``, which git ignores.
@@ -56,11 +58,8 @@ class Cache:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / ".gitignore").write_text("*\n")
                 self.ready = True
-            try:
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replacing(path, temporary) as file:
+                file.write(text.encode())
 
     def prune(self) -> None:
         """Remove whatever was neither read nor written since this object was made."""
