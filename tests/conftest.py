@@ -91,3 +91,17 @@ def tiny_encoder(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     BertModel(config).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A leaderboard folder with the records of ``synthetic_records.write_leaderboard``, not to be
+    changed, and what reading them keeps."""
+    from synthetic_records import write_leaderboard
+
+    from erc_bench.leaderboard import read_board
+
+    root = tmp_path_factory.mktemp("leaderboard")
+    write_leaderboard(root)
+    read_board(root)
+    return root

@@ -175,6 +175,23 @@ def write_records(
     return written
 
 
+GOOD, EQUAL, BAD = Method("good", 0.5), Method("equal", 0.5), Method("bad", -0.3)
+SIZE = 80
+"""Test dialogues of what :func:`write_leaderboard` writes."""
+
+
+def write_leaderboard(root: Path) -> None:
+    """Records of three methods, two of them equal, on two corpora; trials; something external."""
+    write_records(root, [GOOD, EQUAL, BAD], ["meld", "emorynlp"], SIZE)
+    small = [Method("good", 0.2, (1, 2), SMALL, "small"), Method("bad", 0.0, (4,), SMALL, "small")]
+    write_records(root, small, ["meld"], SIZE)
+    elsewhere = {"external": True, "encoder": None, "training": {}, "context": None}
+    external = Method("my-llm", 0.6, (0,), "", "external", changes=elsewhere)
+    write_records(root, [external], ["meld"], SIZE)
+    write_records(root, [Method("good", -1, (1,), preset="smoke")], ["meld"], SIZE)
+    write_records(root, [Method("bad", 0.9, (1, 2))], ["demo"], 20)
+
+
 def older(made: dict[str, Any]) -> dict[str, Any]:
     """The same record in the form of schema 1."""
     old = json.loads(json.dumps(made))

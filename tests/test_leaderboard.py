@@ -1,51 +1,27 @@
+"""Records become rows, tracks and ranks, and those the leaderboard's files."""
+
 import csv
 import json
 import os
-import re
 import resource
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from rich.console import Console
 from sklearn.metrics import f1_score
-from synthetic_records import SMALL, Method, older, record, write_records
+from synthetic_records import BAD, GOOD, SIZE, SMALL, Method, older, record, write_records
 
-from erc_bench.errors import ErcBenchError
 from erc_bench.leaderboard import build, check, compare_methods, latex, read_board, rescore
 from erc_bench.leaderboard.cache import Cache
-from erc_bench.leaderboard.published import read_published
 from erc_bench.leaderboard.runs import dialogues_of
 from erc_bench.records import read_record, write_record
 
-ROOT = Path(__file__).parent.parent
-GOOD, EQUAL, BAD = Method("good", 0.5), Method("equal", 0.5), Method("bad", -0.3)
-SIZE = 80
 NAMES = ("README.md", "index.html", "leaderboard.csv", "leaderboard.json")
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Records of three methods, two of them equal, on two corpora; trials; something external."""
-    root = tmp_path_factory.mktemp("leaderboard")
-    write_records(root, [GOOD, EQUAL, BAD], ["meld", "emorynlp"], SIZE)
-    small = [Method("good", 0.2, (1, 2), SMALL, "small"), Method("bad", 0.0, (4,), SMALL, "small")]
-    write_records(root, small, ["meld"], SIZE)
-    elsewhere = {"external": True, "encoder": None, "training": {}, "context": None}
-    write_records(
-        root, [Method("my-llm", 0.6, (0,), "", "external", changes=elsewhere)], ["meld"], SIZE
-    )
-    write_records(root, [Method("good", -1, (1,), preset="smoke")], ["meld"], SIZE)
-    write_records(root, [Method("bad", 0.9, (1, 2))], ["demo"], 20)
-    read_board(root)
-    return root
 
 
 @pytest.fixture
 def root(written, tmp_path):
-    """A copy of it to change."""
+    """A copy of the made-up leaderboard, to be changed."""
     return shutil.copytree(written, tmp_path / "leaderboard")
 
 
@@ -60,77 +36,6 @@ def ranks(track):
 
 def contents(root):
     return {name: (root / name).read_bytes() for name in NAMES}
-
-
-# --- what is published
-
-
-def test_published_values():
-    rows = {
-        (row.key, corpus): row.weighted_f1
-        for corpus, rows in read_published(ROOT / "leaderboard").rows.items()
-        for row in rows
-    }
-    expected = {
-        "yu2024eacl": (67.12, 70.41, 40.24),
-        "song2022spcl": (67.25, 69.74, 40.94),
-        "hu2023sacl": (66.45, 69.22, None),
-        "li2020speaker": (61.90, None, 35.92),
-        "majumder2019dialoguernn": (57.03, 62.75, None),
-        "ghosal2020cosmic": (65.21, 65.28, 38.11),
-        "shen2021dagerc": (63.65, 68.03, 39.02),
-        "lee2022compm": (66.52, 66.33, 37.37),
-        "kim2021emoberta": (65.61, 68.57, None),
-        "li2022cogbart": (64.81, 66.18, 39.04),
-        "lei2023instructerc": (69.15, 71.39, 41.37),
-        "xue2024bioserc": (69.83, 71.19, 41.68),
-    }
-    for key, values in expected.items():
-        for corpus, value in zip(("meld", "iemocap", "emorynlp"), values, strict=True):
-            assert rows.pop((key, corpus), None) == value
-    assert rows == {("hu2023sacl", "emorynlp-reduced"): 39.65, ("hu2023sacl", "iemocap-4"): 80.74}
-
-
-def test_what_is_known_of_the_published_rows(tmp_path):
-    published = read_published(tmp_path)
-    meld = {row.method: row for row in published.rows["meld"]}
-    assert (meld["SPCL-CL"].seeds, meld["SACL-LSTM"].seeds, meld["EACL"].seeds) == (3, 5, None)
-    assert meld["InstructERC"].selection == "test"
-    assert meld["SACL-LSTM"].per_class["fear"] == 26.23
-    assert meld["Speaker-MTL"].accuracy == 62.45
-    assert all(re.fullmatch(r"arXiv:\d{4}\.\d{5}", row.paper) for row in published.all())
-    assert all(row.link == f"https://arxiv.org/abs/{row.paper[6:]}" for row in published.all())
-
-
-@pytest.mark.parametrize(
-    ("sheet", "message"),
-    [
-        ({"paper": {}}, "unknown key 'paper'. Did you mean 'papers'"),
-        ({"papers": {"x": {"method": "X"}}}, "papers.x needs a method and results"),
-        ({"papers": {"x": {"method": "X", "results": {"meld": {"f1": 3}}}}}, "unknown key 'f1'"),
-        (
-            {"papers": {"x": {"method": "X", "results": {"meld": {"weighted_f1": 670}}}}},
-            "percentage",
-        ),
-        (
-            {
-                "papers": {
-                    "x": {"method": "X", "context": "none", "results": {"meld": {"weighted_f1": 6}}}
-                }
-            },
-            "context must be past or full, not 'none'",
-        ),
-        (
-            {"papers": {"x": {"method": "X", "seeds": 0, "results": {"meld": {"weighted_f1": 6}}}}},
-            "seeds must be a whole number",
-        ),
-        (["x"], "must be a mapping"),
-    ],
-)
-def test_a_wrong_sheet_says_where(tmp_path, sheet, message):
-    (tmp_path / "published.yaml").write_text(yaml.safe_dump(sheet))
-    with pytest.raises(ErcBenchError, match=re.escape(message)):
-        read_published(tmp_path)
 
 
 # --- rows, tracks, ranks
@@ -242,8 +147,8 @@ def test_a_row_says_in_what_its_seeds_differ(tmp_path):
     ).read_text("utf-8")
     assert "2 commits of the code" in (tmp_path / "index.html").read_text("utf-8")
     write_records(tmp_path, [Method("bad", 0, (1, 2, 3), SMALL, "small")], ["meld"], SIZE)
-    text = shown(compare_methods(tmp_path, "good", "bad", "meld"))
-    assert "good: its seeds were made with 2 commits of the code." in text
+    compared = compare_methods(tmp_path, "good", "bad", "meld")
+    assert "good: its seeds were made with 2 commits of the code." in compared.caveats
 
 
 def test_times_of_runs_that_shared_a_machine_are_not_taken_for_those_of_one_alone(tmp_path):
@@ -306,8 +211,8 @@ def test_another_copy_of_the_corpus_is_another_row(root):
     track = tracks(root)[GOOD.encoder]
     assert ranks(track) == {"good": 1, "equal": None, "bad": 2}
     assert {r.method: r.unranked for r in track.rows}["equal"] == "another copy of the corpus"
-    text = shown(compare_methods(root, "good:paper", "equal", "meld"))
-    assert "their copies of the corpus differ" in text
+    compared = compare_methods(root, "good:paper", "equal", "meld")
+    assert any("their copies of the corpus differ" in caveat for caveat in compared.caveats)
     build(root)
     assert "- equal: not ranked, another copy of the corpus." in (root / "README.md").read_text()
     lines = [line for line in latex(root)[0].splitlines() if line.startswith("equal &")]
@@ -569,111 +474,6 @@ def test_a_broken_record_is_named_and_left_out(tmp_path, damage, reason):
     assert str(tmp_path) not in built.skipped[0].reason
     assert tracks(tmp_path)[GOOD.encoder].rows[0].seeds == [1, 3]
     assert built.skipped[0].reason in (tmp_path / "README.md").read_text()
-
-
-# --- compare
-
-
-def shown(comparison):
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    comparison.render(console)
-    return console.export_text()
-
-
-def test_compare_two_methods(written):
-    found = compare_methods(written, "good", "bad", "emorynlp")
-    assert found.result.difference > 3
-    assert found.result.p < 0.05
-    assert found.result.seeds == (1, 2, 3)
-    text = shown(found)
-    assert "good is better by" in text
-    assert "Paired over dialogues and the seeds 1, 2, 3." in text
-    assert "F1 surprise" in text
-    back = compare_methods(written, "bad", "good", "emorynlp")
-    assert back.result.difference == pytest.approx(-found.result.difference)
-    same = compare_methods(written, "good", "equal", "meld", preset="paper")
-    assert "can not be told apart" in shown(same)
-
-
-@pytest.mark.parametrize(("a", "b"), [("good:small", "good"), ("good", "good:small")])
-def test_compare_never_takes_a_configuration_for_its_own_other_side(written, a, b):
-    found = compare_methods(written, a, b, "meld")
-    presets = [side.configuration.split(",")[0] for side in (found.a, found.b)]
-    assert sorted(presets) == ["paper", "small"]
-    assert found.result.difference != 0
-
-
-def test_compare_with_one_seed_says_so(written):
-    found = compare_methods(written, "good:small", "bad:small", "meld")
-    assert not found.result.covers_seeds
-    assert "With one seed this says nothing about other seeds." in shown(found)
-    external = compare_methods(written, "my-llm", "good:paper", "meld")
-    assert any("encoders differ" in caveat for caveat in external.caveats)
-
-
-def test_compare_names_the_settings_in_which_two_configurations_differ(tmp_path):
-    settings = {"encoder": "one", "epochs": 8, "features": {"lr": 1e-4, "epochs": 3}}
-    other = {"encoder": "two", "epochs": 8, "features": {"lr": 2e-5, "epochs": 3}}
-    one = Method("a", seeds=(1,), preset="small", changes={"config": settings})
-    two = Method("a", seeds=(1,), preset="base", changes={"config": other})
-    write_records(tmp_path, [one, two, Method("b", seeds=(1,), preset="base")])
-    found = compare_methods(tmp_path, "a:small", "a:base", "meld")
-    assert "their settings differ, features.lr 0.0001 and 2e-05." in found.caveats
-    found = compare_methods(tmp_path, "a:small", "b", "meld")
-    assert not any("settings" in caveat for caveat in found.caveats)
-
-
-def test_compare_takes_all_figures_from_the_paired_seeds(tmp_path):
-    write_records(tmp_path, [Method("a", 0.3, seeds=(1, 2, 3)), Method("b", 0.1, seeds=(1, 3, 4))])
-    (tmp_path / "records" / "meld" / "a" / "broken-seed9.json").write_text("{")
-    found = compare_methods(tmp_path, "a", "b", "meld")
-    assert found.a.seeds == found.b.seeds == [1, 3]
-    means = [sum(side.values) / 2 for side in (found.a, found.b)]
-    assert found.result.difference == pytest.approx(means[0] - means[1])
-    text = shown(found)
-    assert "a has further seeds, which are left out: 2." in text
-    assert "b has further seeds, which are left out: 4." in text
-    assert "skipped" in text
-    assert "broken-seed9.json" in text
-
-
-def test_compare_with_a_published_figure(tmp_path):
-    write_records(tmp_path, [Method("spcl", 0.2)])
-    found = compare_methods(tmp_path, "spcl", "lei2023instructerc", "meld")
-    assert found.b.values == [69.15]
-    assert found.result.difference == pytest.approx(np.mean(found.a.values) - 69.15)
-    assert "selected on test." in found.caveats
-    assert "as published" in shown(found)
-
-
-def test_compare_of_one_seed_with_a_published_figure_names_the_figure(tmp_path):
-    write_records(tmp_path, [Method("spcl", 0.2, seeds=(1,))])
-    found = compare_methods(tmp_path, "spcl", "lei2023instructerc", "meld")
-    assert found.verdict.startswith("This run and the published figure differ")
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
-        ("god", "bad", "There is no record of 'god' on meld. Did you mean 'good'"),
-        ("good:large", "bad", "No configuration of 'good' on meld is 'large'"),
-        ("good", "good", "can mean several configurations"),
-        ("my-llm", "my-llm", "are the same runs"),
-        ("my-llm", "good", "can mean several configurations; say which, for example"),
-    ],
-)
-def test_compare_says_what_it_can_not_find(written, a, b, message):
-    with pytest.raises(ErcBenchError, match=re.escape(message)):
-        compare_methods(written, a, b, "meld")
-
-
-def test_compare_without_a_record_says_which_there_are_or_what_makes_them(written):
-    with pytest.raises(ErcBenchError, match=r"the preset 'smol'; there are some with .*paper"):
-        compare_methods(written, "good", "bad", "meld", preset="smol")
-    with pytest.raises(ErcBenchError, match="no record of 'god' on meld with the preset paper"):
-        compare_methods(written, "god", "bad", "meld", preset="paper")
-    with pytest.raises(ErcBenchError, match="--method eacl finetune --dataset iemocap-4 --preset"):
-        compare_methods(written, "finetune", "eacl:small", "iemocap-4", preset="small")
 
 
 # --- rescore

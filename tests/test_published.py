@@ -1,0 +1,80 @@
+"""The figures of papers, beside which ours stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from erc_bench.errors import ErcBenchError
+from erc_bench.leaderboard.published import read_published
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_published_values():
+    rows = {
+        (row.key, corpus): row.weighted_f1
+        for corpus, rows in read_published(ROOT / "leaderboard").rows.items()
+        for row in rows
+    }
+    expected = {
+        "yu2024eacl": (67.12, 70.41, 40.24),
+        "song2022spcl": (67.25, 69.74, 40.94),
+        "hu2023sacl": (66.45, 69.22, None),
+        "li2020speaker": (61.90, None, 35.92),
+        "majumder2019dialoguernn": (57.03, 62.75, None),
+        "ghosal2020cosmic": (65.21, 65.28, 38.11),
+        "shen2021dagerc": (63.65, 68.03, 39.02),
+        "lee2022compm": (66.52, 66.33, 37.37),
+        "kim2021emoberta": (65.61, 68.57, None),
+        "li2022cogbart": (64.81, 66.18, 39.04),
+        "lei2023instructerc": (69.15, 71.39, 41.37),
+        "xue2024bioserc": (69.83, 71.19, 41.68),
+    }
+    for key, values in expected.items():
+        for corpus, value in zip(("meld", "iemocap", "emorynlp"), values, strict=True):
+            assert rows.pop((key, corpus), None) == value
+    assert rows == {("hu2023sacl", "emorynlp-reduced"): 39.65, ("hu2023sacl", "iemocap-4"): 80.74}
+
+
+def test_what_is_known_of_the_published_rows(tmp_path):
+    published = read_published(tmp_path)
+    meld = {row.method: row for row in published.rows["meld"]}
+    assert (meld["SPCL-CL"].seeds, meld["SACL-LSTM"].seeds, meld["EACL"].seeds) == (3, 5, None)
+    assert meld["InstructERC"].selection == "test"
+    assert meld["SACL-LSTM"].per_class["fear"] == 26.23
+    assert meld["Speaker-MTL"].accuracy == 62.45
+    assert all(re.fullmatch(r"arXiv:\d{4}\.\d{5}", row.paper) for row in published.all())
+    assert all(row.link == f"https://arxiv.org/abs/{row.paper[6:]}" for row in published.all())
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
+        ({"paper": {}}, "unknown key 'paper'. Did you mean 'papers'"),
+        ({"papers": {"x": {"method": "X"}}}, "papers.x needs a method and results"),
+        ({"papers": {"x": {"method": "X", "results": {"meld": {"f1": 3}}}}}, "unknown key 'f1'"),
+        (
+            {"papers": {"x": {"method": "X", "results": {"meld": {"weighted_f1": 670}}}}},
+            "percentage",
+        ),
+        (
+            {
+                "papers": {
+                    "x": {"method": "X", "context": "none", "results": {"meld": {"weighted_f1": 6}}}
+                }
+            },
+            "context must be past or full, not 'none'",
+        ),
+        (
+            {"papers": {"x": {"method": "X", "seeds": 0, "results": {"meld": {"weighted_f1": 6}}}}},
+            "seeds must be a whole number",
+        ),
+        (["x"], "must be a mapping"),
+    ],
+)
+def test_a_wrong_sheet_says_where(tmp_path, sheet, message):
+    (tmp_path / "published.yaml").write_text(yaml.safe_dump(sheet))
+    with pytest.raises(ErcBenchError, match=re.escape(message)):
+        read_published(tmp_path)
