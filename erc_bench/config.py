@@ -20,6 +20,9 @@ from erc_bench.registry import experiment_file
 
 PRESETS = ("paper", "base", "small", "smoke")
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+"""What settings of a type take, in words."""
+
 
 @dataclass
 class EvaluationConfig:
@@ -236,10 +239,24 @@ def _merge(config: Any, layer: Mapping, where: str) -> Any:
             f"{where}: there is no setting {key!r}." + did_you_mean(key, _keys(config))
         ) from error
     except (OmegaConfBaseException, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        name = getattr(error, "full_key", None)
-        at = f", setting {name!r}" if name else ""
-        raise ErcBenchError(f"{where}{at}: {reason.rstrip('.')}.") from error
+        raise ErcBenchError(f"{where}{_misfit(config, layer, error)}.") from error
+
+
+def _misfit(config: Any, layer: Mapping, error: Exception) -> str:
+    """Which setting a layer does not fit, and what it takes, to end an error message with."""
+    from omegaconf import DictConfig, OmegaConf
+
+    single = (k for k, value in layer.items() if not isinstance(value, Mapping))
+    groups = (k for k in single if isinstance(OmegaConf.select(config, str(k)), DictConfig))
+    name = getattr(error, "full_key", None) or next(groups, "")
+    current = OmegaConf.select(config, name) if name else None
+    if isinstance(current, DictConfig):
+        names = ", ".join(_keys(current, f"{name}."))
+        return f": {name!r} holds several settings, each to be set by its own name: {names}"
+    if kind := KINDS.get(type(current)):
+        return f": the setting {name!r} takes {kind}"
+    at = f", setting {name!r}" if name else ""
+    return f"{at}: {str(error).splitlines()[0].rstrip('.')}"
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:
