@@ -315,5 +315,6 @@ def adamw(module: Any, encoder: Any, encoder_lr: float) -> Optimizer:
             }
             for (of_encoder, undecayed), params in groups.items()
         ],
-        fused=module.trainer.precision != "16-mixed",
+        # Lightning clips no gradients that a fused optimiser is to unscale.
+        fused=None if module.trainer.precision == "16-mixed" else True,
     )

@@ -58,6 +58,13 @@ def device_name() -> str:
     return f"CPU {processor().get('cpu_name') or platform.machine()}"
 
 
+def why_no_gpu() -> str:
+    """Why a training is on the CPU, as a part of a sentence."""
+    if shutil.which("nvidia-smi"):
+        return "PyTorch can't use the GPU: python -c 'import torch; torch.cuda.init()' says why"
+    return "there is no GPU"
+
+
 def processor() -> Mapping[str, Any]:
     """What PyTorch knows of the processor; empty where it knows nothing."""
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

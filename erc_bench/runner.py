@@ -314,10 +314,13 @@ def set_up_backends() -> None:
 
     oneDNN keeps the kernels of 1024 shapes, of which in bfloat16 every length of a batch makes
     some; here those of 64, if the environment does not say. What is in float32 is in float32:
-    cuDNN would multiply in TF32 inside recurrent layers.
+    cuDNN would multiply in TF32 inside recurrent layers. Nor does cuDNN do the attention, which
+    PyTorch leaves to it on an H100: it plans anew for every shape of a batch, and its gradients
+    can be NaN with a mask of padding (pytorch/pytorch#196678).
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from erc_bench.config import Experiment
-from erc_bench.environment import environment, joined
+from erc_bench.environment import environment, joined, why_no_gpu
 from erc_bench.progress import Stopwatch, bar, duration, say
 
 PROBE_STEPS = 8
@@ -118,11 +118,11 @@ class TrainingLog(Callback):
         """Say how long the steps of an epoch will take, if that is long."""
         slow = not torch.cuda.is_available() and self.experiment.preset in ("paper", "base")
         if seconds > 60 or slow:
-            hint = " There is no GPU; --preset small is made for that." if slow else ""
+            hint = f" ({why_no_gpu()}; --preset small is made for the CPU)" if slow else ""
             total = duration(seconds * self.experiment.config.epochs)
             say(
                 f"The training steps of an epoch will take about {duration(seconds)}, of all "
-                f"epochs {total}.{hint}"
+                f"epochs {total}{hint}."
             )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

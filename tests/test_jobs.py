@@ -60,6 +60,14 @@ def test_sane_defaults(presets, cores, memory, workers) -> None:
     assert "--jobs" in why
 
 
+def test_a_gpu_that_pytorch_can_not_use_is_not_called_missing(tmp_path, monkeypatch) -> None:
+    run = Experiment("eacl", "meld", "small", 1, MethodConfig())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "there is no GPU" in sane_workers([run, run], 16, None)[1]
+    (tmp_path / "nvidia-smi").touch(0o755)
+    assert "PyTorch can't use the GPU" in sane_workers([run, run], 16, None)[1]
+
+
 @pytest.mark.parametrize(
     ("override", "workers"),
     [("precision=float32", 1), ("evaluation.batch_size=512", 1), ("temperature=0.05", 34)],

@@ -127,6 +127,10 @@ def test_dev_selects_and_the_oracle_gap_is_apart(finished_run) -> None:
     assert record["oracle_gap"] == pytest.approx(max(on_test) - on_test[best])
 
 
+def test_attention_is_not_left_to_cudnn(finished_run) -> None:
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_only_the_model_is_left_of_the_checkpoints(finished_run) -> None:
     root, experiment, _ = finished_run
     assert {p.name for p in run_folder(root, experiment).glob("*.ckpt")} == {"model.ckpt"}
