@@ -36,8 +36,11 @@ DEV = frozenset(
     + [f"Ses04M_{name}" for name in ("script02_2", "script03_1", "script03_2")]
 )
 DIALOGUES = {"train": 100, "dev": 20, "test": 31}
-# Labelled with one of the six, in train and dev together and in test.
-LABELLED = {"the JSON form": (5758, 1622), "the release": (5810, 1623)}
+# Of the JSON form; labelled with one of the six.
+TURNS = {"train": 6490, "dev": 1401, "test": 2196}
+LABELLED = {"train": 4778, "dev": 980, "test": 1622}
+# Of the release: in train and dev together, and in test.
+RELEASED = 5810, 1623
 
 _TURN = re.compile(r"(Ses\d\d[FM]_\S+_([FM])\S+)\s*\[[-\d.\s]+\]\s*:(.*)")
 _RATING = re.compile(r"\[[^\]]*\]\s+(\S+)\s+(\w+)\s+\[")
@@ -201,27 +204,36 @@ class IEMOCAP(CorpusSource):
         return Dialogue(key, tuple(utterances))
 
     def _check_turns(self, dialogues: Mapping[str, list[Turn]], folder: Path) -> None:
-        """Compare a complete copy with the known counts; say so if it is not complete."""
-        sizes, labelled = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
-        for name, turns in dialogues.items():
+        """Compare a complete copy with the known counts; say so if it is not complete.
+
+        Of the release only the sums of labelled turns are known.
+        """
+        sizes, turns, labelled = (dict.fromkeys(SPLITS, 0) for _ in range(3))
+        for name, spoken in dialogues.items():
             sizes[split_of(name)] += 1
-            labelled[split_of(name)] += sum(turn.code in SIX for turn in turns)
+            turns[split_of(name)] += len(spoken)
+            labelled[split_of(name)] += sum(turn.code in SIX for turn in spoken)
         if sizes != DIALOGUES:
-            have = "/".join(map(str, sizes.values()))
             warnings.warn(
-                f"{self.name}: {folder} has {have} dialogues in train/dev/test, the release "
-                "100/20/31; scores on it are not comparable.",
+                f"{self.name}: {folder} has {_counts(sizes)} dialogues in train/dev/test, the "
+                "release 100/20/31; scores on it are not comparable.",
                 CorpusWarning,
                 stacklevel=4,
             )
             return
-        actual = (labelled["train"] + labelled["dev"], labelled["test"])
-        if actual not in LABELLED.values():
-            known = ", ".join(f"{a}+{b} in {form}" for form, (a, b) in LABELLED.items())
+        if (labelled["train"] + labelled["dev"], labelled["test"]) == RELEASED:
+            return
+        known = f"{_counts(LABELLED)} labelled turns of {_counts(TURNS)}"
+        found = f"{_counts(labelled)} labelled turns of {_counts(turns)}"
+        if found != known:
             raise ErcBenchError(
-                f"{self.name}: {folder} has {actual[0]} labelled utterances in train and dev and "
-                f"{actual[1]} in test; known are {known}."
+                f"{self.name}: {folder} has {found} in train/dev/test; the JSON form has {known}, "
+                f"the release {RELEASED[0]} labelled in train and dev and {RELEASED[1]} in test."
             )
+
+
+def _counts(by_split: Mapping[str, int]) -> str:
+    return "/".join(map(str, by_split.values()))
 
 
 class IEMOCAP4(IEMOCAP):

@@ -26,7 +26,10 @@ _WINDOWS = {
 
 
 def clean(text: str) -> str:
-    """The text as every method sees it: a plain apostrophe, no double quotes."""
+    """The text as every method sees it: a plain apostrophe, no plain double quotes.
+
+    Other typographic marks (“ ” ‘), which few lines have, stay.
+    """
     return text.translate(_WINDOWS).replace("’", "'").replace('"', "").strip()
 
 

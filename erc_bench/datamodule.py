@@ -16,7 +16,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from erc_bench import conversation
+from erc_bench import conversation, encoders
 from erc_bench.conversation import SPLITS, Corpus, dialogue_from_row
 from erc_bench.corpus_files import cache_folder
 from erc_bench.encoders import tokenizer_digest
@@ -266,10 +266,11 @@ def _make_examples(
 
 def _sources(kind: type[ErcMethod]) -> list[str]:
     """SHA-256 of every module that may have made a method's examples: those beside it and beside
-    the methods it extends, and what a dialogue is."""
+    the methods it extends, what a dialogue is, and what loads a tokenizer."""
     from erc_bench.method import ErcMethod
 
     extended = [c for c in kind.mro() if issubclass(c, ErcMethod) and c is not ErcMethod]
     folders = dict.fromkeys(Path(inspect.getfile(c)).parent for c in extended)
-    files = [Path(conversation.__file__), *(p for f in folders for p in sorted(f.glob("*.py")))]
+    common = [Path(inspect.getfile(module)) for module in (conversation, encoders)]
+    files = [*common, *(p for f in folders for p in sorted(f.glob("*.py")))]
     return [hashlib.sha256(p.read_bytes()).hexdigest() for p in files]

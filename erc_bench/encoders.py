@@ -38,6 +38,15 @@ BERTS = ("bert", "roberta", "mpnet")
 WANTED = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 
 
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""Files that a fast tokenizer is made of; only the first is always there."""
+
+
 @dataclass(frozen=True)
 class EncoderFiles:
     """Where an encoder's files are, and what its weights are."""
@@ -200,12 +209,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_digest(name: str) -> str:
-    """SHA-256 of the tokenizer: of its file, or of what older forms are converted to."""
-    file = find_encoder(name).folder / "tokenizer.json"
-    if file.exists():
-        return _digest(file)
-    backend = load_tokenizer(name).backend_tokenizer.to_str()
-    return hashlib.sha256(backend.encode()).hexdigest()
+    """SHA-256 of the tokenizer: of its files, or of what older forms are converted to."""
+    folder = find_encoder(name).folder
+    files = [folder / file for file in TOKENIZER]
+    if files[0].exists():
+        made = str([_digest(file) if file.exists() else "" for file in files])
+    else:
+        made = load_tokenizer(name).backend_tokenizer.to_str()
+    return hashlib.sha256(made.encode()).hexdigest()
 
 
 def load_encoder(name: str, max_len: int = 0) -> PreTrainedModel:

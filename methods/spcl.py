@@ -201,7 +201,7 @@ def difficulty(h: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
 def keep_probabilities(examples: int, epoch: int, epochs: int) -> np.ndarray:
     """Probability of each example ``(N,)``, from the easiest to the hardest, to be learnt from.
 
-    Linear from ``1 − e/E`` to ``e/E`` (section 3.4).
+    Linear from ``1 − e/E`` to ``e/E`` (section 3.4) in epoch e of E, counted from 0.
     """
     return np.linspace(1 - epoch / epochs, epoch / epochs, examples)
 

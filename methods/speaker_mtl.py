@@ -88,17 +88,27 @@ def most_frequent(codes: np.ndarray, count: int) -> np.ndarray:
 def overlapping(dialogues: list[Dialogue], scored: list[Dialogue]) -> np.ndarray:
     """Which dialogues stand in part or whole among ``scored`` ones ``(dialogues,)``.
 
-    Either they share an utterance of more than ``LONG`` words, or they are the same turn by turn;
-    case and punctuation do not matter. Short utterances recur by chance and are no sign.
+    They share an utterance of more than ``LONG`` words or three turns in a row, or are the same
+    turn by turn; case and punctuation do not matter. Single short utterances recur by chance and
+    are no sign.
     """
 
-    def turns(dialogue: Dialogue) -> tuple[str, ...]:
-        return tuple(words_only(u.text) for u in dialogue.utterances)
+    def told_by(dialogue: Dialogue) -> set[tuple[str, ...]]:
+        """All of its turns, and each three in a row."""
+        turns = tuple(words_only(u.text) for u in dialogue.utterances)
+        threes = (turns[i : i + 3] for i in range(len(turns) - 2))
+        return {turns, *(three for three in threes if all(three))}
 
-    known = {turns(dialogue) for dialogue in scored}
     said = (u.text for dialogue in scored for u in dialogue.utterances)
     long = {words_only(text) for text in said if len(text.split()) > LONG} - {""}
-    return np.array([turns(d) in known or not long.isdisjoint(turns(d)) for d in dialogues])
+    known = set().union(*map(told_by, scored))
+    return np.array(
+        [
+            not known.isdisjoint(told_by(d))
+            or any(words_only(u.text) in long for u in d.utterances)
+            for d in dialogues
+        ]
+    )
 
 
 def speakers_of(examples: Columns) -> np.ndarray:
@@ -325,7 +335,7 @@ class SpeakerMTL(ErcMethod):
             return ~met
         raise ErcBenchError(
             f"extra_corpus={corpus.name}: {count} stand in part or whole in dev or test of "
-            f"{own.name} (the same utterance of more than {LONG} words, or the same turns), so "
-            "its scores would not be held-out. Leave those out with extra_overlap=drop, or take "
-            "another corpus."
+            f"{own.name} (an utterance of more than {LONG} words or three turns in a row are the "
+            "same), so its scores would not be held-out. Leave those out with extra_overlap=drop, "
+            "or take another corpus."
         )

@@ -20,7 +20,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaConfig, RobertaModel
 
 from erc_bench.conversation import Dialogue, Utterance
-from erc_bench.encoders import find_encoder, load_encoder, load_tokenizer
+from erc_bench.encoders import find_encoder, load_encoder, load_tokenizer, tokenizer_digest
 from erc_bench.errors import ErcBenchError
 from erc_bench.methods.prompts import anchor_prompts
 
@@ -28,6 +28,16 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 COMMIT, CONVERTED = "a" * 40, "b" * 40
 PICKLED = {"config.json": b"{}", "pytorch_model.bin": b"a pickle", "vocab.txt": b"[PAD]"}
 SAFE = {"config.json": b"{}", "model.safetensors": b"weights", "onnx/model.onnx": b"not wanted"}
+
+
+def test_a_tokenizer_is_all_of_its_files(tiny_encoder: str, tmp_path: Path) -> None:
+    same, other = (
+        Path(shutil.copytree(tiny_encoder, tmp_path / name)) for name in ("same", "other")
+    )
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": False}))
+    assert tokenizer_digest(str(same)) == tokenizer_digest(tiny_encoder)
+    assert tokenizer_digest(str(other)) != tokenizer_digest(tiny_encoder)
 
 
 @pytest.fixture

@@ -80,32 +80,44 @@ def test_the_split():
     assert split_of("Ses05M_script03_2") == "test"
 
 
-def official_size(folder, labelled):
-    """151 dialogues with as many labelled turns in train+dev and in test as asked for."""
+def official_size(folder, labelled, turns=(6490, 1401, 2196)):
+    """151 dialogues with as many labelled turns and turns in train, dev and test as asked for."""
     folder.mkdir(parents=True)
     names = {
         "train": [f"Ses01F_impro{number:03}" for number in range(100)],
         "dev": sorted(DEV),
         "test": [f"Ses05M_impro{number:02}" for number in range(31)],
     }
-    labels = {"train": labelled[0] - 10, "dev": 10, "test": labelled[1]}
-    for split in SPLITS:
+    for split, sad, total in zip(SPLITS, labelled, turns, strict=True):
         dialogues = [[{"text": "So.", "speaker": f"{name}_F"}] for name in names[split]]
-        dialogues[0] += [{**dialogues[0][0], "label": "sad"}] * labels[split]
+        turn = dialogues[0][0]
+        dialogues[0] += [{**turn, "label": "sad"}] * sad
+        dialogues[0] += [turn] * (total - sad - len(dialogues))
         (folder / f"{split}_data.json").write_text(json.dumps(dialogues))
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("labelled", [(5758, 1622), (5810, 1623)], ids=["JSON", "release"])
+@pytest.mark.parametrize(
+    "labelled", [(4778, 980, 1622), (5163, 647, 1623)], ids=["JSON", "release"]
+)
 def test_a_complete_copy_has_one_of_the_known_counts(tmp_path, labelled):
     official_size(tmp_path / "iemocap", labelled)
     corpus = IEMOCAP().load(tmp_path)
-    assert sum(len(d.labelled) for d in corpus.dialogues("test")) == labelled[1]
+    counts = (sum(len(d.labelled) for d in corpus.dialogues(split)) for split in SPLITS)
+    assert tuple(counts) == labelled
 
 
-def test_a_complete_copy_with_other_counts_is_an_error(tmp_path):
-    official_size(tmp_path / "iemocap", (5758, 1600))
-    with pytest.raises(ErcBenchError, match=r"1600 in test; known are 5758\+1622 in the JSON form"):
+@pytest.mark.parametrize(
+    ("labelled", "turns", "message"),
+    [
+        ((4778, 980, 1600), (6490, 1401, 2196), "has 4778/980/1600 labelled turns of"),
+        ((5000, 758, 1622), (6490, 1401, 2196), "has 5000/758/1622 labelled turns of"),
+        ((4778, 980, 1622), (6490, 1401, 2000), r"2000 in train.*turns of 6490/1401/2196, the"),
+    ],
+)
+def test_a_complete_copy_with_other_counts_is_an_error(tmp_path, labelled, turns, message):
+    official_size(tmp_path / "iemocap", labelled, turns)
+    with pytest.raises(ErcBenchError, match=message):
         IEMOCAP().load(tmp_path)
 
 

@@ -319,17 +319,20 @@ def test_long_turns_are_cut_and_turns_are_encoded_in_chunks_of_similar_length(co
 # --- the extra SI corpus ---
 
 
-def test_overlap_is_by_long_utterances_or_whole_dialogues():
+def test_overlap_is_by_long_utterances_three_turns_or_whole_dialogues():
     scored = [
         dialogue("a", [("A", "Okay.", 0), ("B", "We never did find that old umbrella.", 0)]),
         dialogue("b", [("A", "Well?", 0), ("B", "No.", 0)]),
+        dialogue("c", [("A", t, 0) for t in ("...", "Is it Tom?", "Hush.", "It is.", "Oh dear.")]),
     ]
     extra = [
         dialogue("shared", [("C", "we never did find that old umbrella", 0)]),
         dialogue("whole", [("C", "well", 0), ("D", "no", 0)]),
         dialogue("chance", [("C", "Okay.", 0), ("D", "No.", 0)]),
+        dialogue("scene", [("C", t, 0) for t in ("Well?", "Is it Tom?", "Hush!", "It is", "!")]),
+        dialogue("two", [("C", t, 0) for t in ("!", "Is it Tom?", "Hush!", "?", "...")]),
     ]
-    assert overlapping(extra, scored).tolist() == [True, True, False]
+    assert overlapping(extra, scored).tolist() == [True, True, False, True, False]
 
 
 def test_dialogues_of_dev_and_test_are_refused_and_counted(config, small_demo):
