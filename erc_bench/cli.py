@@ -65,7 +65,7 @@ def _must_exist(root: Path) -> None:
     """What only reads records says so where there is no such folder."""
     if not root.is_dir():
         raise ErcBenchError(
-            f"There is no folder {root} with records. Name the right one with --leaderboard-dir, "
+            f"{root} is no folder with records. Name the right one with --leaderboard-dir, "
             "or make records there: `erc-bench run` with the same --leaderboard-dir."
         )
 
@@ -147,7 +147,11 @@ def build_parser() -> argparse.ArgumentParser:
         "leaderboard", parents=[store, common], help="make the leaderboard out of the records"
     )
     form = board.add_mutually_exclusive_group()
-    form.add_argument("--check", action="store_true", help="exit 1 if what is on disk is stale")
+    form.add_argument(
+        "--check",
+        action="store_true",
+        help="exit 1 if what is on disk is stale or a record is skipped",
+    )
     form.add_argument("--latex", action="store_true", help="print the table a paper needs")
     board.set_defaults(command=command_leaderboard)
 
@@ -464,19 +468,17 @@ def command_show(args: argparse.Namespace) -> None:
 def command_explain(args: argparse.Namespace) -> None:
     """``erc-bench explain``."""
     from erc_bench.reading import explain
-    from erc_bench.records import sound
 
     path, record = _run_of(args)
-    with sound(path):
-        explain(
-            _console(),
-            path,
-            record,
-            dialogue=args.dialogue,
-            worst=args.worst,
-            split=args.split,
-            data_dir=args.data_dir,
-        )
+    explain(
+        _console(),
+        path,
+        record,
+        dialogue=args.dialogue,
+        worst=args.worst,
+        split=args.split,
+        data_dir=args.data_dir,
+    )
 
 
 def command_predict(args: argparse.Namespace) -> None:

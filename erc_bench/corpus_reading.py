@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,6 +82,9 @@ def csv_rows(text: str, name: str, columns: Sequence[str]) -> Iterator[tuple[str
                 f"{name}, line 1: the column {', '.join(map(repr, missing))} is missing; "
                 f"there is: {', '.join(header) or 'nothing'}."
             )
+        twice = [column for column, times in Counter(header).items() if times > 1]
+        if twice:
+            raise ErcBenchError(f"{name}, line 1: the column {twice[0]!r} stands twice.")
         for row in reader:
             where = f"{name}, line {reader.line_num}"
             if not row:
@@ -104,7 +108,7 @@ def parse_json(text: str, name: str) -> Any:
     """The contents of JSON text that errors call by its name."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise ErcBenchError(
             f"{name}, line {line}: not valid JSON ({error}); the file looks truncated."

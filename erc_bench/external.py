@@ -258,7 +258,7 @@ def _fault(prediction: Prediction, labels: LabelSet) -> str:
         return ""
     try:
         values = _distribution(prediction, labels)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         return f"not a number for each of {', '.join(labels.names)}"
     if not (min(values) >= 0 and abs(sum(values) - 1) <= SLACK):
         return f"not shares of 1 (their sum is {sum(values):g})"

@@ -15,6 +15,7 @@ from rich.text import Text
 from erc_bench.conversation import Corpus, Dialogue
 from erc_bench.errors import ErcBenchError, nearest
 from erc_bench.progress import duration
+from erc_bench.records import sound
 from erc_bench.registry import corpus_source
 from erc_bench.slices import facts_of, slices
 
@@ -255,20 +256,24 @@ def explain(
     """
     if worst < 1:
         raise ErcBenchError(f"--worst {worst} lists nothing: give 1 or more.")
-    corpus = corpus_source(record["dataset"]).load(data_dir)
-    if corpus.digest != record["dataset_digest"]:
+    with sound(path):
+        name, digest = str(record["dataset"]), str(record["dataset_digest"])
+    corpus = corpus_source(name).load(data_dir)
+    if corpus.digest != digest:
         raise ErcBenchError(
             f"The copy of {corpus.name} here is not the one of {path}: its digest is "
-            f"{corpus.digest[:12]}…, the record's {record['dataset_digest'][:12]}…, so an id may "
-            "name another utterance. Name the other copy's folder with --data-dir."
+            f"{corpus.digest[:12]}…, the record's {digest[:12]}…, so an id may name another "
+            "utterance. Name the other copy's folder with --data-dir."
         )
-    if dialogue is None:
+    if dialogue is not None:
+        split, found = _find_dialogue(corpus, dialogue)
+    with sound(path):
         _check_split(record, split, path)
-        _print_worst(console, corpus.dialogues(split), _predicted(record, split), worst)
-        return
-    split, found = _find_dialogue(corpus, dialogue)
-    _check_split(record, split, path)
-    _print_dialogue(console, found, _predicted(record, split), record["labels"])
+        predicted = _predicted(record, split)
+        if dialogue is None:
+            _print_worst(console, corpus.dialogues(split), predicted, worst)
+        else:
+            _print_dialogue(console, found, predicted, record["labels"])
 
 
 def _check_split(record: Mapping[str, Any], split: str, path: Path) -> None:

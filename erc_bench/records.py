@@ -161,10 +161,10 @@ def parse_record(contents: bytes, path: Path) -> dict[str, Any]:
     """A record from the contents of its file; errors as :func:`read_record`'s, naming ``path``."""
     try:
         record = json.loads(contents)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(
-            f"{path} is not a readable record: {error}. Repeat the run with --force, which "
-            "replaces it."
+            f"{path} is not a readable record: {error}. If it is a run's, repeat that with "
+            "--force, which replaces it."
         ) from error
     missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
     if missing:
@@ -309,7 +309,14 @@ def sound(path: Path) -> Iterator[None]:
     """Use a record: whatever does not hold what it should surfaces as a damaged record."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise RecordError(
             f"{path} is a damaged record: {what}. Repeat the run with --force, which replaces it."

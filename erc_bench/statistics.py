@@ -40,7 +40,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit
+from scipy.special import nctdtrinc, stdtr, stdtrit
 
 # A two-sided sign-flip test over five dialogues can not fall below 5 %, whatever they hold.
 FEWEST_DIALOGUES = 6
@@ -394,7 +394,7 @@ def _inference(
         difference=estimate,
         interval=(estimate - critical * error, estimate + critical * error),
         p=p,
-        resolvable=(critical + float(stdtrit(df, power))) * error,
+        resolvable=float(nctdtrinc(df, 1 - power, critical)) * error,
         standard_error=error,
         degrees_of_freedom=df,
         seeds=seeds,

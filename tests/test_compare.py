@@ -60,6 +60,28 @@ def test_compare_names_the_settings_in_which_two_configurations_differ(tmp_path)
     assert not any("settings" in caveat for caveat in found.caveats)
 
 
+def test_compare_shows_overrides(tmp_path):
+    changed = Method("a", changes={"overrides": ["temperature=1"]})
+    write_records(tmp_path, [changed, Method("b"), Method("a", 0.2)])
+    listed = r"a:\w+ \(preset paper, temperature=1, sup-simcse-roberta-large, 3 seeds\)"
+    with pytest.raises(ErcBenchError, match=listed):
+        compare_methods(tmp_path, "a", "b", "meld")
+    found = compare_methods(tmp_path, f"a:{changed.config_hash}", "b", "meld")
+    assert found.a.configuration == "paper, temperature=1, sup-simcse-roberta-large"
+
+
+def test_compare_tells_predictions_made_elsewhere_by_the_names_of_their_encoders(tmp_path):
+    write_records(
+        tmp_path,
+        [
+            Method(name, 0.1, (0,), changes={"external": True, "encoder": {"name": encoder}})
+            for name, encoder in (("e1", "roberta-large"), ("e2", "bert-base"))
+        ],
+    )
+    found = compare_methods(tmp_path, "e1", "e2", "meld")
+    assert "their encoders differ, roberta-large and bert-base." in found.caveats
+
+
 def test_compare_takes_all_figures_from_the_paired_seeds(tmp_path):
     write_records(tmp_path, [Method("a", 0.3, seeds=(1, 2, 3)), Method("b", 0.1, seeds=(1, 3, 4))])
     (tmp_path / "records" / "meld" / "a" / "broken-seed9.json").write_text("{")
@@ -79,7 +101,8 @@ def test_compare_with_a_published_figure(tmp_path):
     found = compare_methods(tmp_path, "spcl", "lei2023instructerc", "meld")
     assert found.b.values == [69.15]
     assert found.result.difference == pytest.approx(np.mean(found.a.values) - 69.15)
-    assert "selected on test." in found.caveats
+    (differs,) = (c for c in found.caveats if c.startswith("what differs from lei2023instructerc:"))
+    assert "selected on test" in differs
     assert "as published" in shown(found)
 
 
@@ -97,6 +120,8 @@ def test_compare_of_one_seed_with_a_published_figure_names_the_figure(tmp_path):
         ("good", "good", "can mean several configurations"),
         ("my-llm", "my-llm", "are the same runs"),
         ("my-llm", "good", "can mean several configurations; say which, for example"),
+        ("song2022spcl", "good:paper", "song2022spcl is a published figure: name it second"),
+        ("good:paper", "song2022spcl:x", "is a published figure; it has no configuration 'x'"),
     ],
 )
 def test_compare_says_what_it_can_not_find(written, a, b, message):
@@ -111,3 +136,12 @@ def test_compare_without_a_record_says_which_there_are_or_what_makes_them(writte
         compare_methods(written, "god", "bad", "meld", preset="paper")
     with pytest.raises(ErcBenchError, match="--method eacl finetune --dataset iemocap-4 --preset"):
         compare_methods(written, "finetune", "eacl:small", "iemocap-4", preset="small")
+
+
+def test_compare_names_records_that_could_not_be_read(tmp_path):
+    (path, *_) = write_records(tmp_path, [Method("a", seeds=(1,))])
+    path.write_text("{")
+    with pytest.raises(
+        ErcBenchError, match=f"to compare. skipped: .*{path.name} is not a readable"
+    ):
+        compare_methods(tmp_path, "a", "b", "meld")

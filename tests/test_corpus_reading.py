@@ -13,6 +13,7 @@ def test_broken_text_is_named_by_line(tmp_path):
         b"a,b\n1,2\n\xff,2\n": "line 3: byte 0xff is not UTF-8",
         b"": "line 1: the column 'a', 'b' is missing; there is: nothing",
         b'a,b\n1,"2\n': "line 2: ",
+        b"a,b,b\n1,2,3\n": "line 1: the column 'b' stands twice",
     }.items():
         path.write_bytes(data)
         with pytest.raises(ErcBenchError, match=rf"x\.csv, {message}"):
@@ -33,6 +34,9 @@ def test_json_of_the_wrong_shape(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"a": [1,\n')
     with pytest.raises(ErcBenchError, match=r"x\.json, line 2: not valid JSON"):
+        read_json(path)
+    path.write_text("9" * 5000)
+    with pytest.raises(ErcBenchError, match=r"x\.json, line 1: not valid JSON"):
         read_json(path)
     assert expect([1], list, "here") == [1]
     assert field({"a": "b"}, "a", str, "here") == "b"

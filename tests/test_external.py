@@ -124,6 +124,7 @@ def test_probabilities(answers, demo, elsewhere, capsys) -> None:
         (lambda p: {**p, "joy": 0.9}, ["3 with wrong probabilities", "line 1", "shares of 1"]),
         (lambda p: {k: v for k, v in p.items() if k != "joy"}, ["not a number for each of"]),
         (lambda p: {**p, "joy": "much"}, ["not a number for each of"]),
+        (lambda p: {**p, "joy": 10**400}, ["not a number for each of"]),
         (lambda p: {**p, "joy": float("nan")}, ["shares of 1"]),
         (lambda p: {**p, "joy": p["anger"], "anger": p["joy"]}, ["'anger' has more"]),
         (lambda p: None, ["3 without probabilities", "line 1"]),

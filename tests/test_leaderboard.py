@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import resource
 import shutil
@@ -135,7 +136,6 @@ def test_a_row_says_in_what_its_seeds_differ(tmp_path):
     (track,) = tracks(tmp_path).values()
     assert track.rows[0].seeds == [1, 2, 3]
     assert track.rows[0].notes == [
-        without,
         "its seeds were made with 2 sets of utterance vectors",
         "its seeds were made with 2 commits of the code",
         "its seeds were made with 2 kinds of device",
@@ -251,6 +251,23 @@ def test_trials_are_never_in_the_ranking(written):
         assert all(row.rank is None for track in corpus.tracks for row in track.rows)
 
 
+@pytest.mark.parametrize("change", [lambda names: [*names, "bored"], lambda names: names[::-1]])
+def test_a_row_of_another_label_set_keeps_its_own_names(root, change):
+    for file in (root / "records/meld/equal").iterdir():
+        changed = read_record(file)
+        predictions = changed["predictions"]["test"]
+        names = change(changed["labels"])
+        for kind in ("gold", "predicted"):
+            predictions[kind] = [names.index(changed["labels"][c]) for c in predictions[kind]]
+        write_record(file, {**changed, "labels": names})
+    row = next(r for r in tracks(root)[GOOD.encoder].rows if r.method == "equal")
+    assert row.unranked == "another test set"
+    build(root)
+    page = (root / "index.html").read_text()
+    matrix = "".join(rf'<th scope="col"><span>{name[:4]}</span></th>' for name in names)
+    assert page.count(matrix) == 1
+
+
 def test_another_test_set_is_not_ranked(root):
     path = next((root / "records/meld/equal").glob("*.json")).parent
     for file in path.iterdir():
@@ -267,7 +284,9 @@ def test_another_test_set_is_not_ranked(root):
 
 
 def test_the_published_figure_stands_beside_ours_and_is_not_ranked(tmp_path):
-    write_records(tmp_path, [Method("spcl", 0.2), Method("eacl", 0.1), Method("sacl-lstm", 0)])
+    write_records(
+        tmp_path, [Method("spcl", 0.2), Method("eacl", 0.1), Method("sacl-lstm", context="full")]
+    )
     rows = {row.method: row for row in tracks(tmp_path)[GOOD.encoder].rows}
     spcl = rows["spcl"].published
     assert spcl["weighted_f1"] == 67.25
@@ -448,6 +467,12 @@ def test_without_dialogues_nothing_is_ranked(tmp_path):
     assert row.seed_interval is not None
 
 
+def nested_dialogues(made):
+    test = made["predictions"]["test"]
+    changed = {**test, "dialogue": [[number] for number in test["dialogue"]]}
+    return json.dumps({**made, "predictions": {"test": changed}})
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -461,6 +486,9 @@ def test_without_dialogues_nothing_is_ranked(tmp_path):
         (lambda r: json.dumps({**r, "metrics": {"test": {"weighted_f1": 99.0}}}), "rescore"),
         (lambda r: json.dumps({**r, "metrics": None}), "damaged record"),
         (lambda r: json.dumps({**r, "seed": 1}), "holds the same run as"),
+        (lambda r: json.dumps({**r, "seed": math.inf}), "damaged record"),
+        (lambda r: "[" * 200_000, "is not a readable record"),
+        (nested_dialogues, "dialogue numbers for"),
     ],
 )
 def test_a_broken_record_is_named_and_left_out(tmp_path, damage, reason):
@@ -494,11 +522,14 @@ def test_rescore_puts_metrics_right_and_names_what_is_broken(root):
     wrong["metrics"]["test"]["speaker_accuracy"] = 12.5
     write_record(files[0], wrong)
     files[1].write_text("{")
+    short = read_record(files[2])
+    short["predictions"]["test"]["probabilities"] = [[0.5, 0.5]]
+    write_record(files[2], short)
     found = rescore(root)
     assert [c.file for c in found.changed] == [files[0].relative_to(root).as_posix()]
     assert found.changed[0].figures[0].startswith("dev per_class")
     assert found.changed[0].figures[1].startswith("test weighted_f1 99.0000 → ")
-    assert [b.file for b in found.broken] == [files[1].relative_to(root).as_posix()]
+    assert [b.file for b in found.broken] == [f.relative_to(root).as_posix() for f in files[1:3]]
     assert str(root) not in found.broken[0].reason
     fixed = read_record(files[0])
     assert fixed["metrics"]["test"].pop("speaker_accuracy") == 12.5

@@ -1,15 +1,20 @@
 """The figures of papers, beside which ours stand."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.leaderboard.published import read_published
+from erc_bench.leaderboard.board import unlike
+from erc_bench.leaderboard.cache import Cache
+from erc_bench.leaderboard.published import PublishedRow, read_published
+from erc_bench.leaderboard.runs import read_runs
 
 ROOT = Path(__file__).parent.parent
+SOME = {"weighted_f1": 60}
 
 
 def test_published_values():
@@ -49,6 +54,21 @@ def test_what_is_known_of_the_published_rows(tmp_path):
     assert all(row.link == f"https://arxiv.org/abs/{row.paper[6:]}" for row in published.all())
 
 
+def test_what_is_unlike_names_release_context_and_input(written):
+    run = next(r for r in read_runs(written, Cache(written))[0] if r.method == "good")
+    row = PublishedRow("x", "X", "meld", 60, seeds=1, encoder=run.encoder, selection="dev")
+    alike = replace(row, release=True, context=run.context, modality="text")
+    assert unlike(replace(run, preset="paper"), alike) == []
+    other = replace(row, release=False, context="full", modality="multimodal")
+    reasons = unlike(replace(run, preset="paper"), other)
+    assert reasons == ["another release", "context full", "multimodal"]
+    assert [r.measured_on for r in (row, alike, other)] == [
+        "not checked",
+        "this one",
+        "another",
+    ]
+
+
 @pytest.mark.parametrize(
     ("sheet", "message"),
     [
@@ -72,6 +92,23 @@ def test_what_is_known_of_the_published_rows(tmp_path):
             "seeds must be a whole number",
         ),
         (["x"], "must be a mapping"),
+        ({"corpora": {"meld": {"title": 5}}}, "corpora.meld: title must be text, not 5"),
+        (
+            {"papers": {"x": {"method": "X", "release": "maybe", "results": {"meld": SOME}}}},
+            "release must be true or false or left out, not 'maybe'",
+        ),
+        (
+            {"papers": {"x": {"method": "X", "paper": 5, "results": {"meld": SOME}}}},
+            "paper must be text, not 5",
+        ),
+        (
+            {"papers": {"x": {"method": "X", "results": {"meld": {**SOME, "per_class": None}}}}},
+            "per_class must be a mapping, not None",
+        ),
+        (
+            {"papers": {"x": {"method": "X", "results": {"meld": {"weighted_f1": True}}}}},
+            "weighted_f1 must be a number, not True",
+        ),
     ],
 )
 def test_a_wrong_sheet_says_where(tmp_path, sheet, message):

@@ -269,6 +269,8 @@ def test_explain_says_what_is_wrong(root: Path, record: dict, capsys) -> None:
     assert "--data-dir" in message
     change(root, dataset="iemocap")
     assert "SAIL" in fails(capsys, *explain)
+    change(root, dataset=None)
+    assert "There is no dataset 'None'" in fails(capsys, *explain)
 
 
 @pytest.mark.filterwarnings("ignore:.*not comparable")

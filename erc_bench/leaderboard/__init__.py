@@ -56,11 +56,10 @@ def build(root: Path) -> Built:
         ErcBenchError: published.yaml is not as it must be, or a file can't be written.
     """
     board = read_board(root)
-    paths = []
-    for name, form in FORMS.items():
-        write_atomically(root / name, form(board))
-        paths.append(root / name)
-    return Built(paths, board.skipped)
+    contents = {root / name: form(board) for name, form in FORMS.items()}
+    for path, text in contents.items():
+        write_atomically(path, text)
+    return Built(list(contents), board.skipped)
 
 
 def check(root: Path) -> Built:

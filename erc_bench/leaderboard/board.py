@@ -369,8 +369,6 @@ def notes(runs: Sequence[Run]) -> list[str]:
             "its seeds read the same utterance vectors: intervals, p-values and ranks leave the "
             "spread of the encoder's fine-tuning out"
         )
-    if any(run.made["vectors"] and not run.made["fine_tuning"] for run in runs):
-        found.append("the time of its training is without the fine-tuning of its encoder")
     for name, what in MADE_WITH.items():
         if (kinds := len(_kinds(runs, name))) > 1:
             found.append(f"its seeds were made with {kinds} {what}")
@@ -384,6 +382,8 @@ def _times(runs: Sequence[Run]) -> list[str]:
     if len(_kinds(runs, "device")) > 1 or len(at_once) > 1:
         return []  # no time is told
     found = []
+    if any(run.made["vectors"] and not run.made["fine_tuning"] for run in runs):
+        found.append("the time of its training is without the fine-tuning of its encoder")
     if at_once not in ([], ["1"]):
         found.append(f"its seeds were trained {at_once[0]} at a time, which takes each the longer")
     paces = [pace for run in runs if (pace := run.cost["utterances_per_second"])]
@@ -416,8 +416,12 @@ def unlike(run: Run, row: PublishedRow) -> list[str]:
     """What keeps a run and a published row from being the same experiment."""
     reasons = [f"here preset {run.preset}"] if run.preset not in ("", "paper") else []
     reasons += [f"here {', '.join(run.overrides)}"] if run.overrides else []
-    if row.release is None:
-        reasons.append("release not checked")
+    if not row.release:
+        reasons.append("release not checked" if row.release is None else "another release")
+    if row.context and row.context != run.context:
+        reasons.append(f"context {row.context}")
+    if row.modality == "multimodal":
+        reasons.append(row.modality)
     if row.selection != "dev":
         reasons.append(f"selected on {row.selection}" if row.selection else "selection not known")
     if row.encoder is None:

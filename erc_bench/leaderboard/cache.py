@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ class Cache:
 
     @cached_property
     def code(self) -> str:
-        """Digest of the code whose results are kept."""
+        """Digest of the code whose results are kept, and of the versions of what it stands on."""
         here = Path(__file__).parent
-        files = [*here.glob("*.py"), *(here.parent / f"{n}.py" for n in ("statistics", "slices"))]
+        beside = ("records", "statistics", "slices")
+        files = [*here.glob("*.py"), *(here.parent / f"{name}.py" for name in beside)]
         contents = b"".join(hashlib.sha256(p.read_bytes()).digest() for p in sorted(files))
+        contents += " ".join(map(version, ("numpy", "scipy"))).encode()
         return hashlib.sha256(contents).hexdigest()
 
     def key(self, *parts: Any) -> str:

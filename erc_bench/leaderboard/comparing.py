@@ -125,6 +125,7 @@ def compare_methods(
             listed), or two that were not scored on the same test set.
     """
     everything, skipped = read_runs(root, Cache(root))
+    left_out = [f"skipped: {each.reason}" for each in skipped]
     runs = [r for r in everything if r.dataset == dataset and preset in (None, r.preset)]
     if not runs:
         corpora = {run.dataset for run in everything} | set(corpus_names())
@@ -143,11 +144,13 @@ def compare_methods(
         options = f"--method {methods} --dataset {dataset}"
         options += f" --preset {preset}" if preset else ""
         raise ErcBenchError(
-            f"There is no record below {root} to compare; `erc-bench run {options}` makes some."
+            " ".join([f"There is no record of {dataset} below {root} to compare.", *left_out])
+            + f" `erc-bench run {options}` makes some."
         )
     published = {row.key: row for row in read_published(root).rows.get(dataset, [])}
-    left_out = [f"skipped: {each.reason}" for each in skipped]
     where = f"{dataset} with the preset {preset}" if preset else dataset
+    if a in published and a not in {run.method for run in runs}:
+        raise ErcBenchError(f"{a} is a published figure: name it second, behind a method.")
     ours = _find(a, runs, where, [], left_out)
     if b in published and b not in {run.method for run in runs}:
         return _with_figure(ours, published[b], a, dataset, left_out)
@@ -155,7 +158,7 @@ def compare_methods(
     pairs = [
         (x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x[0] is not y[0]
     ]
-    same_encoder = [(x, y) for x, y in pairs if x[0].encoder_digest == y[0].encoder_digest]
+    same_encoder = [(x, y) for x, y in pairs if _encoder(x[0]) == _encoder(y[0])]
     pairs = same_encoder or pairs
     pairs = [(x, y) for x, y in pairs if x[0].corpus == y[0].corpus] or pairs
     if len(ours) == len(theirs) == 1 and ours[0][0] is theirs[0][0]:
@@ -177,7 +180,7 @@ def compare_methods(
         # All figures are of the seeds that are paired.
         caveats += _unpaired(a, x, result.seeds) + _unpaired(b, y, result.seeds)
         x, y = ([run for run in side if run.seed in result.seeds] for side in (x, y))
-    if x[0].encoder_digest != y[0].encoder_digest:
+    if _encoder(x[0]) != _encoder(y[0]):
         names = [run.encoder or "one unknown" for run in (x[0], y[0])]
         caveats.append(f"their encoders differ, {' and '.join(names)}.")
     if x[0].method == y[0].method:
@@ -202,8 +205,10 @@ def _with_figure(
     side = Compared(
         row.key, PUBLISHED, [row.weighted_f1], list(range(row.seeds or 0)), row.per_class
     )
-    caveats = [f"{each}." for each in (*unlike(runs[0], row), *notes(runs))]
-    caveats = _elsewhere(runs[0]) + caveats
+    caveats = _elsewhere(runs[0])
+    if differs := unlike(runs[0], row):
+        caveats.append(f"what differs from {row.key}: {', '.join(differs)}.")
+    caveats += [f"{name}: {note}." for note in notes(runs)]
     return MethodComparison(dataset, _side(name, runs), side, result, caveats + left_out)
 
 
@@ -237,6 +242,8 @@ def _find(
     """The configurations that a name may mean, each with its runs by seed."""
     method, _, what = name.partition(":")
     mine = [run for run in runs if run.method == method]
+    if not mine and method in keys:
+        raise ErcBenchError(f"{method} is a published figure; it has no configuration {what!r}.")
     if not mine:
         known = {run.method for run in runs} | set(keys)
         raise ErcBenchError(
@@ -266,9 +273,8 @@ def _find(
 def _ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
     listed = sorted(
         {
-            f"{runs[0].method}:{runs[0].config_hash} ("
-            + ", ".join(filter(None, (f"preset {runs[0].preset}", runs[0].encoder.split("/")[-1])))
-            + f", {len(runs)} {'seed' if len(runs) == 1 else 'seeds'})"
+            f"{runs[0].method}:{runs[0].config_hash} (preset {_configuration(runs[0])}, "
+            f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'})"
             for runs in found
         }
     )
@@ -295,11 +301,22 @@ def _side(name: str, runs: Sequence[Run]) -> Compared:
     scores = _scores(runs)
     return Compared(
         name,
-        f"{first.preset}, {first.encoder.split('/')[-1]}" if first.encoder else first.preset,
+        _configuration(first),
         [float(value) for value in scores.values],
         [run.seed for run in runs],
         {c.name: c.f1 for c in each},
     )
+
+
+def _encoder(run: Run) -> str:
+    """What tells its encoder from others: its weights, or where they are not known its name."""
+    return run.encoder_digest or run.encoder
+
+
+def _configuration(run: Run) -> str:
+    """``small, temperature=0.05, all-MiniLM-L6-v2``."""
+    encoder = run.encoder.split("/")[-1]
+    return ", ".join(part for part in (run.preset, *run.overrides, encoder) if part)
 
 
 def _pairing(comparison: MethodComparison) -> str:

@@ -16,6 +16,15 @@ CHOICES = {
     "modality": ("text", "multimodal"),
     "selection": ("dev", "test"),
 }
+KINDS = {
+    "str": (str, "text"),
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "dict[str, float]": (dict, "a mapping"),
+    "None": (type(None), "left out"),
+}
+"""Types of the fields below, by their annotations, and what an error calls them."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,13 @@ class PublishedRow:
     release: bool | None = None
     """Whether it was measured on just this release; None: nobody has checked."""
     note: str = ""
+
+    @property
+    def measured_on(self) -> str:
+        """Which release: ``this one``, ``another`` or ``not checked``."""
+        if self.release is None:
+            return "not checked"
+        return "this one" if self.release else "another"
 
     @property
     def link(self) -> str:
@@ -97,6 +113,7 @@ def read_published(root: Path) -> Published:
     corpora = {}
     for name, entry in sheet.get("corpora", {}).items():
         _known(entry, ("title", "benchmark"), f"{path}, corpora.{name}")
+        _fitting(entry, CorpusEntry, f"{path}, corpora.{name}")
         corpora[name] = CorpusEntry(entry.get("title", name), entry.get("benchmark", True))
     rows: dict[str, list[PublishedRow]] = {}
     for key, paper in sheet.get("papers", {}).items():
@@ -118,12 +135,13 @@ def _rows(key: str, paper: Any, where: str) -> list[PublishedRow]:
     for corpus, result in paper["results"].items():
         place = f"{where}.results.{corpus}"
         _known(result, of_row, place)
-        values = {**common, **result}
-        scores = {"weighted_f1": values.get("weighted_f1"), **values.get("per_class", {})}
-        if "accuracy" in values:
+        values = {"weighted_f1": None, **common, **result}
+        _fitting({"key": key, "corpus": corpus, **values}, PublishedRow, place)
+        scores = {"weighted_f1": values["weighted_f1"], **values.get("per_class", {})}
+        if values.get("accuracy") is not None:
             scores["accuracy"] = values["accuracy"]
         for name, score in scores.items():
-            if not isinstance(score, (int, float)) or not 0 <= score <= 100:
+            if not _is_a(score, float) or not 0 <= score <= 100:
                 raise ErcBenchError(f"{place}: {name} must be a percentage, not {score!r}.")
         for name, choices in CHOICES.items():
             if values.get(name) not in (None, *choices):
@@ -131,7 +149,7 @@ def _rows(key: str, paper: Any, where: str) -> list[PublishedRow]:
                     f"{place}: {name} must be {' or '.join(choices)}, not {values[name]!r}."
                 )
         seeds = values.get("seeds")
-        if seeds is not None and (not isinstance(seeds, int) or seeds < 1):
+        if seeds is not None and seeds < 1:
             raise ErcBenchError(f"{place}: seeds must be a whole number, not {seeds!r}.")
         rows.append(PublishedRow(key=key, corpus=corpus, **values))
     return rows
@@ -143,3 +161,19 @@ def _known(mapping: Any, keys: tuple[str, ...] | list[str], where: str) -> None:
     for key in mapping:
         if key not in keys:
             raise ErcBenchError(f"{where}: unknown key {key!r}." + did_you_mean(str(key), keys))
+
+
+def _fitting(values: Mapping[str, Any], kind: type, where: str) -> None:
+    """Check values by the annotations of a dataclass's fields."""
+    for each in fields(kind):
+        kinds = [KINDS[name] for name in str(each.type).split(" | ")]
+        if each.name in values and not any(_is_a(values[each.name], kind) for kind, _ in kinds):
+            wanted = " or ".join(words for _, words in kinds)
+            raise ErcBenchError(
+                f"{where}: {each.name} must be {wanted}, not {values[each.name]!r}."
+            )
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value of YAML is of a type; a whole number is a number, true and false are none."""
+    return type(value) is kind or (kind is float and type(value) is int)

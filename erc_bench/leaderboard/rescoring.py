@@ -9,7 +9,7 @@ from typing import Any
 
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.progress import track
-from erc_bench.records import RecordError, read_record, record_files, write_record
+from erc_bench.records import RecordError, read_record, record_files, sound, write_record
 
 TOLERANCE = 1e-4
 """Up to this, in points, a stored figure stands as it is."""
@@ -59,10 +59,10 @@ def rescore(root: Path) -> Rescored:
         file = path.relative_to(root).as_posix()
         try:
             record = read_record(path)
-            metrics, figures = _metrics(record)
-        except (RecordError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            text = str(error) if isinstance(error, RecordError) else f"{file} is damaged: {error}."
-            broken.append(Skipped(file, text.replace(f"{root}/", "")))
+            with sound(path):
+                metrics, figures = _metrics(record)
+        except RecordError as error:
+            broken.append(Skipped(file, str(error).replace(f"{root}/", "")))
             continue
         good += 1
         if figures:

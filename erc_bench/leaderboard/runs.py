@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from erc_bench.leaderboard.cache import Cache
-from erc_bench.records import RecordError, parse_record, record_files
+from erc_bench.records import RecordError, parse_record, record_files, sound
 from erc_bench.slices import UtteranceFacts
 from erc_bench.statistics import checked_labels, weighted_f1
 
@@ -30,7 +30,8 @@ AGREEMENT = 1e-3
 """How far a record's weighted-F1 may lie from that of its predictions, in points."""
 
 COST = ("fit_seconds", "utterances_per_second", "peak_memory_mib", "parameters", "epochs")
-"""What a training took; of it and of the fine-tuning that made its vectors, where it says that."""
+"""What a training took; ``fit_seconds`` with the fine-tuning that made its vectors, where it says
+that."""
 
 MADE_WITH = {
     "vectors": "sets of utterance vectors",
@@ -180,17 +181,10 @@ def _read_one(file: str, contents: bytes) -> tuple[dict[str, Any], dict[str, Any
     """
     try:
         record = parse_record(PROBABILITIES.sub(b'"probabilities":[]', contents), Path(file))
+        with sound(Path(file)):
+            fields = _distil(record, file)
     except RecordError as error:
         return str(error)
-    try:
-        fields = _distil(record)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        return (
-            f"{file} is a damaged record: {what}. Repeat the run with --force, which replaces it."
-        )
-    except RecordError as error:
-        return f"{file} {error}"
     parts = {}
     for part in SHARED:
         # In its second version marshal gives equal values equal bytes.
@@ -199,7 +193,7 @@ def _read_one(file: str, contents: bytes) -> tuple[dict[str, Any], dict[str, Any
     return fields, parts
 
 
-def _distil(record: dict[str, Any]) -> dict[str, Any]:
+def _distil(record: dict[str, Any], file: str) -> dict[str, Any]:
     labels = list(map(str, record["labels"]))
     test = record["predictions"]["test"]
     gold, predicted = checked_labels(test["gold"], [test["predicted"]], len(labels))
@@ -210,7 +204,7 @@ def _distil(record: dict[str, Any]) -> dict[str, Any]:
     dialogue = test.get("dialogue") or dialogues_of(ids)
     facts = test.get("facts")
     if dialogue is not None:
-        if len(dialogue) != n:
+        if np.shape(dialogue) != (n,):
             raise ValueError(f"{len(dialogue)} dialogue numbers for {n} predictions")
         dialogue = np.unique(dialogue, return_inverse=True)[1].tolist()
     if facts is not None:
@@ -222,7 +216,7 @@ def _distil(record: dict[str, Any]) -> dict[str, Any]:
     stored, counted = float(metrics["test"]["weighted_f1"]), f1_of(gold, predicted, len(labels))
     if not abs(stored - counted) <= AGREEMENT:
         raise RecordError(
-            f"says weighted-F1 {stored:.4f}, but its predictions give {counted:.4f}. "
+            f"{file} says weighted-F1 {stored:.4f}, but its predictions give {counted:.4f}. "
             "`erc-bench rescore` puts that right."
         )
     encoder = record.get("encoder") or {}

@@ -48,7 +48,7 @@ def to_csv(board: Board) -> str:
                         "accuracy": figure(paper.accuracy),
                         "context": paper.context,
                         "selection": paper.selection,
-                        "release": corpus.name if paper.release else "not checked",
+                        "release": corpus.name if paper.release else paper.measured_on,
                         "source": paper.paper,
                     }
                 )
@@ -99,15 +99,16 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
 # --- Markdown
 
 READING = """\
-**How to read it.** Weighted-F1 on the test set in percent, mean over seeds ± the half-width of its
-95 % interval over seeds; in brackets the 95 % interval for new dialogues as well. Every checkpoint
-is selected on dev; test is scored once. Methods are compared only within a track: the same corpus,
-the same encoder weights. A rank is 1 + the number of rows that are resolved to be better
-(bootstrap over dialogues, paired seeds, Holm's correction over the track, p ≤ 0.05), so rows
-that can not be told apart share one; a row with one seed, or alone, takes none. Published
-figures stand beside ours and are never ranked with them: what keeps the two from being the same
-experiment is said in the column behind. Predictions made elsewhere stand in a track of their own
-and are never ranked: how they were selected is not known."""
+**How to read it.** Weighted-F1 on the test set in percent, mean over seeds ± the half-width of
+its 95 % interval over seeds; in brackets the 95 % interval for new dialogues as well (with one
+seed, for new dialogues alone). Every checkpoint is selected on dev; test is scored once. Methods
+are compared only within a track: the same corpus, the same encoder weights. A rank is 1 + the
+number of rows that are resolved to be better (bootstrap over dialogues, paired seeds, Holm's
+correction over the track, p ≤ 0.05), so rows that can not be told apart share one; a row with one
+seed, or alone, takes none. Published figures stand beside ours and are never ranked with them:
+what keeps the two from being the same experiment is said in the column behind. Predictions made
+elsewhere stand in a track of their own and are never ranked: how they were selected is not
+known."""
 
 
 def to_markdown(board: Board) -> str:
@@ -181,7 +182,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
                 (paper.encoder or "?").split("/")[-1],
                 paper.context or "?",
                 paper.selection or "?",
-                "this one" if paper.release else "not checked",
+                paper.measured_on,
                 f"{paper.by}, [{paper.paper}]({paper.link})" if paper.link else paper.by,
                 paper.note,
             ]
@@ -226,7 +227,7 @@ def to_latex(board: Board) -> str:
         "% Made by erc-bench leaderboard --latex; needs the packages booktabs and natbib.",
         "% Weighted-F1 on test in percent; ours: mean and standard deviation over seeds.",
         "% Bold: no row of the track is resolved to be better. Dagger: selected on test; double",
-        "% dagger: how it was selected, or the release of the corpus, is not known.",
+        "% dagger: how it was selected is not known, or that it was on this release of the corpus.",
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
         "\\toprule",
         " & ".join(["Method", *(_escaped(c.title) for c in corpora)]) + r" \\",
@@ -271,7 +272,7 @@ def _paper_cell(paper: PublishedRow | None) -> str:
     if paper is None:
         return "--"
     marks = "\\dagger" if paper.selection == "test" else ""
-    if paper.selection is None or paper.release is None:
+    if paper.selection is None or not paper.release:
         marks += "\\ddagger"
     return f"{paper.weighted_f1:.2f}" + (f"$^{{{marks}}}$" if marks else "")
 
