@@ -65,7 +65,7 @@ def _must_exist(root: Path) -> None:
     """What only reads records says so where there is no such folder."""
     if not root.is_dir():
         raise ErcBenchError(
-            f"{root} is no folder with records. Name the right one with --leaderboard-dir, "
+            f"There is no folder {root} with records. Name the right one with --leaderboard-dir, "
             "or make records there: `erc-bench run` with the same --leaderboard-dir."
         )
 
