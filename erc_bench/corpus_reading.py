@@ -82,9 +82,9 @@ def csv_rows(text: str, name: str, columns: Sequence[str]) -> Iterator[tuple[str
                 f"{name}, line 1: the column {', '.join(map(repr, missing))} is missing; "
                 f"there is: {', '.join(header) or 'nothing'}."
             )
-        twice = [column for column, times in Counter(header).items() if times > 1]
-        if twice:
-            raise ErcBenchError(f"{name}, line 1: the column {twice[0]!r} stands twice.")
+        again = [column for column, times in Counter(header).items() if column and times > 1]
+        if again:
+            raise ErcBenchError(f"{name}, line 1: the column {again[0]!r} stands more than once.")
         for row in reader:
             where = f"{name}, line {reader.line_num}"
             if not row:
@@ -110,9 +110,8 @@ def parse_json(text: str, name: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        raise ErcBenchError(
-            f"{name}, line {line}: not valid JSON ({error}); the file looks truncated."
-        ) from error
+        cut = "; the file looks truncated" if isinstance(error, json.JSONDecodeError) else ""
+        raise ErcBenchError(f"{name}, line {line}: not valid JSON ({error}){cut}.") from error
 
 
 def expect(value: Any, kind: type[T], where: str) -> T:

@@ -49,7 +49,7 @@ def read_predictions(text: str, name: str, labels: LabelSet) -> Iterator[Predict
     else:
         emotions = {label.casefold() for label in labels.names}
         rows = (
-            (where, {**row, **_probabilities(row, emotions)})
+            (where, {**row, "probabilities": _chosen(row, emotions) or None})
             for where, row in csv_rows(text, name, ("label",))
         )
     for where, row in rows:
@@ -58,7 +58,7 @@ def read_predictions(text: str, name: str, labels: LabelSet) -> Iterator[Predict
         if key is None or "label" not in row:
             raise ErcBenchError(
                 f"{where}: a prediction needs an 'id' and a 'label'; there is: "
-                f"{', '.join(row) or 'nothing'}."
+                f"{', '.join(k for k, value in row.items() if value is not None) or 'nothing'}."
             )
         probabilities = row.get("probabilities")
         if probabilities is not None and not isinstance(probabilities, dict):
@@ -66,10 +66,9 @@ def read_predictions(text: str, name: str, labels: LabelSet) -> Iterator[Predict
         yield Prediction(line, str(row[key]).strip(), str(row["label"]).strip(), probabilities)
 
 
-def _probabilities(row: Mapping[str, str], emotions: set[str]) -> dict[str, dict[str, str]]:
-    """The columns of a CSV file that are named by an emotion in whatever case, as JSON has them."""
-    chosen = {n: value for n, value in row.items() if n.strip().casefold() in emotions}
-    return {"probabilities": chosen} if chosen else {}
+def _chosen(row: Mapping[str, str], emotions: set[str]) -> dict[str, str]:
+    """The columns of a CSV file that are named by an emotion, in whatever case."""
+    return {name: value for name, value in row.items() if name.strip().casefold() in emotions}
 
 
 def _json_lines(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:

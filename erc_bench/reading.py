@@ -257,7 +257,9 @@ def explain(
     if worst < 1:
         raise ErcBenchError(f"--worst {worst} lists nothing: give 1 or more.")
     with sound(path):
-        name, digest = str(record["dataset"]), str(record["dataset_digest"])
+        name, digest = record["dataset"], record["dataset_digest"]
+        if not (isinstance(name, str) and isinstance(digest, str)):
+            raise TypeError("its dataset and dataset_digest are not both text")
     corpus = corpus_source(name).load(data_dir)
     if corpus.digest != digest:
         raise ErcBenchError(

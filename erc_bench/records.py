@@ -309,15 +309,9 @@ def sound(path: Path) -> Iterator[None]:
     """Use a record: whatever does not hold what it should surfaces as a damaged record."""
     try:
         yield
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise RecordError(
-            f"{path} is a damaged record: {what}. Repeat the run with --force, which replaces it."
+            f"{path} is a damaged record: {what}. If it is a run's, repeat that with --force, "
+            "which replaces it."
         ) from error

@@ -40,7 +40,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import nctdtrinc, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
 # A two-sided sign-flip test over five dialogues can not fall below 5 %, whatever they hold.
 FEWEST_DIALOGUES = 6
@@ -90,8 +90,8 @@ class Comparison:
     """Two-sided; 1 where there is no interval."""
     resolvable: float | None
     """The smallest true difference that this test, at its standard error and before correction for
-    several pairs, would have found with the chosen power (80 %). It is no statement about the
-    difference found."""
+    several pairs, would have found with the chosen power (80 %; with few degrees of freedom about
+    it: 73 % with one, 78 % with three). It is no statement about the difference found."""
     standard_error: float
     degrees_of_freedom: float
     seeds: tuple[int, ...]
@@ -394,7 +394,7 @@ def _inference(
         difference=estimate,
         interval=(estimate - critical * error, estimate + critical * error),
         p=p,
-        resolvable=float(nctdtrinc(df, 1 - power, critical)) * error,
+        resolvable=(critical + float(stdtrit(df, power))) * error,
         standard_error=error,
         degrees_of_freedom=df,
         seeds=seeds,

@@ -335,7 +335,7 @@ class SpeakerMTL(ErcMethod):
             return ~met
         raise ErcBenchError(
             f"extra_corpus={corpus.name}: {count} stand in part or whole in dev or test of "
-            f"{own.name} (an utterance of more than {LONG} words or three turns in a row are the "
-            "same), so its scores would not be held-out. Leave those out with extra_overlap=drop, "
-            "or take another corpus."
+            f"{own.name} (the same utterance of more than {LONG} words, three turns in a row, or "
+            "all turns), so its scores would not be held-out. Leave those out with "
+            "extra_overlap=drop, or take another corpus."
         )

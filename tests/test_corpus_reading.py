@@ -13,7 +13,7 @@ def test_broken_text_is_named_by_line(tmp_path):
         b"a,b\n1,2\n\xff,2\n": "line 3: byte 0xff is not UTF-8",
         b"": "line 1: the column 'a', 'b' is missing; there is: nothing",
         b'a,b\n1,"2\n': "line 2: ",
-        b"a,b,b\n1,2,3\n": "line 1: the column 'b' stands twice",
+        b"a,b,b\n1,2,3\n": "line 1: the column 'b' stands more than once",
     }.items():
         path.write_bytes(data)
         with pytest.raises(ErcBenchError, match=rf"x\.csv, {message}"):
@@ -24,7 +24,7 @@ def test_broken_text_is_named_by_line(tmp_path):
 
 def test_columns_are_found_by_name_whatever_their_order(tmp_path):
     path = tmp_path / "x.csv"
-    path.write_bytes(b'\xef\xbb\xbfc,a,b\r\n3,1,"2\n2"\r\n\r\n6,4,5\r\n')
+    path.write_bytes(b'\xef\xbb\xbfc,a,b,,\r\n3,1,"2\n2",,\r\n\r\n6,4,5,,\r\n')
     rows = list(read_csv(path, ("a", "b")))
     assert [row for _, row in rows] == [["1", "2\n2"], ["4", "5"]]
     assert rows[1][0] == f"{path}, line 5"

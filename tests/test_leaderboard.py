@@ -488,7 +488,7 @@ def nested_dialogues(made):
         (lambda r: json.dumps({**r, "seed": 1}), "holds the same run as"),
         (lambda r: json.dumps({**r, "seed": math.inf}), "damaged record"),
         (lambda r: "[" * 200_000, "is not a readable record"),
-        (nested_dialogues, "dialogue numbers for"),
+        (nested_dialogues, "dialogue numbers are not one for each"),
     ],
 )
 def test_a_broken_record_is_named_and_left_out(tmp_path, damage, reason):

@@ -270,7 +270,7 @@ def test_explain_says_what_is_wrong(root: Path, record: dict, capsys) -> None:
     change(root, dataset="iemocap")
     assert "SAIL" in fails(capsys, *explain)
     change(root, dataset=None)
-    assert "There is no dataset 'None'" in fails(capsys, *explain)
+    assert "is a damaged record: its dataset and" in fails(capsys, *explain)
 
 
 @pytest.mark.filterwarnings("ignore:.*not comparable")

@@ -65,7 +65,9 @@ class MethodComparison:
             text = f"{who} can not be told apart."
         if result.resolvable is not None and result.resolvable < 100:
             least = f"{result.resolvable:.2f}"
-            text += f" A true difference of {least} or more would have been found 4 times in 5."
+            text += (
+                f" A true difference of {least} or more would have been found about 4 times in 5."
+            )
         else:
             text += " These seeds and this test set can show no difference, however large."
         if not result.covers_seeds:
@@ -149,8 +151,9 @@ def compare_methods(
         )
     published = {row.key: row for row in read_published(root).rows.get(dataset, [])}
     where = f"{dataset} with the preset {preset}" if preset else dataset
-    if a in published and a not in {run.method for run in runs}:
-        raise ErcBenchError(f"{a} is a published figure: name it second, behind a method.")
+    first = a.partition(":")[0]
+    if first in published and first not in {run.method for run in runs}:
+        raise ErcBenchError(f"{first} is a published figure: name it second, behind a method.")
     ours = _find(a, runs, where, [], left_out)
     if b in published and b not in {run.method for run in runs}:
         return _with_figure(ours, published[b], a, dataset, left_out)

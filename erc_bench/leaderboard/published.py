@@ -167,7 +167,7 @@ def _fitting(values: Mapping[str, Any], kind: type, where: str) -> None:
     """Check values by the annotations of a dataclass's fields."""
     for each in fields(kind):
         kinds = [KINDS[name] for name in str(each.type).split(" | ")]
-        if each.name in values and not any(_is_a(values[each.name], kind) for kind, _ in kinds):
+        if each.name in values and not any(_is_a(values[each.name], k) for k, _ in kinds):
             wanted = " or ".join(words for _, words in kinds)
             raise ErcBenchError(
                 f"{where}: {each.name} must be {wanted}, not {values[each.name]!r}."

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.progress import track
 from erc_bench.records import RecordError, read_record, record_files, sound, write_record
@@ -84,11 +86,16 @@ def _metrics(record: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             stored["gold"], [stored["predicted"]], len(record["labels"])
         )
         probabilities = stored.get("probabilities")
+        if probabilities is not None:
+            probabilities = np.asarray(probabilities, dtype=np.float32)
+            shape = (len(gold), len(record["labels"]))
+            if probabilities.shape != shape or not np.isfinite(probabilities).all():
+                raise ValueError(f"the probabilities on {split} are not numbers {shape}")
         computed = evaluate(
             torch.from_numpy(predicted[0]),
             torch.from_numpy(gold),
             record["labels"],
-            None if probabilities is None else torch.tensor(probabilities),
+            None if probabilities is None else torch.from_numpy(probabilities),
         )
         of_split = metrics.setdefault(split, {})
         for name, value in computed.items():

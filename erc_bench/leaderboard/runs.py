@@ -205,7 +205,7 @@ def _distil(record: dict[str, Any], file: str) -> dict[str, Any]:
     facts = test.get("facts")
     if dialogue is not None:
         if np.shape(dialogue) != (n,):
-            raise ValueError(f"{len(dialogue)} dialogue numbers for {n} predictions")
+            raise ValueError(f"the dialogue numbers are not one for each of {n} predictions")
         dialogue = np.unique(dialogue, return_inverse=True)[1].tolist()
     if facts is not None:
         columns = {name: np.asarray(facts[name]) for name in UtteranceFacts.__annotations__}
