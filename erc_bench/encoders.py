@@ -37,7 +37,6 @@ BERTS = ("bert", "roberta", "mpnet")
 
 WANTED = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 
-
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",

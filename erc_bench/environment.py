@@ -65,6 +65,11 @@ def why_no_gpu() -> str:
     return "there is no GPU"
 
 
+def small_hint() -> str:
+    """What ends a note on a long training without a GPU."""
+    return f" ({why_no_gpu()}; --preset small is made for the CPU)"
+
+
 def processor() -> Mapping[str, Any]:
     """What PyTorch knows of the processor; empty where it knows nothing."""
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -87,9 +87,9 @@ def sane_workers(
 
     Small encoders leave a big GPU idle. Without one a single run has work for all cores.
     """
-    from erc_bench.environment import why_no_gpu
-
     if gpu_memory is None:
+        from erc_bench.environment import why_no_gpu
+
         return 1, f" ({why_no_gpu()}; one run uses all cores, --jobs sets another number)"
     given = {text.partition("=")[0].rpartition(".")[2] for e in experiments for text in e.overrides}
     if changed := [name for name in SIZES if name in given]:

@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from erc_bench.config import Experiment
-from erc_bench.environment import environment, joined, why_no_gpu
+from erc_bench.environment import environment, joined, small_hint
 from erc_bench.progress import Stopwatch, bar, duration, say
 
 PROBE_STEPS = 8
@@ -118,7 +118,7 @@ class TrainingLog(Callback):
         """Say how long the steps of an epoch will take, if that is long."""
         slow = not torch.cuda.is_available() and self.experiment.preset in ("paper", "base")
         if seconds > 60 or slow:
-            hint = f" ({why_no_gpu()}; --preset small is made for the CPU)" if slow else ""
+            hint = small_hint() if slow else ""
             total = duration(seconds * self.experiment.config.epochs)
             say(
                 f"The training steps of an epoch will take about {duration(seconds)}, of all "

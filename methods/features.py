@@ -43,7 +43,7 @@ from erc_bench.encoders import (
     states_at,
     tokenizer_digest,
 )
-from erc_bench.environment import why_no_gpu
+from erc_bench.environment import small_hint
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.progress import say, track
@@ -347,7 +347,7 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
             size = sum(p.numel() for p in method.parameters())
             hint = ""
             if size > SMALL and not torch.cuda.is_available():
-                hint = f" ({why_no_gpu()}; --preset small is made for the CPU)"
+                hint = small_hint()
             say(
                 f"Fine-tuning {encoder} on the single utterances of {corpus.name}, once for all "
                 f"runs and seeds with these settings{hint}."
