@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import orjson
+
 from erc_bench.errors import ErcBenchError, nearest
 
 if TYPE_CHECKING:
@@ -160,8 +162,8 @@ def read_record(path: Path) -> dict[str, Any]:
 def parse_record(contents: bytes, path: Path) -> dict[str, Any]:
     """A record from the contents of its file; errors as :func:`read_record`'s, naming ``path``."""
     try:
-        record = json.loads(contents)
-    except (ValueError, RecursionError) as error:
+        record = orjson.loads(contents)
+    except ValueError as error:
         raise RecordError(
             f"{path} is not a readable record: {error}. If it is a run's, repeat that with "
             "--force, which replaces it."

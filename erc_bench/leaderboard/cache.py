@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from erc_bench.records import replacing
 
 
@@ -34,7 +36,7 @@ class Cache:
         beside = ("records", "statistics", "slices")
         files = [*here.glob("*.py"), *(here.parent / f"{name}.py" for name in beside)]
         contents = b"".join(hashlib.sha256(p.read_bytes()).digest() for p in sorted(files))
-        contents += " ".join(map(version, ("numpy", "scipy"))).encode()
+        contents += " ".join(map(version, ("numpy", "orjson", "scipy"))).encode()
         return hashlib.sha256(contents).hexdigest()
 
     def key(self, *parts: Any) -> str:
@@ -46,7 +48,7 @@ class Cache:
         """The value of a key, or None."""
         self.used.add(key)
         try:
-            return json.loads((self.folder / f"{key}.json").read_bytes())
+            return orjson.loads((self.folder / f"{key}.json").read_bytes())
         except (OSError, ValueError):
             return None
 

@@ -142,6 +142,7 @@ def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any]
     """
     found: dict[str, Any] = {}
     shared: dict[str, Any] = {}
+    test_sets: dict[str, dict[str, Any]] = {}
     for file in files:
         try:
             contents = (root / file).read_bytes()
@@ -158,15 +159,17 @@ def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any]
             if all(shared[kept[part]] is not None for part in SHARED):
                 found[file] = kept
                 continue
-        read = _read_one(file, contents)
+        read = _read_one(file, contents, test_sets)
         if isinstance(read, str):
             found[file] = read
             continue
-        found[file], parts = {**read[0], "digest": digest}, read[1]
-        for name, value in parts.items():
+        for part in SHARED:
+            name, value = read[part]
             if shared.get(name) is None:
                 shared[name] = value
                 cache.write(cache.key("shared", name), value)
+            read[part] = name
+        found[file] = {**read, "digest": digest}
         cache.write(key, found[file])
     for value in found.values():
         if not isinstance(value, str):
@@ -174,44 +177,31 @@ def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any]
     return list(found.values())
 
 
-def _read_one(file: str, contents: bytes) -> tuple[dict[str, Any], dict[str, Any]] | str:
+def _read_one(
+    file: str, contents: bytes, test_sets: dict[str, dict[str, Any]]
+) -> dict[str, Any] | str:
     """The fields of a :class:`Run` but ``file`` and ``digest``, or what is wrong with the record.
 
-    The parts that are :data:`SHARED` stand apart, by digest; the fields hold their digests.
+    The parts that are :data:`SHARED` are pairs of a digest and the value.
     """
     try:
         record = parse_record(PROBABILITIES.sub(b'"probabilities":[]', contents), Path(file))
         with sound(Path(file)):
-            fields = _distil(record, file)
+            return _distil(record, file, test_sets)
     except RecordError as error:
         return str(error)
-    parts = {}
-    for part in SHARED:
-        # In its second version marshal gives equal values equal bytes.
-        digest = hashlib.sha256(marshal.dumps(fields[part], 2)).hexdigest()
-        parts[digest], fields[part] = fields[part], digest
-    return fields, parts
 
 
-def _distil(record: dict[str, Any], file: str) -> dict[str, Any]:
+def _distil(
+    record: dict[str, Any], file: str, test_sets: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     labels = list(map(str, record["labels"]))
     test = record["predictions"]["test"]
-    gold, predicted = checked_labels(test["gold"], [test["predicted"]], len(labels))
-    n = len(gold)
-    ids = list(map(str, test["ids"]))
-    if len(ids) != n or len(set(ids)) != n:
-        raise ValueError(f"{len(set(ids))} different utterance ids for {n} predictions")
-    dialogue = test.get("dialogue") or dialogues_of(ids)
-    facts = test.get("facts")
-    if dialogue is not None:
-        if np.shape(dialogue) != (n,):
-            raise ValueError(f"the dialogue numbers are not one for each of {n} predictions")
-        dialogue = np.unique(dialogue, return_inverse=True)[1].tolist()
-    if facts is not None:
-        columns = {name: np.asarray(facts[name]) for name in UtteranceFacts.__annotations__}
-        if any(c.shape != (n,) or c.dtype.kind not in "biu" for c in columns.values()):
-            raise ValueError(f"the facts are not whole numbers for {n} utterances")
-        facts = {name: column.astype(int).tolist() for name, column in columns.items()}
+    raw = [labels, test["ids"], test["gold"], test.get("dialogue"), test.get("facts")]
+    of_test_set = test_sets.get(_digest(raw))
+    if of_test_set is None:  # most records are of one that was checked before
+        of_test_set = test_sets[_digest(raw)] = _test_set(*raw)
+    gold, predicted = checked_labels(of_test_set["gold"][1], [test["predicted"]], len(labels))
     metrics = record["metrics"]
     stored, counted = float(metrics["test"]["weighted_f1"]), f1_of(gold, predicted, len(labels))
     if not abs(stored - counted) <= AGREEMENT:
@@ -231,9 +221,6 @@ def _distil(record: dict[str, Any], file: str) -> dict[str, Any]:
     cost = {name: _number(training.get(name)) for name in COST}
     if cost["fit_seconds"] is not None:
         cost["fit_seconds"] += _number(fine_tuning.get("seconds")) or 0
-    text = "\n".join([*labels, "", *ids]).encode()
-    for array in (gold, dialogue or []):
-        text += np.asarray(array, dtype=np.int64).tobytes()
     return {
         "method": str(record["method"]),
         "dataset": str(record["dataset"]),
@@ -247,11 +234,8 @@ def _distil(record: dict[str, Any], file: str) -> dict[str, Any]:
         "encoder_digest": str(encoder.get("digest") or ""),
         "external": bool(record.get("external")),
         "labels": labels,
-        "gold": gold.tolist(),
+        **of_test_set,
         "predicted": predicted[0].tolist(),
-        "dialogue": dialogue,
-        "facts": facts,
-        "test_set": hashlib.sha256(text).hexdigest(),
         "corpus": str(record.get("dataset_digest") or ""),
         "dev_weighted_f1": _number((metrics.get("dev") or {}).get("weighted_f1")),
         "calibration_error": _number(metrics["test"].get("calibration_error")),
@@ -259,6 +243,39 @@ def _distil(record: dict[str, Any], file: str) -> dict[str, Any]:
         "cost": cost,
         "made": {name: str(made.get(name) or "") for name in MADE_WITH},
     }
+
+
+def _test_set(labels: list[str], ids: Any, gold: Any, dialogue: Any, facts: Any) -> dict[str, Any]:
+    """The fields of a :class:`Run` that depend on nothing but its test set, checked."""
+    y, _ = checked_labels(gold, [gold], len(labels))
+    n = len(y)
+    ids = list(map(str, ids))
+    if len(ids) != n or len(set(ids)) != n:
+        raise ValueError(f"{len(set(ids))} different utterance ids for {n} predictions")
+    dialogue = dialogue or dialogues_of(ids)
+    if dialogue is not None:
+        if np.shape(dialogue) != (n,):
+            raise ValueError(f"the dialogue numbers are not one for each of {n} predictions")
+        dialogue = np.unique(dialogue, return_inverse=True)[1].tolist()
+    if facts is not None:
+        columns = {name: np.asarray(facts[name]) for name in UtteranceFacts.__annotations__}
+        if any(c.shape != (n,) or c.dtype.kind not in "biu" for c in columns.values()):
+            raise ValueError(f"the facts are not whole numbers for {n} utterances")
+        facts = {name: column.astype(int).tolist() for name, column in columns.items()}
+    text = "\n".join([*labels, "", *ids]).encode()
+    for array in (y, dialogue or []):
+        text += np.asarray(array, dtype=np.int64).tobytes()
+    shared = {"gold": y.tolist(), "dialogue": dialogue, "facts": facts}
+    return {
+        "test_set": hashlib.sha256(text).hexdigest(),
+        **{part: (_digest(value), value) for part, value in shared.items()},
+    }
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of plain data."""
+    # In its second version marshal gives equal values equal bytes.
+    return hashlib.sha256(marshal.dumps(value, 2)).hexdigest()
 
 
 def f1_of(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
