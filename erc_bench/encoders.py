@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,24 +258,69 @@ def load_encoder(name: str, max_len: int = 0) -> PreTrainedModel:
 def states_at(encoder: Any, positions: Tensor, **inputs: Tensor) -> Tensor:
     """The encoder's last hidden states at one position ``(B,)`` of each row ``(B, d)``.
 
-    Behind the attention a layer treats every position by itself, so in the last one only these go
-    on: what is cut is two thirds of a layer, the result is the same. An encoder of another build
-    computes them all.
+    In the last layer only these attend and go on: of the others it needs the keys and values. The
+    result is the same. An encoder of another build computes them all.
     """
     import torch
 
     rows = torch.arange(len(positions), device=positions.device)
-    if getattr(getattr(encoder, "config", None), "model_type", "") not in BERTS:
+    config = getattr(encoder, "config", None)
+    relative = getattr(config, "position_embedding_type", "absolute") != "absolute"
+    if getattr(config, "model_type", "") not in BERTS or relative:
         return encoder(**inputs).last_hidden_state[rows, positions]
-
-    def cut(attention: Any, inputs: Any, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return outputs[0][rows, positions][:, None], *outputs[1:]
-
-    hook = encoder.encoder.layer[-1].attention.register_forward_hook(cut)
+    attention = encoder.encoder.layer[-1].attention
+    attention.forward = partial(_attend, attention, rows, positions)
     try:
         return encoder(**inputs).last_hidden_state[:, 0]
     finally:
-        hook.remove()
+        del attention.forward
+
+
+def _attend(
+    attention: Any,
+    rows: Tensor,
+    positions: Tensor,
+    states: Tensor,
+    attention_mask: Tensor | None = None,
+    *_: Any,
+    position_bias: Tensor | None = None,
+    **__: Any,
+) -> tuple[Tensor, None]:
+    """What ``attention``, a module of a BERT, RoBERTa or MPNet, makes of ``states`` ``(B, L, d)``
+    at one position of each row ``(B, 1, d)``."""
+    import torch
+
+    if mpnet := hasattr(attention, "attn"):
+        inner = attention.attn
+        query, key, value = inner.q, inner.k, inner.v
+    else:
+        inner = attention.self
+        query, key, value = inner.query, inner.key, inner.value
+
+    def heads(states: Tensor) -> Tensor:
+        return states.unflatten(-1, (inner.num_attention_heads, -1)).transpose(1, 2)
+
+    def at(every: Tensor) -> Tensor:
+        """Of what is said of pairs of positions, what is said of these ``(B, h, 1, L)``."""
+        return every.expand(len(rows), -1, states.shape[1], -1)[rows, :, positions][:, :, None]
+
+    read = states[rows, positions][:, None]
+    q, k, v = heads(query(read)), heads(key(states)), heads(value(states))
+    scores = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if position_bias is not None:
+        scores = scores + at(position_bias)
+    if attention_mask is not None:
+        mask = at(attention_mask)
+        if mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + mask
+    weights = inner.dropout(scores.softmax(-1)).to(v.dtype)
+    context = (weights @ v).transpose(1, 2).flatten(2)
+    if mpnet:
+        return attention.LayerNorm(attention.dropout(inner.o(context)) + read), None
+    return attention.output(context, read), None
 
 
 def in_float32(layers: Any, states: Tensor) -> Tensor:

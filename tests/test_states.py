@@ -48,11 +48,14 @@ def test_states_and_gradients_are_those_of_the_whole_encoder(kind: str) -> None:
 @pytest.mark.parametrize("kind", BERTS)
 def test_the_last_layer_computes_only_what_is_read(kind: str) -> None:
     encoder, inputs, positions = build(kind)
-    seen = []
+    queries, outputs = [], []
     for layer in encoder.encoder.layer:
-        layer.output.register_forward_hook(lambda _, given, made: seen.append(made.shape))
+        attention = layer.attention.attn if kind == "mpnet" else layer.attention.self
+        query = attention.q if kind == "mpnet" else attention.query
+        query.register_forward_hook(lambda _, given, made: queries.append(made.shape))
+        layer.output.register_forward_hook(lambda _, given, made: outputs.append(made.shape))
     states_at(encoder, positions, **inputs)
-    assert seen == [(4, 9, 16), (4, 9, 16), (4, 1, 16)]
+    assert queries == outputs == [(4, 9, 16), (4, 9, 16), (4, 1, 16)]
     assert encoder(**inputs).last_hidden_state.shape == (4, 9, 16)
 
 
