@@ -18,27 +18,37 @@ def similarity(x: Tensor, y: Tensor) -> Tensor:
     return (1 + cosines) / 2 + EPSILON
 
 
-def exponentiated(scores: Tensor, temperature: float) -> Tensor:
-    """``exp(s/τ − max)`` of similarities ``(N, M)``, ``N <= M``, whose column ``i`` is row ``i``.
+def logits(scores: Tensor, temperature: float) -> Tensor:
+    """``s/τ − max`` of similarities ``(N, M)``, ``N <= M``, whose column ``i`` is row ``i``.
 
     The self-similarities are set to 0 before; the maximum is a constant without gradient.
     """
     own = torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
-    logits = scores.masked_fill(own, 0.0) / temperature
-    return torch.exp(logits - logits.max().detach())
+    scaled = scores.masked_fill(own, 0.0) / temperature
+    return scaled - scaled.max().detach()
 
 
-def contrastive_terms(exponents: Tensor, row_labels: Tensor, column_labels: Tensor) -> Tensor:
-    """``ℓ_i = −log(P_i / (P_i + N_i) / (|positives_i| + ε) + ε)`` for each row ``(N,)``.
+def pairs(row_labels: Tensor, column_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Which columns ``(M,)`` are positives of each row ``(N,)``, and which negatives ``(N, M)``.
 
-    Columns ``(M,)`` of the row's label are its positives, but for the row itself (column ``i``);
-    columns of other labels are its negatives.
+    Those of the row's label are, but for the row itself (column ``i``); those of other labels.
     """
     same = row_labels[:, None] == column_labels
-    own = torch.eye(*exponents.shape, dtype=torch.bool, device=exponents.device)
-    positive = same & ~own
+    own = torch.eye(*same.shape, dtype=torch.bool, device=same.device)
+    return same & ~own, ~same
+
+
+def contrastive_terms(
+    scores: Tensor, row_labels: Tensor, column_labels: Tensor, temperature: float
+) -> Tensor:
+    """``ℓ_i = −log(P_i / (P_i + N_i) / (|positives_i| + ε) + ε)`` for each row ``(N,)``.
+
+    P and N are sums over :func:`pairs` of ``exp`` of the :func:`logits` of ``scores`` ``(N, M)``.
+    """
+    exponents = logits(scores, temperature).exp()
+    positive, negative = pairs(row_labels, column_labels)
     positives = (exponents * positive).sum(dim=1)
-    negatives = (exponents * ~same).sum(dim=1)
+    negatives = (exponents * negative).sum(dim=1)
     share = positives / (positives + negatives) / (positive.sum(dim=1) + EPSILON)
     return -torch.log(share + EPSILON)
 

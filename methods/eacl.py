@@ -36,7 +36,7 @@ from erc_bench.evaluation import weighted_f1
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.ragged import Columns
 
-from .contrastive import contrastive_terms, exponentiated, mean_above, similarity
+from .contrastive import contrastive_terms, mean_above, similarity
 from .prompts import anchor_examples, collate_prompts, mask_states
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def contrastive_loss(z: Tensor, labels: Tensor, anchors: Tensor, temperature: fl
     """
     rows = torch.cat([z, anchors])
     row_labels = torch.cat([labels, torch.arange(len(anchors), device=labels.device)])
-    exponents = exponentiated(similarity(rows, rows), temperature)
-    return mean_above(contrastive_terms(exponents, row_labels, row_labels), 0.0)
+    scores = similarity(rows, rows)
+    return mean_above(contrastive_terms(scores, row_labels, row_labels, temperature), 0.0)
 
 
 def angle_loss(anchors: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ from erc_bench.encoders import adamw, load_encoder, load_tokenizer
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.ragged import Columns, Ragged
 
-from .contrastive import EPSILON, contrastive_terms, exponentiated, mean_above, similarity
+from .contrastive import EPSILON, contrastive_terms, logits, mean_above, pairs, similarity
 from .prompts import FIRST_LOOKBACK, collate_prompts, mask_states, prototype_prompts
 
 if TYPE_CHECKING:
@@ -167,8 +167,7 @@ def spcl_loss(
     scores = torch.cat([similarity(h, h), class_similarity(h, prototypes)], dim=1)
     if decoupled:
         return mean_above(decoupled_terms(scores, labels, column_labels, temperature), 0.0)
-    exponents = exponentiated(scores, temperature)
-    return mean_above(contrastive_terms(exponents, labels, column_labels), EASY)
+    return mean_above(contrastive_terms(scores, labels, column_labels, temperature), EASY)
 
 
 def decoupled_terms(
@@ -176,15 +175,12 @@ def decoupled_terms(
 ) -> Tensor:
     """``ℓ_i = −mean over positives of (s/τ − max) + log(N_i + ε)`` ``(N,)``.
 
-    Arguments as of :func:`contrastive_terms`, with similarities ``(N, M)`` as scores.
+    Arguments as of :func:`contrastive_terms`.
     """
-    same = row_labels[:, None] == column_labels
-    own = torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
-    positive = same & ~own
-    logits = scores.masked_fill(own, 0.0) / temperature
-    logits = logits - logits.max().detach()
-    negatives = (logits.exp() * ~same).sum(dim=1)
-    attraction = (logits * positive).sum(dim=1) / (positive.sum(dim=1) + EPSILON)
+    attracted = logits(scores, temperature)
+    positive, negative = pairs(row_labels, column_labels)
+    negatives = (attracted.exp() * negative).sum(dim=1)
+    attraction = (attracted * positive).sum(dim=1) / (positive.sum(dim=1) + EPSILON)
     return torch.log(negatives + EPSILON) - attraction
 
 
