@@ -264,9 +264,7 @@ def states_at(encoder: Any, positions: Tensor, **inputs: Tensor) -> Tensor:
     import torch
 
     rows = torch.arange(len(positions), device=positions.device)
-    config = getattr(encoder, "config", None)
-    relative = getattr(config, "position_embedding_type", "absolute") != "absolute"
-    if getattr(config, "model_type", "") not in BERTS or relative:
+    if not _is_known(getattr(encoder, "config", None)):
         return encoder(**inputs).last_hidden_state[rows, positions]
     attention = encoder.encoder.layer[-1].attention
     attention.forward = partial(_attend, attention, rows, positions)
@@ -274,6 +272,16 @@ def states_at(encoder: Any, positions: Tensor, **inputs: Tensor) -> Tensor:
         return encoder(**inputs).last_hidden_state[:, 0]
     finally:
         del attention.forward
+
+
+def _is_known(config: Any) -> bool:
+    """Whether the attention of an encoder is what :func:`_attend` computes."""
+    return (
+        getattr(config, "model_type", "") in BERTS
+        and getattr(config, "position_embedding_type", "absolute") == "absolute"
+        and getattr(config, "_attn_implementation", "eager") in ("eager", "sdpa")
+        and not getattr(config, "is_decoder", False)
+    )
 
 
 def _attend(
@@ -306,7 +314,7 @@ def _attend(
 
     read = states[rows, positions][:, None]
     q, k, v = heads(query(read)), heads(key(states)), heads(value(states))
-    scores = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
+    scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-1, -2)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if position_bias is not None:
         scores = scores + at(position_bias)

@@ -315,8 +315,8 @@ def rank_groups(better: ArrayLike) -> np.ndarray:
 def _weighted_f1(
     hits: np.ndarray, predicted: np.ndarray, support: np.ndarray, axis: int = -1
 ) -> np.ndarray:
-    """Weighted-F1 in percent from, of each class, how many utterances are of it and predicted so,
-    are predicted so, and are of it; classes stand along ``axis``, quickest the first."""
+    """Weighted-F1 in percent over the classes along ``axis``, quickest the first. Of each class:
+    the utterances of it that are predicted so, all that are predicted so, and all of it."""
     f1 = hits * support / np.maximum(predicted + support, 1)
     with np.errstate(invalid="ignore"):
         return 200 * f1.sum(axis) / support.sum(axis)

@@ -18,17 +18,17 @@ def similarity(x: Tensor, y: Tensor) -> Tensor:
     return (1 + cosines) / 2 + EPSILON
 
 
-def logits(scores: Tensor, temperature: float) -> Tensor:
+def scaled(scores: Tensor, temperature: float) -> Tensor:
     """``s/τ − max`` of similarities ``(N, M)``, ``N <= M``, whose column ``i`` is row ``i``.
 
     The self-similarities are set to 0 before; the maximum is a constant without gradient.
     """
     own = torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
-    scaled = scores.masked_fill(own, 0.0) / temperature
-    return scaled - scaled.max().detach()
+    logits = scores.masked_fill(own, 0.0) / temperature
+    return logits - logits.max().detach()
 
 
-def pairs(row_labels: Tensor, column_labels: Tensor) -> tuple[Tensor, Tensor]:
+def pair_masks(row_labels: Tensor, column_labels: Tensor) -> tuple[Tensor, Tensor]:
     """Which columns ``(M,)`` are positives of each row ``(N,)``, and which negatives ``(N, M)``.
 
     Those of the row's label are, but for the row itself (column ``i``); those of other labels.
@@ -43,10 +43,10 @@ def contrastive_terms(
 ) -> Tensor:
     """``ℓ_i = −log(P_i / (P_i + N_i) / (|positives_i| + ε) + ε)`` for each row ``(N,)``.
 
-    P and N are sums over :func:`pairs` of ``exp`` of the :func:`logits` of ``scores`` ``(N, M)``.
+    P and N are sums over :func:`pair_masks` of ``exp`` of the :func:`scaled` scores ``(N, M)``.
     """
-    exponents = logits(scores, temperature).exp()
-    positive, negative = pairs(row_labels, column_labels)
+    exponents = scaled(scores, temperature).exp()
+    positive, negative = pair_masks(row_labels, column_labels)
     positives = (exponents * positive).sum(dim=1)
     negatives = (exponents * negative).sum(dim=1)
     share = positives / (positives + negatives) / (positive.sum(dim=1) + EPSILON)

@@ -55,7 +55,7 @@ from erc_bench.training_log import TrainingLog
 from .cosmic import match, read_cosmic
 from .prompts import padded
 
-FORMAT = 2
+FORMAT = 3
 """Part of the cache's key: raise it when the code makes other vectors than before."""
 
 FINE_TUNING = "fine_tuning.json"

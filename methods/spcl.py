@@ -35,7 +35,7 @@ from erc_bench.encoders import adamw, load_encoder, load_tokenizer
 from erc_bench.method import Batch, ErcMethod, Example
 from erc_bench.ragged import Columns, Ragged
 
-from .contrastive import EPSILON, contrastive_terms, logits, mean_above, pairs, similarity
+from .contrastive import EPSILON, contrastive_terms, mean_above, pair_masks, scaled, similarity
 from .prompts import FIRST_LOOKBACK, collate_prompts, mask_states, prototype_prompts
 
 if TYPE_CHECKING:
@@ -177,10 +177,10 @@ def decoupled_terms(
 
     Arguments as of :func:`contrastive_terms`.
     """
-    attracted = logits(scores, temperature)
-    positive, negative = pairs(row_labels, column_labels)
-    negatives = (attracted.exp() * negative).sum(dim=1)
-    attraction = (attracted * positive).sum(dim=1) / (positive.sum(dim=1) + EPSILON)
+    logits = scaled(scores, temperature)
+    positive, negative = pair_masks(row_labels, column_labels)
+    negatives = (logits.exp() * negative).sum(dim=1)
+    attraction = (logits * positive).sum(dim=1) / (positive.sum(dim=1) + EPSILON)
     return torch.log(negatives + EPSILON) - attraction
 
 

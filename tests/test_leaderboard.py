@@ -563,6 +563,7 @@ def test_a_thousand_records_in_ten_seconds(tmp_path):
     assert len(json.loads((tmp_path / "leaderboard.json").read_text())["corpora"][0]["tracks"]) == 3
     write_records(tmp_path, [Method("new", 0.3, (1, 2), "one")], ["meld"], 280)
     assert seconds_of_a_core(tmp_path, 1, "--check") < 5
+    assert len(check(tmp_path).paths) == 4
 
 
 def seconds_of_a_core(root, code, *arguments):

@@ -166,14 +166,14 @@ def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any]
         for part in SHARED:
             name, value = read[part]
             if shared.get(name) is None:
-                shared[name] = value
-                cache.write(cache.key("shared", name), value)
+                shared[name] = [value]  # since None is one
+                cache.write(cache.key("shared", name), shared[name])
             read[part] = name
         found[file] = {**read, "digest": digest}
         cache.write(key, found[file])
     for value in found.values():
         if not isinstance(value, str):
-            value.update({part: shared[value[part]] for part in SHARED})
+            value.update({part: shared[value[part]][0] for part in SHARED})
     return list(found.values())
 
 
@@ -198,9 +198,10 @@ def _distil(
     labels = list(map(str, record["labels"]))
     test = record["predictions"]["test"]
     raw = [labels, test["ids"], test["gold"], test.get("dialogue"), test.get("facts")]
-    of_test_set = test_sets.get(_digest(raw))
-    if of_test_set is None:  # most records are of one that was checked before
-        of_test_set = test_sets[_digest(raw)] = _test_set(*raw)
+    key = _digest(raw)
+    if key not in test_sets:  # most records are of one that was met before
+        test_sets[key] = _test_set(*raw)
+    of_test_set = test_sets[key]
     gold, predicted = checked_labels(of_test_set["gold"][1], [test["predicted"]], len(labels))
     metrics = record["metrics"]
     stored, counted = float(metrics["test"]["weighted_f1"]), f1_of(gold, predicted, len(labels))
@@ -246,7 +247,8 @@ def _distil(
 
 
 def _test_set(labels: list[str], ids: Any, gold: Any, dialogue: Any, facts: Any) -> dict[str, Any]:
-    """The fields of a :class:`Run` that depend on nothing but its test set, checked."""
+    """The fields of a :class:`Run` that depend on nothing but its test set, checked, in the form
+    of :func:`_read_one`'s."""
     y, _ = checked_labels(gold, [gold], len(labels))
     n = len(y)
     ids = list(map(str, ids))
