@@ -36,7 +36,7 @@ from rich.table import Table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModel
 
-from erc_bench.encoders import states_at
+from erc_bench.encoders.fast.one_position import states_at
 from erc_bench.progress import say
 
 GIB = 2**30

@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erc_bench.datamodule import ErcDataModule
 from erc_bench.errors import ErcBenchError
-from erc_bench.evaluation import weighted_f1
-from erc_bench.method import Batch
+from erc_bench.evaluation.metrics import weighted_f1
+from erc_bench.inference.model import Model
+from erc_bench.method.contract import Batch
+from erc_bench.method.datamodule import ErcDataModule
 from erc_bench.methods.prompts import mask_states
 from erc_bench.methods.spcl import SPCL, is_lookback
-from erc_bench.prediction import Model
-from erc_bench.records import find_record, read_record
-from erc_bench.registry import corpus_source
+from erc_bench.records.store import find_record, read_record
+from erc_bench.settings.registry import corpus_source
 
 READERS = ("eacl", "finetune", "spcl")
 """Methods that read the state of a window's mask."""

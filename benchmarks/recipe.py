@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoModel
 
-from erc_bench.conversation import Dialogue
-from erc_bench.encoders import find_encoder
-from erc_bench.method import ErcMethod
+from erc_bench.corpus.conversation import Dialogue
+from erc_bench.encoders.locating import find_encoder
+from erc_bench.method.contract import ErcMethod
 
 
 class Recipe:

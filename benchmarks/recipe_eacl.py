@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from erc_bench.conversation import Dialogue
+from erc_bench.corpus.conversation import Dialogue
 from erc_bench.methods.eacl import EACL
 
 from .recipe import (

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 from torch.utils.data import Dataset
 
-from erc_bench.conversation import Dialogue
-from erc_bench.datamodule import ErcDataModule
+from erc_bench.corpus.conversation import Dialogue
+from erc_bench.method.datamodule import ErcDataModule
 from erc_bench.methods.sacl_lstm import SACLLSTM
 
 from .recipe import Recipe

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import get_cosine_schedule_with_warmup
 
-from erc_bench.conversation import Dialogue
+from erc_bench.corpus.conversation import Dialogue
 from erc_bench.methods.spcl import SPCL
 
 from .recipe import Prompts, Recipe, adamw, contrastive_loss, padded, pretrained, window

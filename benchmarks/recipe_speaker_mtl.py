@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import get_linear_schedule_with_warmup
 
-from erc_bench.conversation import Dialogue
+from erc_bench.corpus.conversation import Dialogue
 from erc_bench.methods.speaker_mtl import SpeakerMTL, speaker_code
 
 from .recipe import Recipe, adamw, pretrained

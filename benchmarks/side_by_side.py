@@ -25,15 +25,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoConfig
 
-from erc_bench.config import MethodConfig, resolve
-from erc_bench.conversation import Corpus
-from erc_bench.datamodule import ErcDataModule
-from erc_bench.dropout import draw_masks_fast
-from erc_bench.encoders import find_encoder
-from erc_bench.method import ErcMethod
-from erc_bench.recording import forget_peak_memory, peak_memory_mib
-from erc_bench.runner import build_trainer, fit
-from erc_bench.training_log import TrainingLog
+from erc_bench.corpus.conversation import Corpus
+from erc_bench.encoders.fast.dropout import draw_masks_fast
+from erc_bench.encoders.locating import find_encoder
+from erc_bench.execution.recording import forget_peak_memory, peak_memory_mib
+from erc_bench.method.config import MethodConfig
+from erc_bench.method.contract import ErcMethod
+from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.settings.experiment import resolve
+from erc_bench.training.log import TrainingLog
+from erc_bench.training.trainer import build_trainer, fit
 
 from .recipe import Recipe
 from .recipe_eacl import EACLRecipe

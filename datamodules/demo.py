@@ -7,8 +7,8 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from erc_bench.conversation import Dialogue, LabelSet, Utterance
-from erc_bench.corpus_files import CorpusSource
+from erc_bench.corpus.conversation import Dialogue, LabelSet, Utterance
+from erc_bench.corpus.source import CorpusSource
 
 T = TypeVar("T")
 

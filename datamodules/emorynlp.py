@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from erc_bench.conversation import Dialogue, LabelSet, Utterance
-from erc_bench.corpus_files import CorpusFile, CorpusSource
-from erc_bench.corpus_reading import expect, field, read_csv, read_json
+from erc_bench.corpus.conversation import Dialogue, LabelSet, Utterance
+from erc_bench.corpus.source import CorpusFile, CorpusSource
+from erc_bench.corpus.text_files import expect, field, read_csv, read_json
 from erc_bench.errors import ErcBenchError
 
 from .meld import REPOSITORY as MELD_REPOSITORY

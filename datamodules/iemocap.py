@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.corpus_files import CorpusSource, CorpusWarning, FileStatus, search_folders
-from erc_bench.corpus_overlap import seen
-from erc_bench.corpus_reading import expect, field, read_json, read_text
+from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.corpus.overlap import seen
+from erc_bench.corpus.source import CorpusSource, CorpusWarning, FileStatus, search_folders
+from erc_bench.corpus.text_files import expect, field, read_json, read_text
 from erc_bench.errors import ErcBenchError
 
 NAMES = {"F": "Mary", "M": "James"}

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.corpus_files import CorpusFile, CorpusSource
-from erc_bench.corpus_overlap import seen
-from erc_bench.corpus_reading import read_csv
+from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.corpus.overlap import seen
+from erc_bench.corpus.source import CorpusFile, CorpusSource
+from erc_bench.corpus.text_files import read_csv
 from erc_bench.errors import ErcBenchError
 
 REPOSITORY = (

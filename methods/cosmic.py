@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erc_bench.conversation import SPLITS, Corpus, Dialogue, Utterance
+from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, Utterance
 from erc_bench.errors import ErcBenchError
 
 COSMIC_PARTS = (

@@ -28,19 +28,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erc_bench.checkpoints import read_checkpoint
-from erc_bench.config import MethodConfig, above, at_least, shares
-from erc_bench.conversation import Dialogue, LabelSet
-from erc_bench.encoders import adamw, in_float32, load_encoder, load_tokenizer
-from erc_bench.evaluation import weighted_f1
-from erc_bench.method import Batch, ErcMethod, Example
-from erc_bench.ragged import Columns
+from erc_bench.corpus.conversation import Dialogue, LabelSet
+from erc_bench.encoders.loading import in_float32, load_encoder, load_tokenizer
+from erc_bench.encoders.optimisation import adamw
+from erc_bench.evaluation.metrics import weighted_f1
+from erc_bench.method.config import MethodConfig, above, at_least, shares
+from erc_bench.method.contract import Batch, ErcMethod, Example
+from erc_bench.method.ragged import Columns
+from erc_bench.training.checkpoints import read_checkpoint
 
 from .contrastive import contrastive_terms, mean_above, similarity
 from .prompts import anchor_examples, collate_prompts, mask_states
 
 if TYPE_CHECKING:
-    from erc_bench.datamodule import ErcDataModule
+    from erc_bench.method.datamodule import ErcDataModule
 
 
 @dataclass

@@ -28,29 +28,24 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erc_bench.checkpoints import load_weights, read_checkpoint, selecting_checkpoint
-from erc_bench.config import Experiment, MethodConfig, above, at_least, shares
-from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet
-from erc_bench.corpus_files import cache_folder, checksum_of
-from erc_bench.datamodule import Batches, ErcDataModule
-from erc_bench.encoders import (
-    adamw,
-    find_encoder,
-    in_float32,
-    linear_warmup,
-    load_encoder,
-    load_tokenizer,
-    states_at,
-    tokenizer_digest,
-)
-from erc_bench.environment import small_hint
+from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet
+from erc_bench.corpus.source import cache_folder, checksum_of
+from erc_bench.encoders.fast.one_position import states_at
+from erc_bench.encoders.loading import in_float32, load_encoder, load_tokenizer, tokenizer_digest
+from erc_bench.encoders.locating import find_encoder
+from erc_bench.encoders.optimisation import adamw, linear_warmup
 from erc_bench.errors import ErcBenchError
-from erc_bench.method import Batch, ErcMethod, Example
+from erc_bench.method.config import MethodConfig, above, at_least, shares
+from erc_bench.method.contract import Batch, ErcMethod, Example
+from erc_bench.method.datamodule import Batches, ErcDataModule
+from erc_bench.method.ragged import Columns, Ragged
 from erc_bench.progress import say, track
-from erc_bench.ragged import Columns, Ragged
-from erc_bench.records import replacing
-from erc_bench.runner import build_trainer, fit, trainer_precision
-from erc_bench.training_log import TrainingLog
+from erc_bench.records.store import replacing
+from erc_bench.settings.experiment import Experiment
+from erc_bench.training.checkpoints import load_weights, read_checkpoint, selecting_checkpoint
+from erc_bench.training.environment import small_hint
+from erc_bench.training.log import TrainingLog
+from erc_bench.training.trainer import build_trainer, fit, trainer_precision
 
 from .cosmic import match, read_cosmic
 from .prompts import padded

@@ -13,11 +13,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erc_bench.config import MethodConfig, above, at_least, shares
-from erc_bench.conversation import Dialogue, LabelSet
-from erc_bench.encoders import adamw, in_float32, linear_warmup, load_encoder, load_tokenizer
-from erc_bench.method import Batch, ErcMethod, Example
-from erc_bench.ragged import Columns
+from erc_bench.corpus.conversation import Dialogue, LabelSet
+from erc_bench.encoders.loading import in_float32, load_encoder, load_tokenizer
+from erc_bench.encoders.optimisation import adamw, linear_warmup
+from erc_bench.method.config import MethodConfig, above, at_least, shares
+from erc_bench.method.contract import Batch, ErcMethod, Example
+from erc_bench.method.ragged import Columns
 
 from .prompts import anchor_examples, collate_prompts, mask_states
 

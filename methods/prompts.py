@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from erc_bench.conversation import Dialogue
-from erc_bench.encoders import states_at
-from erc_bench.ragged import Column, Columns, Ragged
+from erc_bench.corpus.conversation import Dialogue
+from erc_bench.encoders.fast.one_position import states_at
+from erc_bench.method.ragged import Column, Columns, Ragged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from erc_bench.method import Example
+    from erc_bench.method.contract import Example
 
 MOST_TURNS = 8
 """Past turns in a window at most."""

@@ -32,16 +32,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from erc_bench.config import MethodConfig, above, at_least, shares
-from erc_bench.conversation import Dialogue, LabelSet
+from erc_bench.corpus.conversation import Dialogue, LabelSet
 from erc_bench.errors import ErcBenchError
-from erc_bench.method import Batch, ErcMethod, Example
-from erc_bench.ragged import Columns, Ragged
+from erc_bench.method.config import MethodConfig, above, at_least, shares
+from erc_bench.method.contract import Batch, ErcMethod, Example
+from erc_bench.method.ragged import Columns, Ragged
 
 from .features import FeatureConfig, UtteranceFeatures
 
 if TYPE_CHECKING:
-    from erc_bench.datamodule import ErcDataModule
+    from erc_bench.method.datamodule import ErcDataModule
 
 
 @dataclass

@@ -29,17 +29,18 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from erc_bench.config import MethodConfig, above, at_least, shares
-from erc_bench.conversation import Dialogue, LabelSet
-from erc_bench.encoders import adamw, load_encoder, load_tokenizer
-from erc_bench.method import Batch, ErcMethod, Example
-from erc_bench.ragged import Columns, Ragged
+from erc_bench.corpus.conversation import Dialogue, LabelSet
+from erc_bench.encoders.loading import load_encoder, load_tokenizer
+from erc_bench.encoders.optimisation import adamw
+from erc_bench.method.config import MethodConfig, above, at_least, shares
+from erc_bench.method.contract import Batch, ErcMethod, Example
+from erc_bench.method.ragged import Columns, Ragged
 
 from .contrastive import EPSILON, contrastive_terms, mean_above, pair_masks, scaled, similarity
 from .prompts import FIRST_LOOKBACK, collate_prompts, mask_states, prototype_prompts
 
 if TYPE_CHECKING:
-    from erc_bench.datamodule import ErcDataModule
+    from erc_bench.method.datamodule import ErcDataModule
 
 EASY = 0.3
 """Terms of the loss up to it are left out."""

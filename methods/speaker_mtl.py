@@ -19,16 +19,17 @@ from datasets import DatasetDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erc_bench.config import EvaluationConfig, MethodConfig, above, at_least, shares
-from erc_bench.conversation import Corpus, Dialogue, LabelSet
-from erc_bench.corpus_overlap import LONG, words_only
-from erc_bench.datamodule import ErcDataModule
-from erc_bench.encoders import adamw, linear_warmup, load_encoder, load_tokenizer
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet
+from erc_bench.corpus.overlap import LONG, words_only
+from erc_bench.encoders.loading import load_encoder, load_tokenizer
+from erc_bench.encoders.optimisation import adamw, linear_warmup
 from erc_bench.errors import ErcBenchError
-from erc_bench.method import Batch, ErcMethod, Example
+from erc_bench.method.config import EvaluationConfig, MethodConfig, above, at_least, shares
+from erc_bench.method.contract import Batch, ErcMethod, Example
+from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.method.ragged import Column, Columns, Ragged, join, take
 from erc_bench.progress import say
-from erc_bench.ragged import Column, Columns, Ragged, join, take
-from erc_bench.registry import corpus_source
+from erc_bench.settings.registry import corpus_source
 
 from .prompts import padded
 from .speaker_mtl_network import SpeakerMTLNetwork, SpeakerNames

@@ -40,7 +40,7 @@ def golden_file(name: str) -> Path:
 @pytest.fixture(scope="session")
 def demo():
     """The generated demo corpus."""
-    from erc_bench.registry import corpus_source
+    from erc_bench.settings.registry import corpus_source
 
     return corpus_source("demo").load(None)
 
@@ -48,7 +48,7 @@ def demo():
 @pytest.fixture(scope="session")
 def small_demo(demo):
     """A few dialogues of the demo corpus: 40 train, 10 dev, 12 test."""
-    from erc_bench.conversation import Corpus
+    from erc_bench.corpus.conversation import Corpus
 
     sizes = {"train": 40, "dev": 10, "test": 12}
     splits = {split: demo.dialogues(split)[:n] for split, n in sizes.items()}

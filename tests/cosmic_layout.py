@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from erc_bench.conversation import Corpus
+from erc_bench.corpus.conversation import Corpus
 
 
 def vectors_of(corpus: Corpus, size: int, noise: float = 0.7) -> dict[str, np.ndarray]:

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from lightning import Callback, seed_everything
 
-from erc_bench.checkpoints import load_weights
-from erc_bench.config import Experiment
-from erc_bench.conversation import Corpus
-from erc_bench.datamodule import ErcDataModule
-from erc_bench.method import ErcMethod
-from erc_bench.runner import build_trainer, fit, predict
-from erc_bench.training_log import TrainingLog
+from erc_bench.corpus.conversation import Corpus
+from erc_bench.method.contract import ErcMethod
+from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.settings.experiment import Experiment
+from erc_bench.training.checkpoints import load_weights
+from erc_bench.training.log import TrainingLog
+from erc_bench.training.trainer import build_trainer, fit, predict
 
 
 class PowerCut(Callback):

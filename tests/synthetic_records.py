@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from erc_bench.records import SCHEMA, write_record
-from erc_bench.slices import class_scores, confusions
-from erc_bench.statistics import weighted_f1
+from erc_bench.evaluation.slices import class_scores, confusions
+from erc_bench.evaluation.statistics import weighted_f1
+from erc_bench.records.store import SCHEMA, write_record
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 PRIOR = (0.13, 0.03, 0.02, 0.15, 0.48, 0.08, 0.11)

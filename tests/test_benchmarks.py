@@ -13,9 +13,9 @@ from synthetic_records import Method, write_records
 from benchmarks import __main__ as benchmark
 from benchmarks import probe
 from benchmarks.side_by_side import CHECKED, RECIPES, TOLERANCE, Case, losses, sample
-from erc_bench.config import resolve
 from erc_bench.errors import ErcBenchError
-from erc_bench.runner import run
+from erc_bench.execution.run import run
+from erc_bench.settings.experiment import resolve
 
 
 @pytest.mark.parametrize("method", RECIPES)

@@ -108,7 +108,7 @@ def test_config_prints_what_a_run_would_use(capsys: pytest.CaptureFixture, elsew
 
 
 def test_methods_lists_what_is_registered(capsys: pytest.CaptureFixture) -> None:
-    from erc_bench.registry import method_names
+    from erc_bench.settings.registry import method_names
 
     assert main(["methods"]) == 0
     out = capsys.readouterr().out
@@ -266,8 +266,8 @@ def test_nothing_to_compare(capsys, elsewhere: Path) -> None:
 
 
 def test_an_unreadable_checkpoint(tiny_encoder: str, capsys, elsewhere: Path) -> None:
-    from erc_bench.config import resolve
-    from erc_bench.records import run_folder
+    from erc_bench.records.store import run_folder
+    from erc_bench.settings.experiment import resolve
 
     settings = [f"encoder={tiny_encoder}", *QUICK]
     experiment = resolve("eacl", "demo", preset="smoke", overrides=settings)

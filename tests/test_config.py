@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from erc_bench.config import PRESETS, method_sheet, resolve
 from erc_bench.errors import ErcBenchError
-from erc_bench.registry import corpus_names, method_names
+from erc_bench.settings.experiment import PRESETS, method_sheet, resolve
+from erc_bench.settings.registry import corpus_names, method_names
 
 
 @pytest.mark.parametrize("method", method_names())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.errors import ErcBenchError
 
 LABELS = LabelSet(("joy", "anger"))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from real_data import real_data
 
-from erc_bench.conversation import Dialogue, LabelSet, Utterance
-from erc_bench.corpus_files import (
+from erc_bench.corpus.conversation import Dialogue, LabelSet, Utterance
+from erc_bench.corpus.source import (
     CorpusFile,
     CorpusSource,
     CorpusWarning,
@@ -22,7 +22,7 @@ from erc_bench.corpus_files import (
     download,
     find,
 )
-from erc_bench.corpus_reading import read_csv
+from erc_bench.corpus.text_files import read_csv
 from erc_bench.errors import ErcBenchError
 
 CONTENT = {split: f"label,text\nyes,{split} one\nno,two\n".encode() for split in ("train", "test")}
@@ -315,7 +315,7 @@ def test_a_damaged_file(tmp_path, damage):
 
 def test_importing_is_light():
     heavy = "{'torch', 'transformers', 'lightning', 'datasets', 'pandas', 'pooch', 'requests'}"
-    modules = "erc_bench.corpus_files, erc_bench.datamodules.iemocap, erc_bench.datamodules.demo"
+    modules = "erc_bench.corpus.source, erc_bench.datamodules.iemocap, erc_bench.datamodules.demo"
     code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

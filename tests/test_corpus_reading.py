@@ -2,7 +2,7 @@
 
 import pytest
 
-from erc_bench.corpus_reading import expect, field, read_csv, read_json
+from erc_bench.corpus.text_files import expect, field, read_csv, read_json
 from erc_bench.errors import ErcBenchError
 
 

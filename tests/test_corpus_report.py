@@ -8,9 +8,9 @@ from iemocap_layout import write_release
 from real_data import real_data
 from rich.console import Console
 
-from erc_bench.conversation import Dialogue, Utterance
-from erc_bench.corpus_overlap import seen, shared_dialogues, words_only
-from erc_bench.corpus_report import data_doctor, data_list, data_prepare, data_stats
+from erc_bench.corpus.conversation import Dialogue, Utterance
+from erc_bench.corpus.overlap import seen, shared_dialogues, words_only
+from erc_bench.corpus.report import data_doctor, data_list, data_prepare, data_stats
 from erc_bench.errors import ErcBenchError
 
 
@@ -71,7 +71,7 @@ def test_stats_of_meld_without_emorynlp(tmp_path):
     assert "EmoryNLP: not counted, its files are not here" in text
 
 
-@pytest.mark.filterwarnings("ignore::erc_bench.corpus_files.CorpusWarning")
+@pytest.mark.filterwarnings("ignore::erc_bench.corpus.source.CorpusWarning")
 def test_stats_of_iemocap_tell_of_speakers_and_scripts(tmp_path):
     write_release(tmp_path / "iemocap")
     text, _ = printed(data_stats, "iemocap", tmp_path)

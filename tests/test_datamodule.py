@@ -10,12 +10,13 @@ from datasets.fingerprint import Hasher
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erc_bench import conversation, datamodule
-from erc_bench.config import resolve
-from erc_bench.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.datamodule import Batches, ErcDataModule
-from erc_bench.evaluation import Predictions
+from erc_bench.corpus import conversation
+from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.evaluation.metrics import Predictions
+from erc_bench.method import datamodule
+from erc_bench.method.datamodule import Batches, ErcDataModule
 from erc_bench.methods.eacl import EACL
+from erc_bench.settings.experiment import resolve
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400)
 

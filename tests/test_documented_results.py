@@ -17,7 +17,7 @@ from conftest import ROOT
 
 from erc_bench.cli import build_parser, experiments
 from erc_bench.leaderboard.tables import signed
-from erc_bench.records import record_path
+from erc_bench.records.store import record_path
 
 BOARD = ROOT / "leaderboard"
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from erc_bench.dropout import bernoulli_, draw_masks_fast
+from erc_bench.encoders.fast.dropout import bernoulli_, draw_masks_fast
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])

@@ -19,8 +19,9 @@ from huggingface_hub import constants
 from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaConfig, RobertaModel
 
-from erc_bench.conversation import Dialogue, Utterance
-from erc_bench.encoders import find_encoder, load_encoder, load_tokenizer, tokenizer_digest
+from erc_bench.corpus.conversation import Dialogue, Utterance
+from erc_bench.encoders.loading import load_encoder, load_tokenizer, tokenizer_digest
+from erc_bench.encoders.locating import find_encoder
 from erc_bench.errors import ErcBenchError
 from erc_bench.methods.prompts import anchor_prompts
 
@@ -172,7 +173,7 @@ def asked(hub: str, name: str, home: Path) -> tuple[str, str]:
     """What a process of its own, which may use that hub, prints of an encoder, and its notices."""
     script = (
         "import sys\n"
-        "from erc_bench.encoders import find_encoder\n"
+        "from erc_bench.encoders.loading import find_encoder\n"
         "from erc_bench.errors import ErcBenchError\n"
         "try:\n    print(find_encoder(sys.argv[1]).folder)\n"
         "except ErcBenchError as error:\n    print(error)\n"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from sklearn.metrics import precision_recall_fscore_support as per_class
 
-from erc_bench.evaluation import Predictions, evaluate, weighted_f1
+from erc_bench.evaluation.metrics import Predictions, evaluate, weighted_f1
 
 
 @st.composite

@@ -10,13 +10,14 @@ import torch
 from fitting import Fitted, resumed_equals_uninterrupted
 from lightning import Callback
 
-from erc_bench.checkpoints import load_weights
-from erc_bench.config import Experiment, resolve
-from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.datamodule import ErcDataModule
-from erc_bench.recording import make_record
-from erc_bench.registry import method_class, method_names
-from erc_bench.runner import build_trainer, predict, run
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.execution.recording import make_record
+from erc_bench.execution.run import run
+from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.settings.experiment import Experiment, resolve
+from erc_bench.settings.registry import method_class, method_names
+from erc_bench.training.checkpoints import load_weights
+from erc_bench.training.trainer import build_trainer, predict
 
 METHODS = {
     "eacl": ["encoder_lr=0.003", "lr=0.003", "lr_decay=0.9", "max_len=64", "batch_size=32"],

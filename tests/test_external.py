@@ -12,8 +12,8 @@ import pytest
 from test_cli import elsewhere, fails, files
 
 from erc_bench.cli import main
-from erc_bench.conversation import Corpus
-from erc_bench.slices import recorded_facts
+from erc_bench.corpus.conversation import Corpus
+from erc_bench.evaluation.slices import recorded_facts
 
 __all__ = ["elsewhere"]
 
@@ -269,7 +269,7 @@ def test_dev_alone_is_scored_but_not_stored(answers, elsewhere, capsys) -> None:
 def test_ids_of_turns_without_a_label(elsewhere, capsys) -> None:
     from iemocap_layout import write_release
 
-    from erc_bench.registry import corpus_source
+    from erc_bench.settings.registry import corpus_source
 
     write_release(elsewhere / "data" / "iemocap")
     corpus = corpus_source("iemocap").load(elsewhere / "data")

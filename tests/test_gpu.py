@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_whole import TALK, erc_bench, records, run_name
 
-from erc_bench.registry import method_names
+from erc_bench.settings.registry import method_names
 
 GPUS = os.environ["GPUS_OF_TESTS"]
 

@@ -19,13 +19,13 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from erc_bench import grid
-from erc_bench.config import resolve
 from erc_bench.errors import ErcBenchError
-from erc_bench.grid import Report, run_grid
-from erc_bench.jobs import Ended, Job
-from erc_bench.records import parse_record, read_record, record_files, record_path, run_folder
-from erc_bench.runner import run
+from erc_bench.execution import grid
+from erc_bench.execution.grid import Report, run_grid
+from erc_bench.execution.jobs import Ended, Job
+from erc_bench.execution.run import run
+from erc_bench.records.store import parse_record, read_record, record_files, record_path, run_folder
+from erc_bench.settings.experiment import resolve
 
 METHODS = ("eacl", "finetune")
 QUICK = ("max_batches=2", "epochs=2", "precision=float32")

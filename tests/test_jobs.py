@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from erc_bench import jobs
-from erc_bench.config import Experiment, MethodConfig, resolve
-from erc_bench.jobs import Job, local, sane_workers
-from erc_bench.records import record_path
+from erc_bench.execution import jobs
+from erc_bench.execution.jobs import Job, local, sane_workers
+from erc_bench.method.config import MethodConfig
+from erc_bench.records.store import record_path
+from erc_bench.settings.experiment import Experiment, resolve
 
 
 def test_a_process_killed_here_is_not_said_to_have_wanted_memory() -> None:

@@ -17,7 +17,7 @@ from synthetic_records import BAD, GOOD, SIZE, SMALL, Method, older, record, wri
 from erc_bench.leaderboard import Built, build, check, compare_methods, latex, read_board, rescore
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.runs import dialogues_of
-from erc_bench.records import read_record, write_record
+from erc_bench.records.store import read_record, write_record
 
 NAMES = ("README.md", "index.html", "leaderboard.csv", "leaderboard.json")
 

@@ -118,7 +118,7 @@ def test_speakers_with_names_and_turns_without_a_label(
     """IEMOCAP: prompts call a speaker otherwise than the corpus, and some turns are context."""
     from iemocap_layout import write_release
 
-    from erc_bench.registry import corpus_source
+    from erc_bench.settings.registry import corpus_source
 
     write_release(elsewhere / "data" / "iemocap")
     root = elsewhere / "leaderboard"
@@ -184,8 +184,8 @@ def test_what_is_printed_for_people(root: Path, capsys, monkeypatch) -> None:
 
 
 def test_the_emotion_is_the_most_probable_one_before_rounding() -> None:
-    from erc_bench.prediction import Answer
-    from erc_bench.reading import ranked
+    from erc_bench.cli.printing import ranked
+    from erc_bench.inference.model import Answer
 
     answer = Answer("d", 1, "Ann", "Hi.", "sadness", {"joy": 0.5, "sadness": 0.5})
     assert json.loads(answer.to_json())["label"] == "sadness"

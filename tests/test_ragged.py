@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erc_bench.ragged import Ragged, from_arrow
+from erc_bench.method.ragged import Ragged, from_arrow
 
 ROWS = st.lists(st.lists(st.integers(0, 99), max_size=6), min_size=1, max_size=8)
 

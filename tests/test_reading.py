@@ -13,9 +13,9 @@ from synthetic_records import Method, write_records
 from test_cli import elsewhere, fails
 
 from erc_bench.cli import main
+from erc_bench.cli.printing import plot
 from erc_bench.errors import ErcBenchError
-from erc_bench.reading import plot
-from erc_bench.records import find_record, run_name
+from erc_bench.records.store import find_record, run_name
 
 __all__ = ["elsewhere"]
 
@@ -278,7 +278,7 @@ def test_turns_without_a_label(root: Path, record: dict, elsewhere: Path, capsys
     """And speakers by the name that prompts call them, brackets and all."""
     from iemocap_layout import write_release
 
-    from erc_bench.registry import corpus_source
+    from erc_bench.settings.registry import corpus_source
 
     write_release(elsewhere / "data" / "iemocap")
     corpus = corpus_source("iemocap").load(elsewhere / "data")

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from erc_bench.config import resolve
 from erc_bench.errors import ErcBenchError
-from erc_bench.records import (
+from erc_bench.records.store import (
     RecordError,
     finished,
     read_record,
@@ -15,6 +14,7 @@ from erc_bench.records import (
     record_path,
     write_record,
 )
+from erc_bench.settings.experiment import resolve
 
 RECORD = {
     "schema": 1,

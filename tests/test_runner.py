@@ -15,16 +15,17 @@ from fitting import Fitted, PowerCut
 from lightning import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from erc_bench import checkpoints, environment, runner
-from erc_bench.config import Experiment, resolve
-from erc_bench.conversation import Corpus
-from erc_bench.environment import device_name, git_commit, joined
+from erc_bench.corpus.conversation import Corpus
 from erc_bench.errors import ErcBenchError
-from erc_bench.evaluation import evaluate
+from erc_bench.evaluation.metrics import evaluate
+from erc_bench.execution import run as runner
+from erc_bench.execution.run import run
 from erc_bench.methods.eacl import EACL
-from erc_bench.records import RecordError, read_record, record_path, run_folder
-from erc_bench.registry import corpus_source
-from erc_bench.runner import run
+from erc_bench.records.store import RecordError, read_record, record_path, run_folder
+from erc_bench.settings.experiment import Experiment, resolve
+from erc_bench.settings.registry import corpus_source
+from erc_bench.training import checkpoints, environment
+from erc_bench.training.environment import device_name, git_commit, joined
 
 QUICK = ("precision=float32", "max_len=48", "batch_size=32", "encoder_lr=0.003", "lr=0.003")
 
@@ -193,7 +194,7 @@ def test_a_repetition_that_fails_leaves_record_and_model_as_they_were(
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr("erc_bench.runner.make_record", failing)
+        patch.setattr("erc_bench.execution.run.make_record", failing)
         with pytest.raises(RuntimeError, match="power cut"):
             run(experiment, tmp_path, force=True)
     assert (model.read_bytes(), path.read_bytes()) == (weights, record)

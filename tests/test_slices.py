@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from real_data import real_data
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from erc_bench.conversation import Dialogue, Utterance
-from erc_bench.slices import (
+from erc_bench.corpus.conversation import Dialogue, Utterance
+from erc_bench.evaluation.slices import (
     UtteranceFacts,
     class_scores,
     confusions,

@@ -31,7 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "rooms", ["erc_bench", "erc_bench.registry, erc_bench.records, erc_bench.datamodules.meld"]
+    "rooms",
+    [
+        "erc_bench",
+        "erc_bench.settings.registry, erc_bench.records.store, erc_bench.datamodules.meld",
+    ],
 )
 def test_the_light_rooms_import_nothing_heavy(rooms: str, folder: Path) -> None:
     assert imported(f"import {rooms}", folder) == set()
@@ -85,7 +89,8 @@ def test_a_cached_run_trains_soon_after_its_encoder_could_be_loaded(
     argv = ["run", "--method", "eacl", "--dataset", "demo", "--preset", "smoke", "--quiet"]
     settings = [f"encoder={tiny_encoder}", "precision=float32", "max_len=32"]
     until_the_first_step = (
-        "import os\nfrom erc_bench.method import ErcMethod\nfrom erc_bench.cli import main\n"
+        "import os\nfrom erc_bench.method.contract import ErcMethod\n"
+        "from erc_bench.cli import main\n"
         "ErcMethod.on_train_batch_start = lambda *_: os._exit(0)\n"
         f"raise SystemExit(main({[*argv, *settings]!r}) or 'no step was made')"
     )

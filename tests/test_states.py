@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from erc_bench.encoders import BERTS, states_at
+from erc_bench.encoders.fast.one_position import states_at
+from erc_bench.encoders.loading import BERTS
 
 SIZES = {
     "vocab_size": 60,

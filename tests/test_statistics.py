@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import ndtr
 from sklearn.metrics import confusion_matrix, f1_score
 
-from erc_bench.statistics import (
+from erc_bench.evaluation.statistics import (
     FEWEST_DIALOGUES,
     compare,
     compare_with_figure,

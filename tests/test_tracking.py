@@ -15,12 +15,13 @@ from fitting import PowerCut
 
 from erc_bench import tracking
 from erc_bench.cli import main
-from erc_bench.config import Experiment, resolve
 from erc_bench.errors import ErcBenchError
-from erc_bench.records import record_path
-from erc_bench.runner import build_trainer, run
+from erc_bench.execution.run import run
+from erc_bench.records.store import record_path
+from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.tracking import wandb_mode
 from erc_bench.tracking.run import variant
+from erc_bench.training.trainer import build_trainer
 
 KEY = "0" * 40
 UNREACHABLE = "http://127.0.0.1:9"
@@ -238,7 +239,7 @@ def test_a_finished_run_that_is_skipped_makes_none(quick, tmp_path: Path) -> Non
 @pytest.fixture
 def power_cut(monkeypatch: pytest.MonkeyPatch):
     """The next run breaks off in its second epoch by an error of the given kind."""
-    from erc_bench import runner
+    from erc_bench.execution import run as runner
 
     def cut(error: type[BaseException]) -> None:
         class Cut(PowerCut):
@@ -261,7 +262,7 @@ def test_a_run_that_breaks_off_is_failed_there_and_one_that_resumes_is_whole(
 ) -> None:
     experiment = quick("epochs=3")
     with monkeypatch.context() as patch:
-        from erc_bench import runner
+        from erc_bench.execution import run as runner
 
         power_cut(error)
         with pytest.raises(error):
@@ -332,7 +333,7 @@ def test_a_server_that_is_not_there_leaves_an_offline_run(
 def test_a_service_that_dies_takes_no_run_along(
     quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    from erc_bench.training_log import TrainingLog
+    from erc_bench.training.log import TrainingLog
 
     unharmed = TrainingLog.on_train_epoch_end
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from erc_bench.registry import method_names
+from erc_bench.settings.registry import method_names
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -17,7 +17,7 @@ from erc_bench.leaderboard.page import to_html
 from erc_bench.leaderboard.rescoring import Rescored, rescore
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.leaderboard.tables import to_csv, to_json, to_latex, to_markdown
-from erc_bench.records import write_atomically
+from erc_bench.records.store import write_atomically
 
 __all__ = [
     "Board",

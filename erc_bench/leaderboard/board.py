@@ -17,11 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from erc_bench.leaderboard.cache import Cache
-from erc_bench.leaderboard.published import Published, PublishedRow, read_published
-from erc_bench.leaderboard.runs import COST, MADE_WITH, Run, Skipped, most, read_runs, usual
-from erc_bench.slices import class_scores, confusions, facts_of, pair_confusions, slices
-from erc_bench.statistics import (
+from erc_bench.evaluation.slices import class_scores, confusions, facts_of, pair_confusions, slices
+from erc_bench.evaluation.statistics import (
     Comparison,
     ResampledScores,
     compare,
@@ -32,6 +29,9 @@ from erc_bench.statistics import (
     seed_interval,
     weighted_f1,
 )
+from erc_bench.leaderboard.cache import Cache
+from erc_bench.leaderboard.published import Published, PublishedRow, read_published
+from erc_bench.leaderboard.runs import COST, MADE_WITH, Run, Skipped, most, read_runs, usual
 
 ALPHA = 0.05
 """A difference is resolved where its p-value, corrected over the track, is at most this."""

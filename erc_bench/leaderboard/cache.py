@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from erc_bench.records import replacing
+from erc_bench.records.store import replacing
 
 
 class Cache:
@@ -33,8 +33,11 @@ class Cache:
     def code(self) -> str:
         """Digest of the code whose results are kept, and of the versions of what it stands on."""
         here = Path(__file__).parent
-        beside = ("records", "statistics", "slices")
-        files = [*here.glob("*.py"), *(here.parent / f"{name}.py" for name in beside)]
+        files = [
+            *here.glob("*.py"),
+            *(here.parent / "records").glob("*.py"),
+            *(here.parent / "evaluation").glob("*.py"),
+        ]
         contents = b"".join(hashlib.sha256(p.read_bytes()).digest() for p in sorted(files))
         contents += " ".join(map(version, ("numpy", "orjson", "scipy"))).encode()
         return hashlib.sha256(contents).hexdigest()

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from erc_bench.config import flat
 from erc_bench.errors import ErcBenchError, did_you_mean
+from erc_bench.evaluation.slices import class_scores
+from erc_bench.evaluation.statistics import Comparison, compare, compare_with_figure, seed_interval
 from erc_bench.leaderboard.board import ALPHA, notes, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
 from erc_bench.leaderboard.runs import Run, read_runs
-from erc_bench.records import read_record
-from erc_bench.registry import corpus_names, method_names
-from erc_bench.slices import class_scores
-from erc_bench.statistics import Comparison, compare, compare_with_figure, seed_interval
+from erc_bench.records.store import read_record
+from erc_bench.settings.experiment import flat
+from erc_bench.settings.registry import corpus_names, method_names
 
 PUBLISHED = "as published"
 """The configuration of a published figure."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.progress import track
-from erc_bench.records import RecordError, read_record, record_files, sound, write_record
+from erc_bench.records.store import RecordError, read_record, record_files, sound, write_record
 
 TOLERANCE = 1e-4
 """Up to this, in points, a stored figure stands as it is."""
@@ -77,8 +77,8 @@ def _metrics(record: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """A record's metrics as its predictions give them, and what differs from the stored ones."""
     import torch
 
-    from erc_bench.evaluation import evaluate
-    from erc_bench.statistics import checked_labels
+    from erc_bench.evaluation.metrics import evaluate
+    from erc_bench.evaluation.statistics import checked_labels
 
     metrics, changes = copy.deepcopy(record["metrics"]), []
     for split, stored in record["predictions"].items():

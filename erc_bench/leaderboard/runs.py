@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from erc_bench.evaluation.slices import UtteranceFacts
+from erc_bench.evaluation.statistics import checked_labels, weighted_f1
 from erc_bench.leaderboard.cache import Cache
-from erc_bench.records import RecordError, parse_record, record_files, sound
-from erc_bench.slices import UtteranceFacts
-from erc_bench.statistics import checked_labels, weighted_f1
+from erc_bench.records.store import RecordError, parse_record, record_files, sound
 
 SHARED = ("gold", "dialogue", "facts")
 """What all runs on a test set have in common."""

@@ -15,10 +15,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
-from erc_bench.config import Experiment, flat, resolve
 from erc_bench.progress import say
+from erc_bench.settings.experiment import Experiment, flat, resolve
 from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_settings
-from erc_bench.training_log import TrainingLog
+from erc_bench.training.log import TrainingLog
 
 RATE_STEPS = 10
 """A learning rate is logged every so many steps of the optimiser."""

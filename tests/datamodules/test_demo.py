@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from erc_bench.conversation import SPLITS
+from erc_bench.corpus.conversation import SPLITS
 from erc_bench.datamodules.demo import BAD_NEWS, TEMPERAMENT_OF, Demo, reaction
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from real_data import real_data
 
-from erc_bench.conversation import SPLITS
+from erc_bench.corpus.conversation import SPLITS
 from erc_bench.datamodules.emorynlp import EmoryNLP, EmoryNLPReduced, parse_csv, parse_json
 from erc_bench.errors import ErcBenchError
 

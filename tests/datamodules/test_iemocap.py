@@ -5,8 +5,8 @@ import json
 import pytest
 from iemocap_layout import DIALOGUES, turns_of, write_json_form, write_release
 
-from erc_bench.conversation import SPLITS
-from erc_bench.corpus_files import CorpusWarning
+from erc_bench.corpus.conversation import SPLITS
+from erc_bench.corpus.source import CorpusWarning
 from erc_bench.datamodules.iemocap import DEV, IEMOCAP, IEMOCAP4, split_of
 from erc_bench.errors import ErcBenchError
 
@@ -155,7 +155,7 @@ BROKEN_RELEASE = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::erc_bench.corpus_files.CorpusWarning")
+@pytest.mark.filterwarnings("ignore::erc_bench.corpus.source.CorpusWarning")
 @pytest.mark.parametrize(("kind", "change", "message"), BROKEN_RELEASE.values(), ids=BROKEN_RELEASE)
 def test_a_broken_release_is_named_by_file(tmp_path, kind, change, message):
     broken_release(tmp_path, kind, change)

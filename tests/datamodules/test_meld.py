@@ -6,7 +6,7 @@ import time
 import pytest
 from real_data import real_data
 
-from erc_bench.corpus_files import CorpusWarning
+from erc_bench.corpus.source import CorpusWarning
 from erc_bench.datamodules.meld import MELD, MELDSentiment, clean, parse_csv
 from erc_bench.errors import ErcBenchError
 

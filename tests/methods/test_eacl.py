@@ -8,8 +8,9 @@ import torch
 from conftest import golden_file
 from torch import Tensor, nn
 
-from erc_bench.conversation import Dialogue, LabelSet, Utterance
-from erc_bench.encoders import load_encoder, load_tokenizer
+from erc_bench.corpus.conversation import Dialogue, LabelSet, Utterance
+from erc_bench.encoders.loading import load_encoder, load_tokenizer
+from erc_bench.method.ragged import Ragged
 from erc_bench.methods.eacl import (
     AnchoredEncoder,
     EACLConfig,
@@ -19,7 +20,6 @@ from erc_bench.methods.eacl import (
     label_anchors,
 )
 from erc_bench.methods.prompts import anchor_prompts, collate_prompts, window_starts
-from erc_bench.ragged import Ragged
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 

@@ -12,16 +12,16 @@ import torch
 from cosmic_layout import cosmic_parts, vectors_of, write_cosmic
 from fitting import PowerCut
 
-from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.corpus_files import cache_folder
-from erc_bench.datamodule import ErcDataModule
-from erc_bench.encoders import load_encoder, load_tokenizer
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.corpus.source import cache_folder
+from erc_bench.encoders.loading import load_encoder, load_tokenizer
 from erc_bench.errors import ErcBenchError
+from erc_bench.method.datamodule import ErcDataModule
 from erc_bench.methods import features
 from erc_bench.methods.cosmic import as_array, match, read_cosmic
 from erc_bench.methods.features import FeatureConfig, UtteranceFeatures, extract
 from erc_bench.methods.sacl_lstm import SACLLSTM, SACLConfig
-from erc_bench.runner import build_trainer
+from erc_bench.training.trainer import build_trainer
 
 SIZE = 8
 

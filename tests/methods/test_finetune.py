@@ -8,10 +8,10 @@ import pytest
 import torch
 from fitting import Fitted, resumed_equals_uninterrupted
 
-from erc_bench.config import resolve
-from erc_bench.conversation import Dialogue, Utterance
+from erc_bench.corpus.conversation import Dialogue, Utterance
 from erc_bench.errors import ErcBenchError
 from erc_bench.methods.finetune import Finetune, FinetuneConfig
+from erc_bench.settings.experiment import resolve
 
 
 @pytest.fixture

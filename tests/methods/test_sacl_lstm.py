@@ -11,11 +11,11 @@ from fitting import Fitted, PowerCut, resumed_equals_uninterrupted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erc_bench import runner
-from erc_bench.config import resolve
-from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.datamodule import ErcDataModule
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.errors import ErcBenchError
+from erc_bench.execution import run as runner
+from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.method.ragged import Ragged, take
 from erc_bench.methods.features import FeatureConfig
 from erc_bench.methods.sacl_lstm import (
     SACLLSTM,
@@ -28,7 +28,7 @@ from erc_bench.methods.sacl_lstm import (
     sequences,
     speaker_turns,
 )
-from erc_bench.ragged import Ragged, take
+from erc_bench.settings.experiment import resolve
 
 SIZE = 8
 CASES = ("meld_like", "iemocap_like", "speakers_only")

@@ -14,12 +14,12 @@ from fitting import Fitted, resumed_equals_uninterrupted
 from lightning import Callback
 from torch import Tensor
 
-from erc_bench.config import resolve
-from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.datamodule import ErcDataModule
-from erc_bench.encoders import load_tokenizer
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.encoders.loading import load_tokenizer
 from erc_bench.errors import ErcBenchError
-from erc_bench.evaluation import weighted_f1
+from erc_bench.evaluation.metrics import weighted_f1
+from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.method.ragged import take
 from erc_bench.methods.prompts import prototype_prompts
 from erc_bench.methods.spcl import (
     SPCL,
@@ -34,7 +34,7 @@ from erc_bench.methods.spcl import (
     rate,
     spcl_loss,
 )
-from erc_bench.ragged import take
+from erc_bench.settings.experiment import resolve
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 

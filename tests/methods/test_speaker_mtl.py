@@ -13,12 +13,12 @@ from fitting import Fitted, resumed_equals_uninterrupted
 from rich.console import Console
 from torch.nn import functional as F
 
-from erc_bench import registry
-from erc_bench.config import Experiment, resolve
-from erc_bench.conversation import Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.corpus_report import data_list, data_stats
-from erc_bench.datamodule import ErcDataModule
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.corpus.report import data_list, data_stats
 from erc_bench.errors import ErcBenchError
+from erc_bench.execution.run import run
+from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.method.ragged import take
 from erc_bench.methods.speaker_mtl import (
     SpeakerMTL,
     SpeakerMTLConfig,
@@ -28,8 +28,8 @@ from erc_bench.methods.speaker_mtl import (
     speaker_code,
 )
 from erc_bench.methods.speaker_mtl_network import SpeakerNames, SpeakerPairs
-from erc_bench.ragged import take
-from erc_bench.runner import run
+from erc_bench.settings import registry
+from erc_bench.settings.experiment import Experiment, resolve
 
 LABELS = LabelSet(("joy", "sadness", "anger"))
 FORMS = ("names", "pairs")
@@ -386,8 +386,8 @@ def test_names_that_nobody_bears_in_the_extra_corpus_are_an_error(config):
 
 
 BYSTANDERS = """
-from erc_bench.conversation import Dialogue, LabelSet, Utterance
-from erc_bench.corpus_files import CorpusSource
+from erc_bench.corpus.conversation import Dialogue, LabelSet, Utterance
+from erc_bench.corpus.source import CorpusSource
 
 
 class Bystanders(CorpusSource):

@@ -1,0 +1,7 @@
+"""``python -m erc_bench.cli``."""
+
+import sys
+
+from erc_bench.cli import main
+
+sys.exit(main())

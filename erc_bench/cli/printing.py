@@ -1,0 +1,384 @@
+"""What ``erc-bench show``, ``explain`` and ``predict`` print: a run, a dialogue, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+from rich.text import Text
+
+from erc_bench.corpus.conversation import Corpus, Dialogue
+from erc_bench.errors import ErcBenchError, nearest
+from erc_bench.evaluation.slices import facts_of, slices
+from erc_bench.progress import duration
+from erc_bench.records.store import sound
+from erc_bench.settings.registry import corpus_source
+
+if TYPE_CHECKING:
+    from erc_bench.inference.model import Answer
+
+TITLES = {"weighted_f1": "weighted-F1", "macro_f1": "macro-F1"}
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+HEIGHT = 6
+"""Lines of a large curve."""
+
+WIDTH = 60
+"""Columns of a curve at most."""
+
+RIGHT, WRONG = "green", "red"
+
+
+# --- a run
+
+
+def show(console: Console, path: Path, record: Mapping[str, Any]) -> None:
+    """Print a run: metrics, classes, confusion, slices, curves, what it cost, its settings."""
+    console.print(_head(path, record))
+    console.print(metrics_table(record, by_class=False))
+    console.print(_class_table(record))
+    console.print(_confusion_table(record))
+    if record["predictions"]["test"].get("facts"):
+        console.print(_slice_table(record))
+    training = record.get("training") or {}
+    if training.get("curves"):
+        _print_curves(console, training)
+    values = {**training, **(record.get("environment") or {})}
+    for title, of_title in (("Training", values), ("Settings", record["config"])):
+        console.print(f"\n{title}", style="bold")
+        _print_values(console, {k: v for k, v in of_title.items() if k != "curves"})
+
+
+def metrics_table(record: Mapping[str, Any], by_class: bool = True) -> Table:
+    """The figures of each split in percent, test first; with F1 by class below them."""
+    splits = [split for split in ("test", "dev") if split in record["metrics"]]
+    figures = [record["metrics"][split] for split in splits]
+    table = Table(title=f"{record['method']} on {record['dataset']}, seed {record['seed']}")
+    table.add_column("")
+    for split in splits:
+        table.add_column(split, justify="right")
+    names = [name for name, value in figures[0].items() if isinstance(value, float)]
+    for name in names:
+        table.add_row(
+            TITLES.get(name, name.replace("_", " ")),
+            *(f"{of_split[name]:.2f}" for of_split in figures),
+            end_section=name == names[-1],
+        )
+    for name in record["labels"] if by_class else ():
+        table.add_row(
+            f"F1 {name}", *(f"{of_split['per_class'][name]['f1']:.2f}" for of_split in figures)
+        )
+    return table
+
+
+def _table(*columns: str | Column, title: str = "") -> Table:
+    """A table without rules."""
+    return Table(
+        *columns,
+        title=f"\n{title}" if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+    )
+
+
+def _head(path: Path, record: Mapping[str, Any]) -> Table:
+    encoder = record.get("encoder") or {}
+    rows = {
+        "record": str(path),
+        "made": f"{record.get('created', '')}",
+        "preset": " ".join([record.get("preset") or "", *(record.get("overrides") or [])]),
+        "encoder": f"{encoder.get('name') or 'unknown'} {(encoder.get('digest') or '')[:12]}",
+        "context": record.get("context") or "unknown",
+        "selection": record.get("selection") or "unknown",
+        "corpus": f"{record['dataset']} {str(record.get('dataset_digest', ''))[:12]}",
+    }
+    if "oracle_gap" in record:
+        rows["oracle gap"] = f"{record['oracle_gap']:.2f} (best test epoch − selected epoch)"
+    if record.get("external"):
+        rows["external"] = "predicted elsewhere: how it was trained and selected is not known"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in rows.items():
+        table.add_row(Text(key, style="dim"), Text(value, overflow="fold"))
+    return table
+
+
+def _class_table(record: Mapping[str, Any]) -> Table:
+    metrics = record["metrics"]
+    table = _table("", title="By class, on test")
+    for column in ("support", "precision", "recall", "F1", *(["F1 on dev"] * ("dev" in metrics))):
+        table.add_column(column, justify="right")
+    for name in record["labels"]:
+        of_class = metrics["test"]["per_class"][name]
+        shares = [f"{of_class[figure]:.2f}" for figure in ("precision", "recall", "f1")]
+        on_dev = [f"{metrics['dev']['per_class'][name]['f1']:.2f}"] if "dev" in metrics else []
+        table.add_row(Text(name), f"{of_class['support']:,}", *shares, *on_dev)
+    return table
+
+
+def _confusion_table(record: Mapping[str, Any]) -> Table:
+    """Counts, rows gold; the more of a row lie in a cell, the bolder it is."""
+    table = _table("gold ↓ predicted →", title="Confusion on test")
+    for name in record["labels"]:
+        table.add_column(Text(name), justify="right")
+    for c, row in enumerate(record["metrics"]["test"]["confusion"]):
+        cells = []
+        for k, count in enumerate(row):
+            colour = RIGHT if k == c else WRONG
+            weight = "bold " if 4 * count >= sum(row) else "dim " if 20 * count < sum(row) else ""
+            cells.append(Text(f"{count:,}", style=weight + colour if count else "dim"))
+        table.add_row(Text(record["labels"][c]), *cells)
+    return table
+
+
+def _slice_table(record: Mapping[str, Any]) -> Table:
+    test = record["predictions"]["test"]
+    facts, classes = facts_of(test["facts"]), len(record["labels"])
+    found = [p for p in slices(test["gold"], [test["predicted"]], facts, classes) if p.support]
+    table = _table("", "", title="Parts of test")
+    for column in ("support", "weighted-F1", "accuracy"):
+        table.add_column(column, justify="right")
+    kinds = [part.kind for part in found]
+    for i, part in enumerate(found):
+        table.add_row(
+            part.kind if i == kinds.index(part.kind) else "",
+            part.name,
+            f"{part.support:,}",
+            f"{part.weighted_f1:.2f}",
+            f"{part.accuracy:.2f}",
+        )
+    return table
+
+
+def _print_curves(console: Console, training: Mapping[str, Any]) -> None:
+    """The loss and dev's figure large, whatever else was logged in a line each."""
+    curves = training["curves"]
+    names = list(dict.fromkeys(name for epoch in curves for name in epoch if name != "epoch"))
+    # A single epoch is no curve.
+    large = [n for n in ("dev/weighted_f1", "train/loss") if n in names and len(curves) > 1]
+    for name in large:
+        values = [epoch.get(name) for epoch in curves]
+        lines, low, high = plot(values, HEIGHT)
+        console.print(f"\n{name}", style="bold")
+        edges = [f"{high:9.4g}", *[""] * (HEIGHT - 2), f"{low:9.4g}"]
+        for edge, line in zip(edges, lines, strict=True):
+            console.print(Text(f"{edge:>9} │{line}"), no_wrap=True, crop=False)
+        best, columns = training.get("best_epoch"), len(lines[0])
+        if best:
+            at = min(columns - 1, (2 * best - 1) * columns // (2 * len(curves)))
+            console.print(f"{'':9} └{'─' * at}▲ epoch {best} of {len(curves)}")
+    small = [name for name in names if name not in large]
+    if small:
+        table = _table("", "first", "last", "")
+        for name in small:
+            values = [epoch.get(name) for epoch in curves]
+            ends = ["–" if v is None else f"{v:.4g}" for v in (values[0], values[-1])]
+            table.add_row(Text(name), *ends, Text(plot(values, 1)[0][0], no_wrap=True))
+        console.print()
+        console.print(table)
+
+
+def plot(values: Sequence[float | None], height: int) -> tuple[list[str], float, float]:
+    """Columns of blocks over ``height`` lines, the upper first, and the range they span.
+
+    The lowest value is an eighth of a line high and None is empty. Few values are several columns
+    wide; of more than :data:`WIDTH` every so-many-th is drawn.
+    """
+    known = [value for value in values if value is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    columns = min(WIDTH, len(values) * max(1, min(4, WIDTH // len(values))))
+    eighths = []
+    for column in range(columns):
+        value = values[column * len(values) // columns]
+        share = 1.0 if high == low else ((value or 0.0) - low) / (high - low)
+        eighths.append(0 if value is None else 1 + round(share * (8 * height - 1)))
+    lines = [
+        "".join(BLOCKS[min(max(e - 8 * line, 0), 8)] for e in eighths)
+        for line in reversed(range(height))
+    ]
+    return lines, low, high
+
+
+def _print_values(console: Console, values: Mapping[str, Any], indent: str = "  ") -> None:
+    """Plain data, a line each."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            console.print(Text(f"{indent}{key}:"))
+            _print_values(console, value, indent + "  ")
+        else:
+            text = duration(value) if key.endswith("_seconds") and value else f"{value}"
+            key = key.removesuffix("_seconds") if key.endswith("_seconds") else key
+            console.print(Text(f"{indent}{key}: {text}"), soft_wrap=True)
+
+
+# --- a dialogue
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a record holds of one utterance."""
+
+    label: int
+    probabilities: list[float] | None
+
+
+def explain(
+    console: Console,
+    path: Path,
+    record: Mapping[str, Any],
+    *,
+    dialogue: str | None = None,
+    worst: int = 10,
+    split: str = "test",
+    data_dir: Path | None = None,
+) -> None:
+    """Print a dialogue turn by turn with gold and predicted emotion, or those with most errors.
+
+    Args:
+        console: where to.
+        path: the record's file.
+        record: what it holds.
+        dialogue: its id, in dev or test; None = list the dialogues with most errors.
+        worst: how many of them.
+        split: in which they are sought.
+        data_dir: where the corpora are, before the usual places.
+
+    Raises:
+        ErcBenchError: the corpus here is not the record's, there is no such dialogue, or nothing
+            was predicted of it.
+    """
+    if worst < 1:
+        raise ErcBenchError(f"--worst {worst} lists nothing: give 1 or more.")
+    with sound(path):
+        name, digest = record["dataset"], record["dataset_digest"]
+        if not (isinstance(name, str) and isinstance(digest, str)):
+            raise TypeError("its dataset and dataset_digest are not both text")
+    corpus = corpus_source(name).load(data_dir)
+    if corpus.digest != digest:
+        raise ErcBenchError(
+            f"The copy of {corpus.name} here is not the one of {path}: its digest is "
+            f"{corpus.digest[:12]}…, the record's {digest[:12]}…, so an id may name another "
+            "utterance. Name the other copy's folder with --data-dir."
+        )
+    if dialogue is not None:
+        split, found = _find_dialogue(corpus, dialogue)
+    with sound(path):
+        _check_split(record, split, path)
+        predicted = _predicted(record, split)
+        if dialogue is None:
+            _print_worst(console, corpus.dialogues(split), predicted, worst)
+        else:
+            _print_dialogue(console, found, predicted, record["labels"])
+
+
+def _check_split(record: Mapping[str, Any], split: str, path: Path) -> None:
+    if split not in record["predictions"]:
+        raise ErcBenchError(
+            f"{path} holds no predictions on {split}, only on "
+            f"{' and '.join(record['predictions'])}."
+        )
+
+
+def _find_dialogue(corpus: Corpus, name: str) -> tuple[str, Dialogue]:
+    known: list[str] = []
+    for split in corpus.splits:
+        for dialogue in corpus.dialogues(split):
+            if dialogue.id == name:
+                return split, dialogue
+            known.append(dialogue.id)
+    near = nearest(name, known)
+    hint = f" Did you mean {near!r}?" if near else ""
+    raise ErcBenchError(
+        f"{corpus.name} has no dialogue {name!r}.{hint} Without --dialogue those with most errors "
+        "are listed."
+    )
+
+
+def _predicted(record: Mapping[str, Any], split: str) -> dict[str, Predicted]:
+    """What was predicted of each utterance of a split, by its id."""
+    held = record["predictions"][split]
+    rows = held.get("probabilities") or [None] * len(held["ids"])
+    columns = zip(held["ids"], held["predicted"], rows, strict=True)
+    return {name: Predicted(label, row) for name, label, row in columns}
+
+
+def _print_worst(
+    console: Console, dialogues: Iterable[Dialogue], predicted: Mapping[str, Predicted], worst: int
+) -> None:
+    rows = []
+    for dialogue in dialogues:
+        asked = [dialogue.utterances[i] for i in dialogue.labelled]
+        wrong = sum(predicted[u.id].label != u.label for u in asked)
+        rows.append((wrong, len(asked), len(dialogue), dialogue.id))
+    # Of equally many errors those first that are the larger share.
+    rows.sort(key=lambda row: (-row[0], row[1]))
+    table = _table("dialogue")
+    for column in ("errors", "of", "share", "turns"):
+        table.add_column(column, justify="right")
+    for wrong, asked_for, turns, name in rows[:worst]:
+        share = f"{100 * wrong / asked_for:.0f} %" if asked_for else "–"
+        table.add_row(Text(name), str(wrong), str(asked_for), share, str(turns))
+    console.print(table)
+
+
+def _print_dialogue(
+    console: Console,
+    dialogue: Dialogue,
+    predicted: Mapping[str, Predicted],
+    labels: Sequence[str],
+) -> None:
+    columns = [Column(name, no_wrap=True) for name in ("gold", "predicted")]
+    table = _table("", "speaker", "text", *columns)
+    right = 0
+    for number, u in enumerate(dialogue.utterances, 1):
+        gold, answer = Text("no label", style="dim"), Text()
+        if u.label is not None:
+            found = predicted[u.id]
+            good = found.label == u.label
+            right += good
+            said = None if good else found.probabilities
+            gold = Text(_confidence(labels, u.label, said), style="" if good else "bold")
+            style = RIGHT if good else WRONG
+            answer = Text(_confidence(labels, found.label, found.probabilities), style=style)
+        table.add_row(str(number), Text(u.name), Text(u.text), gold, answer)
+    console.print(table)
+    console.print(f"{dialogue.id}: {right} of {len(dialogue.labelled)} right", markup=False)
+
+
+def _confidence(labels: Sequence[str], label: int, probabilities: Sequence[float] | None) -> str:
+    """``joy 81 %``; the name alone where there are no probabilities."""
+    return labels[label] + (f" {100 * probabilities[label]:.0f} %" if probabilities else "")
+
+
+# --- answers
+
+
+def print_answers(console: Console, answers: Iterable[Answer]) -> None:
+    """A table of the answers of each dialogue: the emotion, and what else is probable."""
+    of_dialogue: dict[str, list[Answer]] = {}
+    for answer in answers:
+        of_dialogue.setdefault(answer.dialogue, []).append(answer)
+    for name, found in of_dialogue.items():
+        columns = [Column(column, no_wrap=True) for column in ("emotion", "else")]
+        title = escape(name) if len(of_dialogue) > 1 else ""
+        table = _table("", "speaker", "text", *columns, title=title)
+        for answer in found:
+            first, others = ranked(answer)
+            table.add_row(str(answer.turn), Text(answer.speaker), Text(answer.text), first, others)
+        console.print(table)
+
+
+def ranked(answer: Answer) -> tuple[Text, Text]:
+    """The emotion with its probability, the bolder the surer, and the next two."""
+    # Two that are equal when rounded need not be.
+    order = sorted(answer.probabilities.items(), key=lambda p: (p[0] != answer.label, -p[1]))
+    texts = [f"{name} {100 * value:.0f} %" for name, value in order[:3]]
+    style = "bold green" if order[0][1] >= 0.8 else "green" if order[0][1] >= 0.5 else "yellow"
+    return Text(texts[0], style=style), Text(", ".join(texts[1:]), style="dim")

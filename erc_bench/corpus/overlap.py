@@ -1,0 +1,57 @@
+"""How much of a test split a model can have met in training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from erc_bench.corpus.conversation import Dialogue
+
+LONG = 5
+"""A text of more words than this (separated by spaces) is unlikely to recur by chance."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How many texts stand verbatim in another set of texts, of all and of the long ones."""
+
+    found: int
+    total: int
+    long_found: int
+    long_total: int
+
+    def __str__(self) -> str:
+        share = 100 * self.found / max(self.total, 1)
+        long_share = 100 * self.long_found / max(self.long_total, 1)
+        return (
+            f"{share:.1f} % ({self.found} of {self.total}); of those longer than {LONG} words "
+            f"{long_share:.1f} % ({self.long_found} of {self.long_total})"
+        )
+
+
+def words_only(text: str) -> str:
+    """The text in lower case without punctuation, to compare transcripts of different hands."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def seen(texts: Iterable[str], others: Iterable[str], verbatim: bool = True) -> Seen:
+    """How many ``texts`` stand among ``others``; unless ``verbatim``, compared by words only.
+
+    What is long is decided on the text as it is printed.
+    """
+    form = str if verbatim else words_only
+    known = {form(text) for text in others}
+    hits = [(form(text) in known, len(text.split()) > LONG) for text in texts]
+    return Seen(
+        sum(hit for hit, _ in hits),
+        len(hits),
+        sum(hit for hit, long in hits if long),
+        sum(long for _, long in hits),
+    )
+
+
+def shared_dialogues(dialogues: Iterable[Dialogue], others: Iterable[Dialogue]) -> int:
+    """How many dialogues stand, text for text, among the others."""
+    known = {tuple(u.text for u in dialogue.utterances) for dialogue in others}
+    return sum(tuple(u.text for u in d.utterances) in known for d in dialogues)

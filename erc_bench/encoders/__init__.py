@@ -1,0 +1,1 @@
+"""Pre-trained encoders: found, loaded, optimised, and made fast."""

@@ -1,0 +1,70 @@
+"""The settings that every method has, and checks of their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from erc_bench.errors import ErcBenchError
+
+
+@dataclass
+class EvaluationConfig:
+    """How a run is evaluated; selection is always on dev."""
+
+    batch_size: int = 64  # examples per batch when nothing is learnt
+    oracle: bool = False  # also score test every epoch, and record the oracle gap
+
+
+@dataclass
+class MethodConfig:
+    """What every method is trained with; a method extends it by its own hyper-parameters."""
+
+    encoder: str = "princeton-nlp/sup-simcse-roberta-large"  # hub id or folder; "" = none
+    epochs: int = 8  # passes over the training split
+    max_batches: int = 0  # train on so many batches an epoch at most; 0 = all
+    batch_size: int = 64  # examples per batch
+    drop_last: bool = False  # leave out an epoch's last batch if it is smaller than the others
+    accumulate: int = 1  # batches per optimiser step
+    gradient_clip: float = 5.0  # largest gradient norm; 0 = no clipping
+    patience: int = 0  # epochs without improvement on dev before stopping; 0 = never
+    select_on: Literal["weighted_f1", "loss"] = "weighted_f1"  # the figure of dev that selects
+    # auto = what this hardware does well
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "epochs", "batch_size", "accumulate")
+        at_least(self, 0, "max_batches", "gradient_clip", "patience")
+        at_least(self.evaluation, 1, "batch_size", within="evaluation.")
+
+
+def at_least(config: Any, bound: float, *keys: str, within: str = "") -> None:
+    """Check numeric settings against a lower bound; a smaller one is an error that names it.
+
+    ``within`` stands before the names: ``"evaluation."`` of a group of settings.
+    """
+    for key in keys:
+        if not getattr(config, key) >= bound:
+            raise ErcBenchError(
+                f"The setting {within}{key}={getattr(config, key)} is too small: give {bound:g} or "
+                "more."
+            )
+
+
+def shares(config: Any, *keys: str, within: str = "") -> None:
+    """Check that settings lie between 0 and 1; as :func:`at_least`."""
+    for key in keys:
+        if not 0 <= getattr(config, key) <= 1:
+            raise ErcBenchError(
+                f"The setting {within}{key}={getattr(config, key)} is a share: give 0 … 1."
+            )
+
+
+def above(config: Any, bound: float, *keys: str, within: str = "") -> None:
+    """Check that numeric settings exceed a bound; as :func:`at_least`."""
+    for key in keys:
+        if not getattr(config, key) > bound:
+            raise ErcBenchError(
+                f"The setting {within}{key}={getattr(config, key)} must be greater than {bound:g}."
+            )

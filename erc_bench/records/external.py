@@ -1,0 +1,299 @@
+"""``erc-bench score``: predictions made elsewhere → a record, marked external."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from erc_bench import __version__
+from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Utterance
+from erc_bench.corpus.text_files import read_given
+from erc_bench.errors import ErcBenchError, nearest
+from erc_bench.evaluation.slices import recorded_facts
+from erc_bench.leaderboard.published import read_published
+from erc_bench.records.prediction_files import Prediction, read_predictions
+from erc_bench.records.store import SCHEMA, read_record, write_record
+from erc_bench.settings.registry import corpus_source, method_names
+
+SLACK = 0.01
+"""How far probabilities may be from a sum of 1: they come rounded."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was scored: the record, and where it is; None where dev alone was scored."""
+
+    record: dict[str, Any]
+    path: Path | None
+
+
+def score(
+    predictions: str,
+    dataset: str,
+    name: str,
+    root: Path,
+    *,
+    splits: Sequence[str] = ("test",),
+    seed: int = 1,
+    context: str = "unknown",
+    encoder: str = "",
+    data_dir: Path | None = None,
+    force: bool = False,
+) -> Scored:
+    """Score predictions made elsewhere and store them as a record of the method ``name``.
+
+    Dev alone is scored but not stored: a record stands on test.
+
+    Args:
+        predictions: the file; ``-`` is standard input.
+        dataset: the corpus.
+        name: what the leaderboard shall call it.
+        root: folder of the records.
+        splits: ``test``, ``dev`` or both; the file holds each of their labelled utterances once.
+        seed: which of several runs of the same thing this is.
+        context: ``past`` or ``full``, as far as it is known.
+        encoder: what predicted, if that is to be shown.
+        data_dir: where the corpora are, before the usual places.
+        force: replace the record of the same name and seed.
+
+    Raises:
+        ErcBenchError: the name is a method's, or was stored before; the file can't be read; ids
+            are missing, doubled or unknown, or labels are not the corpus's (they are counted).
+    """
+    source = corpus_source(dataset)
+    path = _place(root, dataset, name, seed)
+    described = {"context": context, "encoder": encoder}
+    if "test" in splits:
+        _check_free(path, name, described, force)
+    text, called = read_given(predictions)
+    given = list(read_predictions(text, called, source.labels))
+    corpus = source.load(data_dir)
+    held = match(given, corpus, [split for split in SPLITS if split in splits], called)
+    record = {
+        "schema": SCHEMA,
+        "external": True,
+        "method": name,
+        "dataset": dataset,
+        "dataset_digest": corpus.digest,
+        "labels": list(corpus.labels.names),
+        "preset": "external",
+        "overrides": [],
+        "seed": seed,
+        "config": described,
+        "config_hash": _hash(name),
+        "context": context,
+        "selection": "unknown",
+        "encoder": {"name": encoder, "digest": ""},
+        "metrics": {split: _metrics(columns, corpus.labels) for split, columns in held.items()},
+        "environment": {"versions": {"erc-bench": __version__}},
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "predictions": {
+            split: {**columns, **recorded_facts(corpus, split)} for split, columns in held.items()
+        },
+    }
+    if "test" not in splits:
+        return Scored(record, None)
+    write_record(path, record)
+    return Scored(record, path)
+
+
+def _place(root: Path, dataset: str, name: str, seed: int) -> Path:
+    """Where the record belongs; a name that it can't have is an error."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ErcBenchError(
+            f"--name {name!r} can't be shown as a method's: use letters, digits, '-', '_' and '.'."
+        )
+    if name.lower() in map(str.lower, method_names()):
+        raise ErcBenchError(
+            f"--name {name!r} is a method of this suite, and predictions made elsewhere are not "
+            "its runs. Give them another name."
+        )
+    if name in {row.key for row in read_published(root).all()}:
+        raise ErcBenchError(f"--name {name!r} is a published row's. Give another name.")
+    for other in sorted((root / "records" / dataset).glob("*/")):
+        if other.name != name and other.name.lower() == name.lower():
+            raise ErcBenchError(
+                f"--name {name!r} differs from {other.name!r}, which is stored already, by its "
+                "capitals only. Use that, or a name that can be told from it."
+            )
+    return root / "records" / dataset / name / f"{_hash(name)}-seed{seed}.json"
+
+
+def _hash(name: str) -> str:
+    """What stands in the place of a configuration's hash: a name is one thing."""
+    return hashlib.sha256(f"external {name}".encode()).hexdigest()[:12]
+
+
+def _check_free(path: Path, name: str, described: Mapping[str, str], force: bool) -> None:
+    """A seed of a name is stored once, and all of them are described alike."""
+    if path.exists() and not force:
+        raise ErcBenchError(
+            f"{name!r} was stored with this seed before: {path}. --force replaces it; another run "
+            "of the same thing has another --seed, and another thing another --name."
+        )
+    for other in sorted(path.parent.glob(f"{_hash(name)}-seed*.json")):
+        if other != path and read_record(other).get("config") != described:
+            raise ErcBenchError(
+                f"{other} was stored as {name!r} with another --context or --encoder. Describe all "
+                "its seeds alike, or give another --name."
+            )
+
+
+# --- predictions against the corpus
+
+
+def match(
+    given: Sequence[Prediction], corpus: Corpus, splits: Sequence[str], name: str
+) -> dict[str, dict[str, Any]]:
+    """What a record holds of the predictions on each split, in corpus order.
+
+    ``ids``, ``gold``, ``predicted`` and, if there are any, ``probabilities`` with four decimals.
+
+    Args:
+        given: the predictions of a file, in any order.
+        corpus: what they are about.
+        splits: those that the file holds.
+        name: what the error calls it.
+
+    Raises:
+        ErcBenchError: whatever does not fit, counted, with the first of each kind.
+    """
+    wanted = {
+        split: [d.utterances[i] for d in corpus.dialogues(split) for i in d.labelled]
+        for split in splits
+    }
+    faults = [
+        *_wrong_ids(given, [u.id for turns in wanted.values() for u in turns], corpus, splits),
+        *_wrong_labels(given, corpus.labels),
+        *_wrong_probabilities(given, corpus.labels),
+    ]
+    if faults:
+        raise ErcBenchError(
+            f"{name} does not fit {' and '.join(splits)} of {corpus.name}: {'; '.join(faults)}. "
+            "Nothing was stored."
+        )
+    by_id = {p.id: p for p in given}
+    return {
+        split: _columns(turns, [by_id[u.id] for u in turns], corpus.labels)
+        for split, turns in wanted.items()
+    }
+
+
+def _columns(
+    turns: Sequence[Utterance], predictions: Sequence[Prediction], labels: LabelSet
+) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "ids": [u.id for u in turns],
+        "gold": [u.label for u in turns],
+        "predicted": [_class(p.label, labels) for p in predictions],
+    }
+    if predictions[0].probabilities is not None:
+        columns["probabilities"] = [
+            [round(value, 4) for value in _distribution(p, labels)] for p in predictions
+        ]
+    return columns
+
+
+def _wrong_ids(
+    given: Sequence[Prediction], wanted: Sequence[str], corpus: Corpus, splits: Sequence[str]
+) -> Iterator[str]:
+    times = Counter(p.id for p in given)
+    missing = [name for name in wanted if name not in times]
+    if missing:
+        yield f"{_count(missing, 'id')} missing, the first {missing[0]!r}"
+    doubled = [name for name, n in times.items() if n > 1]
+    if doubled:
+        places = " and ".join([p.where for p in given if p.id == doubled[0]][:3])
+        yield f"{_count(doubled, 'id')} doubled, the first {doubled[0]!r} ({places})"
+    known = set(wanted)
+    unknown = {p.id for p in given} - known
+    if unknown:
+        first = next(p for p in given if p.id in unknown)
+        place = f"the first {first.id!r} ({first.where}{_stray(first.id, wanted, corpus, splits)})"
+        yield f"{_count(unknown, 'id')} unknown, {place}"
+
+
+def _stray(name: str, wanted: Sequence[str], corpus: Corpus, splits: Sequence[str]) -> str:
+    """What an id that is not wanted may be."""
+    for split in corpus.splits:
+        if any(u.id == name for d in corpus.dialogues(split) for u in d.utterances):
+            if split in splits:
+                return ", a turn without a label, which is never scored: leave it out"
+            return f", of {split}: --split says what the file holds"
+    near = nearest(name, wanted)
+    return f", like {near!r}" if near else ""
+
+
+def _wrong_labels(given: Sequence[Prediction], labels: LabelSet) -> Iterator[str]:
+    wrong = [p for p in given if _class(p.label, labels) is None]
+    if wrong:
+        first = wrong[0]
+        near = nearest(first.label, labels.names)
+        like = f", like {near!r}" if near else ""
+        yield (
+            f"{_count(wrong, 'label')} not in the label set, the first {first.label!r} "
+            f"({first.where}{like}); there is {', '.join(labels.names)}"
+        )
+
+
+def _wrong_probabilities(given: Sequence[Prediction], labels: LabelSet) -> Iterator[str]:
+    without = [p for p in given if p.probabilities is None]
+    if without and len(without) < len(given):
+        yield f"{len(without):,} without probabilities, the first in {without[0].where}"
+    faults = [(p, fault) for p in given if (fault := _fault(p, labels))]
+    if faults:
+        first, fault = faults[0]
+        yield f"{len(faults):,} with wrong probabilities, the first in {first.where}: {fault}"
+
+
+def _fault(prediction: Prediction, labels: LabelSet) -> str:
+    """What is wrong with the probabilities of an utterance, if it has any."""
+    if prediction.probabilities is None:
+        return ""
+    try:
+        values = _distribution(prediction, labels)
+    except (KeyError, OverflowError, TypeError, ValueError):
+        return f"not a number for each of {', '.join(labels.names)}"
+    if not (min(values) >= 0 and abs(sum(values) - 1) <= SLACK):
+        return f"not shares of 1 (their sum is {sum(values):g})"
+    own, most = _class(prediction.label, labels), max(values)
+    if own is not None and values[own] < most - SLACK:
+        return f"{labels.names[values.index(most)]!r} has more than the label"
+    return ""
+
+
+def _distribution(prediction: Prediction, labels: LabelSet) -> list[float]:
+    """The probabilities ``(C,)`` in the order of the label set."""
+    assert prediction.probabilities is not None
+    given = {name.strip().casefold(): value for name, value in prediction.probabilities.items()}
+    return [float(given[name.casefold()]) for name in labels.names]
+
+
+def _class(label: str, labels: LabelSet) -> int | None:
+    """The class of a label in whatever case; None if it is not in the label set."""
+    names = [name.casefold() for name in labels.names]
+    return names.index(label.casefold()) if label.casefold() in names else None
+
+
+def _count(things: Sized, noun: str) -> str:
+    return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def _metrics(columns: Mapping[str, Any], labels: LabelSet) -> dict[str, Any]:
+    import torch
+
+    from erc_bench.evaluation.metrics import evaluate
+
+    probabilities = columns.get("probabilities")
+    return evaluate(
+        torch.tensor(columns["predicted"]),
+        torch.tensor(columns["gold"]),
+        labels.names,
+        None if probabilities is None else torch.tensor(probabilities),
+    )

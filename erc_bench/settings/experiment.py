@@ -1,0 +1,208 @@
+"""One typed configuration: method defaults < corpus < preset < ``key=value``.
+
+A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds
+``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus) and ``presets``. What
+comes out is an :class:`Experiment`: the resolved settings, and the hash over them that
+identifies finished runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from erc_bench.errors import ErcBenchError, did_you_mean
+from erc_bench.method.config import MethodConfig
+from erc_bench.settings.registry import experiment_file
+
+PRESETS = ("paper", "base", "small", "smoke")
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+"""What settings of a type take, in words."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run to be done: which method on which corpus with which settings and seed."""
+
+    method: str
+    dataset: str
+    preset: str
+    seed: int
+    config: MethodConfig
+    overrides: tuple[str, ...] = ()
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings as plain data; what the record stores."""
+        return asdict(self.config)
+
+    @cached_property
+    def hash(self) -> str:
+        """12 hexadecimal digits over the settings; the same settings have the same hash."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """The run's short name: method, dataset, settings, seed."""
+        return f"{self.method}/{self.dataset}/{self.hash}/seed{self.seed}"
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, as ``erc-bench config`` prints it."""
+        import yaml
+
+        head = {k: getattr(self, k) for k in ("method", "dataset", "preset", "seed", "hash")}
+        return yaml.safe_dump(head | {"config": self.settings}, sort_keys=False)
+
+
+def method_sheet(method: str) -> dict[str, Any]:
+    """The YAML file of a method: title, paper, context, defaults, corpora, presets."""
+    import yaml
+
+    path = experiment_file(method)
+    try:
+        sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ErcBenchError(f"{path} is not valid YAML: {error}.") from error
+    known = ("title", "paper", "context", "defaults", "corpora", "presets")
+    if not isinstance(sheet, dict) or "title" not in sheet:
+        raise ErcBenchError(f"{path} must be a mapping with the keys {', '.join(known)}.")
+    for key in sheet:
+        if key not in known:
+            raise ErcBenchError(f"{path}: unknown key {key!r}." + did_you_mean(key, known))
+    return sheet
+
+
+def resolve(
+    method: str,
+    dataset: str,
+    *,
+    preset: str = "paper",
+    seed: int = 1,
+    overrides: Iterable[str] = (),
+) -> Experiment:
+    """The configuration of one run.
+
+    Raises:
+        ErcBenchError: an unknown preset or key (the message names the nearest), a value of the
+            wrong type or out of range, an override that is not ``key=value``.
+    """
+    from omegaconf import OmegaConf
+
+    from erc_bench.settings.registry import method_class
+
+    sheet = method_sheet(method)
+    presets = sheet.get("presets") or {}
+    known = list(dict.fromkeys((*PRESETS, *presets)))
+    if preset not in known:
+        raise ErcBenchError(f"There is no preset {preset!r}." + did_you_mean(preset, known))
+    if preset not in presets and preset != "paper":
+        raise ErcBenchError(
+            f"The method {method!r} has no preset {preset!r}." + did_you_mean(preset, presets)
+        )
+    overrides = tuple(overrides)
+    given = [(f"override {text!r}", _override(text)) for text in overrides]
+    path = experiment_file(method)
+    merged = OmegaConf.structured(method_class(method).Config)
+    layers = [
+        (f"{path}, defaults", sheet.get("defaults")),
+        (f"{path}, corpora.{dataset}", (sheet.get("corpora") or {}).get(dataset)),
+        (f"{path}, presets.{preset}", presets.get(preset)),
+        *given,
+    ]
+    for where, layer in layers:
+        merged = _merge(merged, layer or {}, where)
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, MethodConfig)
+    return Experiment(method, dataset, preset, seed, config, overrides)
+
+
+def stored_config(method: str, settings: Mapping[str, Any], where: str) -> MethodConfig:
+    """The settings of a method as a record holds them; what it lacks has the method's default.
+
+    Raises:
+        ErcBenchError: the method no longer has such a setting, or a value is of the wrong type;
+            the message begins with ``where``.
+    """
+    from omegaconf import OmegaConf
+
+    from erc_bench.settings.registry import method_class
+
+    merged = _merge(OmegaConf.structured(method_class(method).Config), settings, where)
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, MethodConfig)
+    return config
+
+
+def flat(settings: Mapping[str, Any], within: str = "") -> dict[str, str]:
+    """Settings by their dotted names, each value as it would be written."""
+    by_name: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            by_name |= flat(value, f"{within}{key}.")
+        else:
+            by_name[within + key] = value if isinstance(value, str) else json.dumps(value)
+    return by_name
+
+
+def _override(text: str) -> Mapping:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    key, equals, _ = text.partition("=")
+    if not equals or not key.strip():
+        raise ErcBenchError(f"The override {text!r} is not of the form key=value.")
+    if "${" in text or text.endswith(("=", "=???")):
+        raise ErcBenchError(f"The override {text!r} has no value that could be taken as it stands.")
+    try:
+        return OmegaConf.from_dotlist([text])
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ErcBenchError(f"The override {text!r} can't be read: {error}.") from error
+
+
+def _merge(config: Any, layer: Mapping, where: str) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+    try:
+        return OmegaConf.merge(config, layer)
+    except ConfigKeyError as error:
+        key = str(error.full_key or error.key)
+        raise ErcBenchError(
+            f"{where}: there is no setting {key!r}." + did_you_mean(key, _keys(config))
+        ) from error
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise ErcBenchError(f"{where}{_misfit(config, layer, error)}.") from error
+
+
+def _misfit(config: Any, layer: Mapping, error: Exception) -> str:
+    """Which setting a layer does not fit, and what it takes, to end an error message with."""
+    from omegaconf import DictConfig, OmegaConf
+
+    single = (k for k, value in layer.items() if not isinstance(value, Mapping))
+    groups = (k for k in single if isinstance(OmegaConf.select(config, str(k)), DictConfig))
+    name = getattr(error, "full_key", None) or next(groups, "")
+    current = OmegaConf.select(config, name) if name else None
+    if isinstance(current, DictConfig):
+        names = ", ".join(_keys(current, f"{name}."))
+        return f": {name!r} holds several settings, each to be set by its own name: {names}"
+    if kind := KINDS.get(type(current)):
+        return f": the setting {name!r} takes {kind}"
+    at = f", setting {name!r}" if name else ""
+    return f"{at}: {str(error).splitlines()[0].rstrip('.')}"
+
+
+def _keys(config: Any, prefix: str = "") -> list[str]:
+    from omegaconf import DictConfig, OmegaConf
+
+    keys: list[str] = []
+    for key in config:
+        value = OmegaConf.select(config, str(key))
+        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else [prefix + key]
+    return keys

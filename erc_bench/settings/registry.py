@@ -1,0 +1,86 @@
+"""Entry points → methods and corpora, with a helpful "did you mean".
+
+A package of anybody's joins by the same entry points as ours: ``erc_bench.methods`` names a class
+of :class:`erc_bench.method.contract.ErcMethod`, ``erc_bench.datamodules`` one of
+:class:`erc_bench.corpus.source.CorpusSource`. The settings of a method are a YAML file that carries
+its name: beside the method's module, or in ``erc_bench.experiments``. Listing imports no method.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from importlib import resources
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erc_bench.errors import ErcBenchError, did_you_mean
+
+if TYPE_CHECKING:
+    from erc_bench.corpus.source import CorpusSource
+    from erc_bench.method.contract import ErcMethod
+
+METHODS = "erc_bench.methods"
+CORPORA = "erc_bench.datamodules"
+
+
+@cache
+def _points(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def _load(group: str, kind: str, name: str) -> Any:
+    points = _points(group)
+    if name not in points:
+        raise ErcBenchError(f"There is no {kind} {name!r}." + did_you_mean(name, points))
+    try:
+        return points[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ErcBenchError(
+            f"The {kind} {name!r} is registered as {points[name].value}, which can't be loaded: "
+            f"{error}. Reinstall the package that brings it."
+        ) from error
+
+
+def method_names() -> list[str]:
+    """Names of all registered methods, sorted."""
+    return sorted(_points(METHODS))
+
+
+def method_class(name: str) -> type[ErcMethod]:
+    """The class of a method by its name; an unknown name is an error that names the nearest."""
+    return _load(METHODS, "method", name)
+
+
+def corpus_names() -> list[str]:
+    """Names of all registered corpora, sorted."""
+    return sorted(_points(CORPORA))
+
+
+def corpus_source(name: str) -> CorpusSource:
+    """The source of a corpus by its name; an unknown name is an error that names the nearest."""
+    return _load(CORPORA, "dataset", name)()
+
+
+def own_modules() -> list[str]:
+    """Modules of the methods and corpora that come with the suite."""
+    modules = [point.module for group in (METHODS, CORPORA) for point in _points(group).values()]
+    return sorted({module for module in modules if module.startswith("erc_bench.")})
+
+
+def experiment_file(name: str) -> Path:
+    """The YAML file with a method's settings per corpus and preset, found without importing it."""
+    points = _points(METHODS)
+    if name not in points:
+        raise ErcBenchError(f"There is no method {name!r}." + did_you_mean(name, points))
+    module = importlib.util.find_spec(points[name].module)
+    beside = Path(module.origin).parent if module and module.origin else Path()
+    packaged = Path(str(resources.files("erc_bench.experiments")))
+    for folder in (beside, packaged):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise ErcBenchError(
+        f"The method {name!r} has no settings: there is no {name}.yaml beside its module in "
+        f"{beside}. Write one with the keys title, defaults, corpora and presets."
+    )

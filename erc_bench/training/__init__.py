@@ -1,0 +1,1 @@
+"""One training: its Trainer, checkpoints, curves and surroundings."""

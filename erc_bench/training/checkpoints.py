@@ -1,0 +1,82 @@
+"""Checkpoints of a training: written whole or not at all, found again where a folder was moved."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from erc_bench.errors import ErcBenchError
+from erc_bench.records.store import cannot_write, whole_file
+
+if TYPE_CHECKING:
+    from erc_bench.method.contract import ErcMethod
+
+
+class Checkpoint(ModelCheckpoint):
+    """A checkpoint that knows its files again when the folder was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        moved = {key: here(value) for key, value in state_dict.items() if key.endswith("_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        held = {**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": best}
+        super().load_state_dict(held)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, on whatever disk they lie."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        save_whole(checkpoint, Path(path))
+
+
+def selecting_checkpoint(trainer: Trainer) -> Checkpoint:
+    """The checkpoint of a Trainer that follows dev."""
+    found = trainer.checkpoint_callback
+    assert isinstance(found, Checkpoint)
+    return found
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours; a file that is none is an error that says what to do."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
+        raise ErcBenchError(
+            f"The checkpoint {path} can't be read ({str(error).splitlines()[0]}). Delete it, and "
+            "run without --resume to start anew, or a finished run with --force."
+        ) from error
+
+
+def load_weights(method: ErcMethod, path: Path) -> None:
+    """Put the weights of a checkpoint into a method."""
+    weights = read_checkpoint(path)["state_dict"]
+    for name, buffer in method.named_buffers():
+        # Stage-2 buffers are empty until they are learnt.
+        if name in weights and buffer.shape != weights[name].shape:
+            buffer.resize_(weights[name].shape)
+    method.load_state_dict(weights)
+
+
+def save_whole(checkpoint: Any, path: Path) -> None:
+    """Save a checkpoint so that it is there whole or not at all.
+
+    Raises:
+        ErcBenchError: there is no room for it; nothing is left behind.
+    """
+    try:
+        with whole_file(path, path.with_name(f"{path.name}.tmp")) as file:
+            torch.save(checkpoint, file)
+    except RuntimeError as error:  # how torch reports a write that failed
+        if type(error) is not RuntimeError:  # but this is the GPU's
+            raise
+        reason = str(error).splitlines()[0]
+        raise cannot_write(path, OSError(errno.ENOSPC, reason)) from error

@@ -1,0 +1,97 @@
+"""Where a training runs: the code, the versions, the device."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+REPOSITORY = Path(__file__).parent.parent.parent
+"""Where the code lies, if it was not installed from a package."""
+
+CODE = ("erc_bench", "methods", "datamodules", "experiments")
+"""Folders of the repository that make what a run is."""
+
+PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "datasets")
+
+
+def environment(trainer: Trainer, at_once: int) -> dict[str, Any]:
+    """Code, versions and device of a training, one of ``at_once`` of its command at a time."""
+    return {
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+        "runs_at_once": at_once,
+        "precision": str(trainer.precision),
+        "git_commit": COMMIT,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def joined(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The environments of a training's parts as one: what was not the same all the time has all
+    its values, in order, as ``a → b``."""
+    together: dict[str, Any] = {}
+    for name, value in environments[-1].items():
+        values = [each.get(name, "unknown") for each in environments]
+        if isinstance(value, Mapping):
+            parts = [v if isinstance(v, Mapping) else dict.fromkeys(value, v) for v in values]
+            together[name] = joined(parts)
+        else:
+            apart = [each for each, _ in groupby(values)]
+            together[name] = value if len(apart) == 1 else " → ".join(map(str, apart))
+    return together
+
+
+def device_name() -> str:
+    """The GPU's name, or the processor's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU {processor().get('cpu_name') or platform.machine()}"
+
+
+def why_no_gpu() -> str:
+    """Why a training is on the CPU, as a part of a sentence."""
+    if shutil.which("nvidia-smi"):
+        return "PyTorch can't use the GPU: python -c 'import torch; torch.cuda.init()' says why"
+    return "there is no GPU"
+
+
+def small_hint() -> str:
+    """What ends a note on a long training without a GPU."""
+    return f" ({why_no_gpu()}; --preset small is made for the CPU)"
+
+
+def processor() -> Mapping[str, Any]:
+    """What PyTorch knows of the processor; empty where it knows nothing."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
+def git_commit(root: Path = REPOSITORY) -> str | None:
+    """The commit of this code, with ``-dirty`` where that was changed; None outside git."""
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+
+    def ask(*command: str) -> str:
+        return subprocess.run(
+            [git, "-C", str(root), *command], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = ask("status", "--porcelain", "--", *CODE)
+        return ask("rev-parse", "--verify", "HEAD") + "-dirty" * bool(changed)
+    except subprocess.CalledProcessError:
+        return None
+
+
+COMMIT = git_commit()
+"""Of the code that is imported now; hours later another may be checked out."""

@@ -1,0 +1,155 @@
+"""The course of a training: its curves, its pace, and what the user sees of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from erc_bench.progress import Stopwatch, bar, duration, say
+from erc_bench.settings.experiment import Experiment
+from erc_bench.training.environment import environment, joined, small_hint
+
+PROBE_STEPS = 8
+"""Steps after which the length of an epoch is estimated, the first not counted."""
+
+
+class TrainingLog(Callback):
+    """Keeps the curves, seeds each epoch, and shows progress.
+
+    Every epoch is seeded from the run's seed and its number, so that a resumed run draws what the
+    uninterrupted one would have drawn. The curves travel in the checkpoint, and with them where the
+    epochs so far were trained.
+    """
+
+    def __init__(self, experiment: Experiment, at_once: int = 1) -> None:
+        self.experiment = experiment
+        self.at_once = at_once
+        self.environments: list[dict[str, Any]] = []
+        self.curves: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.earlier_seconds = 0.0
+        self.utterances = 0
+        self.validation_seconds = 0.0
+        self.bar = bar()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "curves": self.curves,
+            "seconds": self.seconds,
+            "validation_seconds": self.validation_seconds,
+            "utterances": self.utterances,
+            "environments": self.environments,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.environments = [{}]  # to checkpoints that do not say it
+        self.__dict__.update(state_dict)
+        self.earlier_seconds = self.seconds
+
+    # --- what the record stores ---
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where it was trained; of a run resumed elsewhere, all the places in order."""
+        return joined(self.environments)
+
+    def best_epoch(self, checkpoint: ModelCheckpoint) -> int:
+        """The selected epoch, counted from 0."""
+        values = [epoch[str(checkpoint.monitor)] for epoch in self.curves]
+        return int(np.nanargmin(values) if checkpoint.mode == "min" else np.nanargmax(values))
+
+    def figures(self, best: int) -> dict[str, Any]:
+        """Epochs, steps, time and pace of the training, and its curves."""
+        training = self.seconds - self.validation_seconds
+        return {
+            "epochs": len(self.curves),
+            "best_epoch": best + 1,
+            "fit_seconds": round(self.seconds, 1),
+            "utterances_per_second": round(self.utterances / max(training, 1e-9), 1),
+            "curves": [
+                {k: v if np.isfinite(v) else None for k, v in e.items()} for e in self.curves
+            ],
+        }
+
+    def oracle_gap(self, best: int) -> float:
+        """Best test weighted-F1 over epochs minus that of the selected epoch."""
+        values = [epoch["test/weighted_f1"] for epoch in self.curves]
+        return max(values) - values[best]
+
+    # --- hooks ---
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.environments = [*self.environments, environment(trainer, self.at_once)]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch
+        drawn = np.random.SeedSequence((self.experiment.seed, epoch)).generate_state(1)
+        seed_everything(int(drawn[0]), verbose=False)
+        self.epoch = Stopwatch()
+        self.epoch_utterances = 0
+        batches = int(trainer.num_training_batches)
+        if epoch == 0 or not self.bar.tasks:
+            self.bar.start()
+            self.task = self.bar.add_task("", total=batches)
+        label = f"Epoch {epoch + 1}/{trainer.max_epochs}"
+        self.bar.reset(self.task, description=label, total=batches)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self.epoch_utterances += len(batch["labels"])
+        self.bar.advance(self.task)
+        if batch_idx == 0:
+            self.first = Stopwatch()
+        elif batch_idx + 1 == PROBE_STEPS and not self.curves:
+            step = self.first.seconds / (PROBE_STEPS - 1)
+            self._estimate(step * int(trainer.num_training_batches))
+
+    def _estimate(self, seconds: float) -> None:
+        """Say how long the steps of an epoch will take, if that is long."""
+        slow = not torch.cuda.is_available() and self.experiment.preset in ("paper", "base")
+        if seconds > 60 or slow:
+            hint = small_hint() if slow else ""
+            total = duration(seconds * self.experiment.config.epochs)
+            say(
+                f"The training steps of an epoch will take about {duration(seconds)}, of all "
+                f"epochs {total}{hint}."
+            )
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not at the validation's start, where a method may do work that belongs to its training.
+        self.validation = Stopwatch()
+        if self.bar.tasks:
+            self.bar.update(self.task, description="Scoring dev")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validation_seconds += self.validation.seconds
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds += self.epoch.seconds
+        self.utterances += self.epoch_utterances
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k}
+        self.curves.append({"epoch": trainer.current_epoch + 1, **values})
+        best = max(epoch["dev/weighted_f1"] for epoch in self.curves)
+        say(
+            f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
+            f"loss {values['train/loss']:.4f}  dev weighted-F1 {values['dev/weighted_f1']:.2f} "
+            f"(best {best:.2f})  {duration(self.epoch.seconds)}"
+        )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.bar.stop()
