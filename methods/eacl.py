@@ -19,29 +19,23 @@ steps the optimiser when ``batch % k == 0``     ordinary accumulation (the same 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erc_bench.corpus.conversation import Dialogue, LabelSet
-from erc_bench.encoders.loading import in_float32, load_encoder, load_tokenizer
+from erc_bench.encoders.loading import in_float32, load_encoder
 from erc_bench.encoders.optimisation import adamw
 from erc_bench.evaluation.metrics import weighted_f1
-from erc_bench.method.config import MethodConfig, above, at_least, shares
-from erc_bench.method.contract import Batch, ErcMethod, Example
-from erc_bench.method.ragged import Columns
-from erc_bench.training.checkpoints import read_checkpoint
+from erc_bench.method import Batch, ErcDataModule, ErcMethod, LabelSet, MethodConfig
+from erc_bench.method.config import above, at_least, between_0_and_1
 
 from .contrastive import contrastive_terms, mean_above, similarity
-from .prompts import anchor_examples, collate_prompts, mask_states
-
-if TYPE_CHECKING:
-    from erc_bench.method.datamodule import ErcDataModule
+from .prompts import AnchorReader, prompt_states
 
 
 @dataclass
@@ -69,7 +63,7 @@ class EACLConfig(MethodConfig):
         at_least(self, 16, "max_len")
         at_least(self, 1, "projection_size", "stage2_batch_size")
         at_least(self, 0, "angle_weight", "weight_decay", "stage2_epochs")
-        shares(self, "dropout", "ce_weight")
+        between_0_and_1(self, "dropout", "ce_weight")
         above(self, 0, "temperature", "encoder_lr", "lr", "lr_decay", "stage2_lr")
 
 
@@ -101,7 +95,7 @@ class AnchoredEncoder(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """States ``h`` ``(B, d)`` at the batch's ``positions``, and mapped, ``z`` ``(B, m)``."""
-        h = mask_states(self.encoder, batch)
+        h = prompt_states(self.encoder, batch)
         return h, self.project(h)
 
 
@@ -207,34 +201,26 @@ class EACL(ErcMethod):
 
     Config = EACLConfig
     context = "past"
-    input_settings = ("encoder", "max_len")
     config: EACLConfig
     adapted_anchors: Tensor
 
     def __init__(self, config: EACLConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
-        self.tokenizer = load_tokenizer(config.encoder)
+        self.reader = AnchorReader(config.encoder, config.max_len, config.representation)
         encoder = load_encoder(config.encoder, config.max_len)
-        anchors = label_anchors(encoder, self.tokenizer, labels)
+        anchors = label_anchors(encoder, self.reader.tokenizer, labels)
         size = min(config.projection_size, anchors.shape[1])
         self.network = AnchoredEncoder(encoder, anchors, size, config.dropout)
         # Empty until stage 2 is done, then what stage 2 learnt.
         self.register_buffer("adapted_anchors", torch.empty(0, size))
 
-    def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
-        """One example per labelled turn: ``input_ids``."""
-        return anchor_examples(self.tokenizer, dialogue, self.config.max_len)
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """States ``h`` ``(B, d)`` and mapped vectors ``z`` ``(B, m)``."""
+        return self.network(batch)
 
-    def collate(self, examples: Columns) -> Batch:
-        """``input_ids``, ``attention_mask`` ``(B, L)`` and ``positions`` ``(B,)``."""
-        batch = collate_prompts(examples, self.tokenizer)
-        if self.config.representation == "first":
-            batch["positions"] = torch.zeros_like(batch["positions"])
-        return batch
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, output: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The loss of stage 1."""
-        h, z = self.network(batch)
+        h, z = output
         return eacl_loss(
             z,
             self.network.head(h),
@@ -245,38 +231,37 @@ class EACL(ErcMethod):
             angle_weight=self.config.angle_weight,
         )
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, output: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         """Similarity to the anchors over τ ``(B, C)``: the mapped, after stage 2 the adapted."""
         anchors = self.adapted_anchors
         if not len(anchors):
             anchors = self.network.mapped_anchors()
-        return anchor_scores(self.network(batch)[1], anchors, self.config.temperature)
+        return anchor_scores(output[1], anchors, self.config.temperature)
 
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates decay after every epoch."""
         optimizer = adamw(self, self.network.encoder, self.config.encoder_lr)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, self.config.lr_decay)]
 
-    def adapt(self, datamodule: ErcDataModule, last: Path) -> None:
+    def adapt(self, data: ErcDataModule, last_state: Callable[[], Mapping[str, Tensor]]) -> None:
         """Stage 2: the anchors alone are fitted to the frozen utterance vectors."""
         if not self.config.stage2_epochs:
             return
         some = self.config.max_batches * self.config.batch_size or None
-        everything = np.arange(len(datamodule.examples["train"]["dialogue"]))
+        everything = np.arange(len(data.columns["train"]["dialogue"]))
         mapped = {
-            split: self.encode(datamodule, split, lambda batch: self.network(batch)[1], examples)
+            split: data.encode(split, lambda batch: self(batch)[1], examples)
             for split, examples in (("train", everything[:some]), ("dev", None))
         }
         project = self.network.project
         if self.config.anchors_from == "last":
-            weights = read_checkpoint(last)["state_dict"]
             prefix = "network.project."
             project = copy.deepcopy(project)
             project.load_state_dict(
-                {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+                {k[len(prefix) :]: v for k, v in last_state().items() if k.startswith(prefix)}
             )
         with torch.no_grad():
             start = project(self.network.anchors)
         self.adapted_anchors = adapt_anchors(
-            start, mapped["train"], mapped["dev"], self.config, datamodule.seed
+            start, mapped["train"], mapped["dev"], self.config, data.seed
         )

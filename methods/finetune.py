@@ -13,14 +13,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erc_bench.corpus.conversation import Dialogue, LabelSet
-from erc_bench.encoders.loading import in_float32, load_encoder, load_tokenizer
+from erc_bench.encoders.loading import in_float32, load_encoder
 from erc_bench.encoders.optimisation import adamw, linear_warmup
-from erc_bench.method.config import MethodConfig, above, at_least, shares
-from erc_bench.method.contract import Batch, ErcMethod, Example
-from erc_bench.method.ragged import Columns
+from erc_bench.method import Batch, ErcMethod, LabelSet, MethodConfig
+from erc_bench.method.config import above, at_least, between_0_and_1
 
-from .prompts import anchor_examples, collate_prompts, mask_states
+from .prompts import AnchorReader, prompt_states
 
 
 @dataclass
@@ -40,7 +38,7 @@ class FinetuneConfig(MethodConfig):
         super().__post_init__()
         at_least(self, 16, "max_len")
         at_least(self, 0, "weight_decay")
-        shares(self, "dropout", "warmup")
+        between_0_and_1(self, "dropout", "warmup")
         above(self, 0, "encoder_lr", "lr")
 
 
@@ -49,31 +47,26 @@ class Finetune(ErcMethod):
 
     Config = FinetuneConfig
     context = "past"
-    input_settings = ("encoder", "max_len")
     config: FinetuneConfig
 
     def __init__(self, config: FinetuneConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
-        self.tokenizer = load_tokenizer(config.encoder)
+        self.reader = AnchorReader(config.encoder, config.max_len)
         self.encoder = load_encoder(config.encoder, config.max_len)
         size = self.encoder.config.hidden_size
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(size, len(labels)))
 
-    def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
-        """One example per labelled turn: ``input_ids``."""
-        return anchor_examples(self.tokenizer, dialogue, self.config.max_len)
-
-    def collate(self, examples: Columns) -> Batch:
-        """``input_ids``, ``attention_mask`` ``(B, L)`` and ``positions`` ``(B,)``."""
-        return collate_prompts(examples, self.tokenizer)
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy."""
-        return {"loss": F.cross_entropy(self.scores(batch), batch["labels"])}
-
-    def scores(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``, in float32 also under autocast: in a smaller type many are equal."""
-        return in_float32(self.head, mask_states(self.encoder, batch))
+        return in_float32(self.head, prompt_states(self.encoder, batch))
+
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy."""
+        return {"loss": F.cross_entropy(output, batch["labels"])}
+
+    def scores(self, output: Tensor, batch: Batch) -> Tensor:
+        """The logits."""
+        return output
 
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates rise linearly, then fall linearly to 0."""

@@ -1,35 +1,29 @@
-"""Mask prompts over a window of past turns: the input of EACL, SPCL and plain fine-tuning.
+"""Mask prompts over a window of past turns: what EACL, SPCL and plain fine-tuning read.
 
 Every example is the last ``max_len`` tokens of *context + query*; nothing is padded here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from erc_bench.corpus.conversation import Dialogue
 from erc_bench.encoders.fast.one_position import states_at
-from erc_bench.method.ragged import Column, Columns, Ragged
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from erc_bench.method.contract import Example
+from erc_bench.encoders.loading import load_tokenizer
+from erc_bench.encoders.tokenising import TextEncoder
+from erc_bench.method.ragged import Columns, Ragged, encoder_inputs
+from erc_bench.method.reader import Batch, Example, Reader
 
 MOST_TURNS = 8
 """Past turns in a window at most."""
 
 FIRST_LOOKBACK = 4
 """The first turn (counted from 0) whose window is also asked about an earlier turn."""
-
-
-def tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str], start: int = 0) -> list[list[int]]:
-    """Token ids of each text with its special tokens, from token ``start`` on (1 = without CLS)."""
-    return [ids[start:] for ids in tokenizer(texts).input_ids] if texts else []
 
 
 def window_starts(lengths: list[int], max_len: int) -> list[int]:
@@ -47,90 +41,127 @@ def window_starts(lengths: list[int], max_len: int) -> list[int]:
     return starts
 
 
-def anchor_prompts(
-    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, max_len: int
-) -> list[list[int]]:
-    """Token ids of each labelled turn in EACL's form (Yu et al. 2024, section 3.1).
+class PromptReader(Reader):
+    """What the two prompt forms share: the tokenizer, the window, and batches of token ids.
+
+    Args:
+        encoder: name or folder of the encoder whose tokenizer reads the prompts.
+        max_len: tokens of an example at most.
+        read_at: the token whose state stands for the utterance, the mask or the first.
+    """
+
+    def __init__(
+        self, encoder: str, max_len: int, read_at: Literal["mask", "first"] = "mask"
+    ) -> None:
+        self.tokenizer = load_tokenizer(encoder)
+        self.texts = TextEncoder(self.tokenizer)
+        self.max_len = max_len
+        self.read_at = read_at
+
+    def context_text(self, speaker: str, text: str) -> str:
+        """A turn of the context."""
+        raise NotImplementedError
+
+    def query_text(self, speaker: str, text: str) -> str:
+        """What is asked about a turn; it ends with the mask."""
+        raise NotImplementedError
+
+    def preload(self, dialogues: Sequence[Dialogue]) -> None:
+        """Tokenise all turns and queries at once."""
+        turns = [u for dialogue in dialogues for u in dialogue.utterances]
+        self.texts.add([self.context_text(u.name, u.text) for u in turns])
+        self.texts.add([self.query_text(u.name, u.text) for u in turns if u.label is not None])
+
+    def collate(self, columns: Columns) -> Batch:
+        """``input_ids``, ``attention_mask`` ``(B, L)`` and ``positions`` ``(B,)``: where to read.
+
+        A mask token in the utterance's own text comes before the query's and is not taken.
+        """
+        batch: Batch = dict(encoder_inputs(columns["input_ids"], self.tokenizer.pad_token_id))
+        ids = batch["input_ids"]
+        if self.read_at == "first":
+            return {**batch, "positions": torch.zeros(len(ids), dtype=torch.long)}
+        from_the_end = (ids.flip(1) == self.tokenizer.mask_token_id).int().argmax(dim=1)
+        return {**batch, "positions": ids.shape[1] - 1 - from_the_end}
+
+
+class AnchorReader(PromptReader):
+    """Prompts in EACL's form (Yu et al. 2024, section 3.1), one for each labelled turn.
 
     ``CLS`` + past turns as ``"{speaker} says: {text}"`` + ``"For utterance: {text} {speaker} feels
     <mask> "``. No future turn is ever seen.
     """
-    turns = tokens(tokenizer, [f"{u.name} says: {u.text}" for u in dialogue.utterances], 1)
-    queried = [dialogue.utterances[i] for i in dialogue.labelled]
-    mask = tokenizer.mask_token
-    queries = tokens(
-        tokenizer, [f"For utterance: {u.text} {u.name} feels {mask} " for u in queried], 1
-    )
-    starts = window_starts([len(turn) for turn in turns], max_len)
-    examples = []
-    for i, query in zip(dialogue.labelled, queries, strict=True):
-        context = [t for turn in turns[starts[i] : i] for t in turn]
-        examples.append([tokenizer.cls_token_id, *context, *query][-max_len:])
-    return examples
+
+    def context_text(self, speaker: str, text: str) -> str:
+        return f"{speaker} says: {text}"
+
+    def query_text(self, speaker: str, text: str) -> str:
+        return f"For utterance: {text} {speaker} feels {self.tokenizer.mask_token} "
+
+    def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
+        """``targets`` and ``input_ids`` of each labelled turn."""
+        turns = self.texts.continued(
+            [self.context_text(u.name, u.text) for u in dialogue.utterances]
+        )
+        asked = [dialogue.utterances[i] for i in dialogue.labelled]
+        queries = self.texts.continued([self.query_text(u.name, u.text) for u in asked])
+        starts = window_starts([len(turn) for turn in turns], self.max_len)
+        examples: list[Example] = []
+        for i, query in zip(dialogue.labelled, queries, strict=True):
+            context = [t for turn in turns[starts[i] : i] for t in turn]
+            ids = [*self.texts.before, *context, *query]
+            examples.append({"targets": [i], "input_ids": ids[-self.max_len :]})
+        return examples
 
 
-def prototype_prompts(
-    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, max_len: int, lookbacks: bool = False
-) -> list[dict[str, Any]]:
-    """Examples of each labelled turn in SPCL's form (Song et al. 2022, section 3.2).
+class PrototypeReader(PromptReader):
+    """Prompts in SPCL's form (Song et al. 2022, section 3.2).
 
     ``CLS`` + past turns and the turn itself as ``"{speaker}:{text}"`` + ``"For utterance:"`` + the
-    turn again + ``"{speaker} feels <mask>"``. Beside ``input_ids`` an example holds ``targets``
-    (the queried turn), ``turn`` (the last turn of its context) and ``window`` (the first).
+    turn again + ``"{speaker} feels <mask>"``.
 
-    With ``lookbacks`` (for training alone) there are also the examples that augmentation may draw:
-    the same context with each labelled earlier turn of the window queried. They see turns after
-    their target: ``target < turn``, which no other example has.
+    In training there are also the examples that augmentation may draw: the same context with each
+    labelled earlier turn of the window queried. They see turns after their target: ``target <
+    turn``, which no other example has.
     """
-    utterances = dialogue.utterances
-    turns = tokens(tokenizer, [f"{u.name}:{u.text}" for u in utterances], 1)
-    ends = tokens(tokenizer, [f"{u.name} feels {tokenizer.mask_token}" for u in utterances], 1)
-    introduction = tokenizer("For utterance:", add_special_tokens=False).input_ids
-    starts = window_starts([len(turn) for turn in turns], max_len)
-    examples = []
-    for i in dialogue.labelled:
-        context = [t for turn in turns[starts[i] : i + 1] for t in turn]
-        earlier = range(starts[i], i) if lookbacks and i >= FIRST_LOOKBACK else ()
-        for j in (*(j for j in earlier if utterances[j].label is not None), i):
-            ids = [tokenizer.cls_token_id, *context, *introduction, *turns[j], *ends[j]]
-            place = {"targets": [j], "turn": i, "window": starts[i]}
-            examples.append({"input_ids": ids[-max_len:], **place})
-    return examples
+
+    def context_text(self, speaker: str, text: str) -> str:
+        return f"{speaker}:{text}"
+
+    def query_text(self, speaker: str, text: str) -> str:
+        return f"{speaker} feels {self.tokenizer.mask_token}"
+
+    def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
+        """``targets`` and ``input_ids``; ``turn`` is the last turn of the context, ``window`` the
+        first."""
+        utterances = dialogue.utterances
+        turns = self.texts.continued([self.context_text(u.name, u.text) for u in utterances])
+        ends = self.texts.continued([self.query_text(u.name, u.text) for u in utterances])
+        introduction = self.tokenizer("For utterance:", add_special_tokens=False).input_ids
+        starts = window_starts([len(turn) for turn in turns], self.max_len)
+        examples: list[Example] = []
+        for i in dialogue.labelled:
+            context = [t for turn in turns[starts[i] : i + 1] for t in turn]
+            earlier = range(starts[i], i) if training and i >= FIRST_LOOKBACK else ()
+            for j in (*(j for j in earlier if utterances[j].label is not None), i):
+                ids = [*self.texts.before, *context, *introduction, *turns[j], *ends[j]]
+                window = {"targets": [j], "turn": i, "window": starts[i]}
+                examples.append({"input_ids": ids[-self.max_len :], **window})
+        return examples
+
+    def collate(self, columns: Columns) -> Batch:
+        """As :class:`PromptReader`, and ``lookback`` ``(B,)``: see :func:`is_lookback`."""
+        return {**super().collate(columns), "lookback": torch.from_numpy(is_lookback(columns))}
 
 
-def anchor_examples(
-    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, max_len: int
-) -> list[Example]:
-    """One example per labelled turn, of its :func:`anchor_prompts`: ``targets``, ``input_ids``."""
-    prompts = anchor_prompts(tokenizer, dialogue, max_len)
-    return [
-        {"targets": [i], "input_ids": ids}
-        for i, ids in zip(dialogue.labelled, prompts, strict=True)
-    ]
+def is_lookback(columns: Columns) -> np.ndarray:
+    """Which examples ``(B,)`` are of SPCL's augmentation: they see turns after their target."""
+    targets = columns["targets"]
+    assert isinstance(targets, Ragged)
+    return np.asarray(targets.values < np.asarray(columns["turn"]))
 
 
-def padded(rows: Column, pad: int) -> dict[str, torch.Tensor]:
-    """What an encoder reads of rows of token ids: ``input_ids``, ``attention_mask`` ``(B, L)``."""
-    assert isinstance(rows, Ragged)
-    ids = torch.from_numpy(rows.pad(pad))
-    mask = torch.arange(ids.shape[1]) < torch.from_numpy(rows.lengths)[:, None]
-    return {"input_ids": ids, "attention_mask": mask.long()}
-
-
-def collate_prompts(
-    examples: Columns, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, torch.Tensor]:
-    """``input_ids``, ``attention_mask`` ``(B, L)`` and ``positions`` ``(B,)``, of the mask token.
-
-    A mask token in the utterance's own text comes before the query's and is not taken.
-    """
-    batch = padded(examples["input_ids"], tokenizer.pad_token_id)
-    ids = batch["input_ids"]
-    from_the_end = (ids.flip(1) == tokenizer.mask_token_id).int().argmax(dim=1)
-    return {**batch, "positions": ids.shape[1] - 1 - from_the_end}
-
-
-def mask_states(encoder: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def prompt_states(encoder: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """The encoder's last hidden state at ``positions`` of a collated batch ``(B, d)``."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     return states_at(encoder, batch["positions"], **inputs)

@@ -1,6 +1,6 @@
 """SACL-LSTM: Supervised Adversarial Contrastive Learning (Hu et al., ACL 2023, 2306.01505).
 
-Every utterance is a vector of an encoder fine-tuned without context (see ``features``). Two
+Every utterance is a vector of an encoder fine-tuned without context (``erc_bench.vectors``). Two
 bidirectional LSTMs read those vectors: one the dialogue (the situation), one each speaker's own
 utterances. A focal loss and a supervised contrastive loss train them, and contextual adversarial
 training repeats every step with the LSTMs' input weights moved against the model.
@@ -24,7 +24,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,16 +32,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from erc_bench.corpus.conversation import Dialogue, LabelSet
 from erc_bench.errors import ErcBenchError
-from erc_bench.method.config import MethodConfig, above, at_least, shares
-from erc_bench.method.contract import Batch, ErcMethod, Example
-from erc_bench.method.ragged import Columns, Ragged
-
-from .features import FeatureConfig, UtteranceFeatures
-
-if TYPE_CHECKING:
-    from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.method import (
+    Batch,
+    Columns,
+    Dialogue,
+    ErcDataModule,
+    ErcMethod,
+    Example,
+    LabelSet,
+    MethodConfig,
+    Ragged,
+    Reader,
+)
+from erc_bench.method.config import above, at_least, between_0_and_1
+from erc_bench.vectors import FeatureConfig, utterance_vectors, vector_size, vectors_identity
 
 
 @dataclass
@@ -81,7 +86,7 @@ class SACLConfig(MethodConfig):
         at_least(self, 1, "hidden_size", "layers")
         at_least(self, 0, "weight_decay", "gamma", "epsilon")
         at_least(self, 0, "contrastive_weight", "adversarial_contrastive_weight")
-        shares(self, "dropout", "at_rate", "situ_rate", "speaker_rate")
+        between_0_and_1(self, "dropout", "at_rate", "situ_rate", "speaker_rate")
         above(self, 0, "temperature", "lr")
         if self.situ_rate + self.speaker_rate > 1:
             raise ErcBenchError(
@@ -160,12 +165,12 @@ def sequences(turns: Ragged, pad_to: int = 0, pad: int = 0) -> PackedSequence:
     """
     if pad_to:
         padded = np.full((len(turns), pad_to), pad)
-        padded[turns.owners, turns.places] = turns.values
+        padded[turns.row_of_value, turns.position_in_row] = turns.values
         turns = Ragged(padded.ravel(), np.arange(len(turns) + 1) * pad_to)
-    owners, places = turns.owners, turns.places
-    order = np.lexsort((owners, -turns.lengths[owners], places))
-    # As many sequences are longer than t as have a turn at place t.
-    batch_sizes = torch.from_numpy(np.bincount(places))
+    sequence, step = turns.row_of_value, turns.position_in_row
+    order = np.lexsort((sequence, -turns.lengths[sequence], step))
+    # As many sequences are longer than t as have a turn at step t.
+    batch_sizes = torch.from_numpy(np.bincount(step))
     return PackedSequence(torch.from_numpy(np.asarray(turns.values)[order]), batch_sizes)
 
 
@@ -180,8 +185,8 @@ def speaker_turns(turns: np.ndarray, dialogues: np.ndarray, speakers: np.ndarray
     of_whom = dialogues * (speakers.max(initial=0) + 1) + speakers
     order = np.argsort(of_whom, kind="stable")
     _, group, lengths = np.unique(of_whom[order], return_inverse=True, return_counts=True)
-    kept = lengths >= 2
-    return Ragged(turns[order][kept[group]], np.concatenate([[0], np.cumsum(lengths[kept])]))
+    several = lengths >= 2
+    return Ragged(turns[order][several[group]], np.concatenate([[0], np.cumsum(lengths[several])]))
 
 
 def focal_loss(log_probs: Tensor, labels: Tensor, gamma: float, weights: Tensor) -> Tensor:
@@ -274,14 +279,60 @@ def adversarial_backward(
         backward(adversarial(), inputs=others)
 
 
+class DialogueReader(Reader):
+    """Whole dialogues: which turns there are and who speaks them; their vectors are looked up.
+
+    Args:
+        pad_through: make all sequences of a batch equally long (see :func:`sequences`).
+    """
+
+    bucketed = False
+
+    def __init__(self, pad_through: bool) -> None:
+        self.pad_through = pad_through
+        self.has_vector = np.empty(0, dtype=bool)
+        """Which rows of the corpus have a vector ``(rows,)``; set when the vectors are known."""
+
+    def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
+        """One example per dialogue: ``speakers``, numbered in order of appearance."""
+        if not dialogue.labelled:
+            return []
+        names = list(dict.fromkeys(u.speaker for u in dialogue.utterances))
+        speakers = [names.index(u.speaker) for u in dialogue.utterances]
+        return [{"targets": list(dialogue.labelled), "speakers": speakers}]
+
+    def collate(self, columns: Columns) -> Batch:
+        """``turns`` ``(T,)`` rows of all turns, ``targets`` ``(N,)`` among them, and the sequences
+        ``situation`` and ``speaker`` of turn numbers."""
+        speakers, targets = columns["speakers"], columns["targets"]
+        assert isinstance(speakers, Ragged)
+        assert isinstance(targets, Ragged)
+        dialogues = speakers.row_of_value
+        rows = np.asarray(columns["first_row"])[dialogues] + speakers.position_in_row
+        present = np.flatnonzero(self.has_vector[rows])
+        counts = np.bincount(dialogues[present], minlength=len(speakers))
+        whole = Ragged(present, np.concatenate([[0], np.cumsum(counts)]))
+        own = speaker_turns(present, dialogues[present], np.asarray(speakers.values)[present])
+        pad_to = int(counts.max()) if self.pad_through else 0
+        return {
+            "turns": torch.from_numpy(rows),
+            "targets": torch.from_numpy(speakers.offsets[targets.row_of_value] + targets.values),
+            "situation": sequences(whole, pad_to, len(rows)),
+            "speaker": sequences(own, pad_to, len(rows)),
+        }
+
+
+Output = tuple[Tensor, Tensor]
+"""States ``u`` ``(N, 4h)`` and log-probabilities ``(N, C)`` of a batch's targets."""
+
+
 class SACLLSTM(ErcMethod):
     """Supervised adversarial contrastive learning over a Dual-LSTM."""
 
     Config = SACLConfig
     context = "full"
-    input_settings = ()
-    bucketed = False
     config: SACLConfig
+    reader: DialogueReader
     features: Tensor
     class_weights: Tensor
     encoder_key: Tensor
@@ -290,87 +341,66 @@ class SACLLSTM(ErcMethod):
         super().__init__(config, labels)
         # Two losses and two backward passes a step.
         self.automatic_optimization = False
-        self.source = UtteranceFeatures(config.encoder, config.features)
+        self.reader = DialogueReader(config.pad_through)
+        size = vector_size(config.encoder, config.features)
         self.network = DualLSTM(
-            self.source.size, len(labels), config.hidden_size, config.layers, config.dropout
+            size, len(labels), config.hidden_size, config.layers, config.dropout
         )
         self.register_buffer("class_weights", torch.ones(len(labels)))
         # Which fine-tuned encoder made the vectors, so that those of new dialogues are its too.
         self.register_buffer("encoder_key", torch.zeros(32, dtype=torch.uint8))
-        self.register_buffer("features", torch.empty(0, self.source.size), persistent=False)
-        self.present = np.empty(0, dtype=bool)
-        self.prepared = ""  # digest of the corpus whose vectors these are
-        self.prepared_by = bytes(32)  # the key of the encoder that made them
-        self.fine_tuning: dict[str, Any] = {}  # where that was trained, and how long
+        self.register_buffer("features", torch.empty(0, size), persistent=False)
+        self.fine_tuning: dict[str, Any] = {}  # where that encoder was trained, and how long
 
-    def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
-        """One example per dialogue: ``speakers``, numbered in order of appearance."""
-        if not dialogue.labelled:
-            return []
-        names = list(dict.fromkeys(u.speaker for u in dialogue.utterances))
-        speakers = [names.index(u.speaker) for u in dialogue.utterances]
-        return [{"targets": list(dialogue.labelled), "speakers": speakers}]
+    @classmethod
+    def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
+        """The encoder, or the file of vectors that is read instead."""
+        assert isinstance(config, SACLConfig)
+        return vectors_identity(config.encoder, config.features)
 
-    def collate(self, examples: Columns) -> Batch:
-        """``turns`` ``(T,)`` rows of all turns, ``targets`` ``(N,)`` among them, and the sequences
-        ``situation`` and ``speaker`` of turn numbers."""
-        speakers, targets = examples["speakers"], examples["targets"]
-        assert isinstance(speakers, Ragged)
-        assert isinstance(targets, Ragged)
-        dialogues, places = speakers.owners, speakers.places
-        rows = np.asarray(examples["first_row"])[dialogues] + places
-        kept = np.flatnonzero(self.present[rows])
-        counts = np.bincount(dialogues[kept], minlength=len(speakers))
-        whole = Ragged(kept, np.concatenate([[0], np.cumsum(counts)]))
-        own = speaker_turns(kept, dialogues[kept], np.asarray(speakers.values)[kept])
-        pad_to = int(counts.max()) if self.config.pad_through else 0
-        return {
-            "turns": torch.from_numpy(rows),
-            "targets": torch.from_numpy(speakers.offsets[targets.owners] + targets.values),
-            "situation": sequences(whole, pad_to, len(rows)),
-            "speaker": sequences(own, pad_to, len(rows)),
-        }
-
-    def prepare(self, datamodule: ErcDataModule) -> None:
+    def prepare(self, data: ErcDataModule) -> None:
         """The vectors of all turns, and the class weights of train."""
-        found = self.source.of(datamodule, bytes(self.encoder_key.tolist()))
+        found = utterance_vectors(
+            data.corpus,
+            self.config.encoder,
+            self.config.features,
+            key=bytes(self.encoder_key.tolist()) if self.encoder_key.any() else None,
+        )
         self.features = found.vectors.to(self.device)
-        self.present = found.present.numpy()
-        self.prepared, self.prepared_by = datamodule.corpus.digest, found.key
+        self.reader.has_vector = found.present.numpy()
         self.fine_tuning = found.fine_tuning
-        self.encoder_key = torch.tensor(list(found.key), dtype=torch.uint8, device=self.device)
         trained = self.class_weights.ne(1).any()
-        if self.config.class_weights != "none" and "train" in datamodule.splits and not trained:
-            gold = datamodule.gold[datamodule.rows("train")]
+        self.encoder_key = torch.tensor(list(found.key), dtype=torch.uint8, device=self.device)
+        if self.config.class_weights != "none" and "train" in data.splits and not trained:
+            gold = data.gold[data.rows("train")]
             counts = torch.bincount(gold, minlength=len(self.labels)).clamp(min=1)
             inverse = len(gold) / counts.float()
             if self.config.class_weights == "log_inverse":
                 inverse = inverse.log()
             self.class_weights = inverse.to(self.device)
 
-    def setup(self, stage: str) -> None:
-        """Before the Trainer fits or predicts: the vectors must be those of its dialogues."""
-        datamodule: ErcDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if datamodule.corpus.digest != self.prepared:
-            self.prepare(datamodule)
+    def recorded(self) -> dict[str, Any]:
+        """Which vectors they were, for two fine-tunings of one encoder are told apart by them; and
+        what is known of that fine-tuning."""
+        vectors = hashlib.sha256(self.features.cpu().numpy().tobytes()).hexdigest()
+        return {"vectors": vectors} | (
+            {"fine_tuning": self.fine_tuning} if self.fine_tuning else {}
+        )
 
-    def on_fit_start(self) -> None:
-        """A checkpoint that is resumed may name another encoder than a run would now make."""
-        if bytes(self.encoder_key.tolist()) != self.prepared_by:
-            self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]
-
-    def represent(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """States ``u`` ``(N, 4h)`` and log-probabilities ``(N, C)`` of the targets."""
+    def forward(self, batch: Batch) -> Output:
+        """States and log-probabilities of the targets."""
         vectors = self.features[batch["turns"]]
         hidden = self.network(vectors, batch["situation"], batch["speaker"])[batch["targets"]]
         return hidden, self.network.log_probs(hidden)
 
-    def loss(self, batch: Batch, adversarial: bool = False) -> dict[str, Tensor]:
+    def loss(
+        self, output: Output, batch: Batch, contrastive_weight: float | None = None
+    ) -> dict[str, Tensor]:
         """The paper's loss divided by the number of utterances, so that batches compare."""
-        scored = None if self.training else batch.pop("scored", None)
-        hidden, log_probs = scored or self.represent(batch)
+        hidden, log_probs = output
         config = self.config
-        weight = config.adversarial_contrastive_weight if adversarial else config.contrastive_weight
+        if contrastive_weight is None:
+            contrastive_weight = config.contrastive_weight
         parts = sacl_loss(
             hidden,
             log_probs,
@@ -378,29 +408,14 @@ class SACLLSTM(ErcMethod):
             gamma=config.gamma,
             class_weights=self.class_weights,
             temperature=config.temperature,
-            contrastive_weight=weight,
+            contrastive_weight=contrastive_weight,
             contrast_on=config.contrast_on,
         )
-        utterances = len(batch["labels"])
-        return {
-            "loss": parts["loss"] / utterances,
-            "focal": parts["focal"] / utterances,
-            "contrastive": parts["contrastive"],
-        }
+        return {name: value / len(batch["labels"]) for name, value in parts.items()}
 
-    def scores(self, batch: Batch) -> Tensor:
-        """Log-probabilities ``(N, C)``; the loss of dev is taken from the same pass."""
-        batch["scored"] = self.represent(batch)
-        return batch["scored"][1]
-
-    def encoder_identity(self) -> dict[str, Any]:
-        """The encoder, or the file of vectors that was read instead; which vectors they are, for
-        two fine-tunings of one encoder are told apart by them; and what is known of its own."""
-        identity: dict[str, Any] = dict(self.source.identity())
-        if self.prepared:
-            made = self.features.cpu().numpy().tobytes()
-            identity["vectors"] = hashlib.sha256(made).hexdigest()
-        return identity | ({"fine_tuning": self.fine_tuning} if self.fine_tuning else {})
+    def scores(self, output: Output, batch: Batch) -> Tensor:
+        """The log-probabilities."""
+        return output[1]
 
     def attacked(self) -> list[nn.Parameter]:
         """Draw which input weights this batch's adversarial pass moves; none = no such pass."""
@@ -418,15 +433,16 @@ class SACLLSTM(ErcMethod):
         """Both passes, and every ``accumulate`` batches a step of the optimiser."""
         utterances = len(batch["labels"])
         attacked = self.attacked()
-        parts = self.loss(batch)
+        parts = self.loss(self(batch), batch)
         values = {f"train/{name}": value.detach() for name, value in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=utterances)
         if attacked:
             moved_ones = {id(p) for p in attacked}
             others = [p for p in self.network.parameters() if id(p) not in moved_ones]
+            weight = self.config.adversarial_contrastive_weight
             adversarial_backward(
                 utterances * parts["loss"],
-                lambda: utterances * self.loss(batch, adversarial=True)["loss"],
+                lambda: utterances * self.loss(self(batch), batch, weight)["loss"],
                 attacked,
                 others,
                 self.config.epsilon,

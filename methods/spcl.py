@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,18 +29,14 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from erc_bench.corpus.conversation import Dialogue, LabelSet
-from erc_bench.encoders.loading import load_encoder, load_tokenizer
+from erc_bench.encoders.loading import load_encoder
 from erc_bench.encoders.optimisation import adamw
-from erc_bench.method.config import MethodConfig, above, at_least, shares
-from erc_bench.method.contract import Batch, ErcMethod, Example
-from erc_bench.method.ragged import Columns, Ragged
+from erc_bench.method import Batch, Columns, ErcDataModule, ErcMethod, LabelSet, MethodConfig
+from erc_bench.method.config import above, at_least, between_0_and_1
+from erc_bench.method.ragged import Ragged
 
 from .contrastive import EPSILON, contrastive_terms, mean_above, pair_masks, scaled, similarity
-from .prompts import FIRST_LOOKBACK, collate_prompts, mask_states, prototype_prompts
-
-if TYPE_CHECKING:
-    from erc_bench.method.datamodule import ErcDataModule
+from .prompts import FIRST_LOOKBACK, PrototypeReader, is_lookback, prompt_states
 
 EASY = 0.3
 """Terms of the loss up to it are left out."""
@@ -75,7 +71,7 @@ class SPCLConfig(MethodConfig):
         at_least(self, 1, "support_size")
         at_least(self, self.support_size, "pool_size")
         at_least(self, 0, "warmup_steps", "weight_decay", "fgm")
-        shares(self, "augmentation")
+        between_0_and_1(self, "augmentation")
         above(self, 0, "temperature", "encoder_lr", "lr")
 
 
@@ -203,13 +199,6 @@ def keep_probabilities(examples: int, epoch: int, epochs: int) -> np.ndarray:
     return np.linspace(1 - epoch / epochs, epoch / epochs, examples)
 
 
-def is_lookback(columns: Columns) -> np.ndarray:
-    """Which examples ``(B,)`` are of the augmentation: they see turns after their target."""
-    targets = columns["targets"]
-    assert isinstance(targets, Ragged)
-    return targets.values < np.asarray(columns["turn"])
-
-
 def drawn_examples(columns: Columns, probability: float, rng: np.random.Generator) -> np.ndarray:
     """Indices of the ordinary examples, and of this epoch's augmentation.
 
@@ -242,34 +231,18 @@ class SPCL(ErcMethod):
 
     Config = SPCLConfig
     context = "past"
-    input_settings = ("encoder", "max_len")
     config: SPCLConfig
 
     def __init__(self, config: SPCLConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
-        self.tokenizer = load_tokenizer(config.encoder)
+        self.reader = PrototypeReader(config.encoder, config.max_len)
         self.encoder = load_encoder(config.encoder, config.max_len)
         size = self.encoder.config.hidden_size
         self.project = nn.Linear(size, size) if config.projection else nn.Identity()
         self.head = nn.Linear(size, len(labels))
         self.prototypes = Prototypes(len(labels), size, config.pool_size, config.support_size)
+        # Of an epoch: its number, its examples, and their order from easy to hard.
         self.survey: tuple[int, np.ndarray, np.ndarray] | None = None
-
-    # --- input ---
-
-    def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
-        """One example per labelled turn, in training also all that augmentation may draw."""
-        return list(
-            prototype_prompts(self.tokenizer, dialogue, self.config.max_len, lookbacks=training)
-        )
-
-    def collate(self, examples: Columns) -> Batch:
-        """``input_ids``, ``attention_mask`` ``(B, L)``, ``positions`` and ``lookback`` ``(B,)``.
-
-        ``lookback`` is true of an example that sees turns after its target.
-        """
-        lookback = torch.from_numpy(is_lookback(examples))
-        return {**collate_prompts(examples, self.tokenizer), "lookback": lookback}
 
     # --- loss and scores ---
 
@@ -277,17 +250,17 @@ class SPCL(ErcMethod):
         """The encoder's ``(V, d)``."""
         return self.encoder.get_input_embeddings().get_parameter("weight")
 
-    def represent(self, batch: Batch, words: Tensor | None = None) -> Tensor:
+    def forward(self, batch: Batch, words: Tensor | None = None) -> Tensor:
         """Vectors ``h`` ``(B, d)``, if given with other word embeddings than the encoder's."""
         if words is None:
-            return self.project(mask_states(self.encoder, batch))
+            return self.project(prompt_states(self.encoder, batch))
         own = self.word_embeddings()
         name = next(name for name, p in self.encoder.named_parameters() if p is own)
 
         def encoder(**inputs: Tensor) -> Any:
             return functional_call(self.encoder, {name: words}, (), inputs)
 
-        return self.project(mask_states(encoder, batch))
+        return self.project(prompt_states(encoder, batch))
 
     def _parts(self, h: Tensor, labels: Tensor, prototypes: Tensor) -> dict[str, Tensor]:
         contrastive = spcl_loss(
@@ -297,13 +270,13 @@ class SPCL(ErcMethod):
         ce = F.cross_entropy(self.head(h.detach()).float(), labels)
         return {"loss": ce + contrastive, "contrastive": contrastive, "ce": ce}
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Contrastive loss and the head's cross-entropy; in training the batch enters the queues.
 
         With ``fgm`` the same again at word embeddings moved along the gradient (Miyato et al.
         2017).
         """
-        h, labels = self.represent(batch), batch["labels"]
+        h, labels = output, batch["labels"]
         prototypes = self.prototypes.draw()
         parts = self._parts(h, labels, prototypes)
         if self.training:
@@ -312,12 +285,12 @@ class SPCL(ErcMethod):
                 words = self.word_embeddings()
                 (gradient,) = torch.autograd.grad(parts["loss"], words, retain_graph=True)
                 step = self.config.fgm * gradient / gradient.norm().clamp_min(EPSILON)
-                shifted = self.represent(batch, words + step)
+                shifted = self(batch, words + step)
                 adversarial = self._parts(shifted, labels, prototypes)["loss"]
                 parts |= {"loss": parts["loss"] + adversarial, "adversarial": adversarial}
         return parts
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, output: Tensor, batch: Batch) -> Tensor:
         """Similarity to the class centres over τ ``(B, C)``.
 
         Raises:
@@ -325,55 +298,52 @@ class SPCL(ErcMethod):
         """
         if batch["lookback"].any():
             raise RuntimeError("Examples of the augmentation are for training alone.")
-        return class_similarity(self.represent(batch), self.prototypes.centers) / (
-            self.config.temperature
-        )
+        return class_similarity(output, self.prototypes.centers) / self.config.temperature
 
     # --- the course of an epoch ---
 
-    def look_over(self, datamodule: ErcDataModule, epoch: int) -> None:
+    def survey_epoch(self, data: ErcDataModule, epoch: int) -> None:
         """Draw the augmented examples of an epoch, pass over them, and take from it the class
         centres, new queues, and the examples from easy to hard.
 
         The centres that predict are those of the training set, without what augmentation added.
         With ``max_batches`` it looks at twice what they hold, because about half is kept.
         """
-        rng = np.random.default_rng((datamodule.seed, epoch, 1))
-        examples = drawn_examples(datamodule.examples["train"], self.config.augmentation, rng)
+        rng = np.random.default_rng((data.seed, epoch, 1))
+        examples = drawn_examples(data.columns["train"], self.config.augmentation, rng)
         if self.config.max_batches:
             most = 2 * self.config.max_batches * self.config.batch_size
             examples = np.sort(rng.permutation(examples)[:most])
-        h, labels = self.encode(datamodule, "train", self.represent, examples)
+        h, labels = data.encode("train", self, examples)
         starts = class_centers(h, labels, len(self.labels))
         self.prototypes.reset(starts)
-        added = is_lookback(datamodule.examples["train"])[examples]
+        added = is_lookback(data.columns["train"])[examples]
         own = torch.from_numpy(~added).to(h.device)
         self.prototypes.centers.copy_(class_centers(h[own], labels[own], len(self.labels)))
         order = difficulty(h, labels, starts).argsort(stable=True).cpu().numpy()
         self.survey = epoch, examples, order
 
-    def epoch_examples(self, datamodule: ErcDataModule, epoch: int) -> np.ndarray:
+    def epoch_examples(self, data: ErcDataModule, epoch: int) -> np.ndarray:
         """The curriculum's draw from the epoch's augmented examples."""
         # Before the first epoch, and where a run is resumed; otherwise done when dev was scored.
         if self.survey is None or self.survey[0] != epoch:
-            self.look_over(datamodule, epoch)
+            self.survey_epoch(data, epoch)
         assert self.survey is not None
         _, examples, order = self.survey
         if self.config.curriculum:
             probabilities = keep_probabilities(len(examples), epoch, self.config.epochs)
         else:
             probabilities = np.full(len(examples), 0.5)
-        rng = np.random.default_rng((datamodule.seed, epoch, 2))
-        kept = examples[order][rng.random(len(examples)) < probabilities]
+        rng = np.random.default_rng((data.seed, epoch, 2))
+        drawn = examples[order][rng.random(len(examples)) < probabilities]
         if self.config.skip_first:
-            kept = kept[kept != examples[0]]
+            drawn = drawn[drawn != examples[0]]
         # So few examples that none was drawn: an epoch needs one.
-        return kept if len(kept) else examples
+        return drawn if len(drawn) else examples
 
-    def on_validation_start(self) -> None:
+    def after_epoch(self, data: ErcDataModule, epoch: int) -> None:
         """The pass that gives the centres for scoring dev is also the next epoch's."""
-        datamodule: ErcDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.look_over(datamodule, self.current_epoch + 1)
+        self.survey_epoch(data, epoch + 1)
 
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rates are set before every batch."""

@@ -10,28 +10,38 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import DatasetDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet
+from erc_bench.corpus.conversation import Corpus
 from erc_bench.corpus.overlap import LONG, words_only
 from erc_bench.encoders.loading import load_encoder, load_tokenizer
 from erc_bench.encoders.optimisation import adamw, linear_warmup
+from erc_bench.encoders.tokenising import TextEncoder
 from erc_bench.errors import ErcBenchError
-from erc_bench.method.config import EvaluationConfig, MethodConfig, above, at_least, shares
-from erc_bench.method.contract import Batch, ErcMethod, Example
-from erc_bench.method.datamodule import ErcDataModule
-from erc_bench.method.ragged import Column, Columns, Ragged, join, take
+from erc_bench.method import (
+    Batch,
+    Columns,
+    Dialogue,
+    ErcDataModule,
+    ErcMethod,
+    Example,
+    LabelSet,
+    MethodConfig,
+    Ragged,
+    Reader,
+)
+from erc_bench.method.config import EvaluationConfig, above, at_least, between_0_and_1
+from erc_bench.method.ragged import Column, encoder_inputs
 from erc_bench.progress import say
 from erc_bench.settings.registry import corpus_source
 
-from .prompts import padded
 from .speaker_mtl_network import SpeakerMTLNetwork, SpeakerNames
 
 CHUNK = 32
@@ -70,7 +80,7 @@ class SpeakerMTLConfig(MethodConfig):
         at_least(self, 8, "max_len")
         at_least(self, 1, "main_speakers")
         at_least(self, 0, "si_weight", "weight_decay")
-        shares(self, "dropout", "head_dropout", "warmup")
+        between_0_and_1(self, "dropout", "head_dropout", "warmup")
         above(self, 0, "encoder_lr", "lr", "extra_ratio")
 
 
@@ -112,16 +122,16 @@ def overlapping(dialogues: list[Dialogue], scored: list[Dialogue]) -> np.ndarray
     )
 
 
-def speakers_of(examples: Columns) -> np.ndarray:
+def speakers_of(columns: Columns) -> np.ndarray:
     """The speaker's code of every turn of all dialogues, one after another ``(turns,)``."""
-    speakers = examples["speakers"]
+    speakers = columns["speakers"]
     assert isinstance(speakers, Ragged)
     return np.asarray(speakers.values)
 
 
-def is_extra(examples: Columns) -> np.ndarray:
+def is_extra(columns: Columns) -> np.ndarray:
     """Which examples are dialogues of the extra SI corpus ``(B,)``: they have no number."""
-    return np.asarray(examples["dialogue"]) < 0
+    return np.asarray(columns["dialogue"]) < 0
 
 
 def mean_answer(values: Tensor, weights: Tensor) -> Tensor:
@@ -129,19 +139,103 @@ def mean_answer(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp(min=1e-8)
 
 
+class TurnReader(Reader):
+    """Whole dialogues, each turn by itself: token ids and speaker of every turn.
+
+    Args:
+        encoder: name or folder of the encoder.
+        max_len: tokens of a turn at most.
+        speaker_in_text: the emotion side reads ``"name: text"``, the SI side the text alone.
+    """
+
+    bucketed = False
+
+    def __init__(self, encoder: str, max_len: int, speaker_in_text: bool) -> None:
+        self.tokenizer = load_tokenizer(encoder)
+        self.texts = TextEncoder(self.tokenizer)
+        self.max_len = max_len
+        self.speaker_in_text = speaker_in_text
+
+    def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
+        """One example a dialogue: ``input_ids`` and ``speakers`` (:func:`speaker_code`) by turn.
+
+        ``nameless_ids`` are added where ``input_ids`` name the speaker. A dialogue without labels
+        is there for SI to learn from.
+        """
+        if not dialogue.labelled and not training:
+            return []
+        nameless, texts = self._texts(dialogue)
+        example: dict[str, Any] = {
+            "targets": list(dialogue.labelled),
+            "speakers": [speaker_code(u.speaker) for u in dialogue.utterances],
+        }
+        if self.speaker_in_text:
+            example["nameless_ids"] = self.texts.ids(nameless, self.max_len)
+        return [{**example, "input_ids": self.texts.ids(texts, self.max_len)}]
+
+    def preload(self, dialogues: Sequence[Dialogue]) -> None:
+        """Tokenise all turns at once."""
+        for dialogue_texts in zip(*map(self._texts, dialogues), strict=True):
+            self.texts.add(text for texts in dialogue_texts for text in texts)
+
+    def _texts(self, dialogue: Dialogue) -> tuple[list[str], list[str]]:
+        """What is said in each turn, without and (if so set) with the speaker's name."""
+        nameless = [u.text for u in dialogue.utterances]
+        if not self.speaker_in_text:
+            return nameless, nameless
+        return nameless, [f"{u.name}: {u.text}" for u in dialogue.utterances]
+
+    def collate(self, columns: Columns) -> Batch:
+        """Dialogues side by side in a grid ``(B, T)``, their turns in chunks of similar length.
+
+        ``turns`` (and ``nameless_turns``): ``chunks`` of token ids and masks, and the ``cells`` of
+        the grid they belong to; ``targets`` ``(N,)``: the cells that are scored; ``speakers`` and
+        ``present`` ``(B, T)``; ``counts``: turns of each dialogue.
+        """
+        targets, speakers = columns["targets"], columns["speakers"]
+        assert isinstance(targets, Ragged)
+        assert isinstance(speakers, Ragged)
+        counts = speakers.lengths
+        most = int(counts.max())
+        cells = speakers.row_of_value * most + speakers.position_in_row
+        batch = {
+            "turns": self._chunks(columns["input_ids"], cells),
+            "targets": torch.from_numpy(targets.row_of_value * most + targets.values),
+            "speakers": torch.from_numpy(speakers.pad(-1)),
+            "present": torch.from_numpy(np.arange(most) < counts[:, None]),
+            "counts": counts.tolist(),
+        }
+        if "nameless_ids" in columns:
+            batch["nameless_turns"] = self._chunks(columns["nameless_ids"], cells)
+        return batch
+
+    def _chunks(self, dialogues: Column, cells: np.ndarray) -> dict[str, Any]:
+        assert isinstance(dialogues, Ragged)
+        turns = dialogues.values
+        assert isinstance(turns, Ragged)
+        order = np.argsort(turns.lengths, kind="stable")
+        chunks = [
+            encoder_inputs(turns.take(rows), self.tokenizer.pad_token_id)
+            for rows in np.array_split(order, math.ceil(len(order) / CHUNK))
+        ]
+        return {"chunks": chunks, "cells": torch.from_numpy(cells[order])}
+
+
+States = tuple[Tensor, Tensor]
+"""States of CER and of SI, two of ``(B, T, 2d)``."""
+
+
 class SpeakerMTL(ErcMethod):
     """Emotion recognition and speaker identification, learnt together."""
 
     Config = SpeakerMTLConfig
     context: Literal["past", "full"] = "full"
-    input_settings = ("encoder", "max_len", "speaker_in_text")
-    bucketed = False
     config: SpeakerMTLConfig
 
     def __init__(self, config: SpeakerMTLConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
         self.context = "past" if config.causal else "full"
-        self.tokenizer = load_tokenizer(config.encoder)
+        self.reader = TurnReader(config.encoder, config.max_len, config.speaker_in_text)
         self.network = SpeakerMTLNetwork(
             load_encoder(config.encoder, config.max_len),
             len(labels),
@@ -151,78 +245,25 @@ class SpeakerMTL(ErcMethod):
             dropout=config.dropout,
             head_dropout=config.head_dropout,
         )
-        self.tally: dict[str, Tensor] = {}
         self.log_variances: nn.Parameter | None = None
         if config.si_weight and config.balance == "uncertainty":
             self.log_variances = nn.Parameter(torch.tensor([0.0, -math.log(config.si_weight)]))
 
-    def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
-        """One example a dialogue: ``input_ids`` and ``speakers`` (:func:`speaker_code`) by turn.
+    def forward(self, batch: Batch) -> States:
+        """States of CER and of SI."""
+        return self.network(batch)
 
-        ``nameless_ids`` are added where ``input_ids`` name the speaker. A dialogue without labels
-        is there for SI to learn from.
-        """
-        if not dialogue.labelled and not training:
-            return []
-        texts = [u.text for u in dialogue.utterances]
-        example: dict[str, Any] = {
-            "targets": list(dialogue.labelled),
-            "speakers": [speaker_code(u.speaker) for u in dialogue.utterances],
-        }
-        if self.config.speaker_in_text:
-            example["nameless_ids"] = self._token_ids(texts)
-            texts = [f"{u.name}: {u.text}" for u in dialogue.utterances]
-        return [{**example, "input_ids": self._token_ids(texts)}]
-
-    def _token_ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, truncation=True, max_length=self.config.max_len).input_ids
-
-    def collate(self, examples: Columns) -> Batch:
-        """Dialogues side by side in a grid ``(B, T)``, their turns in chunks of similar length.
-
-        ``turns`` (and ``nameless_turns``): ``chunks`` of token ids and masks, and the ``cells`` of
-        the grid they belong to; ``targets`` ``(N,)``: the cells that are scored; ``speakers`` and
-        ``present`` ``(B, T)``; ``counts``: turns of each dialogue.
-        """
-        targets, speakers = examples["targets"], examples["speakers"]
-        assert isinstance(targets, Ragged)
-        assert isinstance(speakers, Ragged)
-        counts = speakers.lengths
-        most = int(counts.max())
-        cells = speakers.owners * most + speakers.places
-        batch = {
-            "turns": self._chunks(examples["input_ids"], cells),
-            "targets": torch.from_numpy(targets.owners * most + targets.values),
-            "speakers": torch.from_numpy(speakers.pad(-1)),
-            "present": torch.from_numpy(np.arange(most) < counts[:, None]),
-            "counts": counts.tolist(),
-        }
-        if "nameless_ids" in examples:
-            batch["nameless_turns"] = self._chunks(examples["nameless_ids"], cells)
-        return batch
-
-    def _chunks(self, dialogues: Column, cells: np.ndarray) -> dict[str, Any]:
-        assert isinstance(dialogues, Ragged)
-        turns = dialogues.values
-        assert isinstance(turns, Ragged)
-        order = np.argsort(turns.lengths, kind="stable")
-        chunks = [
-            padded(turns.take(rows), self.tokenizer.pad_token_id)
-            for rows in np.array_split(order, math.ceil(len(order) / CHUNK))
-        ]
-        return {"chunks": chunks, "cells": torch.from_numpy(cells[order])}
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, output: States, batch: Batch) -> dict[str, Tensor]:
         """``L_cer + λ·L_si``, or with learnt weights ``Σ exp(−s)·L + s/2`` (Kendall et al. 2018).
 
         A batch of extra dialogues alone has no emotion to learn; nor is anything computed of SI
         where λ = 0, so that not one random number is drawn for it.
         """
-        logits = self.scores(batch)
+        logits = self.scores(output, batch)
         cer = F.cross_entropy(logits, batch["labels"]) if len(logits) else logits.sum()
         if not self.config.si_weight:
             return {"loss": cer, "cer": cer}
-        losses, _, weights = self.network.speakers(self.states(batch)[1], batch)
+        losses, _, weights = self.network.speakers(output[1], batch)
         si = mean_answer(losses, weights)
         parts = {"cer": cer, "si": si}
         if self.log_variances is None:
@@ -232,95 +273,73 @@ class SpeakerMTL(ErcMethod):
         loss = learnt @ torch.stack([cer, si]) + self.log_variances @ asked.float() / 2
         return {"loss": loss, **parts, "cer_weight": learnt[0], "si_weight": learnt[1]}
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, output: States, batch: Batch) -> Tensor:
         """Logits of the emotions ``(N, C)``."""
-        return self.network.emotions(self.states(batch)[0], batch["targets"])
+        return self.network.emotions(output[0], batch["targets"])
 
-    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """States of CER and of SI, two of ``(B, T, 2d)``, computed once for a batch."""
-        if "states" not in batch:
-            batch["states"] = self.network(batch)
-        return batch["states"]
+    def extra_metrics(self, output: States, batch: Batch) -> dict[str, Tensor]:
+        """``speaker_accuracy``: the share of right answers to the SI task."""
+        if not self.config.si_weight:
+            return {}
+        _, right, weights = self.network.speakers(output[1], batch)
+        asked = weights > 0
+        return {"speaker_accuracy": torch.stack([(right & asked).sum(), asked.sum()])}
 
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates rise linearly, then fall linearly to 0."""
         optimizer = adamw(self, self.network.encoder, self.config.encoder_lr)
         return [optimizer], [linear_warmup(self, optimizer, self.config.warmup)]
 
-    def on_test_epoch_start(self) -> None:
-        """Begin to count the right answers to the SI task, and all answers ``(2,)``."""
-        datamodule: ErcDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.tally[datamodule.tested] = torch.zeros(2, dtype=torch.long, device=self.device)
+    # --- the main speakers and the extra SI corpus
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Scores of the split that is being tested, and its answers to the SI task."""
-        super().test_step(batch, batch_idx)
-        if self.config.si_weight:
-            _, right, weights = self.network.speakers(self.states(batch)[1], batch)
-            asked = weights > 0
-            datamodule: ErcDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.tally[datamodule.tested] += torch.stack([(right & asked).sum(), asked.sum()])
-
-    def extra_metrics(self, datamodule: ErcDataModule, split: str) -> dict[str, float]:
-        """``speaker_accuracy``: share of right answers to the SI task, in percent."""
-        right, asked = self.tally[split].tolist()
-        return {"speaker_accuracy": 100 * right / asked} if asked else {}
-
-    # --- the main speakers and the extra SI corpus ---
-
-    def prepare(self, datamodule: ErcDataModule) -> None:
-        """Find the main speakers, if weights did not bring theirs, and add the extra SI corpus."""
-        if "train" not in datamodule.splits:
-            return
-        train = datamodule.examples["train"]
-        if is_extra(train).any():
-            return
+    def prepare(self, data: ErcDataModule) -> None:
+        """Find the main speakers, if weights did not bring theirs."""
         head = self.network.si_head
-        if isinstance(head, SpeakerNames) and (head.main_speakers < 0).all():
-            chosen = most_frequent(speakers_of(train), self.config.main_speakers)
+        if (
+            "train" in data.splits
+            and isinstance(head, SpeakerNames)
+            and (head.main_speakers < 0).all()
+        ):
+            speakers = speakers_of(data.columns["train"])
+            chosen = most_frequent(speakers, self.config.main_speakers)
             head.main_speakers.copy_(torch.from_numpy(chosen))
-        if self.config.extra_corpus and self.config.si_weight:
-            extra = self._extra_dialogues(datamodule)
-            datamodule.examples["train"] = {k: join(c, extra[k]) for k, c in train.items()}
 
-    def epoch_examples(self, datamodule: ErcDataModule, epoch: int) -> np.ndarray | None:
+    def further_dialogues(self, data: ErcDataModule) -> Sequence[Dialogue]:
+        """The training dialogues of the extra corpus that share nothing with dev and test.
+
+        Raises:
+            ErcBenchError: dialogues of dev or test are among them, or SI names speakers and none of
+                them speaks there.
+        """
+        if not (self.config.extra_corpus and self.config.si_weight):
+            return ()
+        name, own = self.config.extra_corpus, data.corpus
+        corpus = corpus_source(name).load(data.data_dir)
+        dialogues = corpus.dialogues("train")
+        apart = self._apart(corpus, own)
+        further = [dialogues[i] for i in np.flatnonzero(apart)]
+        head = self.network.si_head
+        if isinstance(head, SpeakerNames):
+            codes = {speaker_code(u.speaker) for d in further for u in d.utterances}
+            if codes.isdisjoint(head.main_speakers.tolist()):
+                raise ErcBenchError(
+                    f"extra_corpus={name}: none of the {self.config.main_speakers} main speakers "
+                    f"of {own.name} speaks there by the same name, so nothing could be learnt from "
+                    "it. Set speaker=pairs, which asks for no names."
+                )
+        say(f"SI learns from {len(further)} dialogues of {name} as well.")
+        return further
+
+    def epoch_examples(self, data: ErcDataModule, epoch: int) -> np.ndarray | None:
         """The corpus's own dialogues, and of the extra corpus a share that changes every epoch."""
-        extra = is_extra(datamodule.examples["train"])
+        extra = is_extra(data.columns["train"])
         if not extra.any():
             return None
         wanted = round(self.config.extra_ratio * np.count_nonzero(~extra))
-        rng = np.random.default_rng((datamodule.seed, epoch, 1))  # the shuffle has no 1
+        rng = np.random.default_rng((data.seed, epoch, 1))  # the shuffle has no 1
         # Drawn without return; a corpus too small for its share is gone through again.
         drawn = np.resize(rng.permutation(np.flatnonzero(extra)), wanted)
         return np.concatenate([np.flatnonzero(~extra), drawn])
-
-    def _extra_dialogues(self, datamodule: ErcDataModule) -> Columns:
-        """Training examples of the extra corpus, without labels; their ``dialogue`` is −1.
-
-        Raises:
-            ErcBenchError: dialogues of the evaluation corpus's dev or test are among them, or
-                SI names speakers and none of them speaks there.
-        """
-        name, own = self.config.extra_corpus, datamodule.corpus
-        corpus = corpus_source(name).load(datamodule.data_dir)
-        train = DatasetDict(train=corpus.splits["train"])
-        found = ErcDataModule(replace(corpus, splits=train), self).examples["train"]
-        kept = self._apart(corpus, own)
-        columns = {key: take(column, np.flatnonzero(kept)) for key, column in found.items()}
-        head = self.network.si_head
-        if (
-            isinstance(head, SpeakerNames)
-            and not np.isin(speakers_of(columns), head.main_speakers.cpu()).any()
-        ):
-            raise ErcBenchError(
-                f"extra_corpus={name}: none of the {self.config.main_speakers} main speakers of "
-                f"{own.name} speaks there by the same name, so nothing could be learnt from it. "
-                "Set speaker=pairs, which asks for no names."
-            )
-        say(f"SI learns from {len(columns['dialogue'])} dialogues of {name} as well.")
-        nothing = np.zeros(len(columns["dialogue"]), dtype=np.int64)
-        nowhere = Ragged(np.empty(0, dtype=np.int64), np.append(nothing, 0))
-        return {**columns, "targets": nowhere, "dialogue": nothing - 1, "first_row": nothing}
 
     def _apart(self, corpus: Corpus, own: Corpus) -> np.ndarray:
         """Which training dialogues of ``corpus`` share nothing with dev and test of ``own``."""

@@ -9,11 +9,10 @@ from lightning import Callback, seed_everything
 
 from erc_bench.corpus.conversation import Corpus
 from erc_bench.method.contract import ErcMethod
-from erc_bench.method.datamodule import ErcDataModule
-from erc_bench.settings.experiment import Experiment
-from erc_bench.training.checkpoints import load_weights
-from erc_bench.training.log import TrainingLog
-from erc_bench.training.trainer import build_trainer, fit, predict
+from erc_bench.method.data import ErcDataModule
+from erc_bench.records.place import LAST
+from erc_bench.training.checkpoints import read_checkpoint
+from erc_bench.training.train import Trained, prepare, train
 
 
 class PowerCut(Callback):
@@ -27,43 +26,39 @@ class PowerCut(Callback):
             raise RuntimeError("power cut")
 
 
-class Fitted:
-    """A method trained in a folder, with its curves, last weights and predictions.
+def built(kind: type[ErcMethod], config, corpus: Corpus) -> tuple[ErcMethod, ErcDataModule]:
+    """A method from seed 1, prepared for a corpus, and its data."""
+    seed_everything(1, verbose=False)
+    method = kind(config, corpus.labels)
+    data = ErcDataModule(corpus, method)
+    prepare(method, data)
+    return method, data
 
-    It goes on from the folder's ``last.ckpt`` if there is one.
-    """
 
-    def __init__(
-        self, kind: type[ErcMethod], config, corpus: Corpus, folder: Path, *callbacks: Callback
-    ) -> None:
-        seed_everything(1, verbose=False)
-        self.method = kind(config, corpus.labels)
-        self.datamodule = ErcDataModule(corpus, self.method, seed=1)
-        self.method.prepare(self.datamodule)
-        self.log = TrainingLog(Experiment(kind.__name__, "small", "paper", 1, config))
-        self.trainer = build_trainer(self.method, folder, [self.log, *callbacks])
-        last = folder / "last.ckpt"
-        fit(self.trainer, self.method, self.datamodule, last if last.exists() else None)
-        self.last = {name: value.clone() for name, value in self.method.state_dict().items()}
+def fitted(
+    kind: type[ErcMethod], config, corpus: Corpus, folder: Path, *callbacks: Callback
+) -> Trained:
+    """A method trained in a folder; it goes on from the folder's last checkpoint, if any."""
+    seed_everything(1, verbose=False)
+    method = kind(config, corpus.labels)
+    return train(method, ErcDataModule(corpus, method), folder, callbacks=callbacks)
 
-    def select(self) -> None:
-        """Put the weights of the epoch that is best on dev into the method."""
-        load_weights(self.method, Path(self.trainer.checkpoint_callback.best_model_path))
 
-    def predict(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows ``(N,)`` and probabilities ``(N, C)``."""
-        return predict(self.trainer, self.method, self.datamodule, split)
+def last_state(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights after the last epoch of a training in a folder."""
+    return read_checkpoint(folder / LAST)["state_dict"]
 
 
 def resumed_equals_uninterrupted(kind: type[ErcMethod], config, corpus: Corpus, folder: Path):
-    """Train once in one go, once with a power cut in the second epoch; both as :class:`Fitted`."""
+    """Train once in one go, once with a power cut in the second epoch; both as Trained."""
     import pytest
 
-    whole = Fitted(kind, config, corpus, folder / "whole")
+    whole = fitted(kind, config, corpus, folder / "whole")
     with pytest.raises(RuntimeError, match="power cut"):
-        Fitted(kind, config, corpus, folder / "cut", PowerCut(1))
-    resumed = Fitted(kind, config, corpus, folder / "cut")
+        fitted(kind, config, corpus, folder / "cut", PowerCut(1))
+    resumed = fitted(kind, config, corpus, folder / "cut")
     assert resumed.log.curves == whole.log.curves
-    for name, value in whole.last.items():
-        assert torch.equal(value, resumed.last[name]), name
+    again = last_state(folder / "cut")
+    for name, value in last_state(folder / "whole").items():
+        assert torch.equal(value, again[name]), name
     return whole, resumed

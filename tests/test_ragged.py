@@ -27,8 +27,8 @@ def test_taking_and_padding_do_what_lists_do(rows: list[list[int]], data: st.Dat
     assert listed(taken) == expected
     width = max(map(len, expected), default=0)
     assert taken.pad(-1).tolist() == [row + [-1] * (width - len(row)) for row in expected]
-    assert taken.owners.tolist() == [i for i, row in enumerate(expected) for _ in row]
-    assert taken.places.tolist() == [j for row in expected for j in range(len(row))]
+    assert taken.row_of_value.tolist() == [i for i, row in enumerate(expected) for _ in row]
+    assert taken.position_in_row.tolist() == [j for row in expected for j in range(len(row))]
 
 
 @given(st.lists(ROWS, min_size=1, max_size=4), st.data())

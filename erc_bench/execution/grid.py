@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -25,8 +24,13 @@ from rich.text import Text
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.jobs import Ended, Executor, Job, default_workers, local
+from erc_bench.execution.run import encoder_digest, load_corpus
+from erc_bench.files import cannot_write
 from erc_bench.progress import Stopwatch, console, duration, say
-from erc_bench.records.store import cannot_write, finished, leftovers, record_path, run_folder
+from erc_bench.records.place import Place
+from erc_bench.records.schema import Record
+from erc_bench.settings.experiment import Experiment
+from erc_bench.training.frameworks import quiet_frameworks
 
 PATIENCE = 1.0
 """Seconds between two looks at the runs that other processes are at."""
@@ -39,16 +43,23 @@ class Report:
     scores: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     """Weighted-F1 on test of every seed, by method and corpus."""
     failures: list[Ended] = field(default_factory=list)
+    impossible: dict[str, list[str]] = field(default_factory=dict)
+    """Runs that could not even be begun, by the reason."""
+
+    @property
+    def failed(self) -> int:
+        """How many runs left no record."""
+        return len(self.failures) + sum(map(len, self.impossible.values()))
 
     def complaints(self) -> list[str]:
         """One paragraph for all runs that failed alike, and where their logs are."""
         alike: dict[str, list[Job]] = defaultdict(list)
         for ended in self.failures:
             alike[ended.failure].append(ended.job)
-        lines = []
+        lines = [f"{', '.join(names)}: {reason}" for reason, names in self.impossible.items()]
         for failure, jobs in alike.items():
-            logs = ", ".join(str(job.log) for job in jobs if job.log.exists())
-            names = ", ".join(job.experiment.name for job in jobs)
+            logs = ", ".join(str(job.place.log) for job in jobs if job.place.log.exists())
+            names = ", ".join(job.place.name for job in jobs)
             lines.append(f"{names}: {failure}{f' Log: {logs}' if logs else ''}")
         return lines
 
@@ -77,26 +88,35 @@ def _cell(scores: list[float], seeds: int) -> str:
     return f"{np.mean(scores):.2f}{spread}{fewer}"
 
 
-def run_grid(jobs: list[Job], workers: int | None, executor: Executor | None = None) -> Report:
-    """Do every job whose run has no record yet; one that fails stops none of the others.
+def run_grid(
+    experiments: Sequence[Experiment],
+    root: Path,
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    **options: Any,
+) -> Report:
+    """Do every run that is not finished yet; one that fails stops none of the others.
 
     Args:
-        jobs: the runs, each once.
+        experiments: the runs, each once.
+        root: folder of the records and checkpoints.
         workers: how many at a time; None is what this machine does well.
         executor: what does them; :func:`local` if nothing else is said.
+        options: further arguments of :func:`erc_bench.execution.run.run`.
 
     Raises:
         ErcBenchError: nothing can be written where the records belong.
     """
-    grid = _Grid(jobs)
+    jobs, impossible = plan(experiments, root, options)
+    grid = _Grid(jobs, impossible)
     waiting = grid.unfinished()
     if not waiting:
         return grid.report
-    for root in {job.root for job in waiting}:
-        try:
-            (root / "runs").mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # said once, not of each run
-            raise cannot_write(root, error) from error
+    try:
+        (root / "runs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # said once, not of each run
+        raise cannot_write(root, error) from error
     why = ""
     if workers is None:
         workers, why = default_workers([job.experiment for job in waiting])
@@ -114,20 +134,52 @@ def run_grid(jobs: list[Job], workers: int | None, executor: Executor | None = N
     return grid.report
 
 
+def plan(
+    experiments: Sequence[Experiment], root: Path, options: Mapping[str, Any]
+) -> tuple[list[Job], list[tuple[Experiment, str]]]:
+    """The place of every run, and the runs that can't be done, with the reason.
+
+    Every corpus is read once, and every encoder's weights: a run is told by their contents.
+    """
+    digests: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for dataset in dict.fromkeys(experiment.dataset for experiment in experiments):
+        try:
+            with quiet_frameworks():
+                digests[dataset] = load_corpus(dataset, options.get("data_dir")).digest
+        except ErcBenchError as error:
+            missing[dataset] = str(error)
+    jobs, impossible = [], []
+    for experiment in experiments:
+        reason = missing.get(experiment.dataset)
+        if reason is None:
+            try:
+                weights = encoder_digest(experiment)
+                place = Place.of(root, experiment, digests[experiment.dataset], weights)
+                jobs.append(Job(experiment, place, options))
+                continue
+            except ErcBenchError as error:
+                reason = str(error)
+        impossible.append((experiment, reason))
+    return jobs, impossible
+
+
 class _Grid:
     """How far a grid is, and what the user sees of it."""
 
     workers: int
 
-    def __init__(self, jobs: list[Job]) -> None:
+    def __init__(self, jobs: list[Job], impossible: Sequence[tuple[Experiment, str]] = ()) -> None:
         self.start = time.time()
         self.total = len(jobs)
-        self.left = {job.experiment.name: job for job in jobs}
+        self.left = {job.place.name: job for job in jobs}
         self.running: dict[str, Stopwatch] = {}
         self.others = 0
         self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
-        kinds = [(job.experiment.method, job.experiment.dataset) for job in jobs]
-        self.report = Report({kind: [] for kind in kinds})
+        every = [*(job.experiment for job in jobs), *(e for e, _ in impossible)]
+        self.report = Report({(e.method, e.dataset): [] for e in every})
+        for experiment, reason in impossible:
+            self.report.impossible.setdefault(reason, []).append(experiment.name)
 
     def unfinished(self) -> list[Job]:
         """The jobs that are left to do; the others are counted."""
@@ -137,48 +189,51 @@ class _Grid:
         if done := self.total - len(self.left):
             say(f"{done} of {self.total} runs were finished before (--force repeats them).")
         left = list(self.left.values())
-        if anew := sum(_is_started_anew(job) for job in left):
+        interrupted = sum(job.place.is_interrupted() and not job.place.is_taken() for job in left)
+        if interrupted and any(job.options.get("restart") for job in left):
             say(
-                f"Unfinished runs that are started anew: {anew}. Until an epoch has ended, "
-                "Ctrl-C and the same command with --resume go on with what it had instead."
+                f"Interrupted runs that are begun anew: {interrupted}. Until an epoch has ended, "
+                "Ctrl-C and the same command without --restart go on with what they had instead."
             )
+        elif interrupted:
+            say(f"Interrupted runs that go on from their last epoch: {interrupted}.")
         return left
 
-    def _record(self, job: Job) -> dict[str, Any] | None:
+    def _record(self, job: Job) -> Record | None:
         """The record that makes a job superfluous.
 
         With ``force`` only one that somebody made since this grid began. A broken one is none, and
         the run will say so; nor is one whose run was killed before it had tidied up.
         """
         with contextlib.suppress(ErcBenchError, OSError):
-            made = record_path(job.root, job.experiment).stat().st_mtime
+            made = job.place.record.stat().st_mtime
             if job.options.get("force") and made < self.start:
                 return None
-            if not leftovers(job.root, job.experiment):
-                return finished(job.root, job.experiment)
+            if job.place.is_tidy():
+                return job.place.finished()
         return None
 
     def startable(self, waiting: list[Job], put_off: list[Job]) -> Iterator[Job]:
         """The jobs that are still to be done and at which nobody is, when they are drawn."""
         for job in waiting:
-            if _is_taken(job):
+            if job.place.is_taken():
                 put_off.append(job)
             elif record := self._record(job):
                 self._count(job, record)
                 self._say(job, f"{_scores(record)}  done by another process")
             else:
-                self.running[job.experiment.name] = Stopwatch()
+                self.running[job.place.name] = Stopwatch()
                 yield job
 
     def end(self, ended: Ended) -> list[Job]:
         """Take note of a job that is over; returns it if it is still to be done."""
         job = ended.job
-        clock = self.running.pop(job.experiment.name)
+        clock = self.running.pop(job.place.name)
         if ended.taken:
             return [job]
         if not ended.failure:
             try:
-                record = finished(job.root, job.experiment)
+                record = job.place.finished()
             except ErcBenchError as error:
                 ended = Ended(job, str(error))
             else:
@@ -187,22 +242,22 @@ class _Grid:
                     self._say(job, f"{_scores(record)}  {duration(clock.seconds)}")
                     return []
                 ended = Ended(job, "it ended without a record.")
-        del self.left[job.experiment.name]
+        del self.left[job.place.name]
         self.report.failures.append(ended)
-        self._say(job, f"failed, see {job.log}")
+        self._say(job, f"failed, see {job.place.log}")
         return []
 
-    def _count(self, job: Job, record: dict[str, Any]) -> None:
+    def _count(self, job: Job, record: Record) -> None:
         experiment = job.experiment
         del self.left[experiment.name]
         kind = experiment.method, experiment.dataset
-        score = record["metrics"]["test"]["weighted_f1"]
+        score = record.metrics.test.weighted_f1
         self.report.scores[kind].append(score)
-        with contextlib.suppress(KeyError, TypeError, ValueError):  # an estimate can do without
-            self.seconds[kind].append(float(record["training"]["wall_seconds"]))
+        if record.training and record.training.wall_seconds is not None:
+            self.seconds[kind].append(float(record.training.wall_seconds))
 
     def _say(self, job: Job, text: str) -> None:
-        say(f"[{self.total - len(self.left)}/{self.total}] {job.experiment.name}  {text}")
+        say(f"[{self.total - len(self.left)}/{self.total}] {job.place.name}  {text}")
 
     def leave_to_others(self, runs: int) -> None:
         """Wait a moment if these are all that is left and other processes are at them."""
@@ -227,7 +282,7 @@ class _Grid:
             runs.add_column(no_wrap=True, overflow="ellipsis")
         for name, clock in list(self.running.items()):
             if job := self.left.get(name):
-                runs.add_row(name, duration(clock.seconds), Text(_last_line(job.log)))
+                runs.add_row(name, duration(clock.seconds), Text(_last_line(job.place.log)))
         whole = Table.grid(padding=(0, 2))
         done = self.total - len(self.left)
         whole.add_row(ProgressBar(total=self.total, completed=done, width=30), self.summary())
@@ -239,7 +294,7 @@ class _Grid:
         parts = {
             f"{self.total - len(self.left)} of {self.total} runs": True,
             f"{len(self.running)} running": self.running,
-            f"{len(self.report.failures)} failed": self.report.failures,
+            f"{self.report.failed} failed": self.report.failed,
             f"{self.others} left to other processes": self.others,
             f"about {duration(seconds or 0)} left": seconds,
         }
@@ -259,29 +314,10 @@ class _Grid:
         return total / min(self.workers, len(self.left))
 
 
-def _scores(record: dict[str, Any]) -> str:
-    test, dev = (record["metrics"][split]["weighted_f1"] for split in ("test", "dev"))
-    return f"weighted-F1 {test:.2f} (dev {dev:.2f})"
-
-
-def _is_taken(job: Job) -> bool:
-    """Whether a process is at this run now."""
-    lock = run_folder(job.root, job.experiment) / "lock"
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return False  # the run itself will say what is wrong with the place
-
-
-def _is_started_anew(job: Job) -> bool:
-    """Whether an unfinished run is there that this job gives up."""
-    last = run_folder(job.root, job.experiment) / "last.ckpt"
-    return not job.options.get("resume") and last.exists() and not _is_taken(job)
+def _scores(record: Record) -> str:
+    test, dev = record.metrics.test, record.metrics.dev
+    on_dev = f" (dev {dev.weighted_f1:.2f})" if dev else ""
+    return f"weighted-F1 {test.weighted_f1:.2f}{on_dev}"
 
 
 def _last_line(file: Path) -> str:

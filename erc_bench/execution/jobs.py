@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from erc_bench.errors import ErcBenchError, explain
+from erc_bench.files import cannot_write
 from erc_bench.progress import say, show_warning
-from erc_bench.records.store import cannot_write, run_folder
+from erc_bench.records.place import Place, RunTakenError
 from erc_bench.settings.experiment import Experiment
+from erc_bench.settings.presets import gpu_memory_gib
 from erc_bench.settings.registry import own_modules
-
-GPU_MEMORY = {"paper": 24, "base": 16, "small": 4, "smoke": 3}
-"""GiB of a GPU to reckon with for a run, by preset; any other counts as ``paper``. At least what
-``python -m benchmarks.memory`` counts for the largest batch in bfloat16, and 2 GiB for CUDA."""
 
 SIZES = ("encoder", "batch_size", "max_len", "accumulate", "precision")
 """Settings that change how much of a GPU a run needs."""
@@ -45,14 +43,9 @@ class Job:
     """One run of a grid, and all that is needed to do it elsewhere."""
 
     experiment: Experiment
-    root: Path
+    place: Place
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of :func:`erc_bench.runner.run`."""
-
-    @property
-    def log(self) -> Path:
-        """Where the run's output goes: beside its checkpoints."""
-        return run_folder(self.root, self.experiment) / "log.txt"
+    """Further arguments of :func:`erc_bench.execution.run.run`."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ def sane_workers(
             f" (what a run with its own {' and '.join(changed)} needs of the GPU is not known; "
             "--jobs sets another number)"
         )
-    need = max(GPU_MEMORY.get(e.preset, GPU_MEMORY["paper"]) for e in experiments)
+    need = max(gpu_memory_gib(e.preset) for e in experiments)
     workers = max(1, min(int(gpu_memory / need), cores // CORES_PER_RUN))
     return workers, (
         f" (for each {need} of the {gpu_memory:.0f} GiB free on the GPU and {CORES_PER_RUN} of "
@@ -142,11 +135,11 @@ def local(jobs: Iterable[Job], workers: int) -> Generator[Ended, None, None]:
         while True:
             for job in islice(jobs, workers - len(running)):
                 results, sender = context.Pipe(duplex=False)
-                place = os.getcwd(), dict(os.environ)
+                surroundings = os.getcwd(), dict(os.environ)
                 process = context.Process(
                     target=_work,
-                    args=(job, threads, workers, place, sender),
-                    name=job.experiment.name,
+                    args=(job, threads, workers, surroundings, sender),
+                    name=job.place.name,
                 )
                 with _one_thread():
                     process.start()
@@ -169,27 +162,30 @@ def local(jobs: Iterable[Job], workers: int) -> Generator[Ended, None, None]:
         _stop(processes, GRACE)
 
 
-def perform(job: Job, threads: int, at_once: int) -> Ended:
+def perform(job: Job, threads: int, runs_at_once: int) -> Ended:
     """Do a job in this process, which is there for nothing else; its output goes to its log.
 
-    It is one of ``at_once`` at a time.
+    It is one of ``runs_at_once``.
     """
     import torch
 
-    from erc_bench.execution.run import RunTakenError, run
+    from erc_bench.execution.run import run
 
     try:
-        _write_output_to(job.log)
+        _write_output_to(job.place.log)
         torch.set_num_threads(threads)
         experiment = job.experiment
         # Whoever comes second at a run writes this into the log of the first, too.
         now, by = f"{datetime.now():%Y-%m-%d %H:%M:%S}", f"process {os.getpid()}"
-        say(f"{now}  Run {experiment.name}, {experiment.preset}, {by}")
-        run(experiment, job.root, at_once=at_once, **job.options)
+        say(f"{now}  Run {job.place.name}, {experiment.preset}, {by}")
+        options = {"expected": job.place, "runs_at_once": runs_at_once, **job.options}
+        run(experiment, job.place.root, **options)
     except RunTakenError:
         return Ended(job, taken=True)
     except KeyboardInterrupt:
-        return Ended(job, "it was stopped; --resume goes on from the last finished epoch.")
+        return Ended(
+            job, "it was stopped; the same command goes on from the last epoch that ended."
+        )
     except Exception as error:
         if not isinstance(error, ErcBenchError):
             traceback.print_exc()
@@ -236,19 +232,23 @@ def _one_thread() -> Iterator[None]:
 
 
 def _work(
-    job: Job, threads: int, at_once: int, place: tuple[str, dict[str, str]], results: Connection
+    job: Job,
+    threads: int,
+    runs_at_once: int,
+    surroundings: tuple[str, dict[str, str]],
+    results: Connection,
 ) -> None:
     """The life of a process of :func:`local`."""
     # Ctrl-C on a terminal reaches every process there; the grid stops each by SIGTERM, once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder, environment = place
+    folder, environment = surroundings
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     warnings.showwarning = show_warning
-    results.send(perform(job, threads, at_once))
+    results.send(perform(job, threads, runs_at_once))
 
 
 def _end_with_parent() -> None:
@@ -286,4 +286,4 @@ def _died(status: int | None) -> str:
         how = f"was killed by {name}{memory if name == 'SIGKILL' else ''}"
     else:
         how = f"ended with status {status}"
-    return f"its process {how}; --resume goes on from the last finished epoch."
+    return f"its process {how}; the same command goes on from the last epoch that ended."

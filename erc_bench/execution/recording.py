@@ -4,62 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import re
-import resource
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
 
 from erc_bench.evaluation.metrics import evaluate
 from erc_bench.evaluation.slices import recorded_facts
-from erc_bench.method.contract import ErcMethod
-from erc_bench.method.datamodule import ErcDataModule
-from erc_bench.records.store import SCHEMA
+from erc_bench.records.schema import SCHEMA, Record, typed
 from erc_bench.settings.experiment import Experiment
-from erc_bench.training.checkpoints import selecting_checkpoint
-from erc_bench.training.log import TrainingLog
+from erc_bench.training.scoring import NO_ANSWER, Predicted
+from erc_bench.training.train import Trained
 
 
 def make_record(
     experiment: Experiment,
-    method: ErcMethod,
-    datamodule: ErcDataModule,
-    trainer: Trainer,
-    log: TrainingLog,
-    predictions: dict[str, tuple[torch.Tensor, torch.Tensor]],
-) -> dict[str, Any]:
-    """The record of a trained method, but for the time it took.
+    trained: Trained,
+    *,
+    predictions: Mapping[str, Predicted],
+    model: tuple[str, str],
+    plugin: Mapping[str, str],
+    wall_seconds: float,
+) -> Record:
+    """The record of a run.
 
     Args:
         experiment: what was run.
-        method: with the weights that were evaluated.
-        datamodule: its corpus, and the names of its rows.
-        trainer: what trained it.
-        log: the course of the training.
-        predictions: for dev and test the rows ``(N,)`` and probabilities ``(N, C)``.
+        trained: the method with the weights that were evaluated, and the course of the training.
+        predictions: its answers on dev and test.
+        model: name and SHA-256 of the file that holds its weights.
+        plugin: distribution and version of the package that brought the method.
+        wall_seconds: how long the whole run took.
     """
-    corpus = datamodule.corpus
+    method, log, corpus = trained.method, trained.log, trained.data.corpus
+    select_on = experiment.config.select_on
     metrics, stored = {}, {}
-    for split, (rows, probabilities) in predictions.items():
-        gold, predicted = datamodule.gold[rows], probabilities.argmax(dim=1)
-        rounded = [[round(p, 4) for p in each] for each in probabilities.tolist()]
-        metrics[split] = {
-            # Of what is stored, so that the metrics can be recomputed from the record.
-            **evaluate(predicted, gold, corpus.labels.names, torch.tensor(rounded)),
-            **method.extra_metrics(datamodule, split),
-        }
-        stored[split] = {
-            "ids": [datamodule.ids[row] for row in rows],
-            "gold": gold.tolist(),
-            "predicted": predicted.tolist(),
-            "probabilities": rounded,
-            **recorded_facts(corpus, split),
-        }
-    best = log.best_epoch(selecting_checkpoint(trainer))
-    record = {
+    for split, predicted in predictions.items():
+        metrics[split], stored[split] = _scored(trained, split, predicted)
+    document = {
         "schema": SCHEMA,
         "method": experiment.method,
         "dataset": experiment.dataset,
@@ -71,25 +56,54 @@ def make_record(
         "config": experiment.settings,
         "config_hash": experiment.hash,
         "context": method.context,
-        "selection": f"dev {experiment.config.select_on}",
-        "encoder": method.encoder_identity(),
+        "selection": f"dev {select_on}" if method.trains else "none",
+        "trains": method.trains,
+        "encoder": {**type(method).encoder_identity(experiment.config), **method.recorded()},
+        "plugin": dict(plugin),
+        "model": {"file": model[0], "sha256": model[1]},
         "metrics": metrics,
         "training": {
-            **log.figures(best),
+            **log.figures(select_on),
             "parameters": sum(p.numel() for p in method.parameters()),
             "peak_memory_mib": peak_memory_mib(),
+            "wall_seconds": round(wall_seconds, 1),
         },
         "environment": log.environment,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "predictions": stored,
     }
-    if experiment.config.evaluation.oracle:
-        record["oracle_gap"] = log.oracle_gap(best)
-    return record
+    if experiment.config.evaluation.oracle and method.trains:
+        document["oracle_gap"] = log.oracle_gap(select_on)
+    return typed(document, Record)
 
 
-def peak_memory_mib() -> float:
-    """Peak memory in MiB: allocated on the GPU, else resident in this process."""
+def _scored(
+    trained: Trained, split: str, predicted: Predicted
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metrics and stored predictions of a split."""
+    data, corpus = trained.data, trained.data.corpus
+    gold, classes = data.gold[predicted.rows], predicted.classes
+    answered = (classes != NO_ANSWER).tolist()
+    rounded = [[round(p, 4) for p in row] for row in predicted.probabilities.tolist()]
+    figures = {
+        # Of what is stored, so that the metrics can be recomputed from the record.
+        **evaluate(classes, gold, corpus.labels.names, torch.tensor(rounded)),
+        **predicted.extra,
+    }
+    return figures, {
+        "ids": [data.ids[row] for row in predicted.rows],
+        "gold": gold.tolist(),
+        "predicted": classes.tolist(),
+        "probabilities": [
+            row if there else None for row, there in zip(rounded, answered, strict=True)
+        ],
+        **recorded_facts(corpus, split),
+    }
+
+
+def peak_memory_mib() -> float | None:
+    """Peak memory in MiB: allocated on the GPU, else resident in this process; None where the
+    system does not tell."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     status = Path("/proc/self/status")
@@ -97,6 +111,10 @@ def peak_memory_mib() -> float:
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         if found:
             return round(int(found[1]) / 1024, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 

@@ -6,18 +6,22 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.errors import ErcBenchError
+from erc_bench.files import sha256_of
 from erc_bench.inference.dialogue_files import dialogue
-from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import say
-from erc_bench.records.store import model_file, run_name, sound
+from erc_bench.records.place import model_file
+from erc_bench.records.schema import Encoder, Record
+from erc_bench.records.store import run_name
 from erc_bench.settings.experiment import stored_config
 from erc_bench.settings.registry import method_class
-from erc_bench.training.checkpoints import load_weights
-from erc_bench.training.trainer import build_trainer, predict, quiet_frameworks, set_up_backends
+from erc_bench.training.checkpoints import load_checkpoint
+from erc_bench.training.frameworks import quiet_frameworks
+from erc_bench.training.scoring import NO_ANSWER, predict
+from erc_bench.training.train import build_trainer, prepare, set_up_backends
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Answer:
     speaker: str
     text: str
     label: str
-    """The most probable emotion."""
+    """The most probable emotion; "" where the method gives no answer."""
     probabilities: dict[str, float]
     """By emotion, rounded to 4 places as in a record."""
 
@@ -50,35 +54,27 @@ class Model:
         ErcBenchError: there are no weights, or they, the settings or the encoder do not fit.
     """
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: Record) -> None:
         weights = model_file(path, record)
-        with sound(path):
-            name, self.dataset = str(record["method"]), str(record["dataset"])
-            settings, digest = dict(record["config"]), str(record["encoder"]["digest"])
-            self.labels = LabelSet(tuple(record["labels"]))
+        self.dataset, self.labels = record.dataset, LabelSet(tuple(record.labels))
         say(f"Loading the model of {run_name(path)} …")
-        config = stored_config(name, settings, f"{path}, config")
-        for setting in asdict(config).keys() - settings.keys():
+        _check_digest(path, record, weights)
+        config = stored_config(record.method, record.config, f"{path}, config")
+        for setting in asdict(config).keys() - record.config.keys():
             say(f"Note: the record is older than the setting {setting}; its default is taken.")
+        kind = method_class(record.method)
+        encoder, recorded = kind.encoder_identity(config), record.encoder or Encoder()
+        if encoder["digest"] != recorded.digest:
+            raise ErcBenchError(
+                f"{encoder['name']!r} is another encoder than that of {path}: its weights have the "
+                f"SHA-256 {encoder['digest']}, the run's had {recorded.digest}. Put that one in "
+                "its place."
+            )
         set_up_backends()
         with quiet_frameworks():
-            self.method = method_class(name)(config, self.labels)
-            try:
-                load_weights(self.method, weights)
-            except (KeyError, RuntimeError) as error:
-                raise ErcBenchError(
-                    f"The weights {weights} do not fit the method {name!r} as it is now "
-                    f"({str(error).splitlines()[0]}). Use the version of erc-bench that the record "
-                    "names, or repeat the run with --force."
-                ) from error
-            encoder = self.method.encoder_identity()
-            if encoder["digest"] != digest:
-                raise ErcBenchError(
-                    f"{encoder['name']!r} is another encoder than that of {path}: its weights have "
-                    f"the SHA-256 {encoder['digest']}, the run's had {digest}. Put that one in its "
-                    "place."
-                )
-            self.trainer = build_trainer(self.method, weights.parent, [])
+            self.method = kind(config, self.labels)
+            load_checkpoint(self.method, weights)
+            self.trainer = build_trainer(self.method)
 
     def answers(self, dialogues: Sequence[Dialogue]) -> list[Answer]:
         """An answer for every turn of the dialogues, in their order."""
@@ -99,28 +95,40 @@ class Model:
         """Answers for the labelled turns."""
         with quiet_frameworks():
             corpus = Corpus.build(self.dataset, self.labels, {"test": asked})
-            datamodule = ErcDataModule(corpus, self.method, kept=False)
-            self.method.prepare(datamodule)
-            _, probabilities = predict(self.trainer, self.method, datamodule, "test")
+            data = ErcDataModule(corpus, self.method)
+            prepare(self.method, data)
+            predicted = predict(self.trainer, self.method, data, "test")
         turns = [(d, i) for d in asked for i in d.labelled]
+        found = zip(
+            turns, predicted.classes.tolist(), predicted.probabilities.tolist(), strict=True
+        )
         return [
             Answer(
                 d.id,
                 i + 1,
                 d.utterances[i].speaker,
                 d.utterances[i].text,
-                self.labels.names[best],
-                dict(zip(self.labels.names, (round(p, 4) for p in row), strict=True)),
+                self.labels.names[best] if best != NO_ANSWER else "",
+                {}
+                if best == NO_ANSWER
+                else dict(zip(self.labels.names, (round(p, 4) for p in row), strict=True)),
             )
-            for (d, i), best, row in zip(
-                turns, probabilities.argmax(dim=1).tolist(), probabilities.tolist(), strict=True
-            )
+            for (d, i), best, row in found
         ]
 
 
-def _asked(given: Dialogue, places: Iterable[int]) -> Dialogue:
+def _check_digest(path: Path, record: Record, weights: Path) -> None:
+    """The weights must be those that the record names; an older one names none."""
+    if record.model is not None and sha256_of(weights) != record.model.sha256:
+        raise ErcBenchError(
+            f"{weights} is damaged or another run's: its SHA-256 is not the one that {path} names. "
+            "Copy it again from the machine of the training, or repeat the run with --force."
+        )
+
+
+def _asked(given: Dialogue, positions: Iterable[int]) -> Dialogue:
     """A dialogue with a label, whichever, on the turns that are asked for: only such are scored."""
     turns = list(given.utterances)
-    for i in places:
+    for i in positions:
         turns[i] = replace(turns[i], label=0)
     return Dialogue(given.id, tuple(turns))

@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from erc_bench.files import write_atomically
 from erc_bench.leaderboard.board import Board, read_board
 from erc_bench.leaderboard.comparing import MethodComparison, compare_methods
 from erc_bench.leaderboard.page import to_html
 from erc_bench.leaderboard.rescoring import Rescored, rescore
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.leaderboard.tables import to_csv, to_json, to_latex, to_markdown
-from erc_bench.records.store import write_atomically
 
 __all__ = [
     "Board",

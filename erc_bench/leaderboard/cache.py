@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from erc_bench.records.store import replacing
+from erc_bench.files import replacing
 
 
 class Cache:

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, Literal
 
 from erc_bench.errors import ErcBenchError
+
+_LATER = "added_later"
+
+
+def added_later(default: Any = MISSING, *, factory: Any = MISSING) -> Any:
+    """A setting that a method did not have from the beginning.
+
+    Left at its default it does not change the hash of a run, so that runs of before stay finished.
+    """
+    return field(default=default, default_factory=factory, metadata={_LATER: True})
+
+
+def is_added_later(setting: Field) -> bool:
+    """Whether a setting is one of :func:`added_later`."""
+    return bool(setting.metadata.get(_LATER))
+
+
+def default_of(setting: Field) -> Any:
+    """The default of a dataclass's field."""
+    made: Any = setting.default_factory
+    return setting.default if made is MISSING else made()
 
 
 @dataclass
@@ -52,7 +73,7 @@ def at_least(config: Any, bound: float, *keys: str, within: str = "") -> None:
             )
 
 
-def shares(config: Any, *keys: str, within: str = "") -> None:
+def between_0_and_1(config: Any, *keys: str, within: str = "") -> None:
     """Check that settings lie between 0 and 1; as :func:`at_least`."""
     for key in keys:
         if not 0 <= getattr(config, key) <= 1:

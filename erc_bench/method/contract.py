@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,140 +12,124 @@ from torch import Tensor
 
 from erc_bench.corpus.conversation import Dialogue, LabelSet
 from erc_bench.encoders.locating import find_encoder
-from erc_bench.evaluation.metrics import Predictions, weighted_f1
 from erc_bench.method.config import MethodConfig
-from erc_bench.method.ragged import Columns
-from erc_bench.progress import track
-
-if TYPE_CHECKING:
-    from erc_bench.method.datamodule import ErcDataModule
-
-Example = Mapping[str, Any]
-"""``targets``: positions of the turns it is about; the rest are numbers, lists of numbers, or
-lists of lists of numbers, every example with the same keys. Labels are added by the framework."""
-
-Batch = dict[str, Any]
-"""What ``collate`` made, ``labels`` ``(N,)`` and ``rows`` ``(N,)``: one entry for every target, in
-the order of the examples and of the targets inside an example."""
+from erc_bench.method.data import ErcDataModule
+from erc_bench.method.reader import Batch, Reader
 
 
 class ErcMethod(LightningModule):
     """Base class of all methods.
 
-    A method sets ``Config`` and ``context`` and writes ``examples``, ``collate``, ``loss`` and
-    ``scores``, and ``configure_optimizers`` as in any LightningModule. Selection and evaluation are
-    not its business: they are the same for all.
+    A method sets ``Config``, ``context`` and ``reader`` and writes ``forward``, ``loss``,
+    ``scores`` and ``configure_optimizers``. How a model is selected and evaluated is the same for
+    all methods and none of its business.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    """Its hyper-parameters, defaults as in the paper."""
+    """Its settings, defaults as in the paper."""
     context: Literal["past", "full"]
-    """Whether a prediction depends on later turns of the dialogue (``full``). Of the class, or of
-    an instance where a setting decides it."""
-    input_settings: ClassVar[tuple[str, ...]] = ("encoder",)
-    """The settings that ``examples`` depends on: its results are cached under their values."""
-    bucketed: ClassVar[bool] = True
-    """Whether training batches hold examples of similar length. Not where an example is a dialogue:
-    its weight in a mean over a batch's utterances would depend on its length."""
+    """Whether predictions depend on later turns (``full``) or on ``past`` ones alone: tested."""
+    trains: ClassVar[bool] = True
+    """False: there is nothing to fit. It is evaluated, recorded and ranked like any other."""
+    reader: Reader
 
     def __init__(self, config: MethodConfig, labels: LabelSet) -> None:
         super().__init__()
         self.config = config
         self.labels = labels
-        self.predictions: dict[str, Predictions] = {}
 
-    # --- what a method writes ---
+    # --- what a method writes
 
-    @abstractmethod
-    def examples(self, dialogue: Dialogue, training: bool = False) -> list[Example]:
-        """Model inputs of one dialogue, about its labelled turns. No torch, no state.
+    def forward(self, batch: Batch) -> Any:
+        """The network, called once a batch; its output goes to ``loss`` and ``scores``."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward(batch).")
 
-        Examples for which ``training`` is needed exist in the training split only.
-        """
-
-    @abstractmethod
-    def collate(self, examples: Columns) -> Batch:
-        """Examples as columns → tensors, padded to the longest row of the batch.
-
-        A column of numbers is an array ``(B,)``; of lists, a
-        :class:`erc_bench.method.ragged.Ragged` with ``pad``. The framework adds ``dialogue`` (its
-        number in the split) and ``first_row`` (the
-        row of its first turn) ``(B,)`` to the columns.
-        """
-
-    @abstractmethod
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         """``{"loss": scalar to minimise, ...}`` and whatever else is worth a curve."""
+        raise NotImplementedError(f"{type(self).__name__} trains, so it needs a loss.")
 
-    @abstractmethod
-    def scores(self, batch: Batch) -> Tensor:
-        """Logits ``(N, C)`` of the batch's targets: the highest is predicted, and their softmax is
-        the method's probability."""
+    def scores(self, output: Any, batch: Batch) -> Tensor:
+        """Logits ``(N, C)`` of the batch's targets: the highest is predicted, their softmax is the
+        probability. A row of NaN is no answer: it counts as wrong and is reported."""
+        raise NotImplementedError(f"{type(self).__name__} has no scores(output, batch).")
 
-    # --- what a method may write ---
+    # --- what a method may write
 
-    def prepare(self, datamodule: ErcDataModule) -> None:
-        """Before fitting or predicting: what is computed once from a corpus (cached features)."""
-
-    def epoch_examples(self, datamodule: ErcDataModule, epoch: int) -> np.ndarray | None:
-        """The training examples of this epoch, as indices; None = all. Called on the device."""
-        return None
-
-    def adapt(self, datamodule: ErcDataModule, last: Path) -> None:
-        """After fitting, with the selected weights: a second stage of training.
-
-        ``last`` is the checkpoint of the last epoch.
-        """
-
-    def extra_metrics(self, datamodule: ErcDataModule, split: str) -> dict[str, float]:
-        """Further figures for the record, beside the emotion metrics."""
-        return {}
-
-    def encoder_identity(self) -> dict[str, Any]:
-        """What turns text into vectors, for the record: ``name``, ``digest``, and whatever else
-        tells two of them apart."""
-        name = self.config.encoder
+    @classmethod
+    def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
+        """What turns text into vectors: its ``name``, and a ``digest`` of its weights."""
+        name = config.encoder
         return {"name": name, "digest": find_encoder(name).digest if name else ""}
 
-    # --- the thin framework layer ---
+    def prepare(self, data: ErcDataModule) -> None:
+        """Before training or predicting: what is computed once from a corpus."""
 
-    @torch.no_grad()
-    def encode(
-        self,
-        datamodule: ErcDataModule,
-        split: str,
-        function: Callable[[Batch], Tensor],
-        examples: np.ndarray | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """``function(batch)`` ``(B, …)`` in eval mode for examples with one target each.
+    def further_dialogues(self, data: ErcDataModule) -> Sequence[Dialogue]:
+        """Dialogues to train on beside the corpus's own; their labels are not looked at."""
+        return ()
 
-        Returns its values in float32 and the labels ``(N,)``, in the order of ``examples`` (all).
+    def epoch_examples(self, data: ErcDataModule, epoch: int) -> np.ndarray | None:
+        """Numbers of this epoch's training examples (epochs count from 0); None = all."""
+        return None
+
+    def after_epoch(self, data: ErcDataModule, epoch: int) -> None:
+        """After the training batches of an epoch, before dev is scored."""
+
+    def adapt(self, data: ErcDataModule, last_state: Callable[[], Mapping[str, Tensor]]) -> None:
+        """A second stage of training, after the first, with its selected weights.
+
+        ``last_state()`` reads what :meth:`saved_state` gave after the last epoch.
         """
-        training = self.training
-        self.eval()
-        loader = datamodule.evaluation_loader(split, examples)
-        batches = track(loader, f"Encoding {split}")
-        values, labels = [], []
-        with self.trainer.precision_plugin.forward_context():
-            for batch in batches:
-                batch = self.trainer.strategy.batch_to_device(batch)
-                values.append(function(batch).float())
-                labels.append(batch["labels"])
-        self.train(training)
-        order = torch.from_numpy(np.argsort(np.concatenate(list(loader.sampler))))
-        if examples is not None:
-            order = order[np.argsort(np.argsort(examples))]
-        return torch.cat(values)[order], torch.cat(labels)[order]
+
+    def extra_metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Shares to record beside the emotion metrics: by name how many answers of the batch are
+        right, and how many were asked for ``(2,)``."""
+        return {}
+
+    def recorded(self) -> dict[str, Any]:
+        """Plain data to record beside the encoder's identity, once the method is trained."""
+        return {}
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the weights; all of them, if a method does not say less."""
+        return self.state_dict()
+
+    def load_saved_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`saved_state` gave. A buffer may have grown since it was made."""
+        for name, buffer in self.named_buffers():
+            if name in state and buffer.shape != state[name].shape:
+                buffer.resize_(state[name].shape)
+        self.load_state_dict(state)
+
+    # --- what Lightning calls
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss, with its parts logged."""
-        parts = self.loss(batch)
+        parts = self.loss(self(batch), batch)
         values = {f"train/{name}": value.detach() for name, value in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
         return parts["loss"]
 
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict:
+        """``scores`` ``(N, C)``, and the ``loss`` where that selects."""
+        output = self(batch)
+        loss = self.loss(output, batch) if self.config.select_on == "loss" else {}
+        return {"scores": self.scores(output, batch), "loss": loss.get("loss")}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict:
+        """``scores`` ``(N, C)`` and the counts of ``extra_metrics``."""
+        output = self(batch)
+        return {"scores": self.scores(output, batch), "extra": self.extra_metrics(output, batch)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = self.saved_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.load_saved_state(checkpoint["state_dict"])
+        checkpoint["state_dict"] = self.state_dict()  # what Lightning then loads is all there
+
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *closure: Any) -> None:
-        """Step, and let go of the gradients: Lightning keeps them through the next forward pass."""
+        """Step, and free the gradients: Lightning keeps them through the next forward pass."""
         super().optimizer_step(epoch, batch_idx, optimizer, *closure)
         optimizer.zero_grad()
 
@@ -160,34 +142,3 @@ class ErcMethod(LightningModule):
         """Clip the gradient's norm; Lightning itself refuses to with a fused optimiser."""
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-
-    def _evaluation_step(self, batch: Batch, split: str) -> None:
-        self.predictions.setdefault(split, Predictions().to(self.device)).update(
-            batch["rows"], self.scores(batch)
-        )
-
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Scores of dev (and, for the oracle gap only, of test)."""
-        split = ("dev", "test")[dataloader_idx]
-        self._evaluation_step(batch, split)
-        if split == "dev" and self.config.select_on == "loss":
-            value = self.loss(batch)["loss"]
-            size = len(batch["labels"])
-            self.log("dev/loss", value, batch_size=size, sync_dist=True, add_dataloader_idx=False)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Scores of the split that is being tested."""
-        self._evaluation_step(batch, self.trainer.datamodule.tested)  # type: ignore[attr-defined]
-
-    def on_validation_epoch_end(self) -> None:
-        """Log weighted-F1 of what was scored, the figure that selects."""
-        datamodule: ErcDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        for split in list(self.predictions):
-            rows, scores = self.take_predictions(split)
-            value = weighted_f1(scores.argmax(dim=1), datamodule.gold[rows], len(self.labels))
-            self.log(f"{split}/weighted_f1", value, prog_bar=True, add_dataloader_idx=False)
-
-    def take_predictions(self, split: str) -> tuple[Tensor, Tensor]:
-        """Rows ``(N,)`` in corpus order and scores ``(N, C)``; they are forgotten here."""
-        rows, scores = self.predictions.pop(split).compute()
-        return rows.reshape(-1), scores  # torchmetrics squeezes a single row

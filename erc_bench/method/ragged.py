@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Ragged:
         return np.diff(self.offsets)
 
     @property
-    def owners(self) -> np.ndarray:
-        """For each value the row it belongs to ``(total,)``."""
+    def row_of_value(self) -> np.ndarray:
+        """The row that each value belongs to ``(total,)``."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     @property
-    def places(self) -> np.ndarray:
-        """For each value its position inside its row ``(total,)``."""
+    def position_in_row(self) -> np.ndarray:
+        """The position of each value inside its row ``(total,)``."""
         return np.arange(self.offsets[-1] - self.offsets[0]) - np.repeat(
             self.offsets[:-1] - self.offsets[0], self.lengths
         )
@@ -52,7 +53,9 @@ class Ragged:
         if isinstance(self.values, Ragged):
             raise TypeError("Pad the inner rows first: they are ragged themselves.")
         padded = np.full((len(self), self.lengths.max(initial=0)), fill, self.values.dtype)
-        padded[self.owners, self.places] = self.values[self.offsets[0] : self.offsets[-1]]
+        padded[self.row_of_value, self.position_in_row] = self.values[
+            self.offsets[0] : self.offsets[-1]
+        ]
         return padded
 
 
@@ -83,3 +86,11 @@ def join(column: Column, other: Column) -> Column:
         offsets = np.concatenate([column.offsets, column.offsets[-1] + other.offsets[1:]])
         return Ragged(join(column.values, other.values), offsets)
     return np.concatenate([column, other])
+
+
+def encoder_inputs(rows: Column, pad: int) -> dict[str, torch.Tensor]:
+    """What an encoder reads of rows of token ids: ``input_ids``, ``attention_mask`` ``(B, L)``."""
+    assert isinstance(rows, Ragged)
+    ids = torch.from_numpy(rows.pad(pad))
+    mask = torch.arange(ids.shape[1]) < torch.from_numpy(rows.lengths)[:, None]
+    return {"input_ids": ids, "attention_mask": mask.long()}

@@ -7,20 +7,19 @@ checkpoints. A record appears under its name only when it is complete.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from erc_bench.errors import ErcBenchError, nearest
+from erc_bench.files import write_atomically
 
 if TYPE_CHECKING:
-    from erc_bench.settings.experiment import Experiment
+    pass
 
 SCHEMA = 2
 """Version of the record's form; it grows when a reader must tell forms apart.
@@ -32,112 +31,8 @@ IDENTITY = ("method", "dataset", "config_hash", "seed")
 REQUIRED = ("schema", *IDENTITY, "labels", "metrics", "predictions")
 
 
-UNWRITABLE = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EEXIST,
-        errno.ENOTDIR,
-    }
-)
-"""Numbers of the errors of a place that is full, closed, or no folder."""
-
-
-NEW_MODEL = "model.new.ckpt"
-"""Weights that become ``model.ckpt`` as soon as the record that tells of them is there."""
-
-UNFINISHED = ("last.ckpt", "best-*.ckpt", NEW_MODEL)
-"""What an unfinished run has in its folder; the last checkpoint first, since it names the best."""
-
-
 class RecordError(ErcBenchError):
     """A file in the place of a record that is none."""
-
-
-def record_path(root: Path, experiment: Experiment) -> Path:
-    """Where the record of a run belongs."""
-    name = f"{experiment.hash}-seed{experiment.seed}.json"
-    return root / "records" / experiment.dataset / experiment.method / name
-
-
-def run_folder(root: Path, experiment: Experiment) -> Path:
-    """Where the checkpoints of a run belong."""
-    name = f"{experiment.hash}-seed{experiment.seed}"
-    return root / "runs" / experiment.dataset / experiment.method / name
-
-
-@contextlib.contextmanager
-def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """A file to write under a temporary name, which takes its own when it is complete.
-
-    Raises:
-        OSError: it can't be written; nothing is left behind.
-    """
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """A file to write, which has its name as soon as all of it is on the disk, and never before.
-
-    Raises:
-        ErcBenchError: it can't be written (no space, no permission); nothing is left behind.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, temporary) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a :func:`whole_file` of text."""
-    with whole_file(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as file:
-        file.write(text.encode("utf-8"))
-
-
-def cannot_write(path: Path, error: OSError) -> ErcBenchError:
-    """The error for a place that can't be written to."""
-    if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return ErcBenchError(
-            f"{path} can't be written: a file stands in the place of a folder on the way to it. "
-            "Choose another folder with --leaderboard-dir."
-        )
-    return ErcBenchError(
-        f"{path} can't be written: {error.strerror or error}. Make room or check the permissions, "
-        "or choose another folder with --leaderboard-dir; an unfinished run goes on with --resume."
-    )
-
-
-def leftovers(root: Path, experiment: Experiment) -> list[Path]:
-    """Files that only an unfinished run needs, beside a finished one's record.
-
-    There are some where the process was killed before it could delete them, or, of
-    :data:`NEW_MODEL`, before it could give the weights their name. Those of a run that is being
-    repeated are newer than the record, and are none.
-
-    Raises:
-        OSError: there is no record, or somebody else is deleting them.
-    """
-    path, folder = record_path(root, experiment), run_folder(root, experiment)
-    done = path.stat().st_mtime_ns
-    found = [
-        *(file for pattern in (*UNFINISHED, "*.ckpt.tmp") for file in folder.glob(pattern)),
-        *path.parent.glob(f".{path.name}.*.tmp"),
-    ]
-    return [file for file in found if file.stat().st_mtime_ns <= done]
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -181,27 +76,6 @@ def parse_record(contents: bytes, path: Path) -> dict[str, Any]:
     return record
 
 
-def finished(root: Path, experiment: Experiment) -> dict[str, Any] | None:
-    """The record of the same method, dataset, settings and seed, if there is one.
-
-    Raises:
-        RecordError: as :func:`read_record`'s, or it lacks the weighted-F1 of dev or test.
-    """
-    path = record_path(root, experiment)
-    if not path.exists():
-        return None
-    record = read_record(path)
-    with sound(path):
-        for split in ("dev", "test"):
-            if not _is_number(record["metrics"][split]["weighted_f1"]):
-                raise ValueError(f"its weighted-F1 on {split} is no number")
-    return record
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def record_files(root: Path) -> Iterator[Path]:
     """All record files below ``<root>/records``, in order of their names."""
     yield from sorted((root / "records").glob("*/*/*.json"))
@@ -213,10 +87,10 @@ MOST_LISTED = 12
 """Runs that an error lists at most."""
 
 
-def run_name(path: Path) -> str:
+def run_name(record: Path) -> str:
     """``method/dataset/hash/seedK`` of a record in its place in the store."""
-    configuration, _, seed = path.stem.rpartition("-seed")
-    return f"{path.parent.name}/{path.parent.parent.name}/{configuration}/seed{seed}"
+    configuration, _, seed = record.stem.rpartition("-seed")
+    return f"{record.parent.name}/{record.parent.parent.name}/{configuration}/seed{seed}"
 
 
 def find_record(root: Path, run: str) -> Path:
@@ -281,29 +155,6 @@ def _preset(path: Path) -> str:
 
 def _listed(shown: Sequence[str], count: int) -> str:
     return "; ".join(shown) + (f"; and {count - len(shown)} more" if count > len(shown) else "")
-
-
-def model_file(path: Path, record: dict[str, Any]) -> Path:
-    """The weights of the run that a record file tells of, in the same store.
-
-    Raises:
-        ErcBenchError: there are none.
-    """
-    if record.get("external"):
-        raise ErcBenchError(
-            f"{record['method']!r} was predicted elsewhere and only its predictions are on record: "
-            "there is no model to predict with."
-        )
-    root = path.absolute().parent.parent.parent.parent
-    folder = root / "runs" / str(record["dataset"]) / str(record["method"]) / path.stem
-    weights = folder / "model.ckpt"
-    if not weights.is_file():
-        raise ErcBenchError(
-            f"The model of this run is not here: there is no {weights}. Copy it from the machine "
-            "of the training, or repeat the run with another --leaderboard-dir (--force would "
-            "replace this record)."
-        )
-    return weights
 
 
 @contextlib.contextmanager

@@ -11,15 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
 from erc_bench.errors import ErcBenchError, did_you_mean
-from erc_bench.method.config import MethodConfig
+from erc_bench.method.config import MethodConfig, default_of, is_added_later
+from erc_bench.settings.presets import default_preset, presets
 from erc_bench.settings.registry import experiment_file
-
-PRESETS = ("paper", "base", "small", "smoke")
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 """What settings of a type take, in words."""
@@ -43,8 +42,12 @@ class Experiment:
 
     @cached_property
     def hash(self) -> str:
-        """12 hexadecimal digits over the settings; the same settings have the same hash."""
-        text = json.dumps(self.settings, sort_keys=True)
+        """12 hexadecimal digits over the settings; the same settings have the same hash.
+
+        Settings that were :func:`~erc_bench.method.config.added_later` count only where they are
+        not at their default, so that a hash is for good.
+        """
+        text = json.dumps(_hashed(self.config), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -82,11 +85,11 @@ def resolve(
     method: str,
     dataset: str,
     *,
-    preset: str = "paper",
+    preset: str | None = None,
     seed: int = 1,
     overrides: Iterable[str] = (),
 ) -> Experiment:
-    """The configuration of one run.
+    """The configuration of one run; without a preset, of the default one.
 
     Raises:
         ErcBenchError: an unknown preset or key (the message names the nearest), a value of the
@@ -97,13 +100,14 @@ def resolve(
     from erc_bench.settings.registry import method_class
 
     sheet = method_sheet(method)
-    presets = sheet.get("presets") or {}
-    known = list(dict.fromkeys((*PRESETS, *presets)))
+    own = sheet.get("presets") or {}
+    preset = preset or default_preset()
+    known = list(dict.fromkeys((*presets(), *own)))
     if preset not in known:
         raise ErcBenchError(f"There is no preset {preset!r}." + did_you_mean(preset, known))
-    if preset not in presets and preset != "paper":
+    if preset not in own and preset != default_preset():
         raise ErcBenchError(
-            f"The method {method!r} has no preset {preset!r}." + did_you_mean(preset, presets)
+            f"The method {method!r} has no preset {preset!r}." + did_you_mean(preset, own)
         )
     overrides = tuple(overrides)
     given = [(f"override {text!r}", _override(text)) for text in overrides]
@@ -112,7 +116,7 @@ def resolve(
     layers = [
         (f"{path}, defaults", sheet.get("defaults")),
         (f"{path}, corpora.{dataset}", (sheet.get("corpora") or {}).get(dataset)),
-        (f"{path}, presets.{preset}", presets.get(preset)),
+        (f"{path}, presets.{preset}", own.get(preset)),
         *given,
     ]
     for where, layer in layers:
@@ -137,6 +141,17 @@ def stored_config(method: str, settings: Mapping[str, Any], where: str) -> Metho
     config = OmegaConf.to_object(merged)
     assert isinstance(config, MethodConfig)
     return config
+
+
+def _hashed(config: Any) -> dict[str, Any]:
+    """The settings that a hash is over, as plain data."""
+    found: dict[str, Any] = {}
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if is_added_later(each) and value == default_of(each):
+            continue
+        found[each.name] = _hashed(value) if is_dataclass(value) else value
+    return found
 
 
 def flat(settings: Mapping[str, Any], within: str = "") -> dict[str, str]:

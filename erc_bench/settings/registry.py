@@ -27,7 +27,33 @@ CORPORA = "erc_bench.datamodules"
 
 @cache
 def _points(group: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=group)}
+    """Entry points of a group by name.
+
+    Raises:
+        ErcBenchError: two packages bring something of one name.
+    """
+    points: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group):
+        other = points.setdefault(point.name, point)
+        if other.value != point.value or _brought_by(other) != _brought_by(point):
+            both = " and ".join(
+                f"{p.value} of {' '.join(_brought_by(p).values())}" for p in (other, point)
+            )
+            raise ErcBenchError(
+                f"Two packages bring {point.name!r} ({group}): {both}. Uninstall one of them, or "
+                "have its author rename it."
+            )
+    return points
+
+
+def _brought_by(point: EntryPoint) -> dict[str, str]:
+    dist = point.dist
+    return {"distribution": dist.name if dist else "?", "version": dist.version if dist else "?"}
+
+
+def plugin(method: str) -> dict[str, str]:
+    """Name and version of the ``distribution`` that brings a method."""
+    return _brought_by(_points(METHODS)[method])
 
 
 def _load(group: str, kind: str, name: str) -> Any:

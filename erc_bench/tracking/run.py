@@ -127,9 +127,9 @@ class Tracker:
         """What the Trainer logs to."""
         return _Logger(self) if self.run is not None else False
 
-    def callbacks(self, log: TrainingLog) -> list[Callback]:
+    def callbacks(self) -> list[Callback]:
         """What the Trainer calls besides."""
-        return [_Curves(self, log)] if self.run is not None else []
+        return [_Curves(self)] if self.run is not None else []
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Log a point of some curves; those of epochs have an ``epoch``, counted from 1."""
@@ -229,12 +229,12 @@ class _Curves(Callback):
     adds them to what the record stores.
     """
 
-    def __init__(self, tracker: Tracker, log: TrainingLog) -> None:
+    def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
-        self.history = log
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for epoch in self.history.curves:
+        (history,) = (c for c in trainer.callbacks if isinstance(c, TrainingLog))  # type: ignore[attr-defined]
+        for epoch in history.curves:
             self.tracker.log(epoch)
 
     def on_before_optimizer_step(

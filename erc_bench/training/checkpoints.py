@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.records.store import cannot_write, whole_file
+from erc_bench.files import cannot_write, whole_file
 
 if TYPE_CHECKING:
     from erc_bench.method.contract import ErcMethod
@@ -38,32 +37,32 @@ class WholeFiles(TorchCheckpointIO):
         save_whole(checkpoint, Path(path))
 
 
-def selecting_checkpoint(trainer: Trainer) -> Checkpoint:
-    """The checkpoint of a Trainer that follows dev."""
-    found = trainer.checkpoint_callback
-    assert isinstance(found, Checkpoint)
-    return found
-
-
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of ours; a file that is none is an error that says what to do."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
         raise ErcBenchError(
-            f"The checkpoint {path} can't be read ({str(error).splitlines()[0]}). Delete it, and "
-            "run without --resume to start anew, or a finished run with --force."
+            f"The checkpoint {path} can't be read ({str(error).splitlines()[0]}). Begin the "
+            "training anew with --restart, or repeat a finished run with --force."
         ) from error
 
 
-def load_weights(method: ErcMethod, path: Path) -> None:
-    """Put the weights of a checkpoint into a method."""
-    weights = read_checkpoint(path)["state_dict"]
-    for name, buffer in method.named_buffers():
-        # Stage-2 buffers are empty until they are learnt.
-        if name in weights and buffer.shape != weights[name].shape:
-            buffer.resize_(weights[name].shape)
-    method.load_state_dict(weights)
+def load_checkpoint(method: ErcMethod, path: Path) -> None:
+    """Put the weights of a checkpoint into a method.
+
+    Raises:
+        ErcBenchError: it can't be read, or is of another method or version.
+    """
+    state = read_checkpoint(path).get("state_dict", {})
+    try:
+        method.load_saved_state(state)
+    except (KeyError, RuntimeError) as error:
+        raise ErcBenchError(
+            f"The checkpoint {path} does not fit {type(method).__name__} as it is now "
+            f"({' '.join(str(error).split())[:200]}). Use the version of erc-bench that made it, "
+            "or begin anew with --restart, a finished run with --force."
+        ) from error
 
 
 def save_whole(checkpoint: Any, path: Path) -> None:

@@ -23,12 +23,12 @@ CODE = ("erc_bench", "methods", "datamodules", "experiments")
 PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "datasets")
 
 
-def environment(trainer: Trainer, at_once: int) -> dict[str, Any]:
-    """Code, versions and device of a training, one of ``at_once`` of its command at a time."""
+def environment(trainer: Trainer, runs_at_once: int) -> dict[str, Any]:
+    """Code, versions and device of a training, one of so many runs of its command at a time."""
     return {
         "device": device_name(),
         "threads": torch.get_num_threads(),
-        "runs_at_once": at_once,
+        "runs_at_once": runs_at_once,
         "precision": str(trainer.precision),
         "git_commit": COMMIT,
         "python": platform.python_version(),
@@ -63,6 +63,15 @@ def why_no_gpu() -> str:
     if shutil.which("nvidia-smi"):
         return "PyTorch can't use the GPU: python -c 'import torch; torch.cuda.init()' says why"
     return "there is no GPU"
+
+
+LARGE = 50_000_000
+"""Parameters of a model above which a training without a GPU takes hours."""
+
+
+def is_large(module: torch.nn.Module) -> bool:
+    """Whether a model is meant for a GPU."""
+    return sum(p.numel() for p in module.parameters()) > LARGE
 
 
 def small_hint() -> str:

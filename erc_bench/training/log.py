@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
 from erc_bench.progress import Stopwatch, bar, duration, say
-from erc_bench.settings.experiment import Experiment
-from erc_bench.training.environment import environment, joined, small_hint
+from erc_bench.training.environment import environment, is_large, joined, small_hint
 
 PROBE_STEPS = 8
 """Steps after which the length of an epoch is estimated, the first not counted."""
@@ -25,9 +24,9 @@ class TrainingLog(Callback):
     epochs so far were trained.
     """
 
-    def __init__(self, experiment: Experiment, at_once: int = 1) -> None:
-        self.experiment = experiment
-        self.at_once = at_once
+    def __init__(self, seed: int, runs_at_once: int = 1) -> None:
+        self.seed = seed
+        self.runs_at_once = runs_at_once
         self.environments: list[dict[str, Any]] = []
         self.curves: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -57,17 +56,21 @@ class TrainingLog(Callback):
         """Where it was trained; of a run resumed elsewhere, all the places in order."""
         return joined(self.environments)
 
-    def best_epoch(self, checkpoint: ModelCheckpoint) -> int:
+    def best_epoch(self, select_on: str) -> int:
         """The selected epoch, counted from 0."""
-        values = [epoch[str(checkpoint.monitor)] for epoch in self.curves]
-        return int(np.nanargmin(values) if checkpoint.mode == "min" else np.nanargmax(values))
+        values = [epoch[f"dev/{select_on}"] for epoch in self.curves]
+        return int(np.nanargmin(values) if select_on == "loss" else np.nanargmax(values))
 
-    def figures(self, best: int) -> dict[str, Any]:
-        """Epochs, steps, time and pace of the training, and its curves."""
+    def not_trained(self, trainer: Trainer) -> None:
+        """Note where a method runs that does not train."""
+        self.environments = [environment(trainer, self.runs_at_once)]
+
+    def figures(self, select_on: str) -> dict[str, Any]:
+        """Epochs, time and pace of the training, and its curves; of no training, zeros."""
         training = self.seconds - self.validation_seconds
         return {
             "epochs": len(self.curves),
-            "best_epoch": best + 1,
+            "best_epoch": self.best_epoch(select_on) + 1 if self.curves else 0,
             "fit_seconds": round(self.seconds, 1),
             "utterances_per_second": round(self.utterances / max(training, 1e-9), 1),
             "curves": [
@@ -75,19 +78,19 @@ class TrainingLog(Callback):
             ],
         }
 
-    def oracle_gap(self, best: int) -> float:
+    def oracle_gap(self, select_on: str) -> float:
         """Best test weighted-F1 over epochs minus that of the selected epoch."""
         values = [epoch["test/weighted_f1"] for epoch in self.curves]
-        return max(values) - values[best]
+        return max(values) - values[self.best_epoch(select_on)]
 
     # --- hooks ---
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.environments = [*self.environments, environment(trainer, self.at_once)]
+        self.environments = [*self.environments, environment(trainer, self.runs_at_once)]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch
-        drawn = np.random.SeedSequence((self.experiment.seed, epoch)).generate_state(1)
+        drawn = np.random.SeedSequence((self.seed, epoch)).generate_state(1)
         seed_everything(int(drawn[0]), verbose=False)
         self.epoch = Stopwatch()
         self.epoch_utterances = 0
@@ -112,14 +115,15 @@ class TrainingLog(Callback):
             self.first = Stopwatch()
         elif batch_idx + 1 == PROBE_STEPS and not self.curves:
             step = self.first.seconds / (PROBE_STEPS - 1)
-            self._estimate(step * int(trainer.num_training_batches))
+            epochs = trainer.max_epochs or 1
+            self._estimate(step * int(trainer.num_training_batches), epochs, is_large(pl_module))
 
-    def _estimate(self, seconds: float) -> None:
+    def _estimate(self, seconds: float, epochs: int, large: bool) -> None:
         """Say how long the steps of an epoch will take, if that is long."""
-        slow = not torch.cuda.is_available() and self.experiment.preset in ("paper", "base")
+        slow = large and not torch.cuda.is_available()
         if seconds > 60 or slow:
             hint = small_hint() if slow else ""
-            total = duration(seconds * self.experiment.config.epochs)
+            total = duration(seconds * epochs)
             say(
                 f"The training steps of an epoch will take about {duration(seconds)}, of all "
                 f"epochs {total}{hint}."

@@ -239,7 +239,7 @@ def test_speakers_with_one_utterance_have_no_sequence() -> None:
     dialogues = np.array([0, 0, 0, 0, 1, 1, 2])
     speakers = np.array([0, 1, 0, 2, 0, 0, 1])
     own = speaker_turns(np.arange(7), dialogues, speakers)
-    assert [own.values[own.owners == i].tolist() for i in range(len(own))] == [[0, 2], [4, 5]]
+    assert [own.values[own.row_of_value == i].tolist() for i in range(len(own))] == [[0, 2], [4, 5]]
 
 
 def test_both_lstms_read_what_loops_over_dialogues_and_speakers_read() -> None:

@@ -1,0 +1,89 @@
+"""Files that have their name only when they are complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from erc_bench.errors import ErcBenchError
+
+UNWRITABLE = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EEXIST,
+        errno.ENOTDIR,
+    }
+)
+"""Numbers of the errors of a place that is full, closed, or no folder."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name, which takes its own when it is complete.
+
+    Raises:
+        OSError: it can't be written; nothing is left behind.
+    """
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """A file to write, which has its name as soon as all of it is on the disk, and never before.
+
+    Raises:
+        ErcBenchError: it can't be written (no space, no permission); nothing is left behind.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, temporary) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a :func:`whole_file` of text."""
+    with whole_file(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as file:
+        file.write(text.encode("utf-8"))
+
+
+def cannot_write(path: Path, error: OSError) -> ErcBenchError:
+    """The error for a place that can't be written to."""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return ErcBenchError(
+            f"{path} can't be written: a file stands in the place of a folder on the way to it. "
+            "Choose another folder with --leaderboard-dir."
+        )
+    return ErcBenchError(
+        f"{path} can't be written: {error.strerror or error}. Make room or check the permissions, "
+        "or choose another folder with --leaderboard-dir; an interrupted run goes on when the same "
+        "command is given again."
+    )
+
+
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 over the contents of files, one after another."""
+    hasher = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                hasher.update(block)
+    return hasher.hexdigest()

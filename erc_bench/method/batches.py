@@ -1,0 +1,69 @@
+"""Which examples stand together in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+POOL = 32
+"""Batches that are sorted by length together; the more, the less padding and the less shuffled."""
+
+
+class Batches(Sampler[np.ndarray]):
+    """Batches of example indices, of similar length each.
+
+    In training the examples are shuffled, sorted by length within pools of ``POOL`` batches and
+    cut; the batches are then shuffled. Otherwise the longest come first. Every process of
+    several takes its share of the batches.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        examples: np.ndarray | None = None,
+        drop_last: bool = False,
+        bucketed: bool = True,
+        process: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.lengths = lengths
+        self.examples = np.arange(len(lengths)) if examples is None else np.asarray(examples)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.bucketed = bucketed
+        self.rank, self.processes = process
+        self.whole = drop_last and len(self.examples) >= batch_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle differently from now on; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        count = len(self.examples) / self.batch_size
+        batches = int(count) if self.whole else int(np.ceil(count))
+        if self.seed is None:
+            return len(range(self.rank, batches, self.processes))
+        return batches // self.processes
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        size = self.batch_size
+        if self.seed is None:
+            order = self.examples[np.argsort(-self.lengths[self.examples], kind="stable")]
+            batches = np.split(order, range(size, len(order), size))
+            yield from batches[self.rank :: self.processes]
+            return
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.examples)
+        if self.whole:
+            order = order[: len(order) // size * size]
+        if self.bucketed:
+            pool = np.arange(len(order)) // (size * POOL)
+            order = order[np.lexsort((self.lengths[order], pool))]
+        batches = np.split(order, range(size, len(order), size))
+        for b in rng.permutation(len(batches))[self.rank :: self.processes][: len(self)]:
+            yield batches[b]

@@ -1,0 +1,216 @@
+"""Corpus → a method's examples → length-bucketed batches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue
+from erc_bench.method.batches import Batches
+from erc_bench.method.config import MethodConfig
+from erc_bench.method.ragged import Columns, Ragged, from_arrow, join, take
+from erc_bench.method.reader import Batch, Reader
+from erc_bench.progress import track
+
+
+class Learner(Protocol):
+    """What batches depend on: a method, as far as this room knows it."""
+
+    @property
+    def config(self) -> MethodConfig: ...
+
+    @property
+    def reader(self) -> Reader: ...
+
+    def epoch_examples(self, data: ErcDataModule, epoch: int) -> np.ndarray | None:
+        """Numbers of an epoch's training examples; None = all."""
+
+
+class ErcDataModule(LightningDataModule):
+    """The examples and batches of one method on one corpus.
+
+    Attributes:
+        corpus: the corpus.
+        seed: of the shuffling, and of whatever a method draws of the examples.
+        data_dir: where a method looks for further corpora, before the usual places.
+        splits: the corpus's splits, of ``train``, ``dev`` and ``test``.
+        columns: by split the examples as columns, ``dialogue`` and ``first_row`` among them.
+        gold: the label of every turn ``(rows,)``, −1 where it has none; the turns of train, dev and
+            test are numbered one after another.
+        ids: the utterance id of every row.
+    """
+
+    def __init__(
+        self, corpus: Corpus, method: Learner, *, seed: int = 1, data_dir: Path | None = None
+    ) -> None:
+        super().__init__()
+        self.corpus = corpus
+        self.method = method
+        self.seed = seed
+        self.data_dir = data_dir
+        self.splits = [split for split in SPLITS if split in corpus.splits]
+        self.ids: list[str] = []
+        self.columns: dict[str, Columns] = {}
+        self._first_rows: dict[str, int] = {}
+        labels: list[int] = []
+        for split in self.splits:
+            dialogues = corpus.dialogues(split)
+            turns = [u for dialogue in dialogues for u in dialogue.utterances]
+            first_row = len(self.ids)
+            self._first_rows[split] = first_row
+            self.ids += [u.id for u in turns]
+            labels += [-1 if u.label is None else u.label for u in turns]
+            columns = _examples(method.reader, dialogues, training=split == "train")
+            starts = first_row + np.cumsum([0, *map(len, dialogues)])
+            columns["first_row"] = starts[np.asarray(columns["dialogue"])]
+            self.columns[split] = columns
+        self.gold = torch.tensor(labels)
+
+    def add_training_dialogues(self, dialogues: Sequence[Dialogue]) -> None:
+        """Further dialogues to train on, without their labels.
+
+        Their examples come behind the corpus's own, with −1 for ``dialogue`` and no targets.
+        """
+        unlabelled = [
+            replace(d, utterances=tuple(replace(u, label=None) for u in d.utterances))
+            for d in dialogues
+        ]
+        further = _examples(self.method.reader, unlabelled, training=True)
+        nothing = np.zeros(len(further["dialogue"]), dtype=np.int64)
+        no_targets = Ragged(np.empty(0, dtype=np.int64), np.append(nothing, 0))
+        further |= {"targets": no_targets, "dialogue": nothing - 1, "first_row": nothing}
+        own = self.columns["train"]
+        self.columns["train"] = {name: join(c, further[name]) for name, c in own.items()}
+
+    def rows(self, split: str) -> Tensor:
+        """Rows of the labelled utterances of a split, in corpus order ``(N,)``."""
+        following = self.splits[self.splits.index(split) + 1 :]
+        stop = self._first_rows[following[0]] if following else len(self.ids)
+        rows = torch.arange(self._first_rows[split], stop)
+        return rows[self.gold[rows] >= 0]
+
+    def batch(self, columns: Columns) -> Batch:
+        """Examples → the reader's batch, with ``rows`` and ``labels`` of their targets."""
+        targets = columns["targets"]
+        assert isinstance(targets, Ragged)
+        first_rows = np.asarray(columns["first_row"])
+        rows = torch.from_numpy(targets.values + first_rows[targets.row_of_value])
+        labels = self.gold[rows]
+        if (labels < 0).any():
+            raise RuntimeError(
+                f"{type(self.method.reader).__name__} targets a turn without a label."
+            )
+        return {**self.method.reader.collate(columns), "rows": rows, "labels": labels}
+
+    def lengths(self, split: str) -> np.ndarray:
+        """What an example costs ``(examples,)``: the length of its longest column."""
+        ragged = [c for c in self.columns[split].values() if isinstance(c, Ragged)]
+        return np.max([c.lengths for c in ragged], axis=0)
+
+    # --- loaders
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled, length-bucketed batches of the epoch's examples."""
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        batches = Batches(
+            self.lengths("train"),
+            self.method.config.batch_size,
+            seed=self.seed,
+            examples=self.method.epoch_examples(self, epoch),
+            drop_last=self.method.config.drop_last,
+            bucketed=self.method.reader.bucketed,
+            process=self._process(),
+        )
+        batches.set_epoch(epoch)
+        return self._loader("train", batches)
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Dev; and test behind it where the oracle gap is asked for."""
+        splits = ["dev", "test"] if self.method.config.evaluation.oracle else ["dev"]
+        return [self.evaluation_loader(split, process=self._process()) for split in splits]
+
+    def evaluation_loader(
+        self, split: str, examples: np.ndarray | None = None, process: tuple[int, int] = (0, 1)
+    ) -> DataLoader:
+        """Every example of a split (or the given ones) once, the longest first."""
+        size = self.method.config.evaluation.batch_size
+        batches = Batches(self.lengths(split), size, examples=examples, process=process)
+        return self._loader(split, batches)
+
+    def _process(self) -> tuple[int, int]:
+        """The number of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, split: str, batches: Batches) -> DataLoader:
+        data = _Collated(self.batch, self.columns[split])
+        pin = torch.cuda.is_available()
+        # Starting an iterator draws a number; from the global stream a resumed run draws fewer.
+        own = torch.Generator()
+        return DataLoader(data, sampler=batches, batch_size=None, pin_memory=pin, generator=own)
+
+    # --- passes over a split
+
+    @torch.no_grad()
+    def encode(
+        self, split: str, function: Callable[[Batch], Tensor], examples: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``function(batch)`` ``(B, …)`` of the trained module in eval mode, in its precision.
+
+        Args:
+            split: of which split.
+            function: of a batch whose examples have one target each.
+            examples: numbers of the examples; None = all.
+
+        Returns:
+            Its values in float32 and the labels ``(N,)``, in the order of ``examples``.
+        """
+        trainer = self.trainer
+        assert trainer is not None
+        module = trainer.lightning_module
+        training = module.training
+        module.eval()
+        loader = self.evaluation_loader(split, examples)
+        values, labels = [], []
+        with trainer.precision_plugin.forward_context():
+            for batch in track(loader, f"Encoding {split}"):
+                batch = trainer.strategy.batch_to_device(batch)
+                values.append(function(batch).float())
+                labels.append(batch["labels"])
+        module.train(training)
+        order = torch.from_numpy(np.argsort(np.concatenate(list(loader.sampler))))
+        if examples is not None:
+            order = order[np.argsort(np.argsort(examples))]
+        return torch.cat(values)[order], torch.cat(labels)[order]
+
+
+class _Collated(Dataset):
+    """A whole batch for a list of example numbers."""
+
+    def __init__(self, batch: Callable[[Columns], Batch], columns: Columns) -> None:
+        self.batch = batch
+        self.columns = columns
+
+    def __getitem__(self, examples: np.ndarray) -> Batch:
+        return self.batch({name: take(c, examples) for name, c in self.columns.items()})
+
+
+def _examples(reader: Reader, dialogues: Sequence[Dialogue], *, training: bool) -> dict[str, Any]:
+    """The examples of some dialogues as columns, with ``dialogue``, the number of each one's."""
+    reader.preload(dialogues)
+    values: dict[str, list[Any]] = defaultdict(list)
+    for number, dialogue in enumerate(dialogues):
+        for example in reader.examples(dialogue, training=training):
+            values["dialogue"].append(number)
+            for name, value in example.items():
+                values[name].append(value)
+    return {name: from_arrow(pa.array(column)) for name, column in values.items()}

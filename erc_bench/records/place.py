@@ -1,0 +1,225 @@
+"""Where a run lies in the store: its record, its folder, and what is in them.
+
+``<root>/records/<dataset>/<method>/<run>.json`` is the record of a finished run and
+``<root>/runs/<dataset>/<method>/<run>/`` its folder. ``<run>`` is ``<config hash>-<data
+hash>-seed<k>``; the data hash stands for the corpus's contents and the encoder's weights. Records
+of before it was there are named ``<config hash>-seed<k>``, and are found by what they hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from erc_bench.errors import ErcBenchError
+from erc_bench.files import cannot_write
+from erc_bench.records.schema import Record, RecordError
+from erc_bench.records.store import read_record, run_name
+
+if TYPE_CHECKING:
+    from erc_bench.settings.experiment import Experiment
+
+LAST = "last.ckpt"
+"""The checkpoint that an interrupted training goes on from."""
+
+UNFINISHED = (LAST, "best-*.ckpt")
+"""Checkpoints of a training that is not finished; the last one first, since it names the best."""
+
+LOCK_SECONDS = 0.2
+"""How long a lock is waited for: a grid that looks whether somebody is at a run holds it less."""
+
+
+class RunTakenError(ErcBenchError):
+    """Another process is at the same run."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run's place in the store, found once and handed on."""
+
+    root: Path
+    """Folder of the leaderboard: of the records and checkpoints."""
+    method: str
+    dataset: str
+    run: str
+    """``<config hash>-<data hash>-seed<k>``."""
+    corpus_digest: str
+    encoder_digest: str
+
+    @classmethod
+    def of(
+        cls, root: Path, experiment: Experiment, corpus_digest: str, encoder_digest: str
+    ) -> Place:
+        """The place of a run on a corpus with these contents, with an encoder of these weights.
+
+        A run that was finished before runs were named by these, and is just this one, keeps its.
+        """
+        data = hashlib.sha256(f"{corpus_digest} {encoder_digest}".encode()).hexdigest()[:8]
+        names = [f"{experiment.hash}{data}-seed{experiment.seed}" for data in (f"-{data}", "")]
+        here, before = (
+            cls(root, experiment.method, experiment.dataset, name, corpus_digest, encoder_digest)
+            for name in names
+        )
+        with contextlib.suppress(RecordError):  # another's, as far as can be told
+            if not here.record.exists() and before.finished() is not None:
+                return before
+        return here
+
+    @property
+    def name(self) -> str:
+        """``method/dataset/hash/seedK``, as users name a run."""
+        return run_name(self.record)
+
+    @property
+    def record(self) -> Path:
+        """The file of the record, there or not."""
+        return self.root / "records" / self.dataset / self.method / f"{self.run}.json"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of checkpoints, model and log, there or not."""
+        return self.root / "runs" / self.dataset / self.method / self.run
+
+    @property
+    def log(self) -> Path:
+        """What the run printed, where it was one of several."""
+        return self.folder / "log.txt"
+
+    def finished(self) -> Record | None:
+        """The record of this very run, if it is finished.
+
+        Raises:
+            RecordError: a file stands in the record's place that is none.
+        """
+        if not self.record.exists():
+            return None
+        record = read_record(self.record)
+        encoder = record.encoder.digest if record.encoder else ""
+        same = (record.dataset_digest, encoder) == (self.corpus_digest, self.encoder_digest)
+        return record if same else None
+
+    def is_interrupted(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return (self.folder / LAST).exists()
+
+    # --- one process at a time
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run alone.
+
+        Raises:
+            RunTakenError: another process holds it; it is named.
+            ErcBenchError: the folder can't be written to.
+        """
+        owner = self.folder / "owner.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "lock")
+            lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.02)
+        except Timeout:
+            raise RunTakenError(
+                f"Another process is at the run {self.name}{_who(owner)}."
+            ) from None
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+        try:
+            with contextlib.suppress(OSError):
+                owner.write_text(json.dumps({"host": platform.node(), "process": os.getpid()}))
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                owner.unlink(missing_ok=True)
+            lock.release()
+
+    def is_taken(self) -> bool:
+        """Whether another process is at this run now."""
+        lock = self.folder / "lock"
+        if not lock.exists():
+            return False
+        try:
+            with FileLock(lock).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False  # the run itself will say what is wrong with the place
+
+    # --- what a finished run leaves
+
+    def new_model(self, sha256: str) -> Path:
+        """The file for weights with this digest. No other weights ever have its name, so a record
+        and its model can't be mixed up, at whatever moment a process is killed."""
+        return self.folder / f"model-{sha256[:16]}.ckpt"
+
+    def leftovers(self) -> list[Path]:
+        """Files that a finished run no longer needs, oldest names first.
+
+        There are some where the process was killed before it could delete them. Those of a run
+        that is being repeated are newer than the record, and are none.
+
+        Raises:
+            OSError: there is no record, or somebody else is deleting them.
+            RecordError: the record can't be read.
+        """
+        record = read_record(self.record)
+        model = record.model.file if record.model else "model.ckpt"
+        done = self.record.stat().st_mtime_ns
+        patterns = (*UNFINISHED, "model*.ckpt", "*.ckpt.tmp")
+        found = [
+            *(file for pattern in patterns for file in self.folder.glob(pattern)),
+            *self.record.parent.glob(f".{self.record.name}.*.tmp"),
+        ]
+        return [f for f in found if f.name != model and f.stat().st_mtime_ns <= done]
+
+    def is_tidy(self) -> bool:
+        """Whether a finished run has left nothing to delete. Its folder may be read-only."""
+        try:
+            return not self.leftovers()
+        except OSError:  # somebody else is at it
+            return False
+
+    def tidy_up(self) -> None:
+        """Delete the leftovers; for whoever holds the lock."""
+        for leftover in self.leftovers():
+            leftover.unlink(missing_ok=True)
+
+
+def _who(owner: Path) -> str:
+    """Which process holds a run, as far as it said so."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        held = json.loads(owner.read_text())
+        return f" (process {held['process']} on {held['host']})"
+    return ""
+
+
+def model_file(path: Path, record: Record) -> Path:
+    """The weights of the run that a record file tells of, in the same store.
+
+    Raises:
+        ErcBenchError: there are none.
+    """
+    if record.external:
+        raise ErcBenchError(
+            f"{record.method!r} was predicted elsewhere and only its predictions are on record: "
+            "there is no model to predict with."
+        )
+    root = path.absolute().parents[3]
+    name = record.model.file if record.model else "model.ckpt"
+    weights = root / "runs" / record.dataset / record.method / path.stem / name
+    if not weights.is_file():
+        raise ErcBenchError(
+            f"The model of this run is not here: there is no {weights}. Copy it from the machine "
+            "of the training, or repeat the run with another --leaderboard-dir (--force would "
+            "replace this record)."
+        )
+    return weights

@@ -1,0 +1,53 @@
+"""What is known of the presets, from ``presets.yaml`` beside the methods' settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset that all methods may have."""
+
+    name: str
+    description: str
+    gpu_memory_gib: float
+    """What a run is reckoned to need of a GPU."""
+    on_cpu: bool = False
+    """Made for a machine without a GPU."""
+    trial: bool = False
+    """It shows that something runs; its scores are never ranked."""
+
+
+@cache
+def presets() -> dict[str, Preset]:
+    """All presets by name; the first is what a run has if nothing else is said."""
+    import yaml
+
+    path = resources.files("erc_bench.experiments") / "presets.yaml"
+    sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: Preset(name=name, **entry) for name, entry in sheet.items()}
+
+
+def default_preset() -> str:
+    """The name of the preset that a run has if nothing else is said."""
+    return next(iter(presets()))
+
+
+def is_trial(preset: str) -> bool:
+    """Whether scores with this preset mean nothing."""
+    known = presets().get(preset)
+    return known is not None and known.trial
+
+
+def gpu_memory_gib(preset: str) -> float:
+    """GiB of a GPU to reckon with for a run; a preset of a method's own counts as the largest."""
+    known = presets().get(preset)
+    return known.gpu_memory_gib if known else max(p.gpu_memory_gib for p in presets().values())
+
+
+def cpu_preset() -> str:
+    """The preset that is made for a machine without a GPU."""
+    return next(p.name for p in presets().values() if p.on_cpu and not p.trial)

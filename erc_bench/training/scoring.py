@@ -1,0 +1,151 @@
+"""Scores of a split while a method is trained, and its answers when it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from erc_bench.errors import ErcBenchError
+from erc_bench.evaluation.metrics import Predictions, weighted_f1
+from erc_bench.method.contract import ErcMethod
+from erc_bench.method.data import ErcDataModule
+from erc_bench.training.frameworks import interruptible
+
+NO_ANSWER = -1
+"""The class of an utterance that a method gives no answer to."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a method answers to the N labelled utterances of a split, in corpus order."""
+
+    rows: Tensor
+    """Their rows in the data ``(N,)``."""
+    classes: Tensor
+    """``(N,)``; :data:`NO_ANSWER` where there is none."""
+    probabilities: Tensor
+    """``(N, C)``; NaN where there is no answer."""
+    extra: dict[str, float]
+    """The method's extra metrics, in percent."""
+
+
+def answers(scores: Tensor) -> Tensor:
+    """The class of each row of scores ``(N, C)``, :data:`NO_ANSWER` where it is NaN."""
+    return scores.argmax(dim=1).masked_fill(scores.isnan().any(dim=1), NO_ANSWER)
+
+
+class Scoring(Callback):
+    """Gathers scores over batches and devices, and logs weighted-F1, the figure that selects.
+
+    It also tells a method that an epoch's training batches are done, before dev is scored.
+    """
+
+    def __init__(self, data: ErcDataModule | None = None) -> None:
+        self.data = data
+        self.predictions: dict[str, Predictions] = {}
+        self.counts: dict[str, Tensor] = {}
+
+    def _add(self, module: Any, split: str, batch: Any, outputs: Any) -> None:
+        gathered = self.predictions.setdefault(split, Predictions().to(module.device))
+        gathered.update(batch["rows"], outputs["scores"])
+
+    def take(self, split: str) -> tuple[Tensor, Tensor, int]:
+        """Rows ``(N,)`` in corpus order and scores ``(N, C)``, and how many this device scored;
+        they are forgotten here."""
+        gathered = self.predictions.pop(split)
+        here = sum(map(len, gathered.rows))
+        rows, scores = gathered.compute()
+        return rows.reshape(-1), scores, here  # torchmetrics squeezes a single row
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.data is not None:
+            pl_module.after_epoch(self.data, trainer.current_epoch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        split = ("dev", "test")[dataloader_idx]  # test for the oracle gap only
+        self._add(pl_module, split, batch, outputs)
+        if split == "dev" and outputs["loss"] is not None:
+            size = len(batch["labels"])
+            pl_module.log(
+                "dev/loss",
+                outputs["loss"],
+                batch_size=size,
+                sync_dist=True,
+                add_dataloader_idx=False,
+            )
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        assert self.data is not None
+        for split in list(self.predictions):
+            rows, scores, _ = self.take(split)
+            value = weighted_f1(answers(scores), self.data.gold[rows], len(pl_module.labels))
+            pl_module.log(f"{split}/weighted_f1", value, prog_bar=True, add_dataloader_idx=False)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._add(pl_module, "predicted", batch, outputs)
+        for name, count in outputs["extra"].items():
+            self.counts[name] = self.counts.get(name, torch.zeros_like(count)) + count
+
+
+def predict(trainer: Trainer, method: ErcMethod, data: ErcDataModule, split: str) -> Predicted:
+    """What a method answers to every labelled utterance of a split, each scored once.
+
+    Raises:
+        RuntimeError: an utterance is missing, doubled or unlabelled (a defect of the method).
+        ErcBenchError: the training diverged: its weights or scores are no numbers.
+    """
+    scoring = next(c for c in trainer.callbacks if isinstance(c, Scoring))  # type: ignore[attr-defined]
+    scoring.counts = {}
+    process = (trainer.global_rank, trainer.world_size)
+    with interruptible():
+        trainer.test(method, data.evaluation_loader(split, process=process), verbose=False)
+    rows, scores, here = scoring.take("predicted")
+    scored = int(trainer.strategy.reduce(torch.tensor(here), reduce_op="sum"))
+    if not torch.equal(rows, data.rows(split)) or scored != len(rows):
+        raise RuntimeError(
+            f"{type(method).__name__} scored {scored} utterances of {split}, not exactly its "
+            f"{len(data.rows(split))} labelled ones."
+        )
+    _check_finite(method, scores, split)
+    counts = {
+        name: trainer.strategy.reduce(c, reduce_op="sum") for name, c in scoring.counts.items()
+    }
+    extra = {
+        name: 100 * float(right) / float(asked) for name, (right, asked) in counts.items() if asked
+    }
+    return Predicted(rows, answers(scores), scores.softmax(dim=1), extra)
+
+
+def _check_finite(method: ErcMethod, scores: Tensor, split: str) -> None:
+    """Tell an utterance without an answer, a row of NaN, from a training that diverged."""
+    without = scores.isnan().all(dim=1)
+    diverged = not scores[~without].isfinite().all()
+    if method.trains:
+        finite = all(bool(p.isfinite().all()) for p in method.parameters())
+        diverged = diverged or bool(without.all()) or not finite
+    if diverged:
+        raise ErcBenchError(
+            f"{type(method).__name__} gives scores on {split} that are no numbers: the training "
+            "diverged. Lower the learning rates, or use precision=float32."
+        )

@@ -1,0 +1,230 @@
+"""One training, from a method and its data to selected weights: the only place that builds a
+Trainer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch import Tensor
+
+from erc_bench.encoders.fast.dropout import draw_masks_fast
+from erc_bench.method.contract import ErcMethod
+from erc_bench.method.data import ErcDataModule
+from erc_bench.progress import say
+from erc_bench.records.place import LAST, UNFINISHED
+from erc_bench.training.checkpoints import (
+    Checkpoint,
+    WholeFiles,
+    load_checkpoint,
+    read_checkpoint,
+)
+from erc_bench.training.environment import processor
+from erc_bench.training.frameworks import interruptible
+from erc_bench.training.log import TrainingLog
+from erc_bench.training.scoring import Predicted, Scoring, predict
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method with its selected weights, and what trained it."""
+
+    method: ErcMethod
+    data: ErcDataModule
+    trainer: Trainer
+    log: TrainingLog
+
+    def predict(self, split: str) -> Predicted:
+        """What the method answers to every labelled utterance of a split."""
+        return predict(self.trainer, self.method, self.data, split)
+
+
+def train(
+    method: ErcMethod,
+    data: ErcDataModule,
+    folder: Path,
+    *,
+    restart: bool = False,
+    callbacks: Sequence[Callback] = (),
+    logger: Any = False,
+    runs_at_once: int = 1,
+) -> Trained:
+    """Prepare a method, fit it, put the weights of the epoch that is best on dev into it, adapt it.
+
+    A training that was interrupted goes on from the last epoch that ended: ``last.ckpt`` in
+    ``folder``. A method that does not train is only prepared.
+
+    Args:
+        method: seeded before it was built.
+        data: its examples, with train and dev.
+        folder: of the checkpoints.
+        restart: begin with the first epoch; what an interrupted training left is deleted when that
+            epoch has ended.
+        callbacks: further callbacks of the Trainer.
+        logger: what the Trainer logs to.
+        runs_at_once: how many runs of one command are done at a time; for the record.
+
+    Raises:
+        ErcBenchError: a checkpoint can't be read, does not fit the method or can't be written.
+        KeyboardInterrupt: Ctrl-C; the same call goes on.
+    """
+    set_up_backends()
+    last = folder / LAST
+    checkpoint = last if method.trains and last.exists() and not restart else None
+    if checkpoint is not None:
+        # What a method prepares may depend on what it had learnt, as the vectors it read.
+        load_checkpoint(method, checkpoint)
+    prepare(method, data)
+    log = TrainingLog(data.seed, runs_at_once)
+    trainer = build_trainer(method, data, folder, [log, *callbacks], logger)
+    if not method.trains:
+        log.not_trained(trainer)
+        return Trained(method, data, trainer, log)
+    _fit(trainer, method, data, checkpoint)
+    load_checkpoint(method, folder / Path(_selecting(trainer).best_model_path).name)
+    method.to(trainer.strategy.root_device)
+
+    def last_state() -> Mapping[str, Tensor]:
+        return read_checkpoint(last)["state_dict"]
+
+    method.adapt(data, last_state)
+    return Trained(method, data, trainer, log)
+
+
+def prepare(method: ErcMethod, data: ErcDataModule) -> None:
+    """Let a method prepare itself for a corpus, before it is trained or predicts."""
+    method.prepare(data)
+    if "train" in data.splits and (further := method.further_dialogues(data)):
+        data.add_training_dialogues(further)
+
+
+def build_trainer(
+    method: ErcMethod,
+    data: ErcDataModule | None = None,
+    folder: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: Any = False,
+) -> Trainer:
+    """The Lightning Trainer of a run: one device, checkpoints selected on dev.
+
+    A method with manual optimisation accumulates and clips by itself. Without a folder the Trainer
+    is for predicting alone.
+    """
+    config = method.config
+    every: list[Callback] = [Scoring(data), *callbacks]
+    if folder is not None:
+        monitor, mode = f"dev/{config.select_on}", "min" if config.select_on == "loss" else "max"
+        options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+        best = Checkpoint(
+            folder,
+            filename="best-{epoch}",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=2,  # `last` names the one before until it has been written itself
+            save_weights_only=True,
+            **options,
+        )
+        # A checkpoint of its own: Lightning's save_last saves only when the best is saved. It comes
+        # second, so that it knows which the best is.
+        last = Checkpoint(folder, filename="last", **options)
+        if config.patience:
+            every.append(_Patience(monitor, mode=mode, patience=config.patience))
+        every += [_DeleteEarlierAttempt(folder), best, last]
+    return Trainer(
+        # Not "auto", which would take an Apple GPU: all else here asks for CUDA or the CPU.
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        precision=trainer_precision(config.precision),  # type: ignore[arg-type]
+        max_epochs=config.epochs,
+        limit_train_batches=config.max_batches or None,
+        accumulate_grad_batches=config.accumulate if method.automatic_optimization else 1,
+        gradient_clip_val=(config.gradient_clip or None) if method.automatic_optimization else None,
+        callbacks=every,
+        plugins=[WholeFiles()],
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=logger,
+        enable_checkpointing=folder is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+
+
+class _DeleteEarlierAttempt(Callback):
+    """Deletes what an interrupted training left when another one has ended its first epoch.
+
+    That epoch's own checkpoint is written right after it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch == 0:
+            for pattern in UNFINISHED:
+                for stale in self.folder.glob(pattern):
+                    stale.unlink()
+
+
+class _Patience(EarlyStopping):
+    """Early stopping that stays stopped when the run is resumed after it."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+def _selecting(trainer: Trainer) -> Checkpoint:
+    """The checkpoint of a Trainer that follows dev."""
+    found = trainer.checkpoint_callback
+    assert isinstance(found, Checkpoint)
+    return found
+
+
+def trainer_precision(wanted: str) -> str:
+    """Lightning's name for a precision; ``auto`` is what this hardware does well."""
+    names = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+    if wanted != "auto":
+        return names[wanted]
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return names["bfloat16" if native else "float16"]
+    features = processor()
+    native = features.get("avx512_bf16") or features.get("amx_bf16")
+    return names["bfloat16" if native else "float32"]
+
+
+def _fit(trainer: Trainer, method: ErcMethod, data: ErcDataModule, checkpoint: Path | None) -> None:
+    if checkpoint is not None:
+        done = read_checkpoint(checkpoint)["epoch"] + 1
+        say(f"Going on after epoch {done} of {trainer.max_epochs} (--restart begins anew).")
+    # Pre-trained encoders come in eval mode, and Lightning leaves every module in its mode.
+    method.train()
+    draw_masks_fast()
+    if not torch.cuda.is_available():
+        # Attention that has dropout, which a CPU computes step by step, stays in autocast's type.
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    with interruptible():
+        trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+def set_up_backends() -> None:
+    """What holds for all that is computed, before anything is.
+
+    oneDNN keeps the kernels of 1024 shapes, of which in bfloat16 every length of a batch makes
+    some; here those of 64, if the environment does not say. What is in float32 is in float32:
+    cuDNN would multiply in TF32 inside recurrent layers. Nor does cuDNN do the attention, which
+    PyTorch leaves to it on an H100: it plans anew for every shape of a batch, and its gradients
+    can be NaN with a mask of padding (pytorch/pytorch#196678).
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.enable_cudnn_sdp(False)

@@ -1,0 +1,205 @@
+"""Vectors of a corpus's utterances: made by an encoder or read from a file, and cached.
+
+Made here, an encoder is fine-tuned to classify each training utterance without its context, as
+COSMIC does (Ghosal et al. 2020, section 3.1), or taken as it is (``features.epochs=0``). The CLS
+state of its last layer is the utterance's vector. The fine-tuned encoder and the vectors are cached
+under what determines them; the fine-tuning has a seed of its own, so all seeds of a run share them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from erc_bench import encoders
+from erc_bench.corpus.conversation import SPLITS, Corpus
+from erc_bench.corpus.source import cache_folder, checksum_of
+from erc_bench.encoders.loading import load_encoder, load_tokenizer, tokenizer_digest
+from erc_bench.encoders.locating import find_encoder
+from erc_bench.encoders.tokenising import TextEncoder
+from erc_bench.errors import ErcBenchError
+from erc_bench.files import replacing
+from erc_bench.method.batches import Batches
+from erc_bench.method.ragged import Ragged, encoder_inputs
+from erc_bench.progress import say, track
+from erc_bench.training.train import trainer_precision
+from erc_bench.vectors.config import FeatureConfig
+from erc_bench.vectors.cosmic import match, read_cosmic
+from erc_bench.vectors.fine_tuning import UNFINISHED, cls_states, fine_tune, fine_tuning_of
+
+EXTRACT_BATCH = 64
+"""Utterances per batch when vectors are computed; it changes nothing but the speed."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors of all turns of a corpus, its splits one after another."""
+
+    vectors: Tensor
+    """``(rows, d)``, 0 where there is none."""
+    present: Tensor
+    """Whether a turn has one ``(rows,)``; a file may lack those of unlabelled turns."""
+    key: bytes
+    """SHA-256 over what determines the encoder that made them, or of the file."""
+    fine_tuning: dict[str, Any] = field(default_factory=dict)
+    """Where that encoder was fine-tuned, and the seconds that took; empty where nothing says it."""
+
+
+def vector_size(encoder: str, config: FeatureConfig) -> int:
+    """Length d of a vector."""
+    if config.path:
+        return config.size
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(find_encoder(encoder).folder).hidden_size
+
+
+def vectors_identity(encoder: str, config: FeatureConfig) -> dict[str, str]:
+    """``name`` and ``digest`` of what makes the vectors: the encoder's weights, or the file."""
+    if config.path:
+        path = Path(config.path).expanduser()
+        return {"name": path.name, "digest": checksum_of(path, "sha256").partition(":")[2]}
+    return {"name": encoder, "digest": find_encoder(encoder).digest}
+
+
+def utterance_vectors(
+    corpus: Corpus, encoder: str, config: FeatureConfig, *, key: bytes | None = None
+) -> Vectors:
+    """The vectors of a corpus's turns: from a file, from the cache, or made now.
+
+    Args:
+        corpus: it needs train and dev if an encoder has to be fine-tuned on it.
+        encoder: the pre-trained encoder; not looked at where the settings name a file.
+        config: the settings.
+        key: the fine-tuned encoder to be used (``Vectors.key`` of its training); None = this
+            corpus's own.
+
+    Raises:
+        ErcBenchError: an encoder is asked for that is not in the cache, or a file does not fit the
+            corpus.
+    """
+    if config.path:
+        path = Path(config.path).expanduser()
+        given, there = match(read_cosmic(path), corpus, config.layer, config.size, path)
+        digest = vectors_identity(encoder, config)["digest"]
+        return Vectors(given, there, bytes.fromhex(digest))
+    texts = _texts(corpus)
+    frozen, own = not config.epochs, _key(corpus, encoder, config)
+    if key is None and not frozen and "train" not in corpus.splits:
+        raise ErcBenchError(
+            f"{corpus.name} has no train split, and these weights were never trained: there is no "
+            "fine-tuned encoder for its utterances. Train first, or load the weights of a finished "
+            "run."
+        )
+    key = key or own
+    folder = cache_folder() / "vectors" / key.hex()[:32]
+    path = folder / f"{corpus.digest[:32]}.npy"
+    fine_tuned = find_encoder(encoder).folder if frozen else folder / "encoder"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "lock"):
+            vectors = _stored(path, (len(texts), vector_size(encoder, config)))
+            if vectors is None:
+                if not fine_tuned.is_dir():
+                    if key != own or "train" not in corpus.splits:
+                        raise ErcBenchError(
+                            "The fine-tuned encoder that these weights were trained on is not in "
+                            f"{folder}. Copy that folder from the machine of the training, or "
+                            "repeat the training here."
+                        )
+                    fine_tune(corpus, encoder, config, fine_tuned)
+                shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+                vectors = extract(fine_tuned, texts, config.max_len)
+                if "train" in corpus.splits:  # not those of dialogues that are met only once
+                    with replacing(path, path.with_suffix(".tmp")) as file:
+                        np.save(file, vectors.numpy(), allow_pickle=False)
+    except OSError as error:
+        raise ErcBenchError(
+            f"{error.filename or folder} can not be written: {error.strerror or error}. Make room "
+            "or set XDG_CACHE_HOME to a folder that can be written to."
+        ) from error
+    present = torch.ones(len(vectors), dtype=torch.bool)
+    return Vectors(vectors, present, key, {} if frozen else fine_tuning_of(fine_tuned))
+
+
+def _key(corpus: Corpus, encoder: str, config: FeatureConfig) -> bytes:
+    """SHA-256 over what determines the encoder that makes the vectors, our code among it."""
+    settings = asdict(config)
+    for of_a_file in ("path", "layer", "size"):
+        del settings[of_a_file]
+    parts: list[Any] = [find_encoder(encoder).digest, tokenizer_digest(encoder), _code()]
+    if config.epochs:
+        settings["precision"] = trainer_precision(config.precision)
+        parts += [corpus.digest, settings]
+    else:
+        parts.append(settings["max_len"])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
+
+
+def _code() -> list[str]:
+    """Digests of the code that makes vectors, and versions of what it stands on."""
+    rooms = (Path(__file__).parent, Path(str(encoders.__file__)).parent)
+    sources = sorted(source for room in rooms for source in room.rglob("*.py"))
+    digests = [hashlib.sha256(source.read_bytes()).hexdigest() for source in sources]
+    return [*digests, *(version(name) for name in ("torch", "transformers", "tokenizers"))]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock; who waits for another run says so."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("Another run is making these utterance vectors; waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _texts(corpus: Corpus) -> list[str]:
+    """The text of every turn, in the order of the rows."""
+    splits = [split for split in SPLITS if split in corpus.splits]
+    return [u.text for split in splits for d in corpus.dialogues(split) for u in d.utterances]
+
+
+def _stored(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    """Vectors of the cache; None where there are none, or a damaged file."""
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return torch.from_numpy(vectors) if vectors.shape == shape else None
+
+
+@torch.no_grad()
+def extract(encoder: Path, texts: list[str], max_len: int) -> Tensor:
+    """The vector of each text ``(N, d)``, in float32 on the CPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = load_tokenizer(str(encoder))
+    network = load_encoder(str(encoder)).eval()
+    network.to(device)
+    ids = TextEncoder(tokenizer).ids(texts, max_len)
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
+    rows = Ragged(np.concatenate(ids), offsets)
+    vectors = torch.empty(len(texts), network.config.hidden_size)
+    batches = list(Batches(rows.lengths, EXTRACT_BATCH))
+    for batch in track(batches, f"Computing {len(texts)} utterance vectors"):
+        inputs = encoder_inputs(rows.take(batch), tokenizer.pad_token_id)
+        on_device = {name: value.to(device) for name, value in inputs.items()}
+        vectors[torch.from_numpy(batch)] = cls_states(network, **on_device).float().cpu()
+    return vectors
