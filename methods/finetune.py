@@ -64,10 +64,6 @@ class Finetune(ErcMethod):
         """Cross-entropy."""
         return {"loss": F.cross_entropy(output, batch["labels"])}
 
-    def scores(self, output: Tensor, batch: Batch) -> Tensor:
-        """The logits."""
-        return output
-
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates rise linearly, then fall linearly to 0."""
         optimizer = adamw(self, self.encoder, self.config.encoder_lr)

@@ -20,8 +20,8 @@ from erc_bench.method.reader import Batch, Reader
 class ErcMethod(LightningModule):
     """Base class of all methods.
 
-    A method sets ``Config``, ``context`` and ``reader`` and writes ``forward``, ``loss``,
-    ``scores`` and ``configure_optimizers``. How a model is selected and evaluated is the same for
+    A method sets ``Config``, ``context`` and ``reader`` and writes ``forward``, ``loss``, ``scores``
+    and ``configure_optimizers``. How a model is selected and evaluated is the same for
     all methods and none of its business.
     """
 
@@ -50,8 +50,11 @@ class ErcMethod(LightningModule):
 
     def scores(self, output: Any, batch: Batch) -> Tensor:
         """Logits ``(N, C)`` of the batch's targets: the highest is predicted, their softmax is the
-        probability. A row of NaN is no answer: it counts as wrong and is reported."""
-        raise NotImplementedError(f"{type(self).__name__} has no scores(output, batch).")
+        probability. A row of NaN is no answer: it counts as wrong and is reported.
+
+        The output itself, if a method does not say otherwise.
+        """
+        return output
 
     # --- what a method may write
 

@@ -107,10 +107,6 @@ class UtteranceClassifier(ErcMethod):
         """Cross-entropy."""
         return {"loss": F.cross_entropy(output, batch["labels"])}
 
-    def scores(self, output: Tensor, batch: Batch) -> Tensor:
-        """The logits."""
-        return output
-
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rate rises linearly, then falls to 0."""
         optimizer = adamw(self, self.encoder, self.config.lr)
