@@ -453,7 +453,8 @@ class SACLLSTM(ErcMethod):
         # What is left at the end of an epoch is a step too: nothing is carried into the next.
         if (batch_idx + 1) % self.config.accumulate == 0 or self.trainer.is_last_batch:
             optimizer: Any = self.optimizers()
-            self.configure_gradient_clipping(optimizer, self.config.gradient_clip)
+            if self.config.gradient_clip:
+                nn.utils.clip_grad_norm_(self.parameters(), self.config.gradient_clip)
             optimizer.step()
             optimizer.zero_grad()
         return values["train/loss"]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from lightning import LightningModule
 from torch import Tensor
 
@@ -20,8 +19,8 @@ from erc_bench.method.reader import Batch, Reader
 class ErcMethod(LightningModule):
     """Base class of all methods.
 
-    A method sets ``Config``, ``context`` and ``reader`` and writes ``forward``, ``loss``, ``scores``
-    and ``configure_optimizers``. How a model is selected and evaluated is the same for
+    A method sets ``Config``, ``context`` and ``reader`` and writes ``forward``, ``loss``,
+    ``scores`` and ``configure_optimizers``. How a model is selected and evaluated is the same for
     all methods and none of its business.
     """
 
@@ -130,18 +129,3 @@ class ErcMethod(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.load_saved_state(checkpoint["state_dict"])
         checkpoint["state_dict"] = self.state_dict()  # what Lightning then loads is all there
-
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *closure: Any) -> None:
-        """Step, and free the gradients: Lightning keeps them through the next forward pass."""
-        super().optimizer_step(epoch, batch_idx, optimizer, *closure)
-        optimizer.zero_grad()
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the gradient's norm; Lightning itself refuses to with a fused optimiser."""
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)

@@ -135,7 +135,7 @@ def build_trainer(
         last = Checkpoint(folder, filename="last", **options)
         if config.patience:
             every.append(_Patience(monitor, mode=mode, patience=config.patience))
-        every += [_DeleteEarlierAttempt(folder), best, last]
+        every += [_Steps(), _DeleteEarlierAttempt(folder), best, last]
     return Trainer(
         # Not "auto", which would take an Apple GPU: all else here asks for CUDA or the CPU.
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
@@ -144,7 +144,6 @@ def build_trainer(
         max_epochs=config.epochs,
         limit_train_batches=config.max_batches or None,
         accumulate_grad_batches=config.accumulate if method.automatic_optimization else 1,
-        gradient_clip_val=(config.gradient_clip or None) if method.automatic_optimization else None,
         callbacks=every,
         plugins=[WholeFiles()],
         reload_dataloaders_every_n_epochs=1,
@@ -156,6 +155,27 @@ def build_trainer(
         enable_model_summary=False,
         default_root_dir=folder,
     )
+
+
+class _Steps(Callback):
+    """Clips the gradient's norm, which Lightning refuses to with a fused optimiser, and frees the
+    gradients after a step, which Lightning keeps through the next forward pass.
+
+    A method with manual optimisation does both by itself.
+    """
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        bound = pl_module.config.gradient_clip
+        if bound and pl_module.automatic_optimization:
+            torch.nn.utils.clip_grad_norm_(pl_module.parameters(), bound)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stepped = (batch_idx + 1) % pl_module.config.accumulate == 0 or trainer.is_last_batch
+        if stepped and pl_module.automatic_optimization:
+            for optimizer in trainer.optimizers:
+                optimizer.zero_grad()
 
 
 class _DeleteEarlierAttempt(Callback):
