@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from rich.console import Console
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution import grid
-from erc_bench.execution.grid import Report, run_grid
+from erc_bench.execution.grid import Report, plan, run_grid
 from erc_bench.execution.jobs import Ended, Job
 from erc_bench.execution.run import run
-from erc_bench.records.store import parse_record, read_record, record_files, record_path, run_folder
+from erc_bench.records.schema import parse_record, to_json
+from erc_bench.records.store import read_record, record_files
 from erc_bench.settings.experiment import resolve
 
 METHODS = ("eacl", "finetune")
@@ -36,18 +38,27 @@ needs_proc = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def plan(tiny_encoder: str):
+def planned(tiny_encoder: str):
     """Jobs in a folder: methods × seeds on demo, a second or two each."""
 
     def jobs(root: Path, *overrides: str, methods=METHODS, seeds=2, **options: Any) -> list[Job]:
         settings = [f"encoder={tiny_encoder}", *QUICK, *overrides]
-        return [
-            Job(resolve(m, "demo", preset="smoke", seed=s, overrides=settings), root, options)
+        experiments = [
+            resolve(m, "demo", preset="smoke", seed=s, overrides=settings)
             for m in methods
             for s in range(1, seeds + 1)
         ]
+        return plan(experiments, root, options)[0]
 
     return jobs
+
+
+def run_jobs(jobs: list[Job], workers: int | None, executor=None) -> Report:
+    """The grid of some jobs."""
+    experiments = [job.experiment for job in jobs]
+    options = jobs[0].options
+    root = jobs[0].place.root
+    return run_grid(experiments, root, workers=workers, executor=executor, **options)
 
 
 def command(jobs: list[Job], *options: str) -> list[str]:
@@ -56,14 +67,14 @@ def command(jobs: list[Job], *options: str) -> list[str]:
     seeds = dict.fromkeys(str(job.experiment.seed) for job in jobs)
     return [
         *(sys.executable, "-m", "erc_bench.cli", "run", "--dataset", "demo", "--preset", "smoke"),
-        *("--method", *methods, "--seed", *seeds, "--leaderboard-dir", str(jobs[0].root)),
+        *("--method", *methods, "--seed", *seeds, "--leaderboard-dir", str(jobs[0].place.root)),
         *("--jobs", "2", *options, *jobs[0].experiment.overrides),
     ]
 
 
 def predictions(job: Job) -> dict[str, Any]:
-    stored = read_record(record_path(job.root, job.experiment))["predictions"]
-    return {split: stored[split]["probabilities"] for split in ("dev", "test")}
+    stored = read_record(job.place.record).predictions
+    return {split: of_split.probabilities for split, of_split in stored.items()}
 
 
 def until(condition: Callable[[], Any], seconds: float = 120) -> None:
@@ -74,7 +85,7 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> None:
 
 
 def reached(job: Job, text: str) -> bool:
-    return job.log.exists() and text in job.log.read_text()
+    return job.place.log.exists() and text in job.place.log.read_text()
 
 
 def nobody(jobs: Any, workers: int) -> Iterator[Ended]:
@@ -86,15 +97,15 @@ def nobody(jobs: Any, workers: int) -> Iterator[Ended]:
 def here(jobs: Any, workers: int) -> Iterator[Ended]:
     """An executor that does jobs one after another in this process."""
     for job in jobs:
-        run(job.experiment, job.root, **job.options)
+        run(job.experiment, job.place.root, **job.options)
         yield Ended(job)
 
 
 @pytest.fixture(scope="module")
-def whole(plan, tmp_path_factory: pytest.TempPathFactory):
+def whole(planned, tmp_path_factory: pytest.TempPathFactory):
     """A grid that nothing befell, and its jobs."""
-    jobs = plan(tmp_path_factory.mktemp("whole"))
-    return jobs, run_grid(jobs, 2)
+    jobs = planned(tmp_path_factory.mktemp("whole"))
+    return jobs, run_jobs(jobs, 2)
 
 
 def test_a_run_of_a_grid_is_the_run_itself(whole, tmp_path: Path) -> None:
@@ -104,64 +115,71 @@ def test_a_run_of_a_grid_is_the_run_itself(whole, tmp_path: Path) -> None:
         ("eacl", "demo"): 2,
         ("finetune", "demo"): 2,
     }
-    alone = Job(jobs[1].experiment, tmp_path)
+    (alone,), _ = plan([jobs[1].experiment], tmp_path, {})
     run(alone.experiment, tmp_path)
     assert predictions(alone) == predictions(jobs[1])
-    shared = [read_record(record_path(job.root, job.experiment)) for job in (alone, jobs[1])]
-    assert [record["environment"]["runs_at_once"] for record in shared] == [1, 2]
+    shared = [read_record(job.place.record) for job in (alone, jobs[1])]
+    assert [record.environment.runs_at_once for record in shared] == [1, 2]
 
 
 def test_logs_are_apart(whole) -> None:
     jobs, _ = whole
-    names = {job.experiment.name for job in jobs}
+    names = {job.place.name for job in jobs}
     for job in jobs:
-        text = job.log.read_text()
-        assert {name for name in names if name in text} == {job.experiment.name}
+        text = job.place.log.read_text()
+        assert {name for name in names if name in text} == {job.place.name}
         assert text.count("Epoch 2/2") == 1
 
 
 def test_finished_runs_are_skipped_without_a_process(whole) -> None:
     jobs, report = whole
-    again = run_grid(jobs, None, nobody)
+    again = run_jobs(jobs, None, nobody)
     assert {k: sorted(v) for k, v in again.scores.items()} == {
         k: sorted(v) for k, v in report.scores.items()
     }
 
 
-def test_a_grid_says_what_it_starts_anew(plan, tmp_path: Path, capsys) -> None:
-    for options, said in (({}, "that are started anew: 1."), ({"resume": True}, "")):
-        jobs = plan(tmp_path, methods=["finetune"], **options)
-        folder = run_folder(tmp_path, jobs[0].experiment)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "last.ckpt").touch()
-        capsys.readouterr()
-        run_grid(jobs, 1, lambda jobs, workers: (Ended(job, "no") for job in jobs))
-        output = " ".join(capsys.readouterr().err.split())
-        assert said in output
-        assert ("anew" in output) == bool(said)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({}, "that go on from their last epoch: 1."), ({"restart": True}, "that are begun anew: 1.")],
+)
+def test_a_grid_says_what_goes_on_or_is_begun_anew(
+    planned, tmp_path: Path, capsys, options: dict, said: str
+) -> None:
+    jobs = planned(tmp_path, methods=["finetune"], **options)
+    folder = jobs[0].place.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "last.ckpt").touch()
+    capsys.readouterr()
+    run_jobs(jobs, 1, lambda jobs, workers: (Ended(job, "no") for job in jobs))
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_place_that_can_not_be_written_to_is_said_once(plan, tmp_path: Path) -> None:
+def test_a_place_that_can_not_be_written_to_is_said_once(planned, tmp_path: Path) -> None:
     (tmp_path / "board").write_text("a file")
     with pytest.raises(ErcBenchError, match="--leaderboard-dir"):
-        run_grid(plan(tmp_path / "board"), 2, nobody)
+        run_jobs(planned(tmp_path / "board"), 2, nobody)
 
 
-def test_failing_runs_stop_none_of_the_others(plan, tmp_path: Path) -> None:
-    """One that the user can mend, one that can't be explained, one with a broken record."""
-    jobs = plan(tmp_path, seeds=3)
-    (wrong,) = plan(tmp_path, "encoder=no/such-encoder", methods=["eacl"], seeds=1)
+def test_failing_runs_stop_none_of_the_others(
+    planned, tiny_encoder: str, tmp_path: Path, monkeypatch
+) -> None:
+    """One that can't be begun, one that can't be explained, one with a broken record."""
+    jobs = planned(tmp_path, seeds=3)
+    settings = ["encoder=no/such-encoder", *QUICK]
+    wrong = resolve("eacl", "demo", preset="smoke", overrides=settings)
     odd, broken, *good = jobs
-    (run_folder(tmp_path, odd.experiment) / "model.new.ckpt").mkdir(parents=True)
-    place = record_path(tmp_path, broken.experiment)
+    (odd.place.folder / "model.unnamed.ckpt.tmp").mkdir(parents=True)
+    place = broken.place.record
     place.parent.mkdir(parents=True)
     place.write_text("{")
-    report = run_grid([wrong, *jobs], 2)
-    failed = [ended.job.experiment.name for ended in report.failures]
-    assert sorted(failed) == sorted(job.experiment.name for job in (wrong, odd, broken))
-    assert all(record_path(tmp_path, job.experiment).exists() for job in good)
+    report = run_grid([wrong, *(job.experiment for job in jobs)], tmp_path, workers=2)
+    failed = [ended.job.place.name for ended in report.failures]
+    assert sorted(failed) == sorted(job.place.name for job in (odd, broken))
+    assert report.failed == 3
+    assert all(job.place.record.exists() for job in good)
     by_name = {text.partition(":")[0]: text for text in report.complaints()}
-    complaints = [by_name[job.experiment.name] for job in (wrong, odd, broken)]
+    complaints = [by_name[name] for name in (wrong.name, odd.place.name, broken.place.name)]
     for complaint, words in zip(
         complaints,
         (["'no/such-encoder'", "erc-bench[small]"], ["its log shows where"], ["--force"]),
@@ -169,19 +187,25 @@ def test_failing_runs_stop_none_of_the_others(plan, tmp_path: Path) -> None:
     ):
         for word in words:
             assert word in complaint
-    assert str(odd.log) in complaints[1]
-    assert "Traceback" in odd.log.read_text()
-    assert "Traceback" not in wrong.log.read_text()
+    assert str(odd.place.log) in complaints[1]
+    assert "Traceback" in odd.place.log.read_text()
     assert place.read_text() == "{"
 
 
-def test_a_damaged_record_stops_none_of_the_others(plan, whole, tmp_path: Path) -> None:
-    damaged, *others = plan(tmp_path, methods=["finetune"])
-    source = record_path(whole[0][0].root, whole[0][2].experiment)
-    place = record_path(tmp_path, damaged.experiment)
+def test_a_worker_refuses_another_corpus_than_the_grids(planned, tmp_path: Path) -> None:
+    (job,) = planned(tmp_path, methods=["finetune"], seeds=1)
+    sent = replace(job.place, run="another")
+    with pytest.raises(ErcBenchError, match="not those with which the grid was begun"):
+        run(job.experiment, tmp_path, expected=sent)
+
+
+def test_a_damaged_record_stops_none_of_the_others(planned, whole, tmp_path: Path) -> None:
+    damaged, *others = planned(tmp_path, methods=["finetune"])
+    source = read_record(whole[0][2].place.record)
+    place = damaged.place.record
     place.parent.mkdir(parents=True)
-    place.write_text(json.dumps({**read_record(source), "metrics": {}}))
-    report = run_grid([damaged, *others], 1)
+    place.write_text(json.dumps({**to_json(source), "metrics": {}}))
+    report = run_jobs([damaged, *others], 1)
     (ended,) = report.failures
     assert ended.job.experiment == damaged.experiment
     assert str(place) in ended.failure
@@ -189,52 +213,50 @@ def test_a_damaged_record_stops_none_of_the_others(plan, whole, tmp_path: Path) 
     assert len(report.scores["finetune", "demo"]) == 1
 
 
-def test_runs_that_fail_alike_are_told_of_once(plan, tmp_path: Path) -> None:
-    jobs = plan(tmp_path)
+def test_runs_that_fail_alike_are_told_of_once(planned, tmp_path: Path) -> None:
+    jobs = planned(tmp_path)
 
     def failing(jobs, workers):
         yield from (Ended(job, "the same reason.") for job in jobs)
 
-    (complaint,) = run_grid(jobs, 2, failing).complaints()
+    (complaint,) = run_jobs(jobs, 2, failing).complaints()
     assert complaint.count("the same reason.") == 1
-    assert all(job.experiment.name in complaint for job in jobs)
+    assert all(job.place.name in complaint for job in jobs)
 
 
-def test_a_process_that_dies_is_a_failed_run(plan, tmp_path: Path) -> None:
-    (victim,) = plan(tmp_path, "epochs=500", methods=["eacl"], seeds=1)
-    jobs = [victim, *plan(tmp_path, methods=["finetune"])]
+def test_a_process_that_dies_is_a_failed_run(planned, tmp_path: Path) -> None:
+    (victim,) = planned(tmp_path, "epochs=500", methods=["eacl"], seeds=1)
+    jobs = [victim, *planned(tmp_path, methods=["finetune"])]
 
     def kill() -> None:
         until(lambda: reached(victim, "Epoch 1/"))
-        (process,) = (
-            p for p in multiprocessing.active_children() if p.name == victim.experiment.name
-        )
+        (process,) = (p for p in multiprocessing.active_children() if p.name == victim.place.name)
         os.kill(process.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    report = run_grid(jobs, 2)
+    report = run_jobs(jobs, 2)
     killer.join()
     (ended,) = report.failures
     assert ended.job.experiment == victim.experiment
     assert "SIGKILL" in ended.failure
-    assert "--resume" in ended.failure
-    assert not record_path(tmp_path, victim.experiment).exists()
+    assert "the same command goes on" in ended.failure
+    assert not victim.place.record.exists()
     assert len(report.scores["finetune", "demo"]) == 2
 
 
 # --- several grids on one folder ---
 
 
-def test_two_grids_at_once_do_every_run_once(plan, whole, tmp_path: Path) -> None:
-    jobs, said = plan(tmp_path / "board"), tmp_path / "said.txt"
+def test_two_grids_at_once_do_every_run_once(planned, whole, tmp_path: Path) -> None:
+    jobs, said = planned(tmp_path / "board"), tmp_path / "said.txt"
     other = start(jobs, said)
     until(lambda: reached(jobs[0], "Run "))
-    report = run_grid(jobs, 2)
+    report = run_jobs(jobs, 2)
     assert other.wait(120) == 0, said.read_text()
     assert report.failures == []
     for job, undisturbed in zip(jobs, whole[0], strict=True):
-        assert job.log.read_text().count("Epoch 1/") == 1
+        assert job.place.log.read_text().count("Epoch 1/") == 1
         assert predictions(job) == predictions(undisturbed)
     out = StringIO()
     report.render(Console(file=out))
@@ -242,22 +264,22 @@ def test_two_grids_at_once_do_every_run_once(plan, whole, tmp_path: Path) -> Non
 
 
 def test_a_run_that_is_taken_comes_last_and_its_record_is_waited_for(
-    plan, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    planned, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(grid, "PATIENCE", 0.05)
-    jobs = plan(tmp_path, methods=["finetune"])
+    jobs = planned(tmp_path, methods=["finetune"])
     taken, free = jobs
-    folder = run_folder(tmp_path, taken.experiment)
+    folder = taken.place.folder
     folder.mkdir(parents=True)
     elsewhere = whole[0][2]
     assert elsewhere.experiment == taken.experiment
     done = []
 
     def other_process_ends() -> None:
-        until(lambda: record_path(tmp_path, free.experiment).exists())
+        until(lambda: free.place.record.exists())
         time.sleep(0.3)
-        place = record_path(tmp_path, taken.experiment)
-        place.write_bytes(record_path(elsewhere.root, taken.experiment).read_bytes())
+        place = taken.place.record
+        place.write_bytes(elsewhere.place.record.read_bytes())
         lock.release()
 
     def noting(jobs, workers):
@@ -268,7 +290,7 @@ def test_a_run_that_is_taken_comes_last_and_its_record_is_waited_for(
     with FileLock(folder / "lock", thread_local=False) as lock:
         other = threading.Thread(target=other_process_ends)
         other.start()
-        report = run_grid(jobs, 1, noting)
+        report = run_jobs(jobs, 1, noting)
         other.join()
     assert done == [free]
     assert len(report.scores["finetune", "demo"]) == 2
@@ -276,33 +298,33 @@ def test_a_run_that_is_taken_comes_last_and_its_record_is_waited_for(
 
 
 def test_a_run_that_was_given_up_elsewhere_is_done_here(
-    plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grid, "PATIENCE", 0.05)
-    taken, free = jobs = plan(tmp_path, methods=["finetune"])
-    folder = run_folder(tmp_path, taken.experiment)
+    taken, free = jobs = planned(tmp_path, methods=["finetune"])
+    folder = taken.place.folder
     folder.mkdir(parents=True)
 
     def other_process_dies() -> None:
-        until(lambda: record_path(tmp_path, free.experiment).exists())
+        until(lambda: free.place.record.exists())
         lock.release()
 
     with FileLock(folder / "lock", thread_local=False) as lock:
         other = threading.Thread(target=other_process_dies)
         other.start()
-        report = run_grid(jobs, 1, here)
+        report = run_jobs(jobs, 1, here)
         other.join()
     assert report.failures == []
     assert len(report.scores["finetune", "demo"]) == 2
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_record_that_appears_meanwhile_is_taken(plan, tmp_path: Path, force: bool) -> None:
+def test_a_record_that_appears_meanwhile_is_taken(planned, tmp_path: Path, force: bool) -> None:
     """With ``force`` too: what another grid has done again since this one began is new enough."""
-    jobs = plan(tmp_path, methods=["finetune"], force=force)
+    jobs = planned(tmp_path, methods=["finetune"], force=force)
     if force:
-        run_grid(plan(tmp_path, methods=["finetune"]), 1, here)
-    stamps = [record_path(tmp_path, job.experiment) for job in jobs]
+        run_jobs(planned(tmp_path, methods=["finetune"]), 1, here)
+    stamps = [job.place.record for job in jobs]
     before = [path.stat().st_mtime_ns if force else 0 for path in stamps]
     drawn = []
 
@@ -313,16 +335,16 @@ def test_a_record_that_appears_meanwhile_is_taken(plan, tmp_path: Path, force: b
                 run(each.experiment, each.root, force=force)
             yield Ended(job)
 
-    report = run_grid(jobs, 1, with_another)
+    report = run_jobs(jobs, 1, with_another)
     assert drawn == jobs[:1]
     assert len(report.scores["finetune", "demo"]) == 2
     assert all(p.stat().st_mtime_ns > b for p, b in zip(stamps, before, strict=True))
 
 
-def test_a_run_killed_before_it_tidied_up_is_tidied_up(plan, tmp_path: Path) -> None:
-    (job,) = plan(tmp_path, methods=["finetune"], seeds=1)
+def test_a_run_killed_before_it_tidied_up_is_tidied_up(planned, tmp_path: Path) -> None:
+    (job,) = planned(tmp_path, methods=["finetune"], seeds=1)
     path = run(job.experiment, tmp_path).path
-    folder = run_folder(tmp_path, job.experiment)
+    folder = job.place.folder
     old = [
         folder / "last.ckpt",
         folder / "best-epoch=0.ckpt",
@@ -333,11 +355,11 @@ def test_a_run_killed_before_it_tidied_up_is_tidied_up(plan, tmp_path: Path) -> 
         file.touch()
         os.utime(file, ns=(0, path.stat().st_mtime_ns - 1))
     stamp = path.stat().st_mtime_ns
-    assert run_grid([job], 1, here).failures == []
+    assert run_jobs([job], 1, here).failures == []
     assert not any(file.exists() for file in old)
     assert path.stat().st_mtime_ns == stamp
     (folder / "last.ckpt").touch()  # of a repetition that was interrupted
-    run_grid([job], 1, nobody)
+    run_jobs([job], 1, nobody)
     assert (folder / "last.ckpt").exists()
 
 
@@ -365,31 +387,31 @@ def test_the_table_has_means_over_seeds() -> None:
 
 
 def test_the_display_shows_each_run_and_the_whole(
-    plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = StringIO()
     monkeypatch.setattr(grid, "console", Console(file=out, force_terminal=True, width=120))
-    jobs = plan(tmp_path)
+    jobs = planned(tmp_path)
 
     def running(jobs, workers):
         first, second = next(jobs), next(jobs)
-        first.log.parent.mkdir(parents=True)
-        first.log.write_text("Epoch 1/8  …\nEpoch 2/8  dev weighted-F1 50.00\n")
+        first.place.log.parent.mkdir(parents=True)
+        first.place.log.write_text("Epoch 1/8  …\nEpoch 2/8  dev weighted-F1 50.00\n")
         until(lambda: "Epoch 2/8" in out.getvalue())
         yield Ended(first, "a reason.")
         until(lambda: "1 failed" in out.getvalue())
         yield Ended(second, "a reason.")
         yield from (Ended(job, "a reason.") for job in jobs)
 
-    run_grid(jobs, 2, running)
+    run_jobs(jobs, 2, running)
     shown = out.getvalue()
     assert "0 of 4 runs, 2 running" in shown
     assert "1 of 4 runs, 1 running, 1 failed" in shown
-    assert jobs[1].experiment.name in shown
+    assert jobs[1].place.name in shown
 
 
-def test_the_time_that_is_left_is_estimated(plan, tmp_path: Path) -> None:
-    state = grid._Grid(plan(tmp_path))
+def test_the_time_that_is_left_is_estimated(planned, tmp_path: Path) -> None:
+    state = grid._Grid(planned(tmp_path))
     state.workers = 2
     assert "left" not in state.summary()
     state.seconds["finetune", "demo"] = [60.0, 62.0]
@@ -430,28 +452,27 @@ def start(jobs: list[Job], log: Path, *options: str, **environment: str) -> subp
 @needs_proc
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_grid_that_is_stopped_leaves_nobody_behind_and_goes_on(
-    plan, tmp_path: Path, how: signal.Signals
+    planned, tmp_path: Path, how: signal.Signals
 ) -> None:
     """Ctrl-C as a terminal sends it, to all; kill -9 to the grid alone."""
-    jobs = plan(tmp_path / "board", "epochs=20", methods=["finetune"])
+    jobs = planned(tmp_path / "board", "epochs=20", methods=["finetune"])
     said = tmp_path / "said.txt"
     process = start(jobs, said)
     until(lambda: all(reached(job, "Epoch 2/") for job in jobs))
     if how is signal.SIGINT:
         os.killpg(process.pid, how)
         assert process.wait(60) == 130
-        assert "--resume" in said.read_text()
+        assert "the same command goes on" in said.read_text()
         assert "Traceback" not in said.read_text()
     else:
         process.kill()
         process.wait()
     until(lambda: not session(process.pid), 30)
-    assert list(record_files(jobs[0].root)) == []
-    assert all((run_folder(j.root, j.experiment) / "last.ckpt").exists() for j in jobs)
-    again = plan(tmp_path / "board", "epochs=20", methods=["finetune"], resume=True)
-    assert run_grid(again, 2).failures == []
-    assert all(job.log.read_text().count("Epoch 1/") == 1 for job in jobs)
-    assert len(list(record_files(jobs[0].root))) == 2
+    assert list(record_files(jobs[0].place.root)) == []
+    assert all((j.place.folder / "last.ckpt").exists() for j in jobs)
+    assert run_jobs(jobs, 2).failures == []
+    assert all(job.place.log.read_text().count("Epoch 1/") == 1 for job in jobs)
+    assert len(list(record_files(jobs[0].place.root))) == 2
 
 
 def kill_at_random(
@@ -489,22 +510,22 @@ def kill_at_random(
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_kill_9_at_fifty_random_moments(plan, tmp_path: Path) -> None:
+def test_kill_9_at_fifty_random_moments(planned, tmp_path: Path) -> None:
     """Every record is whole at every moment, none is lost, and the end is that of an untroubled
     grid.
 
-    Each grid loses up to eight of its processes and then itself; the next begins at once, with
-    ``--resume`` or without. When all runs of a folder are finished the kills go on in another, with
-    a cache of its own.
+    Each grid loses up to eight of its processes and then itself; the next begins at once and
+    goes on with what there is. When all runs of a folder are finished the kills go on in another,
+    with a cache of its own.
     """
     chance = random.Random(7)
     methods = ("eacl", "finetune", "sacl-lstm")
-    untroubled = plan(tmp_path / "untroubled", methods=methods, seeds=3)
-    assert run_grid(untroubled, 2).failures == []
+    untroubled = planned(tmp_path / "untroubled", methods=methods, seeds=3)
+    assert run_jobs(untroubled, 2).failures == []
     killed, grids, said = 0, [], tmp_path / "said.txt"
     while killed < 50:
         root = tmp_path / f"after{killed}"
-        jobs = plan(root, methods=methods, seeds=3)
+        jobs = planned(root, methods=methods, seeds=3)
         seen: dict[Path, bytes] = {}
 
         def look(root: Path = root, seen: dict[Path, bytes] = seen) -> None:
@@ -517,10 +538,8 @@ def test_kill_9_at_fifty_random_moments(plan, tmp_path: Path) -> None:
 
         status = None
         while status != 0:
-            options = chance.choice([[], ["--resume"]])
-            grids.append(
-                start(jobs, said, *options, XDG_CACHE_HOME=str(tmp_path / "cache" / root.name))
-            )
+            cache = str(tmp_path / "cache" / root.name)
+            grids.append(start(jobs, said, XDG_CACHE_HOME=cache))
             if killed < 50:
                 killed += kill_at_random(
                     grids[-1], chance, min(chance.randint(3, 8), 49 - killed), look
@@ -530,8 +549,9 @@ def test_kill_9_at_fifty_random_moments(plan, tmp_path: Path) -> None:
         look()
         for job, other in zip(jobs, untroubled, strict=True):
             assert predictions(job) == predictions(other)
-            left = {path.name for path in run_folder(root, job.experiment).iterdir()}
-            assert left == {"lock", "log.txt", "model.ckpt"}
+            left = {path.name for path in job.place.folder.iterdir()}
+            model = read_record(job.place.record).model
+            assert left == {"lock", "log.txt", model.file}
         assert len(seen) == len(jobs)
         assert len([path for path in (root / "records").rglob("*") if path.is_file()]) == len(jobs)
     until(lambda: not any(session(process.pid) for process in grids), 30)

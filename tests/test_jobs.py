@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from places import place_of
 
 from erc_bench.execution import jobs
 from erc_bench.execution.jobs import Job, local, sane_workers
 from erc_bench.method.config import MethodConfig
-from erc_bench.records.store import record_path
 from erc_bench.settings.experiment import Experiment, resolve
 
 
@@ -30,7 +30,8 @@ def test_an_executor_that_is_closed_stops_what_is_running(
     def job(method: str, epochs: int) -> Job:
         quick = ["max_batches=2", "precision=float32"]
         settings = [f"encoder={tiny_encoder}", *quick, f"epochs={epochs}"]
-        return Job(resolve(method, "demo", preset="smoke", overrides=settings), tmp_path)
+        experiment = resolve(method, "demo", preset="smoke", overrides=settings)
+        return Job(experiment, place_of(tmp_path, experiment))
 
     long, short = job("eacl", 500), job("finetune", 2)
     over = local([long, short], 2)
@@ -39,7 +40,7 @@ def test_an_executor_that_is_closed_stops_what_is_running(
     assert ended.job.experiment == short.experiment
     over.close()
     assert multiprocessing.active_children() == []
-    assert not record_path(tmp_path, long.experiment).exists()
+    assert not long.place.record.exists()
 
 
 @pytest.mark.parametrize(

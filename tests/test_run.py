@@ -1,18 +1,21 @@
 """A run from configuration to record: seeds, selection, resumption, what is left behind."""
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from fitting import Fitted, PowerCut
+from fitting import PowerCut, fitted
 from lightning import Callback
+from places import place_of, plain
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from erc_bench.corpus.conversation import Corpus
@@ -20,11 +23,14 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.metrics import evaluate
 from erc_bench.execution import run as runner
 from erc_bench.execution.run import run
+from erc_bench.inference.model import Model
 from erc_bench.methods.eacl import EACL
-from erc_bench.records.store import RecordError, read_record, record_path, run_folder
+from erc_bench.records.place import LAST, model_file
+from erc_bench.records.schema import RecordError
+from erc_bench.records.store import read_record
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import corpus_source
-from erc_bench.training import checkpoints, environment
+from erc_bench.training import checkpoints, environment, train
 from erc_bench.training.environment import device_name, git_commit, joined
 
 QUICK = ("precision=float32", "max_len=48", "batch_size=32", "encoder_lr=0.003", "lr=0.003")
@@ -49,19 +55,27 @@ def finished_run(quick, tmp_path_factory: pytest.TempPathFactory):
     return root, experiment, run(experiment, root)
 
 
-def predictions(record: dict) -> dict:
-    return {split: record["predictions"][split]["probabilities"] for split in ("dev", "test")}
+def predictions(record) -> dict:
+    return {split: stored.probabilities for split, stored in record.predictions.items()}
 
 
-def cut_off(monkeypatch, experiment: Experiment, root: Path, epoch: int) -> None:
+def model_of(root: Path, experiment: Experiment) -> Path:
+    """The only model in the folder of a run."""
+    (model,) = place_of(root, experiment).folder.glob("model*.ckpt")
+    return model
+
+
+def cut_off(monkeypatch, experiment: Experiment, root: Path, epoch: int, **options) -> None:
     """A run that ends in the middle of an epoch (counted from 0)."""
-    build = runner.build_trainer
+    build = train.build_trainer
     with monkeypatch.context() as patched:
         patched.setattr(
-            runner, "build_trainer", lambda m, f, c, *o: build(m, f, [*c, PowerCut(epoch)], *o)
+            train,
+            "build_trainer",
+            lambda m, d, f, c, *o: build(m, d, f, [*c, PowerCut(epoch)], *o),
         )
         with pytest.raises(RuntimeError, match="power cut"):
-            run(experiment, root)
+            run(experiment, root, **options)
 
 
 def cut_off_at_the_end(monkeypatch, experiment: Experiment, root: Path) -> None:
@@ -74,7 +88,7 @@ def cut_off_at_the_end(monkeypatch, experiment: Experiment, root: Path) -> None:
         patched.setattr(runner, "make_record", cut)
         with pytest.raises(RuntimeError, match="power cut"):
             run(experiment, root)
-    assert (run_folder(root, experiment) / "last.ckpt").exists()
+    assert (place_of(root, experiment).folder / "last.ckpt").exists()
 
 
 def best_of(folder: Path) -> Path:
@@ -87,8 +101,10 @@ def best_of(folder: Path) -> Path:
 
 def test_the_record_says_what_was_done_and_what_came_out(finished_run, demo) -> None:
     root, experiment, outcome = finished_run
-    record = read_record(record_path(root, experiment))
-    assert record == json.loads(json.dumps(outcome.record))
+    path = place_of(root, experiment).record
+    record = json.loads(path.read_text())
+    assert record == plain(outcome.record)
+    assert read_record(path) == outcome.record
     assert (record["method"], record["dataset"], record["seed"]) == ("eacl", "demo", 1)
     assert record["config"] == experiment.settings
     assert record["config_hash"] == experiment.hash
@@ -99,10 +115,13 @@ def test_the_record_says_what_was_done_and_what_came_out(finished_run, demo) -> 
     assert record["training"]["utterances_per_second"] > 0
     assert record["training"]["peak_memory_mib"] > 100
     assert record["environment"]["versions"]["torch"] == torch.__version__
+    assert record["plugin"] == {"distribution": "erc-bench", "version": version("erc-bench")}
+    model = path.parents[3] / "runs" / "demo" / "eacl" / path.stem / record["model"]["file"]
+    assert hashlib.sha256(model.read_bytes()).hexdigest() == record["model"]["sha256"]
 
 
 def test_every_labelled_utterance_is_predicted_once_in_corpus_order(finished_run, demo) -> None:
-    record = finished_run[2].record
+    record = plain(finished_run[2].record)
     for split in ("dev", "test"):
         stored = record["predictions"][split]
         wanted = [u for d in demo.dialogues(split) for u in d.utterances if u.label is not None]
@@ -119,7 +138,7 @@ def test_every_labelled_utterance_is_predicted_once_in_corpus_order(finished_run
 
 
 def test_dev_selects_and_the_oracle_gap_is_apart(finished_run) -> None:
-    record = finished_run[2].record
+    record = plain(finished_run[2].record)
     curves = record["training"]["curves"]
     on_dev = [epoch["dev/weighted_f1"] for epoch in curves]
     on_test = [epoch["test/weighted_f1"] for epoch in curves]
@@ -134,7 +153,7 @@ def test_attention_is_not_left_to_cudnn(finished_run) -> None:
 
 def test_only_the_model_is_left_of_the_checkpoints(finished_run) -> None:
     root, experiment, _ = finished_run
-    assert {p.name for p in run_folder(root, experiment).glob("*.ckpt")} == {"model.ckpt"}
+    assert list(place_of(root, experiment).folder.glob("*.ckpt")) == [model_of(root, experiment)]
 
 
 def test_a_finished_run_is_skipped_unless_forced(quick, tmp_path: Path) -> None:
@@ -152,7 +171,7 @@ def test_a_finished_run_is_skipped_unless_forced(quick, tmp_path: Path) -> None:
 def test_a_skipped_run_writes_nothing(finished_run) -> None:
     """Not even a lock, so that records and models may lie where only others can write."""
     root, experiment, _ = finished_run
-    (run_folder(root, experiment) / "lock").unlink(missing_ok=True)
+    (place_of(root, experiment).folder / "lock").unlink(missing_ok=True)
     before = sorted(root.rglob("*"))
     assert run(experiment, root).skipped
     assert sorted(root.rglob("*")) == before
@@ -175,10 +194,10 @@ def test_a_finished_run_in_a_read_only_folder_is_skipped(quick, tmp_path: Path) 
 def test_a_damaged_record_is_said_and_force_repeats_it(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=1")
     whole = run(experiment, tmp_path)
-    whole.path.write_text(json.dumps({**whole.record, "metrics": {}}))
+    whole.path.write_text(json.dumps({**plain(whole.record), "metrics": {}}))
     with pytest.raises(RecordError, match="--force"):
         run(experiment, tmp_path)
-    assert run(experiment, tmp_path, force=True).record["metrics"] == whole.record["metrics"]
+    assert run(experiment, tmp_path, force=True).record.metrics == whole.record.metrics
 
 
 def test_a_repetition_that_fails_leaves_record_and_model_as_they_were(
@@ -186,34 +205,50 @@ def test_a_repetition_that_fails_leaves_record_and_model_as_they_were(
 ) -> None:
     experiment = quick("epochs=1")
     path = run(experiment, tmp_path).path
-    model = run_folder(tmp_path, experiment) / "model.ckpt"
-    stamp, weights, record = model.stat().st_mtime_ns, model.read_bytes(), path.read_bytes()
+    model = model_of(tmp_path, experiment)
+    before = {file: file.read_bytes() for file in (model, path)}
 
-    def failing(*_: object) -> None:
-        assert model.with_name("model.new.ckpt").exists()
-        raise RuntimeError("power cut")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("erc_bench.execution.run.make_record", failing)
-        with pytest.raises(RuntimeError, match="power cut"):
-            run(experiment, tmp_path, force=True)
-    assert (model.read_bytes(), path.read_bytes()) == (weights, record)
-    assert not model.with_name("model.new.ckpt").exists()
-    run(experiment, tmp_path, force=True, resume=True)
-    assert model.stat().st_mtime_ns > stamp
-    assert {p.name for p in model.parent.glob("*.ckpt")} == {"model.ckpt"}
+    for moment in ("make_record", "write_record"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"erc_bench.execution.run.{moment}", power_cut)
+            with pytest.raises(RuntimeError, match="power cut"):
+                run(experiment, tmp_path, force=True)
+        assert {file: file.read_bytes() for file in (model, path)} == before
+    stamp = path.stat().st_mtime_ns
+    run(experiment, tmp_path, force=True)
+    assert path.stat().st_mtime_ns > stamp
+    assert list(model.parent.glob("*.ckpt*")) == [model_of(tmp_path, experiment)]
 
 
-def test_a_run_killed_between_record_and_model_gets_its_model(quick, tmp_path: Path) -> None:
+def power_cut(*_: object, **__: object) -> None:
+    raise RuntimeError("power cut")
+
+
+def test_a_record_never_names_another_runs_model(quick, tmp_path: Path, monkeypatch) -> None:
+    """Killed when the weights of a repetition are there and its record is not, or when the record
+    is there and the old weights are not yet deleted."""
     experiment = quick("epochs=1")
-    run(experiment, tmp_path)
-    model = run_folder(tmp_path, experiment) / "model.ckpt"
-    weights = model.read_bytes()
-    model.rename(model.with_name("model.new.ckpt"))
-    model.write_bytes(b"of the record before")
-    assert run(experiment, tmp_path).skipped
+    first = run(experiment, tmp_path)
+    weights = model_of(tmp_path, experiment).read_bytes()
+    # Another training of the same run, as another version of the code might have done it.
+    other = model_of(tmp_path, experiment).with_name("model-0123456789abcdef.ckpt")
+    other.write_bytes(b"of another training")
+    model = model_file(first.path, read_record(first.path))
     assert model.read_bytes() == weights
-    assert not model.with_name("model.new.ckpt").exists()
+    os.utime(other, ns=(0, first.path.stat().st_mtime_ns - 1))
+    assert run(experiment, tmp_path).skipped
+    assert model_of(tmp_path, experiment) == model
+
+
+def test_weights_that_are_not_the_recorded_ones_are_refused(quick, tmp_path: Path) -> None:
+    experiment = quick("epochs=1")
+    outcome = run(experiment, tmp_path)
+    model = model_of(tmp_path, experiment)
+    weights = bytearray(model.read_bytes())
+    weights[len(weights) // 2] ^= 1
+    model.write_bytes(weights)
+    with pytest.raises(ErcBenchError, match="SHA-256"):
+        Model(outcome.path, outcome.record)
 
 
 def test_the_same_seed_repeats_bit_for_bit_and_another_differs(quick, tmp_path: Path) -> None:
@@ -222,10 +257,8 @@ def test_the_same_seed_repeats_bit_for_bit_and_another_differs(quick, tmp_path: 
     two = run(quick(), tmp_path / "two").record
     three = run(quick(seed=2), tmp_path / "three").record
     assert predictions(one) == predictions(two)
-    assert one["metrics"] == two["metrics"]
-    assert [e["train/loss"] for e in one["training"]["curves"]] == [
-        e["train/loss"] for e in two["training"]["curves"]
-    ]
+    assert one.metrics == two.metrics
+    assert one.training.curves == two.training.curves
     assert predictions(one) != predictions(three)
 
 
@@ -243,7 +276,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
     experiment = quick("epochs=4")
     whole = run(experiment, tmp_path / "whole").record
     root = tmp_path / "killed"
-    last = run_folder(root, experiment) / "last.ckpt"
+    last = place_of(root, experiment).folder / "last.ckpt"
     process = subprocess.Popen(
         command(experiment, root), stderr=subprocess.PIPE, text=True, env=os.environ.copy()
     )
@@ -260,12 +293,12 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
     process.wait()
     process.stderr.close()
     assert process.returncode == -signal.SIGKILL
-    assert not record_path(root, experiment).exists()
-    resumed = run(experiment, root, resume=True).record
+    assert not place_of(root, experiment).record.exists()
+    resumed = run(experiment, root).record
     assert predictions(resumed) == predictions(whole)
-    assert resumed["metrics"] == whole["metrics"]
-    assert resumed["training"]["best_epoch"] == whole["training"]["best_epoch"]
-    assert len(resumed["training"]["curves"]) == 4
+    assert resumed.metrics == whole.metrics
+    assert resumed.training.best_epoch == whole.training.best_epoch
+    assert len(resumed.training.curves) == 4
 
 
 def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
@@ -273,39 +306,38 @@ def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
 ) -> None:
     experiment = quick("epochs=6", "patience=1", "encoder_lr=1e-9", "lr=1e-9")
     whole = run(experiment, tmp_path / "whole").record
-    assert whole["training"]["epochs"] == 2
+    assert whole.training.epochs == 2
     root = tmp_path / "killed"
     cut_off_at_the_end(monkeypatch, experiment, root)
-    resumed = run(experiment, root, resume=True).record
-    assert resumed["training"]["epochs"] == 2
+    resumed = run(experiment, root).record
+    assert resumed.training.epochs == 2
     assert predictions(resumed) == predictions(whole)
 
 
-def test_started_anew_by_mistake_an_unfinished_run_is_there_for_an_epoch(
+def test_an_interrupted_run_goes_on_and_restart_begins_it_anew(
     quick, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    """Who reads too late that it is started anew has lost nothing yet."""
+    """Who reads too late that it is begun anew has lost nothing yet."""
     experiment = quick()
-    folder = run_folder(tmp_path, experiment)
+    folder = place_of(tmp_path, experiment).folder
 
     cut_off(monkeypatch, experiment, tmp_path, epoch=2)
     before = {path.name: path.read_bytes() for path in folder.glob("*.ckpt")}
-    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
+    assert torch.load(folder / LAST, weights_only=True)["epoch"] == 1
     capsys.readouterr()
-    cut_off(monkeypatch, experiment, tmp_path, epoch=0)
-    said = " ".join(capsys.readouterr().err.split())
-    assert "started anew" in said
-    assert "--resume" in said
+    cut_off(monkeypatch, experiment, tmp_path, epoch=2)
+    assert "Going on after epoch 2 of 3" in capsys.readouterr().err
+    cut_off(monkeypatch, experiment, tmp_path, epoch=0, restart=True)
+    assert "begun anew" in " ".join(capsys.readouterr().err.split())
     assert {path.name: path.read_bytes() for path in folder.glob("*.ckpt")} == before
-    (folder / "model.new.ckpt").write_bytes(b"of the run before")
-    cut_off(monkeypatch, experiment, tmp_path, epoch=1)
-    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 0
-    assert {path.name for path in folder.glob("*.ckpt")} == {"last.ckpt", "best-epoch=0.ckpt"}
+    cut_off(monkeypatch, experiment, tmp_path, epoch=1, restart=True)
+    assert torch.load(folder / LAST, weights_only=True)["epoch"] == 0
+    assert {path.name for path in folder.glob("*.ckpt")} == {LAST, "best-epoch=0.ckpt"}
     # Killed while it deletes, it leaves no last one that names a best one that is gone.
     (folder / "best-epoch=9.ckpt").mkdir()
     with pytest.raises(OSError, match="best-epoch=9"):
-        run(experiment, tmp_path)
-    assert not (folder / "last.ckpt").exists()
+        run(experiment, tmp_path, restart=True)
+    assert not (folder / LAST).exists()
 
 
 def test_a_record_names_all_places_that_trained(quick, tmp_path: Path, monkeypatch) -> None:
@@ -314,12 +346,12 @@ def test_a_record_names_all_places_that_trained(quick, tmp_path: Path, monkeypat
     cut_off(monkeypatch, experiment, tmp_path, epoch=1)
     monkeypatch.setattr(environment, "COMMIT", "new")
     monkeypatch.setattr(environment, "device_name", lambda: "another")
-    resumed = run(experiment, tmp_path, resume=True).record
-    assert resumed["environment"]["git_commit"] == "old → new"
-    assert resumed["environment"]["device"] == f"{device_name()} → another"
-    assert resumed["environment"]["threads"] == torch.get_num_threads()
+    resumed = run(experiment, tmp_path).record
+    assert resumed.environment.git_commit == "old → new"
+    assert resumed.environment.device == f"{device_name()} → another"
+    assert resumed.environment.threads == torch.get_num_threads()
     again = run(experiment, tmp_path, force=True).record
-    assert again["environment"]["git_commit"] == "new"
+    assert again.environment.git_commit == "new"
 
 
 def test_environments_of_a_run_resumed_again_and_of_an_old_checkpoint() -> None:
@@ -375,19 +407,30 @@ def test_a_checkpoint_names_files_that_are_there_whenever_power_fails(
         patched.setattr(checkpoints, "save_whole", failing)
         with pytest.raises(RuntimeError, match="power cut"):
             run(experiment, tmp_path)
-    assert best_of(run_folder(tmp_path, experiment)).exists()
+    assert best_of(place_of(tmp_path, experiment).folder).exists()
 
 
 def test_an_unreadable_checkpoint_is_named(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=1")
-    last = run_folder(tmp_path, experiment) / "last.ckpt"
+    last = place_of(tmp_path, experiment).folder / "last.ckpt"
     last.parent.mkdir(parents=True)
     last.write_bytes(b"not a checkpoint")
-    with pytest.raises(ErcBenchError, match="without --resume") as caught:
-        run(experiment, tmp_path, resume=True)
+    with pytest.raises(ErcBenchError, match="--restart") as caught:
+        run(experiment, tmp_path)
     assert str(last) in str(caught.value)
-    assert not record_path(tmp_path, experiment).exists()
-    assert run(experiment, tmp_path).path.exists()
+    assert not place_of(tmp_path, experiment).record.exists()
+    assert run(experiment, tmp_path, restart=True).path.exists()
+
+
+def test_a_checkpoint_of_another_version_is_told_apart(quick, tmp_path: Path, monkeypatch) -> None:
+    experiment = quick()
+    cut_off(monkeypatch, experiment, tmp_path, epoch=1)
+    last = place_of(tmp_path, experiment).folder / LAST
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["state_dict"].popitem()
+    torch.save(checkpoint, last)
+    with pytest.raises(ErcBenchError, match="does not fit EACL as it is now"):
+        run(experiment, tmp_path)
 
 
 @pytest.mark.parametrize("when", ["in training", "while a checkpoint is written"])
@@ -407,11 +450,11 @@ def test_two_processes_do_not_do_the_same_run(quick, tmp_path: Path) -> None:
     from filelock import FileLock
 
     experiment = quick("epochs=1")
-    folder = run_folder(tmp_path, experiment)
+    folder = place_of(tmp_path, experiment).folder
     folder.mkdir(parents=True)
     with FileLock(folder / "lock"), pytest.raises(ErcBenchError, match="Another process"):
         run(experiment, tmp_path)
-    assert not record_path(tmp_path, experiment).exists()
+    assert not place_of(tmp_path, experiment).record.exists()
 
 
 def test_demo_needs_no_files() -> None:
@@ -423,7 +466,7 @@ def test_every_finished_epoch_can_be_resumed_from_also_when_dev_did_not_improve(
 ) -> None:
     config = quick("epochs=6", "patience=0", "encoder_lr=1e-9", "lr=1e-9").config
     with pytest.raises(RuntimeError, match="power cut"):
-        Fitted(EACL, config, demo, tmp_path, PowerCut(3))
+        fitted(EACL, config, demo, tmp_path, PowerCut(3))
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["epoch"] == 2
     assert best_of(tmp_path).name == "best-epoch=0.ckpt"
@@ -448,11 +491,11 @@ def test_ctrl_c_is_said_and_the_run_goes_on(quick, tmp_path: Path) -> None:
     rest = process.stderr.read()
     process.stderr.close()
     assert process.wait() == 130
-    assert "--resume" in rest
+    assert "the same command goes on" in rest
     assert "Traceback" not in rest
-    last = torch.load(run_folder(tmp_path, experiment) / "last.ckpt", weights_only=True)
+    last = torch.load(place_of(tmp_path, experiment).folder / "last.ckpt", weights_only=True)
     assert last["epoch"] >= 0  # the line of an epoch comes just before its checkpoint
-    assert not record_path(tmp_path, experiment).exists()
+    assert not place_of(tmp_path, experiment).record.exists()
 
 
 def test_a_moved_folder_resumes_to_the_same_result(quick, tmp_path: Path, monkeypatch) -> None:
@@ -461,16 +504,16 @@ def test_a_moved_folder_resumes_to_the_same_result(quick, tmp_path: Path, monkey
     whole = run(experiment, tmp_path / "whole").record
     cut_off_at_the_end(monkeypatch, experiment, tmp_path / "before")
     (tmp_path / "before").rename(tmp_path / "after")
-    resumed = run(experiment, tmp_path / "after", resume=True).record
+    resumed = run(experiment, tmp_path / "after").record
     assert predictions(resumed) == predictions(whole)
-    assert resumed["training"]["best_epoch"] == whole["training"]["best_epoch"]
+    assert resumed.training.best_epoch == whole.training.best_epoch
 
 
 def test_a_diverged_run_leaves_no_record(quick, tmp_path: Path) -> None:
     experiment = quick("encoder_lr=1e30", "lr=1e30", "gradient_clip=0", "stage2_epochs=0")
     with pytest.raises(ErcBenchError, match="diverged"):
         run(experiment, tmp_path)
-    assert not record_path(tmp_path, experiment).exists()
+    assert not place_of(tmp_path, experiment).record.exists()
 
 
 def test_a_corpus_without_dev_is_refused(quick, demo, tmp_path: Path, monkeypatch) -> None:
@@ -492,9 +535,9 @@ class Held(Callback):
         self.gradients.append(sum(p.grad is not None for p in pl_module.parameters()))
 
 
-def test_gradients_are_let_go_of_after_each_step(quick, demo, tmp_path: Path) -> None:
+def test_gradients_are_freed_after_each_step(quick, demo, tmp_path: Path) -> None:
     held = Held()
-    Fitted(EACL, quick("epochs=1", "accumulate=2").config, demo, tmp_path, held)
+    fitted(EACL, quick("epochs=1", "accumulate=2").config, demo, tmp_path, held)
     assert [number > 0 for number in held.gradients] == [True, False] * 3
 
 

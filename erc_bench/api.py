@@ -1,0 +1,136 @@
+"""What ``import erc_bench`` offers: a few typed functions for notebooks and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from erc_bench.corpus.conversation import Corpus, Dialogue
+    from erc_bench.inference.model import Answer, Model
+    from erc_bench.records.schema import Record
+
+FOLDER = Path("leaderboard")
+"""Where records are, if nothing else is said; the command line's default too."""
+
+
+def load_corpus(name: str, *, data_dir: Path | str | None = None) -> Corpus:
+    """A corpus, from its files: ``load_corpus("meld").dialogues("test")``.
+
+    Args:
+        name: as ``erc-bench data list`` has it.
+        data_dir: where the corpora are, before the usual places.
+
+    Raises:
+        ErcBenchError: there is no such corpus, or its files are missing or damaged.
+    """
+    from erc_bench.settings.registry import corpus_source
+
+    return corpus_source(name).load(Path(data_dir) if data_dir else None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    """The file of its record."""
+    record: Record
+    """Settings, figures and predictions: ``run.record.metrics.test.weighted_f1``."""
+
+    @cached_property
+    def model(self) -> Model:
+        """The method with the run's weights, loaded when it is first asked for."""
+        from erc_bench.inference.model import Model
+
+        return Model(self.path, self.record)
+
+    def predict(self, dialogues: Sequence[Dialogue]) -> list[Answer]:
+        """An answer for every turn of some dialogues; their labels are not looked at."""
+        return self.model.answers(dialogues)
+
+
+def load_run(name: str, *, folder: Path | str = FOLDER) -> Run:
+    """A finished run by its name, as much of ``method/dataset/hash/seedK`` as is enough.
+
+    Raises:
+        ErcBenchError: no run is meant, or several are: they are listed.
+    """
+    from erc_bench.records.store import find_record, read_record
+
+    path = find_record(Path(folder), name)
+    return Run(path, read_record(path))
+
+
+def run(
+    method: str,
+    dataset: str,
+    *,
+    preset: str | None = None,
+    seed: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    folder: Path | str = FOLDER,
+    data_dir: Path | str | None = None,
+    wandb: str = "off",
+) -> Run:
+    """Train, select on dev, score test once, and leave a record; a finished run is not done again.
+
+    Args:
+        method: as ``erc-bench methods`` has it.
+        dataset: as ``erc-bench data list`` has it.
+        preset: None is the default one.
+        seed: of everything that is drawn.
+        settings: settings to override, by their dotted names: ``{"evaluation.oracle": True}``.
+        folder: of the records and checkpoints.
+        data_dir: where the corpora are, before the usual places.
+        wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
+
+    Raises:
+        ErcBenchError: something that the caller can mend.
+    """
+    import json
+
+    from erc_bench.execution.run import run as run_experiment
+    from erc_bench.settings.experiment import resolve
+
+    overrides = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in (settings or {}).items()
+    ]
+    experiment = resolve(method, dataset, preset=preset, seed=seed, overrides=overrides)
+    place = Path(data_dir) if data_dir else None
+    outcome = run_experiment(experiment, Path(folder), data_dir=place, wandb=wandb)
+    return Run(outcome.path, outcome.record)
+
+
+def predict(
+    run: Run | str, dialogues: Sequence[Dialogue], *, folder: Path | str = FOLDER
+) -> list[Answer]:
+    """What the model of a finished run says of every turn of some dialogues.
+
+    Args:
+        run: the run, or its name.
+        dialogues: whose turns need no labels.
+        folder: of the records, where ``run`` is a name.
+    """
+    return (load_run(run, folder=folder) if isinstance(run, str) else run).predict(dialogues)
+
+
+def load_leaderboard(folder: Path | str = FOLDER) -> pd.DataFrame:
+    """The leaderboard of the records in a folder as a table, one row a configuration.
+
+    The columns are those of ``leaderboard.csv``.
+    """
+    import io
+
+    import pandas as pd
+
+    from erc_bench.leaderboard import read_board
+    from erc_bench.leaderboard.tables import to_csv
+
+    return pd.read_csv(io.StringIO(to_csv(read_board(Path(folder)))))
