@@ -1,0 +1,93 @@
+"""Texts to token ids: many in one call, each text once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MOST_TEXTS = 500_000
+"""Texts remembered at most; then all are forgotten."""
+
+
+class TextEncoder:
+    """A fast tokenizer that remembers what it has tokenised.
+
+    Tokenising all prompts of MELD in one call takes 0.4 to 0.5 of the processor time of two calls
+    of the tokenizer a dialogue: half of them are repeated, and no offsets are made.
+
+    Pickling it leaves out what it remembers.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.before, self.after = special_tokens(tokenizer)
+        """Ids of the special tokens that stand before and after every text."""
+        self._known: dict[str, list[int]] = {}
+
+    def add(self, texts: Iterable[str]) -> None:
+        """Tokenise texts beforehand, in one call."""
+        if len(self._known) > MOST_TEXTS:
+            self._known.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known.update(zip(new, _tokenised(self.tokenizer, new), strict=True))
+
+    def ids(self, texts: Iterable[str], max_len: int = 0) -> list[list[int]]:
+        """Token ids of each text with its special tokens, those of ``tokenizer(texts)``.
+
+        With ``max_len`` a text's end is cut off so that it has so many with its special tokens.
+        """
+        found = self._lookup(texts)
+        if not max_len:
+            return [list(ids) for ids in found]
+        last = len(self.after)
+        return [
+            [*ids[: max_len - last], *self.after] if len(ids) > max_len else list(ids)
+            for ids in found
+        ]
+
+    def continued(self, texts: Iterable[str]) -> list[list[int]]:
+        """Token ids of each text where another text stands before it: without the special tokens
+        that begin a sequence, with those that end a text."""
+        first = len(self.before)
+        return [ids[first:] for ids in self._lookup(texts)]
+
+    def _lookup(self, texts: Iterable[str]) -> list[list[int]]:
+        texts = list(texts)
+        if not self._known.keys() >= set(texts):
+            self.add(texts)
+        return [self._known[text] for text in texts]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": {}}
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Ids of the special tokens that a tokenizer puts before and after a text."""
+    (whole,) = _tokenised(tokenizer, ["a"])
+    (bare,) = _tokenised(tokenizer, ["a"], special=False)
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    raise ValueError("With special tokens the tokenizer reads a text differently.")
+
+
+def _tokenised(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool = True
+) -> list[list[int]]:
+    backend: Any = tokenizer.backend_tokenizer
+    # A tokenizer's own file may say that everything is cut or padded.
+    backend.no_truncation()
+    backend.no_padding()
+    try:
+        found = backend.encode_batch_fast(texts, add_special_tokens=special)
+    except TypeError:
+        # A half of a surrogate pair, which is no character, can't be handed on.
+        found = backend.encode_batch_fast(
+            [t.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for t in texts],
+            add_special_tokens=special,
+        )
+    return [one.ids for one in found]
