@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from lightning import seed_everything
 
 from erc_bench.corpus.conversation import SPLITS
+from erc_bench.encoders.fast.backends import set_up_backends
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.recording import forget_peak_memory, make_record
 from erc_bench.method.datamodule import ErcDataModule
@@ -40,7 +41,6 @@ from erc_bench.training.trainer import (
     fit,
     predict,
     quiet_frameworks,
-    set_up_backends,
 )
 
 

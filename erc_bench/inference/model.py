@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.encoders.fast.backends import set_up_backends
 from erc_bench.errors import ErcBenchError
 from erc_bench.inference.dialogue_files import dialogue
 from erc_bench.method.datamodule import ErcDataModule
@@ -17,7 +18,7 @@ from erc_bench.records.store import model_file, run_name, sound
 from erc_bench.settings.experiment import stored_config
 from erc_bench.settings.registry import method_class
 from erc_bench.training.checkpoints import load_weights
-from erc_bench.training.trainer import build_trainer, predict, quiet_frameworks, set_up_backends
+from erc_bench.training.trainer import build_trainer, predict, quiet_frameworks
 
 
 @dataclass(frozen=True)

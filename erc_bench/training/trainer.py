@@ -14,7 +14,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from erc_bench.encoders.fast.dropout import draw_masks_fast
+from erc_bench.encoders.fast import Speedups, enabled
 from erc_bench.errors import ErcBenchError
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.datamodule import ErcDataModule
@@ -116,26 +116,8 @@ def fit(
         say(f"Going on after epoch {done} of {trainer.max_epochs}.")
     # Pre-trained encoders come in eval mode, and Lightning leaves every module in its mode.
     method.train()
-    draw_masks_fast()
-    if not torch.cuda.is_available():
-        # Attention that has dropout, which a CPU computes step by step, stays in autocast's type.
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-    with interruptible():
+    with enabled(Speedups()), interruptible():
         trainer.fit(method, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-
-
-def set_up_backends() -> None:
-    """What holds for all that is computed, before anything is.
-
-    oneDNN keeps the kernels of 1024 shapes, of which in bfloat16 every length of a batch makes
-    some; here those of 64, if the environment does not say. What is in float32 is in float32:
-    cuDNN would multiply in TF32 inside recurrent layers. Nor does cuDNN do the attention, which
-    PyTorch leaves to it on an H100: it plans anew for every shape of a batch, and its gradients
-    can be NaN with a mask of padding (pytorch/pytorch#196678).
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @contextlib.contextmanager
