@@ -41,7 +41,8 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.progress import console, say
 from erc_bench.settings.registry import corpus_source
 from erc_bench.training.environment import device_name
-from erc_bench.training.trainer import quiet_frameworks, trainer_precision
+from erc_bench.training.precision import trainer_precision
+from erc_bench.training.trainer import quiet_frameworks
 
 from .side_by_side import RECIPES, TOLERANCE, Case, Epoch, compare, losses, peak_memory
 

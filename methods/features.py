@@ -45,7 +45,8 @@ from erc_bench.settings.experiment import Experiment
 from erc_bench.training.checkpoints import load_weights, read_checkpoint, selecting_checkpoint
 from erc_bench.training.environment import small_hint
 from erc_bench.training.log import TrainingLog
-from erc_bench.training.trainer import build_trainer, fit, trainer_precision
+from erc_bench.training.precision import trainer_precision
+from erc_bench.training.trainer import build_trainer, fit
 
 from .cosmic import match, read_cosmic
 from .prompts import padded

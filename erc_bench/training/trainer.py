@@ -21,7 +21,7 @@ from erc_bench.method.datamodule import ErcDataModule
 from erc_bench.progress import say
 from erc_bench.records.store import UNFINISHED
 from erc_bench.training.checkpoints import Checkpoint, WholeFiles, read_checkpoint
-from erc_bench.training.environment import processor
+from erc_bench.training.precision import trainer_precision
 
 
 def build_trainer(
@@ -92,19 +92,6 @@ class _Patience(EarlyStopping):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.wait_count >= self.patience:
             trainer.should_stop = True
-
-
-def trainer_precision(wanted: str) -> str:
-    """Lightning's name for a precision; ``auto`` is what this hardware does well."""
-    names = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
-    if wanted != "auto":
-        return names[wanted]
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return names["bfloat16" if native else "float16"]
-    features = processor()
-    native = features.get("avx512_bf16") or features.get("amx_bf16")
-    return names["bfloat16" if native else "float32"]
 
 
 def fit(
