@@ -36,11 +36,13 @@ import numpy as np
 import torch
 
 from erc_bench.corpus.conversation import Corpus
+from erc_bench.encoders.fast.backends import set_up_backends
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import console, say
 from erc_bench.settings.registry import corpus_source
 from erc_bench.training.environment import device_name
-from erc_bench.training.trainer import quiet_frameworks, set_up_backends, trainer_precision
+from erc_bench.training.precision import trainer_precision
+from erc_bench.training.trainer import quiet_frameworks
 
 from .side_by_side import RECIPES, TOLERANCE, Case, Epoch, compare, losses, peak_memory
 

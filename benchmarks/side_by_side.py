@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig
 
 from erc_bench.corpus.conversation import Corpus
-from erc_bench.encoders.fast.dropout import draw_masks_fast
+from erc_bench.encoders.fast import Speedups, enabled
 from erc_bench.encoders.locating import find_encoder
 from erc_bench.execution.recording import forget_peak_memory, peak_memory_mib
 from erc_bench.method.config import MethodConfig
@@ -204,20 +204,8 @@ class SampledDataModule(ErcDataModule):
         self.laps[part].append((now() - start) / batches)
 
 
-@contextlib.contextmanager
-def plain_pytorch() -> Iterator[None]:
-    """PyTorch's own dropout and attention, which a training of ours sets for the whole process."""
-    library = draw_masks_fast()
-    if library is not None:
-        library._destroy()
-    draw_masks_fast.cache_clear()
-    in_low_precision = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
-    try:
-        yield
-    finally:
-        draw_masks_fast()
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(in_low_precision)
+PLAIN = Speedups(one_position=False, dropout_masks=False, low_precision_attention=False)
+"""A recipe has PyTorch's own dropout and attention, also while a training of ours goes on."""
 
 
 class RecipeEpoch:
@@ -259,7 +247,7 @@ class RecipeEpoch:
 
     def step(self, part: str) -> bool:
         """Do a batch; False when there is none left."""
-        with plain_pytorch():
+        with enabled(PLAIN):
             start = now()
             try:
                 next(self.steps[part])

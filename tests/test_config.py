@@ -63,7 +63,7 @@ class Later(MethodConfig):
     """A method that got two settings later."""
 
     momentum: float = added_later(0.9)
-    group: Group = added_later(factory=Group)  # noqa: RUF009
+    group: Group = added_later(factory=Group)
 
 
 def test_a_setting_that_was_added_later_counts_where_it_is_set() -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.encoders.fast.backends import set_up_backends
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import sha256_of
 from erc_bench.inference.dialogue_files import dialogue
@@ -21,7 +22,7 @@ from erc_bench.settings.registry import method_class
 from erc_bench.training.checkpoints import load_checkpoint
 from erc_bench.training.frameworks import quiet_frameworks
 from erc_bench.training.scoring import NO_ANSWER, predict
-from erc_bench.training.train import build_trainer, prepare, set_up_backends
+from erc_bench.training.train import build_trainer, prepare
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, Literal
 
+from erc_bench.encoders.fast import Speedups
 from erc_bench.errors import ErcBenchError
 
 _LATER = "added_later"
@@ -53,6 +54,7 @@ class MethodConfig:
     # auto = what this hardware does well
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    speedups: Speedups = added_later(factory=Speedups)  # what training may use to be faster
 
     def __post_init__(self) -> None:
         at_least(self, 1, "epochs", "batch_size", "accumulate")

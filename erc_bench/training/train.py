@@ -3,7 +3,6 @@ Trainer."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
-from erc_bench.encoders.fast.dropout import draw_masks_fast
+from erc_bench.encoders.fast import enabled
+from erc_bench.encoders.fast.backends import set_up_backends
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import say
@@ -25,9 +25,9 @@ from erc_bench.training.checkpoints import (
     load_checkpoint,
     read_checkpoint,
 )
-from erc_bench.training.environment import processor
 from erc_bench.training.frameworks import interruptible
 from erc_bench.training.log import TrainingLog
+from erc_bench.training.precision import trainer_precision
 from erc_bench.training.scoring import Predicted, Scoring, predict
 
 
@@ -209,42 +209,11 @@ def _selecting(trainer: Trainer) -> Checkpoint:
     return found
 
 
-def trainer_precision(wanted: str) -> str:
-    """Lightning's name for a precision; ``auto`` is what this hardware does well."""
-    names = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
-    if wanted != "auto":
-        return names[wanted]
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return names["bfloat16" if native else "float16"]
-    features = processor()
-    native = features.get("avx512_bf16") or features.get("amx_bf16")
-    return names["bfloat16" if native else "float32"]
-
-
 def _fit(trainer: Trainer, method: ErcMethod, data: ErcDataModule, checkpoint: Path | None) -> None:
     if checkpoint is not None:
         done = read_checkpoint(checkpoint)["epoch"] + 1
         say(f"Going on after epoch {done} of {trainer.max_epochs} (--restart begins anew).")
     # Pre-trained encoders come in eval mode, and Lightning leaves every module in its mode.
     method.train()
-    draw_masks_fast()
-    if not torch.cuda.is_available():
-        # Attention that has dropout, which a CPU computes step by step, stays in autocast's type.
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-    with interruptible():
+    with enabled(method.config.speedups), interruptible():
         trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-
-
-def set_up_backends() -> None:
-    """What holds for all that is computed, before anything is.
-
-    oneDNN keeps the kernels of 1024 shapes, of which in bfloat16 every length of a batch makes
-    some; here those of 64, if the environment does not say. What is in float32 is in float32:
-    cuDNN would multiply in TF32 inside recurrent layers. Nor does cuDNN do the attention, which
-    PyTorch leaves to it on an H100: it plans anew for every shape of a batch, and its gradients
-    can be NaN with a mask of padding (pytorch/pytorch#196678).
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.enable_cudnn_sdp(False)

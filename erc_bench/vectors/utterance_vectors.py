@@ -34,7 +34,7 @@ from erc_bench.files import replacing
 from erc_bench.method.batches import Batches
 from erc_bench.method.ragged import Ragged, encoder_inputs
 from erc_bench.progress import say, track
-from erc_bench.training.train import trainer_precision
+from erc_bench.training.precision import trainer_precision
 from erc_bench.vectors.config import FeatureConfig
 from erc_bench.vectors.cosmic import match, read_cosmic
 from erc_bench.vectors.fine_tuning import UNFINISHED, cls_states, fine_tune, fine_tuning_of

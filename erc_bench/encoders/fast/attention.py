@@ -1,0 +1,28 @@
+"""Attention on a CPU in the precision of autocast.
+
+A CPU computes attention that has dropout step by step, and PyTorch in float32 even where its inputs
+are of lower precision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+
+@contextlib.contextmanager
+def low_precision_attention(on: bool = True) -> Iterator[None]:
+    """Let attention stay in the precision of its inputs, or not, until this is left.
+
+    With a GPU nothing changes: its kernels do so anyway.
+    """
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(
+        before if torch.cuda.is_available() else on
+    )
+    try:
+        yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
