@@ -396,7 +396,7 @@ def seed_abilities(rng, s, seed_sd, gain):
 def simulate(
     rng, seeds, *, d=280, mean_length=9.3, dialogue_sd=1.0, seed_sd=0.1, gain=0.0, resamples=1000
 ):
-    """One test set and ``seeds`` (two numbers) runs of two methods, the first better by ``gain``."""
+    """One test set, ``seeds`` (two numbers) runs of two methods, the first better by ``gain``."""
     length = np.minimum(1 + rng.geometric(1 / (mean_length - 1), d), 20 * mean_length).astype(int)
     dialogue = np.repeat(np.arange(d), length)
     n = len(dialogue)
@@ -511,5 +511,5 @@ CORPORA = [
 @pytest.mark.parametrize("seeds", SEEDS, ids=name_of)
 @pytest.mark.parametrize("corpus", CORPORA, ids=name_of)
 def test_coverage_and_size(seeds, corpus):
-    found = simulated(1000, seeds, **corpus)
+    found = simulated(500, seeds, **corpus)
     assert 0.0 <= found.miss <= 0.08
