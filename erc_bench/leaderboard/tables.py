@@ -162,7 +162,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
             ]
             for row in track.rows
         ]
-        parts += [f"{level} {track_title(track)}", _table(head, rows, "rlrrrrrllll")]
+        parts += [f"{level} {track_title(track)}", markdown_table(head, rows, "rlrrrrrllll")]
         remarks = [
             f"- {full_name(row)}: {remark}."
             for row in track.rows
@@ -188,7 +188,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
             ]
             for paper in corpus.published
         ]
-        parts += [f"{level} Published, as printed", _table(head, rows, "lrrrllllll")]
+        parts += [f"{level} Published, as printed", markdown_table(head, rows, "lrrrllllll")]
     return parts
 
 
@@ -205,7 +205,8 @@ def _beside(row: Row) -> str:
     return f"{row.published['weighted_f1']:.2f} ({signed(row.published['difference'])})"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], aligned: str) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], aligned: str) -> str:
+    """A Markdown table; ``aligned`` has an ``l`` or ``r`` for each column."""
     rule = ["--:" if side == "r" else ":--" for side in aligned]
     lines = [head, rule, *rows]
     return "\n".join(
