@@ -138,6 +138,9 @@ def test_compare_with_a_published_figure(tmp_path):
     (differs,) = (c for c in found.caveats if c.startswith("what differs from lei2023instructerc:"))
     assert "selected on test" in differs
     assert "as published" in shown(found)
+    assert "Resampled over dialogues; the published figure is not paired." in shown(found)
+    with pytest.raises(ErcBenchError, match="it has no seeds to be paired"):
+        compare_methods(tmp_path, "spcl", "lei2023instructerc", "meld", paired_seeds=True)
 
 
 def test_compare_of_one_seed_with_a_published_figure_names_the_figure(tmp_path):

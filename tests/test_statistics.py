@@ -445,7 +445,7 @@ class Simulated:
     """Mean squared standard error over the variance that the differences had."""
 
 
-def simulated(times, seeds, gain=0.0, **corpus):
+def simulated(times, seeds, gain=0.0, paired_seeds=False, **corpus):
     """``times`` corpora with ``seeds`` (two numbers) runs of two methods."""
     rng = np.random.default_rng(7)
     of_method = {k: v for k, v in corpus.items() if k in ("dialogue_sd", "seed_sd")}
@@ -455,7 +455,8 @@ def simulated(times, seeds, gain=0.0, **corpus):
         sides, models = simulate(rng, seeds, gain=gain, **corpus)
         # One seed: the interval is about this one model, so its own truth is what it covers.
         first, second = (t if len(m) > 1 else m[0] for t, m in zip(truths, models, strict=True))
-        pair, alone = compare(*sides), compare_with_figure(sides[0], first)
+        pair = compare(*sides, paired_seeds=paired_seeds)
+        alone = compare_with_figure(sides[0], first)
         published = compare_with_figure(sides[0], sides[1].mean, seeds[1])
         miss = not pair.interval[0] <= first - second <= pair.interval[1]
         rows.append((miss, pair.p <= 0.05, alone.p <= 0.05, published.p <= 0.05, pair.resolvable))
@@ -512,4 +513,23 @@ CORPORA = [
 @pytest.mark.parametrize("corpus", CORPORA, ids=name_of)
 def test_coverage_and_size(seeds, corpus):
     found = simulated(500, seeds, **corpus)
-    assert 0.0 <= found.miss <= 0.08
+    few = corpus.get("d", 280) <= 15 or min(seeds) == 2
+    assert (0.0 if few else 0.02) <= found.miss <= 0.08
+    assert 0.8 <= found.spread <= 1.25
+    assert 0.02 <= found.own_miss <= 0.11
+    if "gain" in corpus:
+        return
+    if min(seeds) > 1 or corpus["seed_sd"] == 0:
+        assert found.reject == found.miss
+        assert found.reject_figure <= 0.13
+    elif corpus["seed_sd"] >= 0.1 and corpus.get("d", 280) == 280:
+        # What one seed can not know: these models differ, the methods do not.
+        assert found.reject > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "low", "high"), [(5, 0.02, 0.08), (2, 0.07, 0.16)])
+def test_coverage_of_pairs_of_seeds(seeds, low, high):
+    """Two pairs are too few where seeds vary far more than dialogues do."""
+    found = simulated(500, (seeds, seeds), paired_seeds=True, seed_sd=0.3)
+    assert low <= found.miss <= high

@@ -175,6 +175,8 @@ def compare_methods(
         raise ErcBenchError(f"{first} is a published figure: name it second, behind a method.")
     ours = _find(a, runs, where, [], left_out)
     if b in published and b not in {run.method for run in runs}:
+        if paired_seeds:
+            raise ErcBenchError(f"{b} is a published figure: it has no seeds to be paired.")
         return _with_figure(ours, published[b], a, dataset, left_out)
     theirs = _find(b, runs, where, list(published), left_out)
     pairs = [
