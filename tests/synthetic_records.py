@@ -140,7 +140,7 @@ def figures(gold: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> 
     m = confusions(gold, predicted[None], len(EMOTIONS))[0]
     each = class_scores(gold, predicted[None], EMOTIONS)
     calibration = np.bincount((confidence * 15).astype(int), (predicted == gold) - confidence)
-    occurring = (m.sum(0) + m.sum(1)) > 0
+    occurring = (m.sum(0)[:-1] + m.sum(1)) > 0
     return {
         "weighted_f1": float(weighted_f1(m)),
         "accuracy": float(100 * np.trace(m) / m.sum()),
@@ -154,7 +154,7 @@ def figures(gold: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> 
             }
             for c in each
         },
-        "confusion": m.tolist(),
+        "confusion": m[:, :-1].tolist(),
         "utterances": len(gold),
         "calibration_error": float(100 * np.abs(calibration).sum() / len(gold)),
     }

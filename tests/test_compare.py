@@ -1,6 +1,7 @@
 """Two methods on the same dialogues, or one and a published figure."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ from rich.console import Console
 from synthetic_records import Method, write_records
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.leaderboard import compare_methods
+from erc_bench.evaluation import NO_ANSWER
+from erc_bench.leaderboard import compare_methods, comparing
+from erc_bench.leaderboard.cache import Cache
+from erc_bench.leaderboard.runs import read_runs
 
 
 def shown(comparison):
@@ -21,10 +25,10 @@ def test_compare_two_methods(written):
     found = compare_methods(written, "good", "bad", "emorynlp")
     assert found.result.difference > 3
     assert found.result.p < 0.05
-    assert found.result.seeds == (1, 2, 3)
+    assert found.result.paired_seeds == ()
     text = shown(found)
     assert "good is better by" in text
-    assert "Paired over dialogues and the seeds 1, 2, 3." in text
+    assert "Paired over dialogues; seeds are independent samples." in text
     assert "F1 surprise" in text
     back = compare_methods(written, "bad", "good", "emorynlp")
     assert back.result.difference == pytest.approx(-found.result.difference)
@@ -43,7 +47,7 @@ def test_compare_never_takes_a_configuration_for_its_own_other_side(written, a, 
 def test_compare_with_one_seed_says_so(written):
     found = compare_methods(written, "good:small", "bad:small", "meld")
     assert not found.result.covers_seeds
-    assert "With one seed this says nothing about other seeds." in shown(found)
+    assert found.verdict.endswith("With one seed of bad:small this does not cover seeds.")
     external = compare_methods(written, "my-llm", "good:paper", "meld")
     assert any("encoders differ" in caveat for caveat in external.caveats)
 
@@ -82,18 +86,48 @@ def test_compare_tells_predictions_made_elsewhere_by_the_names_of_their_encoders
     assert "their encoders differ, roberta-large and bert-base." in found.caveats
 
 
-def test_compare_takes_all_figures_from_the_paired_seeds(tmp_path):
-    write_records(tmp_path, [Method("a", 0.3, seeds=(1, 2, 3)), Method("b", 0.1, seeds=(1, 3, 4))])
+def test_compare_uses_all_seeds_of_both(tmp_path):
+    write_records(tmp_path, [Method("a", 0.3, seeds=(1, 2, 3)), Method("b", 0.1, seeds=(3, 4))])
     (tmp_path / "records" / "meld" / "a" / "broken-seed9.json").write_text("{")
     found = compare_methods(tmp_path, "a", "b", "meld")
-    assert found.a.seeds == found.b.seeds == [1, 3]
-    means = [sum(side.values) / 2 for side in (found.a, found.b)]
-    assert found.result.difference == pytest.approx(means[0] - means[1])
+    assert (found.a.seeds, found.b.seeds) == ([1, 2, 3], [3, 4])
+    difference = np.mean(found.a.values) - np.mean(found.b.values)
+    assert found.result.difference == pytest.approx(difference)
+    assert found.result.covers_seeds
     text = shown(found)
-    assert "a has further seeds, which are left out: 2." in text
-    assert "b has further seeds, which are left out: 4." in text
     assert "skipped" in text
     assert "broken-seed9.json" in text
+
+
+def test_compare_pairs_seeds_of_one_methods_configurations_when_asked(tmp_path):
+    variant = Method("a", 0.1, seeds=(2, 3, 4), changes={"overrides": ["weight=0"]})
+    write_records(tmp_path, [Method("a", 0.3, seeds=(1, 2, 3)), variant, Method("b", 0.3)])
+    names = [f"a:{m.config_hash}" for m in (Method("a", 0.3), variant)]
+    found = compare_methods(tmp_path, *names, "meld", paired_seeds=True)
+    assert found.a.seeds == found.b.seeds == [2, 3]
+    assert found.result.paired_seeds == (2, 3)
+    difference = np.mean(found.a.values) - np.mean(found.b.values)
+    assert found.result.difference == pytest.approx(difference)
+    assert "Paired over dialogues and over seeds 2, 3; further seeds are left out." in shown(found)
+    with pytest.raises(ErcBenchError, match="can't be paired: only those of two configurations"):
+        compare_methods(tmp_path, names[0], "b", "meld", paired_seeds=True)
+    other = Method("a", 0.3, seeds=(9,), preset="small")
+    write_records(tmp_path, [other])
+    with pytest.raises(ErcBenchError, match="can't be paired: they have none in common"):
+        compare_methods(tmp_path, names[0], f"a:{other.config_hash}", "meld", paired_seeds=True)
+
+
+def test_compare_says_which_share_has_no_answer(tmp_path, monkeypatch):
+    write_records(tmp_path, [Method("a", 0.3), Method("b", 0.3)])
+    runs, _ = read_runs(tmp_path, Cache(tmp_path))
+    silent = [
+        replace(r, predicted=[NO_ANSWER, *r.predicted[1:]]) if r.method == "b" else r for r in runs
+    ]
+    monkeypatch.setattr(comparing, "read_runs", lambda *_: (silent, []))
+    found = compare_methods(tmp_path, "a", "b", "meld")
+    share = f"{100 / len(runs[0].gold):.2f} %"
+    assert f"b: {share} of its predictions are no answer, which counts as wrong." in found.caveats
+    assert found.b.per_class.keys() == found.a.per_class.keys()
 
 
 def test_compare_with_a_published_figure(tmp_path):
@@ -104,6 +138,9 @@ def test_compare_with_a_published_figure(tmp_path):
     (differs,) = (c for c in found.caveats if c.startswith("what differs from lei2023instructerc:"))
     assert "selected on test" in differs
     assert "as published" in shown(found)
+    assert "Resampled over dialogues; the published figure is not paired." in shown(found)
+    with pytest.raises(ErcBenchError, match="it has no seeds to be paired"):
+        compare_methods(tmp_path, "spcl", "lei2023instructerc", "meld", paired_seeds=True)
 
 
 def test_compare_of_one_seed_with_a_published_figure_names_the_figure(tmp_path):

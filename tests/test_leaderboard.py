@@ -8,15 +8,27 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 from synthetic_records import BAD, GOOD, SIZE, SMALL, Method, older, record, write_records
 
-from erc_bench.leaderboard import Built, build, check, compare_methods, latex, read_board, rescore
+from erc_bench.evaluation import NO_ANSWER
+from erc_bench.evaluation.statistics import compare
+from erc_bench.leaderboard import (
+    Built,
+    board,
+    build,
+    check,
+    compare_methods,
+    latex,
+    read_board,
+    rescore,
+)
 from erc_bench.leaderboard.cache import Cache
-from erc_bench.leaderboard.runs import dialogues_of
+from erc_bench.leaderboard.runs import dialogues_of, read_runs
 from erc_bench.records.store import read_record, write_record
 
 NAMES = ("README.md", "index.html", "leaderboard.csv", "leaderboard.json")
@@ -29,8 +41,8 @@ def root(written, tmp_path):
 
 
 def tracks(root, corpus="meld"):
-    board = read_board(root)
-    return {t.encoder: t for c in board.corpora if c.name == corpus for t in c.tracks}
+    found = read_board(root)
+    return {t.encoder: t for c in found.corpora if c.name == corpus for t in c.tracks}
 
 
 def ranks(track):
@@ -81,7 +93,6 @@ def test_methods_that_can_not_be_told_apart_share_a_rank(written):
             names = {track.rows[pair.first].method, track.rows[pair.second].method}
             assert pair.resolved == (names != {"good", "equal"})
             assert pair.p <= pair.p_holm
-            assert pair.paired_seeds == [1, 2, 3]
 
 
 def test_tracks_hold_one_encoder_and_one_seed_is_not_ranked(written):
@@ -93,14 +104,73 @@ def test_tracks_hold_one_encoder_and_one_seed_is_not_ranked(written):
     assert found[""].rows[0].context == "unknown"
 
 
-def test_the_direction_of_a_rank_is_that_of_the_tested_difference(tmp_path):
-    # Better on the three seeds that are paired, worse on the mean of all.
-    a = [Method("a", 0.5, (1, 2, 3)), Method("a", -1.0, (4, 5, 6, 7, 8))]
-    write_records(tmp_path, [*a, Method("b", 0.0, (1, 2, 3))], ["meld"], SIZE)
+def test_all_seeds_of_both_rows_count_whatever_their_numbers(tmp_path):
+    a = [Method("a", 0.5, (1, 2, 3)), Method("a", 0.4, (7, 8))]
+    write_records(tmp_path, [*a, Method("b", 0.0, (1, 2, 3, 4))], ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()
-    assert [row.method for row in track.rows] == ["b", "a"]
-    assert track.pairs[0].resolved
+    (pair,) = track.pairs
+    first, second = track.rows
+    assert (first.method, len(first.seeds), len(second.seeds)) == ("a", 5, 4)
+    assert pair.difference == pytest.approx(first.mean - second.mean, abs=1e-3)
+    assert pair.resolved
     assert ranks(track) == {"a": 1, "b": 2}
+
+
+def test_a_difference_that_chance_would_make_once_in_ten_is_no_rank(tmp_path):
+    write_records(tmp_path, [Method("a", 0.08), Method("b"), Method("c")], dialogues=SIZE)
+    (track,) = tracks(tmp_path).values()
+    assert 0.05 < min(pair.p_holm for pair in track.pairs) < 0.5
+    assert not any(pair.resolved for pair in track.pairs)
+    assert set(ranks(track).values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        ({"ab": 0.0167, "ac": 0.0166, "bc": 1.0}, [1, 2, 2]),
+        ({"ab": 0.0251, "ac": 0.016, "bc": 0.3}, [1, 1, 2]),
+        ({"ab": 0.025, "ac": 0.016, "bc": 0.3}, [1, 2, 2]),
+        ({"ab": 0.02, "ac": 0.016, "bc": 0.05}, [1, 2, 3]),
+        ({"ab": 0.02, "ac": 0.0167, "bc": 0.05}, [1, 1, 1]),
+    ],
+)
+def test_ranks_are_by_p_values_after_holm_of_at_most_a_twentieth(
+    tmp_path, monkeypatch, p_values, expected
+):
+    """Three pairs: the least p must be 0.05 / 3, the next 0.05 / 2, the last 0.05."""
+    write_records(tmp_path, [Method("a", 0.9), Method("b", 0.3), Method("c", -0.3)], dialogues=60)
+    runs, _ = read_runs(tmp_path, Cache(tmp_path))
+    given = iter(p_values[pair] for pair in ("ab", "ac", "bc"))
+    monkeypatch.setattr(board, "compare", lambda a, b: replace(compare(a, b), p=next(given)))
+    track = board.make_track(runs, [], {name: name for name in "abc"})
+    assert [row["method"] for row in track["rows"]] == ["a", "b", "c"]
+    assert [row["rank"] for row in track["rows"]] == expected
+
+
+def test_what_has_no_answer_is_wrong_and_said(tmp_path):
+    write_records(tmp_path, [Method("a", 0.3, (1, 2)), Method("b", 0.3, (1, 2))], dialogues=60)
+    runs, _ = read_runs(tmp_path, Cache(tmp_path))
+    silent = []
+    for run in runs:
+        predicted = np.array(run.predicted)
+        predicted[::5] = NO_ANSWER
+        silent.append(replace(run, predicted=predicted.tolist()) if run.method == "b" else run)
+    track = board.make_track(silent, [], {name: name for name in "ab"})
+    whole, row = track["rows"]
+    assert (whole["method"], row["method"]) == ("a", "b")
+    mine = [r for r in silent if r.method == "b"]
+    labels = sorted(set(mine[0].gold) | {c for r in mine for c in r.predicted if c != NO_ANSWER})
+    for name, average in (("mean", "weighted"), ("macro_f1", "macro")):
+        f1 = [f1_score(r.gold, r.predicted, labels=labels, average=average) for r in mine]
+        assert row[name] == pytest.approx(100 * np.mean(f1), abs=1e-3)
+    right = [np.mean(np.array(r.gold) == r.predicted) for r in mine]
+    assert row["accuracy"] == pytest.approx(100 * np.mean(right), abs=1e-3)
+    assert np.shape(row["confusion"]) == (7, 7)
+    share = 100 * np.mean([r.predicted.count(NO_ANSWER) / len(r.gold) for r in mine])
+    note = f"{share:.2f} % of its predictions are no answer, which counts as wrong"
+    assert (whole["notes"], row["notes"]) == ([], [note])
+    assert np.sum(row["confusion"]) == pytest.approx(len(mine[0].gold) * (1 - share / 100))
+    assert track["pairs"][0]["difference"] == pytest.approx(whole["mean"] - row["mean"], abs=1e-3)
 
 
 def test_a_row_alone_has_no_rank(tmp_path):
@@ -241,14 +311,14 @@ def test_what_is_unlike_a_published_row_names_our_settings_as_ours(tmp_path):
 
 
 def test_trials_are_never_in_the_ranking(written):
-    board = read_board(written)
-    assert "demo" not in {corpus.name for corpus in board.corpora}
-    assert all(r.preset != "smoke" for c in board.corpora for t in c.tracks for r in t.rows)
-    assert [(c.name, [r.method for t in c.tracks for r in t.rows]) for c in board.trials] == [
+    found = read_board(written)
+    assert "demo" not in {corpus.name for corpus in found.corpora}
+    assert all(r.preset != "smoke" for c in found.corpora for t in c.tracks for r in t.rows)
+    assert [(c.name, [r.method for t in c.tracks for r in t.rows]) for c in found.trials] == [
         ("demo", ["bad"]),
         ("meld", ["good"]),
     ]
-    for corpus in board.trials:
+    for corpus in found.trials:
         assert not corpus.published
         assert all(row.rank is None for track in corpus.tracks for row in track.rows)
 

@@ -67,7 +67,7 @@ def test_no_dialogue_has_no_facts():
 
 def test_every_slice_equals_scikit_learn_on_its_utterances():
     rng = np.random.default_rng(0)
-    gold, predictions = rng.integers(0, 4, 300), rng.integers(0, 4, (3, 300))
+    gold, predictions = rng.integers(0, 4, 300), rng.integers(-1, 4, (3, 300))
     facts = some_facts(300, rng)
     report = {(s.kind, s.name): s for s in slices(gold, predictions, facts, 4)}
     known = facts.previous_label >= 0
@@ -91,7 +91,9 @@ def test_every_slice_equals_scikit_learn_on_its_utterances():
     }
     assert list(report) == list(masks)
     for key, mask in masks.items():
-        f1 = [f1_score(gold[mask], p[mask], average="weighted") for p in predictions]
+        f1 = [
+            f1_score(gold[mask], p[mask], labels=range(4), average="weighted") for p in predictions
+        ]
         assert report[key].support == mask.sum() > 0
         assert report[key].weighted_f1 == pytest.approx(100 * np.mean(f1))
         assert report[key].accuracy == pytest.approx(100 * (predictions == gold)[:, mask].mean())
@@ -125,7 +127,7 @@ def test_the_parts_of_a_kind_hold_every_utterance_once(data):
 def test_class_scores_equal_scikit_learn_with_classes_absent():
     rng = np.random.default_rng(1)
     gold = rng.choice([0, 1, 2, 5], 200)
-    predictions = rng.choice([0, 2, 3], (2, 200))
+    predictions = rng.choice([-1, 0, 2, 3], (2, 200))
     scores = class_scores(gold, predictions, MELD)
     theirs = np.mean(
         [
@@ -163,8 +165,16 @@ def test_confusable_pairs_of_a_label_set():
 
 
 def test_confusions_count_every_run():
-    m = confusions(np.array([0, 1, 1]), np.array([[0, 1, 0], [1, 1, 1]]), 2)
-    assert m.tolist() == [[[1, 0], [1, 1]], [[0, 1], [0, 2]]]
+    m = confusions(np.array([0, 1, 1]), np.array([[0, 1, 0], [1, 1, -1]]), 2)
+    assert m.tolist() == [[[1, 0, 0], [1, 1, 0]], [[0, 1, 0], [0, 1, 1]]]
+
+
+def test_a_pair_of_emotions_counts_what_has_no_answer_among_its_utterances():
+    gold = [0, 0, 0, 0, 1, 1]
+    (pair,) = pair_confusions(gold, [[0, 1, -1, -1, -1, 0]], ("anger", "disgust"))
+    assert pair.support == (4, 2)
+    assert (pair.first_as_second, pair.second_as_first) == (25.0, 50.0)
+    assert pair.mutual == pytest.approx(100 * 2 / 6)
 
 
 def test_arrays_that_do_not_fit_are_refused():

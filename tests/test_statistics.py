@@ -1,5 +1,7 @@
 import math
 import time
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from scipy import stats
 from scipy.special import ndtr
 from sklearn.metrics import confusion_matrix, f1_score
 
+from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.statistics import (
     FEWEST_DIALOGUES,
     compare,
@@ -28,6 +31,12 @@ def some_runs(rng, n=60, d=12, s=3, classes=4, right=0.6):
     noise = rng.integers(classes, size=(s, n))
     dialogues = np.sort(np.concatenate([np.arange(d), rng.integers(d, size=n - d)]))
     return gold, np.where(rng.random((s, n)) < right, gold, noise), dialogues
+
+
+def sklearns(gold, predicted):
+    """scikit-learn's weighted-F1 over the gold labels' classes; a prediction may be −1."""
+    labels = np.unique(gold)
+    return f1_score(gold, predicted, labels=labels, average="weighted", zero_division=0)
 
 
 # --- intervals over seeds
@@ -88,18 +97,31 @@ def test_dialogue_counts_add_up_to_the_test_set():
     assert (counts[7] == alone[0]).all()
 
 
-def test_a_resample_is_the_score_of_its_dialogues():
+def test_no_answer_is_missed_by_its_class_and_taken_for_none():
+    gold, predictions, dialogues = some_runs(np.random.default_rng(0), classes=5)
+    predictions[np.random.default_rng(1).random(predictions.shape) < 0.2] = NO_ANSWER
+    total = dialogue_counts(gold, predictions, dialogues, 5).sum(0)
+    for s, p in enumerate(predictions):
+        m = confusion_matrix(gold, p, labels=[-1, *range(5)])
+        hits = m.diagonal()[1:]
+        expected = np.stack([hits, m.sum(0)[1:] - hits, m.sum(1)[1:] - hits], -1)
+        assert (total[s] == expected).all()
+
+
+@pytest.mark.parametrize("unanswered", [0.0, 0.3, 1.0])
+def test_a_resample_is_the_score_of_its_dialogues(unanswered):
     gold, predictions, dialogues = some_runs(np.random.default_rng(1), d=9)
+    predictions[np.random.default_rng(2).random(predictions.shape) < unanswered] = NO_ANSWER
     names = np.array([f"dialogue {d}" for d in dialogues])
     scores = resampled_scores(gold, predictions, names, 4, resamples=40, random_seed=3)
     picks = np.random.default_rng(3).integers(9, size=(40, 9))
     for r, chosen in enumerate(picks):
         rows = np.concatenate([np.flatnonzero(dialogues == d) for d in chosen])
         for s in range(3):
-            theirs = f1_score(gold[rows], predictions[s, rows], average="weighted", zero_division=0)
+            theirs = sklearns(gold[rows], predictions[s, rows])
             assert scores.draws[r, s] == pytest.approx(100 * theirs)
     for s in range(3):
-        theirs = f1_score(gold, predictions[s], average="weighted", zero_division=0)
+        theirs = sklearns(gold, predictions[s])
         assert scores.values[s] == pytest.approx(100 * theirs)
 
 
@@ -112,6 +134,7 @@ def test_a_resample_is_the_score_of_its_dialogues():
         ([0, 1], [[0, 1]], [0], "dialogues"),
         ([0, -1], [[0, 1]], [0, 0], "gold holds something else"),
         ([0, 1], [[0, 2]], [0, 0], "predictions holds something else"),
+        ([0, 1], [[0, -2]], [0, 0], "predictions holds something else"),
         ([0, 1], [[0.5, 1.0]], [0, 0], "predictions holds something else"),
     ],
 )
@@ -192,41 +215,75 @@ def test_seeds_alone_can_carry_the_uncertainty():
     assert result.p == pytest.approx(stats.ttest_1samp(values, 50.0).pvalue)
 
 
-def test_common_seeds_are_paired():
-    a, b = scored(1, seeds=(3, 1, 2, 9)), scored(2, seeds=(1, 7, 3))
-    result = compare(a, b)
-    assert (result.seeds, result.covers_seeds) == ((3, 1), True)
-    assert result.difference == pytest.approx(a.values[:2].mean() - b.values[[2, 0]].mean())
-    both = compare(scored(1), scored(2))
-    swapped = scored(2)
-    order = [2, 0, 1]
-    swapped = type(swapped)(
-        (2, 0, 1),
-        swapped.values[order],
-        swapped.draws[:, order],
-        swapped.dialogues,
-        swapped.freedom,
-        swapped.resampling,
+@pytest.mark.parametrize("seeds", [(1, 2), (2, 1), (7, 9)])
+def test_seeds_of_two_methods_are_independent_however_they_are_numbered(seeds):
+    a, b = scored(1, seeds=(1, 2)), scored(2, seeds=(1, 2))
+    renumbered = replace(b, seeds=seeds)
+    assert compare(a, renumbered) == compare(a, b)
+    swapped = replace(b, values=b.values[::-1], draws=b.draws[:, ::-1])
+    assert compare(a, swapped).p == pytest.approx(compare(a, b).p)
+    assert compare(a, b).paired_seeds == ()
+
+
+@pytest.mark.parametrize(("m", "n"), [(5, 5), (5, 2), (2, 3), (4, 5)])
+def test_where_dialogues_do_not_vary_it_is_welchs_test(m, n):
+    """Every dialogue alike: what remains is the t-test of two independent samples of seeds."""
+    gold = np.tile(np.arange(4), 10)
+    dialogues = np.repeat(np.arange(10), 4)
+    kinds = [[0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 0, 0], [1, 1, 0, 0], [1, 0, 3, 2]]
+    runs = {s: np.tile(kinds[:s], 10) for s in (m, n)}
+    other = {s: np.tile(kinds[-s:], 10) for s in (m, n)}
+    result = compare(
+        resampled_scores(gold, runs[m], dialogues, 4),
+        resampled_scores(gold, other[n], dialogues, 4),
     )
-    assert compare(scored(1), swapped).p == pytest.approx(both.p)
+    x, y = (
+        [100 * f1_score(gold, run, average="weighted", zero_division=0) for run in side]
+        for side in (runs[m], other[n])
+    )
+    welch = stats.ttest_ind(x, y, equal_var=False)
+    assert result.difference == pytest.approx(np.mean(x) - np.mean(y))
+    assert result.p == pytest.approx(max(welch.pvalue, 2**-9))
+    assert result.degrees_of_freedom == pytest.approx(welch.df)
+    assert result.interval == pytest.approx(tuple(welch.confidence_interval(0.95)))
+    assert result.covers_seeds
 
 
-@pytest.mark.parametrize("seeds", [(5, 6, 7), (2, 6, 7)])
-def test_seeds_that_can_not_be_paired_are_independent(seeds):
-    a, b = scored(1, seeds=(1, 2)), scored(2, seeds=seeds)
-    result = compare(a, b)
-    assert (result.seeds, result.covers_seeds) == ((), True)
-    assert result.difference == pytest.approx(a.mean - b.mean)
+def test_pairs_of_seeds_are_asked_for():
+    a, b = scored(1, seeds=(3, 1, 2, 9)), scored(2, seeds=(1, 7, 3))
+    result = compare(a, b, paired_seeds=True)
+    assert (result.paired_seeds, result.covers_seeds) == ((3, 1), True)
+    assert result.difference == pytest.approx(a.values[:2].mean() - b.values[[2, 0]].mean())
+    order = [2, 0, 1]
+    swapped = replace(b, seeds=(3, 1, 7), values=b.values[order], draws=b.draws[:, order])
+    assert compare(a, swapped, paired_seeds=True).p == pytest.approx(result.p)
+    single = compare(a, scored(2, seeds=(8, 9)), paired_seeds=True)
+    assert (single.paired_seeds, single.covers_seeds) == ((9,), False)
+    with pytest.raises(ValueError, match="none in common"):
+        compare(a, scored(2, seeds=(8,)), paired_seeds=True)
+
+
+def test_pairs_of_seeds_leave_out_what_the_two_share():
+    """Configurations whose seeds are lucky together: only the pairs show how little they differ."""
+    luck, gold = np.arange(4), np.tile(np.arange(4), 10)
+    dialogues = np.repeat(np.arange(10), 4)
+    a = np.stack([np.where((np.arange(40) < 8 * seed), 0, gold) for seed in luck])
+    b = np.stack([np.where((np.arange(40) < 8 * seed + 4), 0, gold) for seed in luck])
+    first, second = (resampled_scores(gold, p, dialogues, 4) for p in (a, b))
+    paired, apart = compare(first, second, paired_seeds=True), compare(first, second)
+    assert paired.difference == pytest.approx(apart.difference)
+    assert paired.standard_error < apart.standard_error / 3
 
 
 def test_one_seed_is_about_the_trained_model():
     several, one, other = scored(1), scored(2, seeds=(1,)), scored(2, seeds=(8,))
-    paired, unpaired = compare(several, one), compare(several, other)
-    assert (paired.seeds, paired.covers_seeds) == ((1,), False)
-    assert paired.difference == several.values[1] - one.values[0]
-    assert paired.degrees_of_freedom == one.freedom < one.dialogues - 1
-    assert (unpaired.seeds, unpaired.covers_seeds) == ((), False)
-    assert unpaired.difference == several.mean - other.values[0]
+    result = compare(several, one)
+    assert compare(several, other) == result
+    assert not result.covers_seeds
+    assert result.difference == several.mean - one.values[0]
+    alone = compare(scored(1, seeds=(5,)), one)
+    assert not alone.covers_seeds
+    assert alone.degrees_of_freedom == one.freedom < one.dialogues - 1
 
 
 def test_another_test_set_can_not_be_compared():
@@ -336,8 +393,10 @@ def seed_abilities(rng, s, seed_sd, gain):
     return ABILITY + gain + seed_sd * (whole + each)
 
 
-def simulate(rng, s, *, d=280, mean_length=9.3, dialogue_sd=1.0, seed_sd=0.1, gain=0.0):
-    """One test set and the runs of two methods; the first is better by ``gain``."""
+def simulate(
+    rng, seeds, *, d=280, mean_length=9.3, dialogue_sd=1.0, seed_sd=0.1, gain=0.0, resamples=1000
+):
+    """One test set, ``seeds`` (two numbers) runs of two methods, the first better by ``gain``."""
     length = np.minimum(1 + rng.geometric(1 / (mean_length - 1), d), 20 * mean_length).astype(int)
     dialogue = np.repeat(np.arange(d), length)
     n = len(dialogue)
@@ -346,7 +405,7 @@ def simulate(rng, s, *, d=280, mean_length=9.3, dialogue_sd=1.0, seed_sd=0.1, ga
     wrong = (rng.random(n)[:, None] > WRONG.cumsum(1)[gold]).sum(1).clip(max=6)
     shared, utterance = rng.normal(size=d), rng.normal(size=n)
     scores, models = [], []
-    for extra in (gain, 0.0):
+    for s, extra in zip(seeds, (gain, 0.0), strict=True):
         model = seed_abilities(rng, s, seed_sd, extra)
         of_dialogue = dialogue_sd * (0.7**0.5 * shared + 0.3**0.5 * rng.normal(size=d))
         of_both = INTERACTION * rng.normal(size=(s, d))
@@ -356,89 +415,121 @@ def simulate(rng, s, *, d=280, mean_length=9.3, dialogue_sd=1.0, seed_sd=0.1, ga
         scores.append((predictions, model))
     random_seed = int(rng.integers(2**31))
     resampled = [
-        resampled_scores(gold, p, dialogue, 7, resamples=1000, random_seed=random_seed)
+        resampled_scores(gold, p, dialogue, 7, resamples=resamples, random_seed=random_seed)
         for p, _ in scores
     ]
     models = [population_f1(m, dialogue_sd) for _, m in scores]
     return resampled, models
 
 
+@cache
 def expected_f1(gain, *, dialogue_sd=1.0, seed_sd=0.1):
     rng = np.random.default_rng(123)
     return population_f1(seed_abilities(rng, 200_000, seed_sd, gain), dialogue_sd).mean()
 
 
-def simulated(times, s, gain=0.0, **corpus):
-    """Shares of ``times`` corpora: the interval of the difference misses the truth; p ≤ 0.05; the
-    interval of the first method's own mean misses; the difference from the second method's mean,
-    taken as a published figure, has p ≤ 0.05. Last, the mean of ``resolvable``."""
+@dataclass
+class Simulated:
+    """What came out over many corpora: shares, and means."""
+
+    miss: float
+    """The interval of the difference misses the truth."""
+    reject: float
+    """The difference has p ≤ 0.05."""
+    own_miss: float
+    """The interval of the first method's own mean misses its truth."""
+    reject_figure: float
+    """The second method's mean, taken as a published figure of as many seeds, has p ≤ 0.05."""
+    resolvable: float
+    spread: float
+    """Mean squared standard error over the variance that the differences had."""
+
+
+def simulated(times, seeds, gain=0.0, paired_seeds=False, **corpus):
+    """``times`` corpora with ``seeds`` (two numbers) runs of two methods."""
     rng = np.random.default_rng(7)
     of_method = {k: v for k, v in corpus.items() if k in ("dialogue_sd", "seed_sd")}
-    first, second = (expected_f1(g, **of_method) for g in (gain, 0.0))
-    rows = []
+    truths = [expected_f1(g, **of_method) for g in (gain, 0.0)]
+    rows, errors = [], []
     for _ in range(times):
-        (a, b), (model_a, model_b) = simulate(rng, s, gain=gain, **corpus)
-        # One seed: the interval is about these two models, so their own truth is what it covers.
-        own, truth = (first, first - second) if s > 1 else (model_a[0], model_a[0] - model_b[0])
-        pair, alone = compare(a, b), compare_with_figure(a, own)
-        published = compare_with_figure(a, b.mean, len(b.seeds))
-        miss = not pair.interval[0] <= truth <= pair.interval[1]
+        sides, models = simulate(rng, seeds, gain=gain, **corpus)
+        # One seed: the interval is about this one model, so its own truth is what it covers.
+        first, second = (t if len(m) > 1 else m[0] for t, m in zip(truths, models, strict=True))
+        pair = compare(*sides, paired_seeds=paired_seeds)
+        alone = compare_with_figure(sides[0], first)
+        published = compare_with_figure(sides[0], sides[1].mean, seeds[1])
+        miss = not pair.interval[0] <= first - second <= pair.interval[1]
         rows.append((miss, pair.p <= 0.05, alone.p <= 0.05, published.p <= 0.05, pair.resolvable))
-    return np.mean(rows, axis=0).tolist()
+        errors.append((pair.standard_error**2, pair.difference - (first - second)))
+    squared, error = np.array(errors).T
+    return Simulated(*np.mean(rows, axis=0).tolist(), float(squared.mean() / (error**2).mean()))
 
 
-# Runs of one method then differ by 0, 2.5 and 7 points (sd), those of a real one by about 0.5.
-SEED_SD = {"none": 0.0, "some": 0.1, "huge": 0.3}
+SEEDS = [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (5, 1), (5, 2), (5, 3)]
 
 
-@pytest.mark.parametrize("seed_sd", ["none", "some"])
-@pytest.mark.parametrize("s", [1, 3, 5])
-def test_coverage_and_size(s, seed_sd):
-    miss, reject, alone, _, _ = simulated(500, s, seed_sd=SEED_SD[seed_sd])
-    assert 0.02 <= miss <= 0.08
-    assert 0.02 <= alone <= 0.08
-    if s > 1 or seed_sd == "none":
-        assert 0.02 <= reject <= 0.08
-    else:  # what one seed can not know: these models differ, the methods do not
-        assert reject > 0.2
+def name_of(value):
+    """What a case of a parametrised test is called."""
+    if isinstance(value, dict):
+        return "-".join(f"{k}={v}" for k, v in value.items())
+    return "-".join(map(str, value))
 
 
+@pytest.mark.parametrize(("seeds", "seed_sd"), [((3, 3), 0.3), ((5, 2), 0.3), ((5, 2), 0.0)])
+def test_the_standard_error_is_that_of_the_difference(seeds, seed_sd):
+    """Few and small corpora, in seconds: enough to notice a variance that is wrong by a third."""
+    found = simulated(200, seeds, seed_sd=seed_sd, d=60, resamples=200)
+    assert 0.75 <= found.spread <= 1.33
+    assert 0.01 <= found.miss <= 0.11
+
+
+@pytest.mark.slow
 def test_a_resolvable_difference_is_found_four_times_in_five():
     gain = 0.216
     truth = expected_f1(gain, seed_sd=0.03) - expected_f1(0.0, seed_sd=0.03)
-    miss, reject, _, _, resolvable = simulated(400, 5, gain, seed_sd=0.03)
-    assert truth == pytest.approx(resolvable, rel=0.03)
-    assert 0.72 <= reject <= 0.88
-    assert 0.02 <= miss <= 0.08
+    found = simulated(400, (5, 5), gain, seed_sd=0.03)
+    assert truth == pytest.approx(found.resolvable, rel=0.03)
+    assert 0.72 <= found.reject <= 0.88
+    assert 0.02 <= found.miss <= 0.08
+
+
+# Runs of one method differ by 0, 2.5 and 7 points (sd) for a seed_sd of 0, 0.1 and 0.3, those of a
+# real one by about 0.5.
+CORPORA = [
+    {"seed_sd": 0.0},
+    {"seed_sd": 0.1},
+    {"seed_sd": 0.3},
+    {"seed_sd": 0.05, "dialogue_sd": 2.0},
+    {"seed_sd": 0.1, "gain": 0.2},
+    {"seed_sd": 0.1, "d": 79, "mean_length": 12.5},
+    {"seed_sd": 0.1, "d": 31, "mean_length": 52},
+    {"seed_sd": 0.1, "d": 15},
+    {"seed_sd": 0.1, "d": 8},
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("s", [1, 3, 5])
-@pytest.mark.parametrize(
-    ("corpus", "difference", "own"),
-    [
-        ({"seed_sd": 0.0}, (0.03, 0.07), (0.04, 0.08)),
-        ({"seed_sd": 0.1}, (0.03, 0.07), (0.04, 0.08)),
-        ({"seed_sd": 0.3}, (0.03, 0.08), (0.04, 0.1)),
-        ({"seed_sd": 0.05, "dialogue_sd": 2.0}, (0.03, 0.07), (0.04, 0.08)),
-        ({"seed_sd": 0.1, "gain": 0.2}, (0.03, 0.07), (0.04, 0.08)),
-        ({"seed_sd": 0.1, "d": 79, "mean_length": 12.5}, (0.03, 0.07), (0.04, 0.08)),
-        ({"seed_sd": 0.1, "d": 31, "mean_length": 52}, (0.03, 0.07), (0.04, 0.08)),
-        ({"seed_sd": 0.1, "d": 15}, (0.02, 0.06), (0.04, 0.1)),
-        ({"seed_sd": 0.1, "d": 8}, (0.005, 0.05), (0.03, 0.09)),
-    ],
-    ids=lambda x: "-".join(f"{k}={v}" for k, v in x.items()) if isinstance(x, dict) else "",
-)
-def test_coverage_and_size_over_many_corpora(s, corpus, difference, own):
-    miss, reject, alone, published, _ = simulated(2000, s, **corpus)
-    assert difference[0] <= miss <= difference[1]
-    assert own[0] <= alone <= own[1]
-    if s > 1 and "gain" not in corpus:
-        assert reject == miss
-        assert published <= 0.09
+@pytest.mark.parametrize("seeds", SEEDS, ids=name_of)
+@pytest.mark.parametrize("corpus", CORPORA, ids=name_of)
+def test_coverage_and_size(seeds, corpus):
+    found = simulated(500, seeds, **corpus)
+    few = corpus.get("d", 280) <= 15 or min(seeds) == 2
+    assert (0.0 if few else 0.02) <= found.miss <= 0.08
+    assert 0.8 <= found.spread <= 1.25
+    assert 0.02 <= found.own_miss <= 0.11
+    if "gain" in corpus:
+        return
+    if min(seeds) > 1 or corpus["seed_sd"] == 0:
+        assert found.reject == found.miss
+        assert found.reject_figure <= 0.13
+    elif corpus["seed_sd"] >= 0.1 and corpus.get("d", 280) == 280:
+        # What one seed can not know: these models differ, the methods do not.
+        assert found.reject > 0.1
 
 
 @pytest.mark.slow
-def test_two_seeds_that_vary_most_are_too_few():
-    miss, reject, _, _, _ = simulated(2000, 2, seed_sd=0.3)
-    assert 0.08 <= miss == reject <= 0.15
+@pytest.mark.parametrize(("seeds", "low", "high"), [(5, 0.02, 0.08), (2, 0.07, 0.16)])
+def test_coverage_of_pairs_of_seeds(seeds, low, high):
+    """Two pairs are too few where seeds vary far more than dialogues do."""
+    found = simulated(500, (seeds, seeds), paired_seeds=True, seed_sd=0.3)
+    assert low <= found.miss <= high

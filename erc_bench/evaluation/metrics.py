@@ -18,6 +18,8 @@ from torchmetrics.functional.classification import (
 )
 from torchmetrics.utilities.data import dim_zero_cat
 
+from erc_bench.evaluation import NO_ANSWER
+
 
 class Predictions(Metric):
     """Scores by row (a number for each utterance of the corpus), each row exactly once.
@@ -48,9 +50,15 @@ class Predictions(Metric):
         return rows[order][first], scores[order][first]
 
 
+def predicted_classes(scores: Tensor) -> Tensor:
+    """The class ``(N,)`` of the highest score ``(N, C)``; −1 (no answer) for a row of NaN."""
+    return torch.where(scores.isnan().any(dim=1), NO_ANSWER, scores.argmax(dim=1))
+
+
 def weighted_f1(predicted: Tensor, gold: Tensor, classes: int) -> float:
-    """Weighted-F1 in percent over ``(N,)`` labels; equals scikit-learn's."""
-    return 100 * multiclass_f1_score(predicted, gold, classes, average="weighted").item()
+    """Weighted-F1 in percent over ``(N,)`` labels; equals scikit-learn's. −1: no answer."""
+    predicted, columns = _with_unanswered(predicted, classes)
+    return 100 * multiclass_f1_score(predicted, gold, columns, average="weighted").item()
 
 
 def evaluate(
@@ -59,25 +67,31 @@ def evaluate(
     """All figures of the protocol, in percent where they are shares.
 
     Args:
-        predicted: predicted classes ``(N,)``.
+        predicted: predicted classes ``(N,)``; −1 where there is no answer, which is wrong in every
+            figure: the utterance is missed by its gold class and taken for no other.
         gold: gold classes ``(N,)``.
         labels: names of the C classes.
-        probabilities: ``(N, C)``; with them the expected calibration error (15 bins) is given.
+        probabilities: ``(N, C)``; with them the expected calibration error (15 bins) over the
+            utterances with an answer is given, if there is one.
 
     Macro-F1 is the mean over the classes that occur in gold or in predictions, as scikit-learn's.
+    The confusion matrix is ``(C, C)`` without the unanswered; ``no_answer`` is their share, and
+    there only if there are any.
     """
-    classes = len(labels)
+    classes, answered = len(labels), predicted != NO_ANSWER
+    columns_of, columns = _with_unanswered(predicted, classes)
     each = {
-        "precision": multiclass_precision(predicted, gold, classes, average="none"),
-        "recall": multiclass_recall(predicted, gold, classes, average="none"),
-        "f1": multiclass_f1_score(predicted, gold, classes, average="none"),
+        "precision": multiclass_precision(columns_of, gold, columns, average="none"),
+        "recall": multiclass_recall(columns_of, gold, columns, average="none"),
+        "f1": multiclass_f1_score(columns_of, gold, columns, average="none"),
     }
-    confusion = multiclass_confusion_matrix(predicted, gold, classes)
+    confusion = multiclass_confusion_matrix(columns_of, gold, columns)
     support = confusion.sum(dim=1)
+    occurs = (confusion.sum(dim=0) + support)[:classes] > 0
     figures: dict[str, Any] = {
         "weighted_f1": weighted_f1(predicted, gold, classes),
-        "accuracy": 100 * multiclass_accuracy(predicted, gold, classes, average="micro").item(),
-        "macro_f1": 100 * multiclass_f1_score(predicted, gold, classes, average="macro").item(),
+        "accuracy": 100 * multiclass_accuracy(columns_of, gold, columns, average="micro").item(),
+        "macro_f1": 100 * (each["f1"][:classes] * occurs / occurs.sum()).sum().item(),
         "per_class": {
             name: {
                 **{figure: 100 * values[c].item() for figure, values in each.items()},
@@ -85,11 +99,19 @@ def evaluate(
             }
             for c, name in enumerate(labels)
         },
-        "confusion": confusion.tolist(),
+        "confusion": confusion[:classes, :classes].tolist(),
         "utterances": len(gold),
     }
-    if probabilities is not None:
-        figures["calibration_error"] = (
-            100 * multiclass_calibration_error(probabilities, gold, classes).item()
-        )
+    if not answered.all():
+        figures["no_answer"] = 100 * (~answered).double().mean().item()
+    if probabilities is not None and answered.any():
+        error = multiclass_calibration_error(probabilities[answered], gold[answered], classes)
+        figures["calibration_error"] = 100 * error.item()
     return figures
+
+
+def _with_unanswered(predicted: Tensor, classes: int) -> tuple[Tensor, int]:
+    """Predictions with "no answer" as one class more, which gold never has, and the number of
+    classes with it; as they are where all are answered."""
+    unanswered = predicted == NO_ANSWER
+    return torch.where(unanswered, classes, predicted), classes + int(unanswered.any())

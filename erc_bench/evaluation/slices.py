@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from erc_bench.corpus.conversation import Corpus, Dialogue
+from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.statistics import checked_labels, weighted_f1
 
 # Emotions that annotators and models mix up, by the names that label sets give them.
@@ -126,7 +127,8 @@ def slices(
 ) -> list[Slice]:
     """Weighted-F1, accuracy and support of every part of a test set.
 
-    ``gold`` ``(N,)``, ``predictions`` ``(S, N)`` class indices, one row a run. The kinds:
+    ``gold`` ``(N,)``, ``predictions`` ``(S, N)`` class indices, one row a run; a prediction may be
+    −1 (no answer) and is then wrong. The kinds:
 
     - ``emotion``: *shift*, the label differs from the one this speaker had last in the dialogue;
       *hold*, it is the same; a speaker's first labelled utterance is in neither
@@ -174,7 +176,7 @@ def class_scores(
     """
     m = confusions(*checked_labels(gold, predictions, len(labels)), len(labels))
     hits = np.diagonal(m, axis1=1, axis2=2).astype(float)
-    predicted, support = m.sum(1), m.sum(2)
+    predicted, support = m.sum(1)[:, :-1], m.sum(2)
     precision = 100 * (hits / np.maximum(predicted, 1)).mean(0)
     recall = 100 * (hits / np.maximum(support, 1)).mean(0)
     f1 = 100 * (2 * hits / np.maximum(predicted + support, 1)).mean(0)
@@ -211,11 +213,15 @@ def pair_confusions(
 
 
 def confusions(gold: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Confusion counts ``(S, C, C)``, rows gold, of gold ``(N,)`` and predictions ``(S, N)``."""
+    """Confusion counts ``(S, C, C + 1)``, rows gold, of gold ``(N,)`` and predictions ``(S, N)``.
+
+    The last column counts the utterances without an answer (prediction −1).
+    """
+    column = np.where(predictions == NO_ANSWER, classes, predictions)
     runs = np.arange(len(predictions))[:, None]
-    cell = (runs * classes + gold) * classes + predictions
-    counts = np.bincount(cell.ravel(), minlength=len(predictions) * classes**2)
-    return counts.reshape(-1, classes, classes)
+    cell = (runs * classes + gold) * (classes + 1) + column
+    counts = np.bincount(cell.ravel(), minlength=len(predictions) * classes * (classes + 1))
+    return counts.reshape(-1, classes, classes + 1)
 
 
 def _percent(part: float, whole: int) -> float | None:

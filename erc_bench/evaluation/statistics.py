@@ -35,12 +35,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
+
+from erc_bench.evaluation import NO_ANSWER
 
 # A two-sided sign-flip test over five dialogues can not fall below 5 %, whatever they hold.
 FEWEST_DIALOGUES = 6
@@ -94,11 +96,12 @@ class Comparison:
     it: 73 % with one, 78 % with three). It is no statement about the difference found."""
     standard_error: float
     degrees_of_freedom: float
-    seeds: tuple[int, ...]
-    """The seeds that were paired; empty where the methods' seeds were treated as independent."""
     covers_seeds: bool
-    """False where some method's seeds were one, so that the variance over seeds is unknown: the
-    interval is then about that trained model on new dialogues, not about the method."""
+    """False where a side has one seed, so that its variance over seeds is unknown: the interval is
+    then about that one trained model on new dialogues, not about the method."""
+    paired_seeds: tuple[int, ...] = ()
+    """The seeds that were paired; empty where seeds are independent samples, as those of two
+    methods are."""
 
 
 def seed_interval(values: ArrayLike, confidence: float = 0.95) -> SeedInterval:
@@ -125,10 +128,11 @@ def weighted_f1(confusion: ArrayLike) -> np.ndarray:
     """Weighted-F1 in percent of confusion counts ``(..., C, C)``, rows gold, columns predicted.
 
     Equals scikit-learn's ``f1_score(average="weighted", zero_division=0)``; NaN where nothing was
-    counted.
+    counted. A last column C + 1, ``(..., C, C + 1)``, holds the utterances without an answer.
     """
     m = np.asarray(confusion, dtype=float)
-    return _weighted_f1(np.diagonal(m, axis1=-2, axis2=-1), m.sum(-2), m.sum(-1))
+    predicted = m.sum(-2)[..., : m.shape[-2]]
+    return _weighted_f1(np.diagonal(m, axis1=-2, axis2=-1), predicted, m.sum(-1))
 
 
 def dialogue_counts(
@@ -137,8 +141,8 @@ def dialogue_counts(
     """True positives, false positives and false negatives ``(D, S, C, 3)`` of every dialogue.
 
     ``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` are class indices of the labelled utterances,
-    ``dialogues`` ``(N,)`` says which dialogue each belongs to (anything that sorts). These counts
-    are all that weighted-F1 of any set of dialogues needs.
+    a prediction may be −1 (no answer), ``dialogues`` ``(N,)`` says which dialogue each belongs to
+    (anything that sorts). These counts are all that weighted-F1 of any set of dialogues needs.
 
     Raises:
         ValueError: shapes that do not fit, no utterance, or a class outside 0…C−1.
@@ -151,17 +155,20 @@ def dialogue_counts(
     run = np.arange(p.shape[0])[:, None]
 
     def count(chosen: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        cell = np.ravel_multi_index(tuple(np.broadcast_arrays(d, run, labels)), shape)
-        return np.bincount(cell[chosen], minlength=math.prod(shape)).reshape(shape)
+        index = tuple(each[chosen] for each in np.broadcast_arrays(d, run, labels))
+        cell = np.ravel_multi_index(index, shape)
+        return np.bincount(cell, minlength=math.prod(shape)).reshape(shape)
 
     hit = p == y
-    return np.stack([count(hit, p), count(~hit, p), count(~hit, y)], axis=-1)
+    wrong_class = ~hit & (p != NO_ANSWER)
+    return np.stack([count(hit, p), count(wrong_class, p), count(~hit, y)], axis=-1)
 
 
 def checked_labels(
     gold: ArrayLike, predictions: ArrayLike, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` as arrays of classes 0…C−1.
+    """``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` as arrays of classes 0…C−1; a prediction may
+    be −1, no answer.
 
     Raises:
         ValueError: shapes that do not fit, no utterance or no run, or another class.
@@ -169,8 +176,8 @@ def checked_labels(
     y, p = np.asarray(gold), np.asarray(predictions)
     if y.ndim != 1 or not y.size or p.ndim != 2 or p.shape[1:] != y.shape or not len(p):
         raise ValueError(f"gold (N,) and predictions (S, N) do not fit: {y.shape}, {p.shape}")
-    for name, labels in (("gold", y), ("predictions", p)):
-        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+    for name, labels, least in (("gold", y, 0), ("predictions", p, NO_ANSWER)):
+        if labels.dtype.kind not in "iu" or labels.min() < least or labels.max() >= classes:
             raise ValueError(f"{name} holds something else than classes 0…{classes - 1}")
     return y, p
 
@@ -216,35 +223,44 @@ def resampled_scores(
 
 
 def compare(
-    a: ResampledScores, b: ResampledScores, confidence: float = 0.95, power: float = 0.8
+    a: ResampledScores,
+    b: ResampledScores,
+    *,
+    paired_seeds: bool = False,
+    confidence: float = 0.95,
+    power: float = 0.8,
 ) -> Comparison:
-    """Difference a − b of mean weighted-F1 over seeds, for new dialogues and new seeds.
+    """Difference a − b of mean weighted-F1 over all seeds, for new dialogues and new seeds.
 
-    Dialogues are always paired. Seeds are paired where both methods ran the same ones: only those
-    common to both count then, and ``difference`` is over them alone. Without a common seed (or with
-    a single one although both ran several, which would hide the seeds' variance) all runs of both
-    are used and their seeds taken as independent. With one seed each the interval is about these
-    two trained models on new dialogues (``covers_seeds`` is False).
+    Dialogues are paired: both methods are scored on the same resamples. Seeds are independent
+    samples, however they are numbered, and their numbers may differ. If a side has one seed, the
+    interval is about that one trained model (``covers_seeds`` is False).
+
+    ``paired_seeds=True`` is for two configurations of one method whose runs with the same seed
+    start from the same weights and see the data in the same order: then only the seeds that both
+    have count, each as one difference.
 
     Raises:
-        ValueError: the two were not resampled from the same gold labels and dialogues.
+        ValueError: the two were not resampled from the same gold labels and dialogues, or seeds
+            are to be paired and none is common.
     """
     if a.resampling != b.resampling:
         raise ValueError("the two methods were not scored on the same gold labels and dialogues")
-    common = tuple(s for s in a.seeds if s in b.seeds)
-    fewest = min(len(a.seeds), len(b.seeds))
-    if common and (len(common) > 1 or fewest == 1):
-        i = [a.seeds.index(s) for s in common]
-        j = [b.seeds.index(s) for s in common]
-        values, draws = a.values[i] - b.values[j], a.draws[:, i] - b.draws[:, j]
-        terms = [_seed_variance(values, draws, a.freedom)]
-        estimate, resampled = float(values.mean()), draws.mean(1)
-    else:
-        common = ()
+    if not paired_seeds:
         terms = [_seed_variance(x.values, x.draws, x.freedom) for x in (a, b)]
-        estimate, resampled = a.mean - b.mean, a.draws.mean(1) - b.draws.mean(1)
-    covers = fewest > 1 if not common else len(common) > 1
-    return _inference(estimate, resampled, terms, a, confidence, power, common, covers)
+        resampled = a.draws.mean(1) - b.draws.mean(1)
+        covers = min(len(a.seeds), len(b.seeds)) > 1
+        return _inference(a.mean - b.mean, resampled, terms, a, confidence, power, covers)
+    common = tuple(seed for seed in a.seeds if seed in b.seeds)
+    if not common:
+        raise ValueError("seeds can not be paired: the two have none in common")
+    i, j = ([x.seeds.index(seed) for seed in common] for x in (a, b))
+    values, draws = a.values[i] - b.values[j], a.draws[:, i] - b.draws[:, j]
+    terms = [_seed_variance(values, draws, a.freedom)]
+    found = _inference(
+        float(values.mean()), draws.mean(1), terms, a, confidence, power, len(common) > 1
+    )
+    return replace(found, paired_seeds=common)
 
 
 def compare_with_figure(
@@ -272,7 +288,7 @@ def compare_with_figure(
         terms[0] = (ours + its, freedom, extra + its)
     estimate, resampled = scores.mean - figure, scores.draws.mean(1)
     covers = len(scores.seeds) > 1
-    return _inference(estimate, resampled, terms, scores, confidence, power, scores.seeds, covers)
+    return _inference(estimate, resampled, terms, scores, confidence, power, covers)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -296,8 +312,8 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 def rank_groups(better: ArrayLike) -> np.ndarray:
     """Rank of every row ``(M,)``: 1 + the number of rows resolved to be better than it.
 
-    ``better`` ``(M, M)``: true at ``[i, j]`` where row i is resolved to be better than row j, by
-    the sign of the very difference that was tested. Rows that no pair tells apart share a rank.
+    ``better`` ``(M, M)``: true at ``[i, j]`` where row i is resolved to be better than row j. Rows
+    that no pair tells apart share a rank.
     "Not resolved" is not transitive: with A > B > C and only A–C resolved the ranks are 1, 1, 2, so
     B shares A's rank and not C's although it can be told from neither; and a row with few seeds may
     rank above one of a higher mean. A rank is thus a statement about rows that are certainly
@@ -363,7 +379,6 @@ def _inference(
     test_set: ResampledScores,
     confidence: float,
     power: float,
-    seeds: tuple[int, ...],
     covers_seeds: bool,
 ) -> Comparison:
     """Student-t interval and test of an estimate with resampled values ``(R,)``.
@@ -375,7 +390,7 @@ def _inference(
         estimate = 0.0
     dialogues, freedom = test_set.dialogues, test_set.freedom
     if dialogues < FEWEST_DIALOGUES:
-        return Comparison(estimate, None, 1.0, None, math.nan, math.nan, seeds, covers_seeds)
+        return Comparison(estimate, None, 1.0, None, math.nan, math.nan, covers_seeds)
     # A resample of D dialogues varies as (D−1)/D of what D new ones would.
     of_dialogues = float(resampled.var(ddof=1)) * (freedom + 1) / freedom
     variance = of_dialogues + sum(extra for _, _, extra in terms)
@@ -399,6 +414,5 @@ def _inference(
         resolvable=(critical + float(stdtrit(df, power))) * error,
         standard_error=error,
         degrees_of_freedom=df,
-        seeds=seeds,
         covers_seeds=covers_seeds,
     )

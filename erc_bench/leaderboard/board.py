@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import class_scores, confusions, facts_of, pair_confusions, slices
 from erc_bench.evaluation.statistics import (
     Comparison,
@@ -87,7 +88,8 @@ class Row:
     and in ``differs`` what makes the two unlike."""
     per_class: list[dict[str, Any]]
     confusion: list[list[float]]
-    """Counts, rows gold, columns predicted, means over seeds."""
+    """Counts ``(C, C)``, rows gold, columns predicted, means over seeds; what has no answer is in
+    none."""
     slices: list[dict[str, Any]]
     confusable: list[dict[str, Any]]
     cost: dict[str, float | None]
@@ -95,7 +97,7 @@ class Row:
     same device."""
     devices: list[str]
     notes: list[str]
-    """What must be known of its seeds before their spread is believed."""
+    """What must be known of its seeds before their figures or their spread are believed."""
     records: list[str]
 
 
@@ -109,10 +111,9 @@ class Pair:
     interval: list[float] | None
     p: float
     p_holm: float | None
-    """Corrected over the track's pairs; None where the pair is not tested (one seed)."""
+    """Corrected over the track's pairs; None where a row takes no part in the ranking."""
     resolvable: float | None
     resolved: bool
-    paired_seeds: list[int]
 
 
 @dataclass(frozen=True)
@@ -270,11 +271,8 @@ def make_track(
     pairs = [] if trial else _pairs(made)
     ranked = [i for i, row in enumerate(rows) if not row["unranked"]]
     better = np.zeros((len(rows), len(rows)), dtype=bool)
-    for pair in pairs:
-        if pair["resolved"]:
-            # The difference is that of the paired seeds, not of the means.
-            a, b = pair["first"], pair["second"]
-            better[(a, b) if pair["difference"] > 0 else (b, a)] = True
+    for pair in pairs:  # the first row of a pair has the higher mean
+        better[pair["first"], pair["second"]] = pair["resolved"]
     if len(ranked) == 1:
         rows[ranked.pop()]["unranked"] = "nothing to be ranked with"
     for i, rank in zip(ranked, rank_groups(better[np.ix_(ranked, ranked)]), strict=True):
@@ -336,7 +334,7 @@ def _row(
         oracle_gap=_mean(run.oracle_gap for run in runs),
         published=_published(first, scores, over_seeds.mean, published),
         per_class=[asdict(c) for c in each],
-        confusion=counts.mean(0).tolist(),
+        confusion=counts[..., :-1].mean(0).tolist(),
         slices=[asdict(s) for s in slices(gold, predictions, facts, len(first.labels))]
         if facts
         else [],
@@ -362,8 +360,12 @@ def _kinds(runs: Iterable[Run], name: str) -> list[str]:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What the seeds of a row share or do not share, where it bears on their spread."""
+    """What the seeds of a row share or do not share, where it bears on their spread, and the share
+    of utterances without an answer where there are any."""
     found = []
+    unanswered = 100 * np.mean([np.array(run.predicted) == NO_ANSWER for run in runs])
+    if unanswered:
+        found.append(f"{unanswered:.2f} % of its predictions are no answer, which counts as wrong")
     if len(runs) > 1 and runs[0].made["vectors"] and len({r.made["vectors"] for r in runs}) == 1:
         found.append(
             "its seeds read the same utterance vectors: intervals, p-values and ranks leave the "
@@ -378,14 +380,16 @@ def notes(runs: Sequence[Run]) -> list[str]:
 def _times(runs: Sequence[Run]) -> list[str]:
     """What must be known of the time of a training: that it is a mean of what can't have been one
     machine's, or of runs that had the machine together."""
-    at_once = _kinds(runs, "runs_at_once")
-    if len(_kinds(runs, "device")) > 1 or len(at_once) > 1:
+    concurrent = _kinds(runs, "runs_at_once")
+    if len(_kinds(runs, "device")) > 1 or len(concurrent) > 1:
         return []  # no time is told
     found = []
     if any(run.made["vectors"] and not run.made["fine_tuning"] for run in runs):
         found.append("the time of its training is without the fine-tuning of its encoder")
-    if at_once not in ([], ["1"]):
-        found.append(f"its seeds were trained {at_once[0]} at a time, which takes each the longer")
+    if concurrent not in ([], ["1"]):
+        found.append(
+            f"its seeds were trained {concurrent[0]} at a time, which takes each the longer"
+        )
     paces = [pace for run in runs if (pace := run.cost["utterances_per_second"])]
     if paces and max(paces) > UNEVEN * min(paces):
         found.append(
@@ -439,14 +443,11 @@ def _pairs(made: Sequence[tuple[dict[str, Any], ResampledScores | None]]) -> lis
         for j, (_, b) in enumerate(made[i + 1 :], i + 1):
             if a and b and a.resampling == b.resampling:
                 compared.append((i, j, compare(a, b)))
-    tested = [
-        not (made[i][0]["unranked"] or made[j][0]["unranked"]) and c.covers_seeds
-        for i, j, c in compared
-    ]
-    corrected = iter(holm([c.p for (_, _, c), t in zip(compared, tested, strict=True) if t]))
+    ranked = [not (made[i][0]["unranked"] or made[j][0]["unranked"]) for i, j, _ in compared]
+    corrected = iter(holm([c.p for (_, _, c), r in zip(compared, ranked, strict=True) if r]))
     pairs = []
-    for (i, j, c), is_tested in zip(compared, tested, strict=True):
-        p_holm = float(next(corrected)) if is_tested else None
+    for (i, j, c), is_ranked in zip(compared, ranked, strict=True):
+        p_holm = float(next(corrected)) if is_ranked else None
         pair = Pair(
             first=i,
             second=j,
@@ -456,7 +457,6 @@ def _pairs(made: Sequence[tuple[dict[str, Any], ResampledScores | None]]) -> lis
             p_holm=p_holm,
             resolvable=c.resolvable,
             resolved=p_holm is not None and p_holm <= ALPHA,
-            paired_seeds=list(c.seeds),
         )
         pairs.append(vars(pair))
     return pairs
@@ -464,7 +464,7 @@ def _pairs(made: Sequence[tuple[dict[str, Any], ResampledScores | None]]) -> lis
 
 def _macro_f1(counts: np.ndarray) -> float:
     """Mean F1 over the classes that occur in gold or predictions, mean over runs, in percent."""
-    both = counts.sum(1) + counts.sum(2)
+    both = counts.sum(1)[:, :-1] + counts.sum(2)
     f1 = 200 * np.diagonal(counts, axis1=1, axis2=2) / np.maximum(both, 1)
     return float((f1.sum(1) / (both > 0).sum(1)).mean())
 

@@ -52,12 +52,13 @@ class MethodComparison:
         result = self.result
         if result.interval is None:
             return "There are too few dialogues to tell these two apart, whatever the difference."
+        alone = [side.name for side in (self.a, self.b) if len(side.seeds) == 1]
         if result.covers_seeds:
             who = "They"
         elif self.b.configuration == PUBLISHED:
             who = "This run and the published figure"
         else:
-            who = "These two runs"
+            who = "These two runs" if len(alone) == 2 else "They"
         if result.p <= ALPHA:
             better = self.a if result.difference > 0 else self.b
             text = f"{who} differ: {better.name} is better by {abs(result.difference):.2f} points."
@@ -71,8 +72,17 @@ class MethodComparison:
         else:
             text += " These seeds and this test set can show no difference, however large."
         if not result.covers_seeds:
-            text += " With one seed this says nothing about other seeds."
+            text += f" With one seed of {' and '.join(alone)} this does not cover seeds."
         return text
+
+    def _chance(self) -> str:
+        """What was resampled, and how the seeds were taken."""
+        if self.b.configuration == PUBLISHED:
+            return "Resampled over dialogues; the published figure is not paired."
+        if paired := self.result.paired_seeds:
+            which = f"seed{'s' * (len(paired) > 1)} {', '.join(map(str, paired))}"
+            return f"Paired over dialogues and over {which}; further seeds are left out."
+        return "Paired over dialogues; seeds are independent samples."
 
     def render(self, console: Any) -> None:
         """Print the comparison as a table on a rich console."""
@@ -103,14 +113,20 @@ class MethodComparison:
             console.print(
                 f"Difference {result.difference:+.2f}, 95 % from {low:+.2f} to {high:+.2f}, {p}"
             )
-            console.print(_pairing(self))
+            console.print(self._chance(), soft_wrap=True)
         console.print(self.verdict, soft_wrap=True)
         for caveat in self.caveats:
             console.print(f"Note: {caveat}", soft_wrap=True, markup=False)
 
 
 def compare_methods(
-    root: Path, a: str, b: str, dataset: str, *, preset: str | None = None
+    root: Path,
+    a: str,
+    b: str,
+    dataset: str,
+    *,
+    preset: str | None = None,
+    paired_seeds: bool = False,
 ) -> MethodComparison:
     """Compare two methods on the test set of a corpus by their records below ``root``.
 
@@ -121,10 +137,13 @@ def compare_methods(
         b: the same, or the citation key of a published row.
         dataset: the corpus.
         preset: only runs of this preset.
+        paired_seeds: pair the seeds that both have. Only for two configurations of one method
+            whose runs with the same seed share initial weights and data order.
 
     Raises:
         ErcBenchError: no such record or row, more than one configuration that fits (they are
-            listed), or two that were not scored on the same test set.
+            listed), two that were not scored on the same test set, or seeds that can not be
+            paired.
     """
     everything, skipped = read_runs(root, Cache(root))
     left_out = [f"skipped: {each.reason}" for each in skipped]
@@ -156,6 +175,8 @@ def compare_methods(
         raise ErcBenchError(f"{first} is a published figure: name it second, behind a method.")
     ours = _find(a, runs, where, [], left_out)
     if b in published and b not in {run.method for run in runs}:
+        if paired_seeds:
+            raise ErcBenchError(f"{b} is a published figure: it has no seeds to be paired.")
         return _with_figure(ours, published[b], a, dataset, left_out)
     theirs = _find(b, runs, where, list(published), left_out)
     pairs = [
@@ -174,15 +195,14 @@ def compare_methods(
     if len(pairs) > 1:
         raise _ambiguous([a, b], [run for pair in pairs for run in pair])
     x, y = pairs[0]
-    first, second = _scores(x), _scores(y)
-    result = compare(first, second)
+    if paired_seeds:
+        _check_pairing(a, x, b, y)
+    result = compare(_scores(x), _scores(y), paired_seeds=paired_seeds)
     caveats = [*_elsewhere(x[0]), *_elsewhere(y[0])]
     if "smoke" in (x[0].preset, y[0].preset):
         caveats.append("preset smoke shows that a method works, not how well.")
-    if result.seeds:
-        # All figures are of the seeds that are paired.
-        caveats += _unpaired(a, x, result.seeds) + _unpaired(b, y, result.seeds)
-        x, y = ([run for run in side if run.seed in result.seeds] for side in (x, y))
+    if paired_seeds:  # all figures are of these seeds
+        x, y = ([run for run in side if run.seed in result.paired_seeds] for side in (x, y))
     if _encoder(x[0]) != _encoder(y[0]):
         names = [run.encoder or "one unknown" for run in (x[0], y[0])]
         caveats.append(f"their encoders differ, {' and '.join(names)}.")
@@ -215,10 +235,15 @@ def _with_figure(
     return MethodComparison(dataset, _side(name, runs), side, result, caveats + left_out)
 
 
-def _unpaired(name: str, runs: Sequence[Run], paired: Sequence[int]) -> list[str]:
-    """A note on the seeds of a side that the other lacks."""
-    alone = [str(run.seed) for run in runs if run.seed not in paired]
-    return [f"{name} has further seeds, which are left out: {', '.join(alone)}."] if alone else []
+def _check_pairing(a: str, x: Sequence[Run], b: str, y: Sequence[Run]) -> None:
+    """Raises ErcBenchError if the seeds of two sides share nothing but their numbers."""
+    if x[0].method != y[0].method or _encoder(x[0]) != _encoder(y[0]):
+        raise ErcBenchError(
+            f"The seeds of {a} and {b} can't be paired: only those of two configurations of one "
+            "method with the same encoder share initial weights and the order of the data."
+        )
+    if not {run.seed for run in x} & {run.seed for run in y}:
+        raise ErcBenchError(f"The seeds of {a} and {b} can't be paired: they have none in common.")
 
 
 def _settings(root: Path, one: Run, other: Run) -> list[str]:
@@ -320,13 +345,6 @@ def _configuration(run: Run) -> str:
     """``small, temperature=0.05, all-MiniLM-L6-v2``."""
     encoder = run.encoder.split("/")[-1]
     return ", ".join(part for part in (run.preset, *run.overrides, encoder) if part)
-
-
-def _pairing(comparison: MethodComparison) -> str:
-    seeds = comparison.result.seeds
-    if not seeds or comparison.b.configuration == PUBLISHED:
-        return "Resampled over dialogues; the seeds are not paired."
-    return f"Paired over dialogues and the seeds {', '.join(map(str, seeds))}."
 
 
 def _mean(values: Sequence[float]) -> float:

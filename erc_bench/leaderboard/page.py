@@ -83,7 +83,7 @@ def to_html(board: Board) -> str:
         briefly=_briefly,
         memory=_memory,
         millions=lambda n: f"{n / 1e6:,.1f} M" if n is not None else "",
-        p=_p,
+        p=p_value,
         spoken=_spoken,
         recall=recall,
     )
@@ -105,7 +105,8 @@ def _memory(mib: float | None) -> str:
     return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
 
 
-def _p(value: float | None) -> str:
+def p_value(value: float | None) -> str:
+    """``0.032``; a dash where there is none."""
     if value is None:
         return "–"
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"

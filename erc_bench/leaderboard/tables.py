@@ -103,12 +103,12 @@ READING = """\
 its 95 % interval over seeds; in brackets the 95 % interval for new dialogues as well (with one
 seed, for new dialogues alone). Every checkpoint is selected on dev; test is scored once. Methods
 are compared only within a track: the same corpus, the same encoder weights. A rank is 1 + the
-number of rows that are resolved to be better (bootstrap over dialogues, paired seeds, Holm's
-correction over the track, p ≤ 0.05), so rows that can not be told apart share one; a row with one
-seed, or alone, takes none. Published figures stand beside ours and are never ranked with them:
-what keeps the two from being the same experiment is said in the column behind. Predictions made
-elsewhere stand in a track of their own and are never ranked: how they were selected is not
-known."""
+number of rows that are resolved to be better (bootstrap over dialogues, the same for both methods;
+seeds of two methods are independent samples; Holm's correction over the track, p ≤ 0.05), so rows
+that can not be told apart share one; a row with one seed, or alone, takes none. Published figures
+stand beside ours and are never ranked with them: what keeps the two from being the same experiment
+is said in the column behind. Predictions made elsewhere stand in a track of their own and are never
+ranked: how they were selected is not known."""
 
 
 def to_markdown(board: Board) -> str:
@@ -162,12 +162,12 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
             ]
             for row in track.rows
         ]
-        parts += [f"{level} {track_title(track)}", _table(head, rows, "rlrrrrrllll")]
+        parts += [f"{level} {track_title(track)}", markdown_table(head, rows, "rlrrrrrllll")]
         remarks = [
             f"- {full_name(row)}: {remark}."
             for row in track.rows
-            for remark in [row.unranked and f"not ranked, {row.unranked}", *row.notes]
-            if remark and not (row.external or row.unranked == "trial")
+            for remark in [_why_unranked(row), *row.notes]
+            if remark
         ]
         parts += ["\n".join(remarks)] if remarks else []
     if corpus.published:
@@ -188,8 +188,15 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
             ]
             for paper in corpus.published
         ]
-        parts += [f"{level} Published, as printed", _table(head, rows, "lrrrllllll")]
+        parts += [f"{level} Published, as printed", markdown_table(head, rows, "lrrrllllll")]
     return parts
+
+
+def _why_unranked(row: Row) -> str:
+    """Nothing where the heading above says it."""
+    if not row.unranked or row.external or row.unranked == "trial":
+        return ""
+    return f"not ranked, {row.unranked}"
 
 
 def _beside(row: Row) -> str:
@@ -198,7 +205,8 @@ def _beside(row: Row) -> str:
     return f"{row.published['weighted_f1']:.2f} ({signed(row.published['difference'])})"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], aligned: str) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], aligned: str) -> str:
+    """A Markdown table; ``aligned`` has an ``l`` or ``r`` for each column."""
     rule = ["--:" if side == "r" else ":--" for side in aligned]
     lines = [head, rule, *rows]
     return "\n".join(

@@ -1,0 +1,175 @@
+"""Writes the tables of README.md and docs/results.md from the leaderboard's records.
+
+    python -m docs.tables            # after `erc-bench leaderboard`
+    python -m docs.tables --check    # writes nothing; exit 1 if a table is stale
+
+A table stands in its page between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; the names
+are those of :data:`TABLES`. What is between is overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from erc_bench.leaderboard.page import p_value
+from erc_bench.leaderboard.tables import markdown_table, signed
+
+ROOT = Path(__file__).resolve().parent.parent
+BOARD = ROOT / "leaderboard"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+CONTROL = "finetune"
+USUAL_PRESET = "small"
+"""Rows that do not say their preset have this one, as the pages say."""
+
+PLACE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+@cache
+def corpora() -> dict[str, Any]:
+    """The corpora of ``leaderboard.json`` that have runs, by name."""
+    board = json.loads((BOARD / "leaderboard.json").read_text(encoding="utf-8"))
+    return {corpus["name"]: corpus for corpus in board["corpora"] if corpus["tracks"]}
+
+
+def rows_of(corpus: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The rows of a corpus with the track of each, highest first."""
+    rows = [(row, track) for track in corpora()[corpus]["tracks"] for row in track["rows"]]
+    return sorted(rows, key=lambda each: -each[0]["mean"])
+
+
+def results(corpus: str) -> str:
+    """Our figures on a corpus, and the differences from the control with the same encoder."""
+    head = ("", "seeds", "test", "dev", "selected by", "less `finetune`, test", "p, Holm")
+    body = [
+        [
+            row_name(row),
+            str(len(row["seeds"])),
+            mean(row),
+            f"{row['dev_weighted_f1']:.2f}",
+            row["selection"].replace("weighted_f1", "weighted-F1"),
+            *less_control(row, track),
+        ]
+        for row, track in rows_of(corpus)
+    ]
+    return markdown_table(head, body, "lrrrlrr")
+
+
+def published(corpus: str) -> str:
+    """Our figures on a corpus beside the published ones."""
+    body = []
+    for row, _ in rows_of(corpus):
+        paper, cell = row["published"], ""
+        if paper:
+            encoder = (paper["encoder"] or "encoder not known").split("/")[-1]
+            on_test = ", selected on test" if paper["selection"] == "test" else ""
+            cell = f"{paper['weighted_f1']:.2f}, {encoder}{on_test}"
+        body.append([row_name(row), str(len(row["seeds"])), mean(row), cell])
+    return markdown_table(("", "seeds", "here", "published"), body, "lrrl")
+
+
+def commands() -> list[str]:
+    """The command that repeats each row, one a row."""
+    found = []
+    for corpus in corpora():
+        for row, _ in rows_of(corpus):
+            command = f"erc-bench run --method {row['method']} --dataset {corpus}"
+            command += f" --preset {row['preset']}" if row["preset"] else ""
+            seeds = row["seeds"]
+            first = seeds == list(range(1, len(seeds) + 1))
+            command += f" --seeds {len(seeds)}" if first else f" --seed {_words(seeds)}"
+            found.append(_words([command, *row["overrides"]]))
+    return found
+
+
+def commits() -> list[str]:
+    """The commits that the records of each row name, in the order of :func:`commands`."""
+    found = []
+    for corpus in corpora():
+        for row, _ in rows_of(corpus):
+            records = (json.loads((BOARD / name).read_bytes()) for name in row["records"])
+            named = {(record["environment"]["git_commit"] or "?")[:7] for record in records}
+            found.append(", ".join(sorted(named)))
+    return found
+
+
+def reproduced() -> str:
+    """The commands as a block, each with the commits of its records."""
+    width = max(map(len, commands()))
+    lines = [f"    {c:{width}}  # {at}" for c, at in zip(commands(), commits(), strict=True)]
+    return "\n".join(["", *lines, ""])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "commands": reproduced,
+    "published meld": partial(published, "meld"),
+    **{f"results {name}": partial(results, name) for name in corpora()},
+}
+
+
+def row_name(row: dict[str, Any]) -> str:
+    """``SACL-LSTM, `base` ``."""
+    parts = [row["title"] + (", the control" if row["method"] == CONTROL else "")]
+    parts += [f"`{row['preset']}`"] if row["preset"] != USUAL_PRESET else []
+    return ", ".join(parts + [f"`{override}`" for override in row["overrides"]])
+
+
+def mean(row: dict[str, Any]) -> str:
+    """``60.80 ± 0.18``: the half-width of the 95 % interval over seeds, from two seeds on."""
+    interval = row["seed_interval"]
+    return f"{row['mean']:.2f}" + (f" ± {interval[1] - row['mean']:.2f}" if interval else "")
+
+
+def less_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]:
+    """The difference from the control of the track with its 95 % interval, and p after Holm."""
+    names = [(each["method"], each["preset"]) for each in track["rows"]]
+    control, own = (CONTROL, row["preset"]), (row["method"], row["preset"])
+    if control == own or control not in names:
+        return "", ""
+    ends = [names.index(own), names.index(control)]
+    pair = next(p for p in track["pairs"] if {p["first"], p["second"]} == set(ends))
+    sign = 1 if pair["first"] == ends[0] else -1
+    difference = signed(sign * pair["difference"])
+    if pair["interval"]:
+        low, high = sorted(sign * end for end in pair["interval"])
+        difference += f" ({signed(low)} to {signed(high)})"
+    return difference, p_value(pair["p_holm"])
+
+
+def _words(parts: Iterable[Any]) -> str:
+    return " ".join(map(str, parts))
+
+
+def with_tables(page: str) -> str:
+    """A page with its tables written anew.
+
+    Raises:
+        KeyError: a table that is none of :data:`TABLES`.
+    """
+    return PLACE.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}\n{place[3]}", page)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the tables, or with ``--check`` say which pages are stale."""
+    parser = argparse.ArgumentParser(prog="python -m docs.tables", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
+    check = parser.parse_args(arguments).check
+    stale = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (new := with_tables(text)) != text:
+            stale += 1
+            print(f"{'stale' if check else 'written'}: {page.relative_to(ROOT)}")
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
