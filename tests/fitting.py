@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from lightning import Callback, seed_everything
 
-from erc_bench.corpus.conversation import Corpus
+from erc_bench.corpus.conversation import Corpus, Dialogue
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.records.place import LAST
 from erc_bench.training.checkpoints import read_checkpoint
+from erc_bench.training.scoring import predict
 from erc_bench.training.train import Trained, prepare, train
 
 
@@ -50,7 +52,8 @@ def last_state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def resumed_equals_uninterrupted(kind: type[ErcMethod], config, corpus: Corpus, folder: Path):
-    """Train once in one go, once with a power cut in the second epoch; both as Trained."""
+    """Train once in one go, once with a power cut in the second epoch: curves, last weights and
+    predictions are the same; both as :class:`Trained`."""
     import pytest
 
     whole = fitted(kind, config, corpus, folder / "whole")
@@ -61,4 +64,35 @@ def resumed_equals_uninterrupted(kind: type[ErcMethod], config, corpus: Corpus, 
     again = last_state(folder / "cut")
     for name, value in last_state(folder / "whole").items():
         assert torch.equal(value, again[name]), name
+    assert torch.equal(whole.predict("test").probabilities, resumed.predict("test").probabilities)
     return whole, resumed
+
+
+def predicted_on(trained: Trained, corpus: Corpus) -> dict[str, torch.Tensor]:
+    """Probabilities ``(C,)`` by utterance id on the test split of another corpus."""
+    method = trained.method
+    data = ErcDataModule(corpus, method)
+    prepare(method, data)
+    found = predict(trained.trainer, method, data, "test")
+    ids = [data.ids[row] for row in found.rows]
+    return dict(zip(ids, found.probabilities, strict=True))
+
+
+def reads_later_turns(trained: Trained, dialogue: Dialogue, cut: int) -> bool:
+    """Whether predictions for the first ``cut`` turns change when all later ones are altered."""
+    altered = Dialogue(
+        dialogue.id,
+        tuple(
+            u
+            if i < cut
+            else replace(u, text="Leave me alone! I hate it.", speaker="Zoe", name="Zoe", label=0)
+            for i, u in enumerate(dialogue.utterances)
+        ),
+    )
+    before, after = (
+        predicted_on(trained, Corpus.build("demo", trained.method.labels, {"test": [d]}))
+        for d in (dialogue, altered)
+    )
+    early = [u.id for u in dialogue.utterances[:cut] if u.label is not None]
+    assert len(early) > 1
+    return not all(torch.allclose(before[i], after[i], atol=1e-6) for i in early)

@@ -1,78 +1,16 @@
-"""Batches: every example once, of similar length, the same for the same seed."""
+"""A method's examples on a corpus: their rows, labels and batches."""
 
-import hashlib
-from pathlib import Path
+from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
-from datasets.fingerprint import Hasher
-from hypothesis import given
-from hypothesis import strategies as st
 
-from erc_bench.corpus import conversation
-from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.evaluation.metrics import Predictions
-from erc_bench.method import datamodule
-from erc_bench.method.datamodule import Batches, ErcDataModule
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.method.config import MethodConfig
+from erc_bench.method.data import ErcDataModule
+from erc_bench.method.reader import Reader
 from erc_bench.methods.eacl import EACL
 from erc_bench.settings.experiment import resolve
-
-LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400)
-
-
-@given(LENGTHS, st.integers(1, 40), st.integers(0, 3))
-def test_an_epoch_holds_every_example_once(lengths: list[int], size: int, epoch: int) -> None:
-    batches = Batches(np.array(lengths), size, seed=7)
-    batches.set_epoch(epoch)
-    drawn = list(batches)
-    assert len(drawn) == len(batches)
-    assert sorted(np.concatenate(drawn)) == list(range(len(lengths)))
-    assert all(len(batch) <= size for batch in drawn)
-    again = list(batches)
-    assert all(np.array_equal(a, b) for a, b in zip(drawn, again, strict=True))
-
-
-@given(LENGTHS, st.integers(1, 40), st.integers(1, 4))
-def test_processes_share_an_evaluation_among_them(lengths, size, processes) -> None:
-    shares = [Batches(np.array(lengths), size, process=(r, processes)) for r in range(processes)]
-    drawn = [batch for share in shares for batch in share]
-    assert [len(list(share)) for share in shares] == [len(share) for share in shares]
-    assert sorted(np.concatenate(drawn)) == list(range(len(lengths)))
-
-
-@given(LENGTHS, st.integers(1, 40))
-def test_drop_last_leaves_out_less_than_a_batch(lengths: list[int], size: int) -> None:
-    drawn = list(Batches(np.array(lengths), size, seed=1, drop_last=True))
-    if len(lengths) >= size:
-        assert {len(batch) for batch in drawn} == {size}
-        assert len(drawn) == len(lengths) // size
-
-
-def test_no_weights_are_hashed_to_make_examples(small_demo, tiny_encoder, monkeypatch) -> None:
-    """As datasets does to name the result of a map, for every line of a stream."""
-    method = EACL(
-        resolve("eacl", "demo", overrides=[f"encoder={tiny_encoder}"]).config, small_demo.labels
-    )
-    hashed, own = [], Hasher.hash
-    watched = staticmethod(lambda value: hashed.append(value) or own(value))
-    monkeypatch.setattr(Hasher, "hash", watched)
-    for kept in (True, False):
-        assert ErcDataModule(small_demo, method, kept=kept).examples.keys() == {*SPLITS}
-    assert not any(map(callable, hashed))
-
-
-def test_epochs_and_seeds_differ_and_batches_are_of_similar_length() -> None:
-    lengths = np.random.default_rng(0).integers(10, 250, 5000)
-
-    def first(seed: int, epoch: int) -> list[int]:
-        batches = Batches(lengths, 32, seed=seed)
-        batches.set_epoch(epoch)
-        return next(iter(batches)).tolist()
-
-    assert first(1, 0) != first(1, 1) != first(2, 1)
-    padded = sum(len(b) * lengths[b].max() for b in Batches(lengths, 32, seed=1))
-    assert padded < 1.15 * lengths.sum()
 
 
 @pytest.fixture(scope="module")
@@ -104,58 +42,94 @@ def test_rows_and_labels_follow_the_corpus(corpus: Corpus, tiny_encoder: str) ->
     assert torch.equal(batch["labels"], data.gold[batch["rows"]])
     assert sorted(batch["rows"].tolist()) == [5, 6, 7]
     again = ErcDataModule(corpus, method)
-    assert again.examples["train"]["input_ids"].offsets.tolist() == (
-        data.examples["train"]["input_ids"].offsets.tolist()
+    assert again.columns["train"]["input_ids"].offsets.tolist() == (
+        data.columns["train"]["input_ids"].offsets.tolist()
     )
+    assert [data.ids[row] for row in data.rows("test")] == ["c-1", "d-0", "d-1"]
 
 
-def test_a_damaged_cache_file_is_made_again(corpus, tiny_encoder, cache) -> None:
-    config = resolve("eacl", "demo", overrides=[f"encoder={tiny_encoder}", "max_len=77"]).config
-    method = EACL(config, corpus.labels)
-    before = set((cache / "erc-bench" / "examples").glob("*.arrow"))
-    first = ErcDataModule(corpus, method).examples["test"]["input_ids"].values
-    made = set((cache / "erc-bench" / "examples").glob("*.arrow")) - before
-    assert len(made) == 2
-    for size in (0, 40, 700, -20):
-        for path in made:
-            path.write_bytes(path.read_bytes()[:size])
-        again = ErcDataModule(corpus, method).examples["test"]["input_ids"].values
-        assert np.array_equal(first, again)
+class Buckets(Reader):
+    """Each labelled turn as one number, of so many."""
+
+    def __init__(self, buckets: int) -> None:
+        self.buckets = buckets
+
+    def examples(self, dialogue, *, training=False):
+        return [{"targets": [i], "bucket": 1000 % self.buckets} for i in dialogue.labelled]
+
+    def collate(self, columns):
+        return {"bucket": torch.from_numpy(columns["bucket"])}
 
 
-def test_examples_depend_on_all_code_that_makes_them() -> None:
-    """On that of a method that is extended, and on what a dialogue is."""
-    own, extending = datamodule._sources(EACL), datamodule._sources(Extending)
-    assert set(own) < set(extending)
-    room = Path(conversation.__file__).read_bytes()
-    assert hashlib.sha256(room).hexdigest() in own
+@dataclass
+class Learner:
+    """As much of a method as batches need."""
+
+    reader: Reader
+    config: MethodConfig
+
+    def epoch_examples(self, data, epoch):
+        return None
 
 
-class Extending(EACL):
-    """A method of somebody's that changes one of ours."""
+def files_below(folder) -> set:
+    return {path for path in folder.rglob("*") if path.is_file()}
 
 
-def _share(rank: int, port: int) -> None:
-    """One of two processes that score a test set together."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
-    predictions = Predictions()
-    for rows in Batches(np.arange(1, 24), 4, process=(rank, 2)):
-        rows = torch.from_numpy(rows)
-        predictions.update(rows, torch.stack([rows, -rows], dim=1).float())
-    rows, scores = predictions.compute()
-    assert rows.tolist() == list(range(23))
-    assert scores[:, 0].tolist() == list(range(23))
-    # Left to the interpreter's end, its threads may be gone before it.
-    torch.distributed.destroy_process_group()
+def test_examples_are_made_anew_for_every_setting_and_none_is_stored(corpus, cache) -> None:
+    before = files_below(cache)
+    for buckets, expected in ((64, 1000 % 64), (4096, 1000)):
+        data = ErcDataModule(corpus, Learner(Buckets(buckets), MethodConfig(encoder="")))
+        batch = next(iter(data.evaluation_loader("test")))
+        assert batch["bucket"].tolist() == [expected] * 3
+    assert files_below(cache) == before
 
 
-def test_two_devices_score_every_utterance_once() -> None:
-    import socket
+class Unlabelled(Buckets):
+    """A reader that takes a turn without a label for a target."""
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_share, (port,), nprocs=2)
-    assert not torch.distributed.is_initialized()
+    def examples(self, dialogue, *, training=False):
+        return [{"targets": [i], "bucket": 0} for i in range(len(dialogue))]
+
+
+def test_a_target_without_a_label_is_a_defect_of_the_reader(corpus) -> None:
+    data = ErcDataModule(corpus, Learner(Unlabelled(1), MethodConfig(encoder="")))
+    with pytest.raises(RuntimeError, match="Unlabelled targets a turn without a label"):
+        next(iter(data.evaluation_loader("test")))
+
+
+class Turns(Buckets):
+    """Whole dialogues, labelled or not."""
+
+    def examples(self, dialogue, *, training=False):
+        return [
+            {
+                "targets": list(dialogue.labelled),
+                "words": [len(u.text) for u in dialogue.utterances],
+            }
+        ]
+
+    def collate(self, columns):
+        return {
+            "dialogues": columns["dialogue"],
+            "words": torch.from_numpy(columns["words"].pad(0)),
+        }
+
+
+def test_further_dialogues_are_trained_on_without_their_labels(corpus) -> None:
+    data = ErcDataModule(corpus, Learner(Turns(1), MethodConfig(encoder="", batch_size=8)))
+    own = data.columns["train"]["words"].values.tolist()
+    further = corpus.dialogues("test")
+    for _ in range(2):  # the second time in the place of the first
+        data.add_training_dialogues(further)
+        columns = data.columns["train"]
+        assert columns["dialogue"].tolist() == [0, 1, -1, -1]
+        assert columns["words"].values.tolist() == own + [len("Well then.")] * 4
+    (batch,) = data.train_dataloader()
+    assert sorted(batch["dialogues"].tolist()) == [-1, -1, 0, 1]
+    assert sorted(batch["rows"].tolist()) == data.rows("train").tolist()
+
+
+def test_lengths_are_those_of_the_longest_column(corpus) -> None:
+    data = ErcDataModule(corpus, Learner(Turns(1), MethodConfig(encoder="")))
+    assert data.lengths("train").tolist() == [3, 1]

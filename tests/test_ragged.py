@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erc_bench.method.ragged import Ragged, from_arrow
+from erc_bench.method.ragged import Ragged, encoder_inputs, from_arrow, join
 
 ROWS = st.lists(st.lists(st.integers(0, 99), max_size=6), min_size=1, max_size=8)
 
@@ -45,3 +45,20 @@ def test_an_arrow_slice_starts_where_it_should() -> None:
     column = from_arrow(pa.array([[1], [2, 3], [4]]).slice(1))
     assert isinstance(column, Ragged)
     assert listed(column) == [[2, 3], [4]]
+
+
+@given(ROWS, ROWS)
+def test_columns_are_joined_as_lists_are(rows: list[list[int]], others: list[list[int]]) -> None:
+    one, other = (from_arrow(pa.array(each, pa.list_(pa.int64()))) for each in (rows, others))
+    assert isinstance(one, Ragged)
+    assert isinstance(other, Ragged)
+    assert listed(join(one, other)) == rows + others
+    numbers = [len(row) for row in rows], [len(row) for row in others]
+    joined = join(*(np.array(each) for each in numbers))
+    assert joined.tolist() == numbers[0] + numbers[1]
+
+
+def test_an_encoder_reads_padded_ids_and_a_mask_of_what_is_none() -> None:
+    inputs = encoder_inputs(Ragged(np.array([5, 0, 7]), np.array([0, 2, 3])), pad=0)
+    assert inputs["input_ids"].tolist() == [[5, 0], [7, 0]]
+    assert inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]  # 0 may be a token too

@@ -79,7 +79,8 @@ class ErcDataModule(LightningDataModule):
     def add_training_dialogues(self, dialogues: Sequence[Dialogue]) -> None:
         """Further dialogues to train on, without their labels.
 
-        Their examples come behind the corpus's own, with −1 for ``dialogue`` and no targets.
+        Their examples come behind the corpus's own, with −1 for ``dialogue`` and no targets, in
+        the place of those that were added before.
         """
         unlabelled = [
             replace(d, utterances=tuple(replace(u, label=None) for u in d.utterances))
@@ -89,8 +90,11 @@ class ErcDataModule(LightningDataModule):
         nothing = np.zeros(len(further["dialogue"]), dtype=np.int64)
         no_targets = Ragged(np.empty(0, dtype=np.int64), np.append(nothing, 0))
         further |= {"targets": no_targets, "dialogue": nothing - 1, "first_row": nothing}
-        own = self.columns["train"]
-        self.columns["train"] = {name: join(c, further[name]) for name, c in own.items()}
+        train = self.columns["train"]
+        own = np.flatnonzero(np.asarray(train["dialogue"]) >= 0)
+        self.columns["train"] = {
+            name: join(take(c, own), further[name]) for name, c in train.items()
+        }
 
     def rows(self, split: str) -> Tensor:
         """Rows of the labelled utterances of a split, in corpus order ``(N,)``."""

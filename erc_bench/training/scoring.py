@@ -112,7 +112,8 @@ def predict(trainer: Trainer, method: ErcMethod, data: ErcDataModule, split: str
     """What a method answers to every labelled utterance of a split, each scored once.
 
     Raises:
-        RuntimeError: an utterance is missing, doubled or unlabelled (a defect of the method).
+        RuntimeError: an utterance is missing, doubled or unlabelled, or a method that does not
+            train gives scores that are no numbers (a defect of the method).
         ErcBenchError: the training diverged: its weights or scores are no numbers.
     """
     scoring = next(c for c in trainer.callbacks if isinstance(c, Scoring))  # type: ignore[attr-defined]
@@ -144,6 +145,11 @@ def _check_finite(method: ErcMethod, scores: Tensor, split: str) -> None:
     if method.trains:
         finite = all(bool(p.isfinite().all()) for p in method.parameters())
         diverged = diverged or bool(without.all()) or not finite
+    if diverged and not method.trains:
+        raise RuntimeError(
+            f"{type(method).__name__} gives scores on {split} that are neither finite numbers nor "
+            "a whole row of NaN, which is no answer."
+        )
     if diverged:
         raise ErcBenchError(
             f"{type(method).__name__} gives scores on {split} that are no numbers: the training "

@@ -23,11 +23,10 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from erc_bench import encoders
 from erc_bench.corpus.conversation import SPLITS, Corpus
 from erc_bench.corpus.source import cache_folder, checksum_of
 from erc_bench.encoders.loading import load_encoder, load_tokenizer, tokenizer_digest
-from erc_bench.encoders.locating import find_encoder
+from erc_bench.encoders.locating import digest_of, find_encoder
 from erc_bench.encoders.tokenising import TextEncoder
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import replacing
@@ -84,7 +83,7 @@ def utterance_vectors(
         encoder: the pre-trained encoder; not looked at where the settings name a file.
         config: the settings.
         key: the fine-tuned encoder to be used (``Vectors.key`` of its training); None = this
-            corpus's own.
+            corpus's own. A frozen encoder needs none.
 
     Raises:
         ErcBenchError: an encoder is asked for that is not in the cache, or a file does not fit the
@@ -97,6 +96,8 @@ def utterance_vectors(
         return Vectors(given, there, bytes.fromhex(digest))
     texts = _texts(corpus)
     frozen, own = not config.epochs, _key(corpus, encoder, config)
+    if frozen:  # which encoder that is, is known without a training
+        key = own
     if key is None and not frozen and "train" not in corpus.splits:
         raise ErcBenchError(
             f"{corpus.name} has no train split, and these weights were never trained: there is no "
@@ -105,7 +106,7 @@ def utterance_vectors(
         )
     key = key or own
     folder = cache_folder() / "vectors" / key.hex()[:32]
-    path = folder / f"{corpus.digest[:32]}.npy"
+    path = folder / f"{corpus.digest[:32]}-{config.max_len}.npy"
     fine_tuned = find_encoder(encoder).folder if frozen else folder / "encoder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +140,9 @@ def _key(corpus: Corpus, encoder: str, config: FeatureConfig) -> bytes:
     settings = asdict(config)
     for of_a_file in ("path", "layer", "size"):
         del settings[of_a_file]
-    parts: list[Any] = [find_encoder(encoder).digest, tokenizer_digest(encoder), _code()]
+    found = find_encoder(encoder)
+    parts: list[Any] = [found.digest, digest_of(found.folder / "config.json")]
+    parts += [tokenizer_digest(encoder), _code(fine_tuned=config.epochs > 0)]
     if config.epochs:
         settings["precision"] = trainer_precision(config.precision)
         parts += [corpus.digest, settings]
@@ -148,12 +151,16 @@ def _key(corpus: Corpus, encoder: str, config: FeatureConfig) -> bytes:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
 
 
-def _code() -> list[str]:
+def _code(*, fine_tuned: bool) -> list[str]:
     """Digests of the code that makes vectors, and versions of what it stands on."""
-    rooms = (Path(__file__).parent, Path(str(encoders.__file__)).parent)
-    sources = sorted(source for room in rooms for source in room.rglob("*.py"))
+    rooms, packages = ["vectors", "encoders"], ["torch", "transformers", "tokenizers"]
+    if fine_tuned:  # all that a training goes through
+        rooms += ["method", "training", "evaluation"]
+        packages += ["lightning", "torchmetrics", "numpy"]
+    package = Path(__file__).parent.parent
+    sources = sorted(source for room in rooms for source in (package / room).rglob("*.py"))
     digests = [hashlib.sha256(source.read_bytes()).hexdigest() for source in sources]
-    return [*digests, *(version(name) for name in ("torch", "transformers", "tokenizers"))]
+    return [*digests, *map(version, packages)]
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from erc_bench.methods.eacl import (
     eacl_loss,
     label_anchors,
 )
-from erc_bench.methods.prompts import anchor_prompts, collate_prompts, window_starts
+from erc_bench.methods.prompts import AnchorReader, window_starts
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -98,14 +98,14 @@ def made_up_dialogues() -> tuple[list[Dialogue], dict]:
 @pytest.mark.parametrize("max_len", [256, 96])
 def test_prompts_are_the_authors(max_len: int) -> None:
     dialogues, expected = made_up_dialogues()
-    tokenizer = load_tokenizer(MINILM)
-    ours = [
-        {"input_ids": ids, "label": dialogue.utterances[i].label}
-        for dialogue in dialogues
-        for i, ids in zip(
-            dialogue.labelled, anchor_prompts(tokenizer, dialogue, max_len), strict=True
-        )
-    ]
+    reader = AnchorReader(MINILM, max_len)
+    reader.preload(dialogues)
+    ours = []
+    for dialogue in dialogues:
+        for example in reader.examples(dialogue):
+            (target,) = example["targets"]
+            label = dialogue.utterances[target].label
+            ours.append({"input_ids": example["input_ids"], "label": label})
     assert ours == expected["eacl"][str(max_len)]
 
 
@@ -116,16 +116,20 @@ def test_a_window_holds_at_most_eight_past_turns_and_at_least_one() -> None:
 
 
 def test_the_mask_read_is_the_querys_not_one_in_the_text() -> None:
-    tokenizer = load_tokenizer(MINILM)
+    reader = AnchorReader(MINILM, 256)
+    tokenizer = reader.tokenizer
     turn = Utterance("u0", "Ada", f"Say {tokenizer.mask_token} again.", 0)
-    (ids,) = anchor_prompts(tokenizer, Dialogue("d", (turn,)), 256)
+    (example,) = reader.examples(Dialogue("d", (turn,)))
+    ids = list(example["input_ids"])
     shorter = ids[3:]
     rows = Ragged(np.array(ids + shorter), np.array([0, len(ids), len(ids) + len(shorter)]))
-    batch = collate_prompts({"input_ids": rows}, tokenizer)
+    batch = reader.collate({"input_ids": rows})
     last = [len(row) - 1 - row[::-1].index(tokenizer.mask_token_id) for row in (ids, shorter)]
     assert batch["positions"].tolist() == last
     assert ids.count(tokenizer.mask_token_id) == 2
     assert batch["attention_mask"].sum(dim=1).tolist() == [len(ids), len(shorter)]
+    first = AnchorReader(MINILM, 256, read_at="first").collate({"input_ids": rows})
+    assert first["positions"].tolist() == [0, 0]
 
 
 def test_anchors_are_the_mean_states_of_the_words_alone() -> None:

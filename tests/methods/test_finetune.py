@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from fitting import Fitted, resumed_equals_uninterrupted
+from fitting import fitted, resumed_equals_uninterrupted
 
 from erc_bench.corpus.conversation import Dialogue, Utterance
 from erc_bench.errors import ErcBenchError
@@ -22,34 +22,33 @@ def config(tiny_encoder) -> FinetuneConfig:
 
 
 def test_the_loss_falls(config, small_demo, tmp_path):
-    fitted = Fitted(Finetune, config, small_demo, tmp_path)
-    losses = [epoch["train/loss"] for epoch in fitted.log.curves]
+    trained = fitted(Finetune, config, small_demo, tmp_path)
+    losses = [epoch["train/loss"] for epoch in trained.log.curves]
     assert losses[-1] < 0.8 * losses[0]
-    fitted.select()
-    rows, probabilities = fitted.predict("test")
-    assert torch.equal(rows, fitted.datamodule.rows("test"))
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(len(rows)))
+    predicted = trained.predict("test")
+    assert torch.equal(predicted.rows, trained.data.rows("test"))
+    sums = predicted.probabilities.sum(dim=1)
+    torch.testing.assert_close(sums, torch.ones(len(predicted.rows)))
 
 
 def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path):
     config = dataclasses.replace(config, epochs=3)
-    whole, resumed = resumed_equals_uninterrupted(Finetune, config, small_demo, tmp_path)
-    assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
+    resumed_equals_uninterrupted(Finetune, config, small_demo, tmp_path)
 
 
 def test_the_rates_rise_and_fall_to_zero(config, small_demo, tmp_path):
     config = dataclasses.replace(config, epochs=2, batch_size=16, warmup=0.25)
-    fitted = Fitted(Finetune, config, small_demo, tmp_path)
-    scheduler = fitted.trainer.lr_scheduler_configs[0].scheduler
-    steps = fitted.trainer.global_step
+    trainer = fitted(Finetune, config, small_demo, tmp_path).trainer
+    scheduler = trainer.lr_scheduler_configs[0].scheduler
+    steps = trainer.global_step
     assert scheduler.last_epoch == steps
-    assert fitted.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
     factors = [scheduler.lr_lambdas[0](step) for step in range(steps)]
     assert factors[round(0.25 * steps)] == max(factors) == 1
 
 
 def test_later_turns_change_nothing(config, demo):
-    method = Finetune(config, demo.labels).eval()
+    reader = Finetune(config, demo.labels).reader
     dialogue = max(demo.dialogues("test"), key=len)
     middle = len(dialogue) // 2
     altered = Dialogue(
@@ -59,9 +58,9 @@ def test_later_turns_change_nothing(config, demo):
             *(Utterance(u.id, "Zoe", "no", u.label) for u in dialogue.utterances[middle + 1 :]),
         ),
     )
-    upto = [e for e in method.examples(dialogue) if e["targets"][0] <= middle]
-    assert upto == [e for e in method.examples(altered) if e["targets"][0] <= middle]
-    assert method.examples(dialogue) != method.examples(altered)
+    upto = [e for e in reader.examples(dialogue) if e["targets"][0] <= middle]
+    assert upto == [e for e in reader.examples(altered) if e["targets"][0] <= middle]
+    assert reader.examples(dialogue) != reader.examples(altered)
 
 
 def test_settings_are_checked():

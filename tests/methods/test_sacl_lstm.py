@@ -7,16 +7,15 @@ import pytest
 import torch
 from conftest import golden_file
 from cosmic_layout import write_cosmic
-from fitting import Fitted, PowerCut, resumed_equals_uninterrupted
+from fitting import PowerCut, built, fitted, last_state, resumed_equals_uninterrupted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution import run as runner
-from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.method.data import ErcDataModule
 from erc_bench.method.ragged import Ragged, take
-from erc_bench.methods.features import FeatureConfig
 from erc_bench.methods.sacl_lstm import (
     SACLLSTM,
     DualLSTM,
@@ -29,6 +28,8 @@ from erc_bench.methods.sacl_lstm import (
     speaker_turns,
 )
 from erc_bench.settings.experiment import resolve
+from erc_bench.training.train import train
+from erc_bench.vectors import FeatureConfig
 
 SIZE = 8
 CASES = ("meld_like", "iemocap_like", "speakers_only")
@@ -288,18 +289,16 @@ def config(vectors) -> SACLConfig:
 
 def scores_by_row(method: SACLLSTM, datamodule: ErcDataModule, numbers: list[int]) -> dict:
     """Scores of the targets of some test dialogues that are put into one batch."""
-    examples = datamodule.examples["test"]
-    batch = datamodule.batch({k: take(column, np.array(numbers)) for k, column in examples.items()})
+    columns = datamodule.columns["test"]
+    batch = datamodule.batch({k: take(column, np.array(numbers)) for k, column in columns.items()})
     with torch.no_grad():
-        return dict(zip(batch["rows"].tolist(), method.scores(batch), strict=True))
+        scores = method.scores(method(batch), batch)
+    return dict(zip(batch["rows"].tolist(), scores, strict=True))
 
 
 def prepared(config: SACLConfig, corpus: Corpus) -> tuple[SACLLSTM, ErcDataModule]:
-    torch.manual_seed(0)
-    method = SACLLSTM(config, corpus.labels).eval()
-    datamodule = ErcDataModule(corpus, method)
-    method.prepare(datamodule)
-    return method, datamodule
+    method, datamodule = built(SACLLSTM, config, corpus)
+    return method.eval(), datamodule
 
 
 def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(small_demo, config) -> None:
@@ -317,34 +316,38 @@ def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(small_demo, confi
 
 def test_it_reads_the_future(small_demo, config) -> None:
     method, datamodule = prepared(config, small_demo)
-    first, following = datamodule.first_rows["test"][:2].tolist()
+    first, following = datamodule.columns["test"]["first_row"][:2].tolist()
     before = scores_by_row(method, datamodule, [0])[first]
     method.features[following - 1] += 1
     assert not torch.equal(before, scores_by_row(method, datamodule, [0])[first])
 
 
 def test_it_learns_and_predicts_every_labelled_utterance(small_demo, config, tmp_path) -> None:
-    fitted = Fitted(SACLLSTM, replace(config, epochs=12), small_demo, tmp_path)
-    losses = [epoch["train/loss"] for epoch in fitted.log.curves]
+    trained = fitted(SACLLSTM, replace(config, epochs=12), small_demo, tmp_path)
+    losses = [epoch["train/loss"] for epoch in trained.log.curves]
     assert losses[-1] < losses[0] / 2
-    fitted.select()
-    rows, probabilities = fitted.predict("test")
-    gold = fitted.datamodule.gold[rows]
-    correct = (probabilities.argmax(dim=1) == gold).float().mean()
+    predicted = trained.predict("test")
+    gold = trained.data.gold[predicted.rows]
+    assert torch.equal(predicted.classes, predicted.probabilities.argmax(dim=1))
+    correct = (predicted.classes == gold).float().mean()
     assert correct > gold.bincount().max() / len(gold) + 0.2
 
 
 def test_it_returns_to_the_vectors_of_earlier_dialogues(small_demo, config, tmp_path) -> None:
-    fitted = Fitted(SACLLSTM, replace(config, epochs=1), small_demo, tmp_path)
-    before = fitted.predict("test")[1]
+    trained = fitted(SACLLSTM, replace(config, epochs=1), small_demo, tmp_path)
+    method = trained.method
+    before = trained.predict("test").probabilities
     others = Corpus.build("other", small_demo.labels, {"test": small_demo.dialogues("dev")})
-    fitted.method.prepare(ErcDataModule(others, fitted.method))
-    assert torch.equal(before, fitted.predict("test")[1])
+    of_others = ErcDataModule(others, method)
+    method.prepare(of_others)
+    assert len(method.features) == len(of_others.ids)
+    method.prepare(trained.data)
+    assert torch.equal(before, trained.predict("test").probabilities)
 
 
 def test_the_same_seed_repeats_and_another_attack_differs(small_demo, config, tmp_path) -> None:
     runs = [
-        Fitted(SACLLSTM, replace(config, **changed), small_demo, tmp_path / str(number))
+        fitted(SACLLSTM, replace(config, **changed), small_demo, tmp_path / str(number))
         for number, changed in enumerate([{}, {}, {"epsilon": 2.0}, {"at_rate": 0.0}])
     ]
     assert runs[0].log.curves == runs[1].log.curves
@@ -374,9 +377,9 @@ def test_what_is_left_of_an_epoch_is_a_step(
     small_demo, config, tmp_path, accumulate, steps
 ) -> None:
     config = replace(config, epochs=2, accumulate=accumulate)
-    fitted = Fitted(SACLLSTM, config, small_demo, tmp_path)
-    assert fitted.trainer.global_step == 2 * steps
-    assert all(p.grad is None for p in fitted.method.parameters())
+    trained = fitted(SACLLSTM, config, small_demo, tmp_path)
+    assert trained.trainer.global_step == 2 * steps
+    assert all(p.grad is None for p in trained.method.parameters())
 
 
 def test_class_weights_are_the_inverse_frequencies_of_train(small_demo, config) -> None:
@@ -398,8 +401,8 @@ def test_class_weights_are_the_inverse_frequencies_of_train(small_demo, config) 
 
 def test_early_stopping_stops(small_demo, config, tmp_path) -> None:
     config = replace(config, epochs=40, patience=2, lr=5e-2)
-    fitted = Fitted(SACLLSTM, config, small_demo, tmp_path)
-    losses = [epoch["dev/loss"] for epoch in fitted.log.curves]
+    trained = fitted(SACLLSTM, config, small_demo, tmp_path)
+    losses = [epoch["dev/loss"] for epoch in trained.log.curves]
     assert len(losses) < 40
     assert len(losses) - 1 - losses.index(min(losses)) == 2
 
@@ -408,35 +411,33 @@ def test_dev_is_read_once_for_its_scores_and_its_loss(small_demo, config, tmp_pa
     passes = []
 
     class Counting(SACLLSTM):
-        def represent(self, batch):
+        def forward(self, batch):
             passes.append(self.training)
-            return super().represent(batch)
+            return super().forward(batch)
 
     assert config.select_on == "loss"
-    fitted = Fitted(Counting, replace(config, epochs=2), small_demo, tmp_path)
-    assert passes.count(False) == 2 * len(fitted.datamodule.val_dataloader()[0])
-    method, datamodule = fitted.method.eval(), fitted.datamodule
+    trained = fitted(Counting, replace(config, epochs=2), small_demo, tmp_path)
+    method, data = trained.method.eval(), trained.data
+    assert passes.count(False) == 2 * len(data.val_dataloader()[0])
+    method.load_saved_state(last_state(tmp_path))
     with torch.no_grad():
-        batches = list(datamodule.evaluation_loader("dev"))
-        losses = [method.loss(batch)["loss"].item() for batch in batches]
+        batches = list(data.evaluation_loader("dev"))
+        losses = [method.loss(method(batch), batch)["loss"].item() for batch in batches]
     sizes = [len(batch["labels"]) for batch in batches]
     expected = np.average(losses, weights=sizes)
-    assert fitted.log.curves[-1]["dev/loss"] == pytest.approx(expected, rel=1e-5)
+    assert trained.log.curves[-1]["dev/loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_bfloat16_trains(small_demo, config, tmp_path) -> None:
-    fitted = Fitted(SACLLSTM, replace(config, precision="bfloat16"), small_demo, tmp_path)
-    losses = [epoch["train/loss"] for epoch in fitted.log.curves]
+    trained = fitted(SACLLSTM, replace(config, precision="bfloat16"), small_demo, tmp_path)
+    losses = [epoch["train/loss"] for epoch in trained.log.curves]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(small_demo, config, tmp_path) -> None:
     config = replace(config, accumulate=3, situ_rate=0.3, speaker_rate=0.3, at_rate=0.7, layers=2)
-    whole, resumed = resumed_equals_uninterrupted(SACLLSTM, config, small_demo, tmp_path)
-    whole.select()
-    resumed.select()
-    assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
+    resumed_equals_uninterrupted(SACLLSTM, config, small_demo, tmp_path)
 
 
 def test_a_resumed_training_goes_on_with_the_vectors_it_began_with(
@@ -444,15 +445,15 @@ def test_a_resumed_training_goes_on_with_the_vectors_it_began_with(
 ) -> None:
     made = FeatureConfig(epochs=1, max_batches=4, max_len=32, lr=3e-3)
     config = replace(config, encoder=tiny_encoder, features=made)
-    whole = Fitted(SACLLSTM, config, small_demo, tmp_path / "whole")
+    whole = fitted(SACLLSTM, config, small_demo, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="power cut"):
-        Fitted(SACLLSTM, config, small_demo, tmp_path / "cut", PowerCut(1))
+        fitted(SACLLSTM, config, small_demo, tmp_path / "cut", PowerCut(1))
     # As when the code, or the machine, would by now make other vectors.
     others = replace(config, features=replace(config.features, seed=7))
-    resumed = Fitted(SACLLSTM, others, small_demo, tmp_path / "cut")
+    resumed = fitted(SACLLSTM, others, small_demo, tmp_path / "cut")
     assert torch.equal(resumed.method.features, whole.method.features)
     assert resumed.log.curves == whole.log.curves
-    anew = Fitted(SACLLSTM, others, small_demo, tmp_path / "anew")
+    anew = fitted(SACLLSTM, others, small_demo, tmp_path / "anew")
     assert not torch.equal(anew.method.features, whole.method.features)
 
 
@@ -467,22 +468,23 @@ def test_a_resumed_run_leaves_the_same_record(demo, tmp_path, monkeypatch) -> No
         ],
     )  # fmt: skip
     whole = runner.run(experiment, tmp_path / "whole").record
-    build = runner.build_trainer
+
+    def cut(*given, callbacks, **options):
+        return train(*given, callbacks=[*callbacks, PowerCut(1)], **options)
+
     with monkeypatch.context() as patched:
-        patched.setattr(
-            runner, "build_trainer", lambda m, f, c, *o: build(m, f, [*c, PowerCut(1)], *o)
-        )
+        patched.setattr(runner, "train", cut)
         with pytest.raises(RuntimeError, match="power cut"):
             runner.run(experiment, tmp_path / "cut")
     assert not list((tmp_path / "cut").rglob("*.json"))
-    resumed = runner.run(experiment, tmp_path / "cut", resume=True).record
-    assert resumed["predictions"] == whole["predictions"]
-    assert resumed["metrics"] == whole["metrics"]
-    assert resumed["training"]["curves"] == whole["training"]["curves"]
-    assert whole["context"] == "full"
-    assert whole["encoder"]["name"] == "demo.pkl"
-    assert resumed["encoder"] == whole["encoder"]
-    assert len(whole["encoder"]["vectors"]) == 64
+    resumed = runner.run(experiment, tmp_path / "cut").record
+    assert resumed.predictions == whole.predictions
+    assert resumed.metrics == whole.metrics
+    assert resumed.training.curves == whole.training.curves
+    assert whole.context == "full"
+    assert whole.encoder.name == "demo.pkl"
+    assert resumed.encoder == whole.encoder
+    assert len(whole.encoder.vectors) == 64
 
 
 LABELS = LabelSet(("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"))
@@ -519,11 +521,11 @@ def test_odd_dialogues(tmp_path, config) -> None:
     path = write_cosmic(corpus, tmp_path / "odd.pkl", SIZE)
     config = replace(config, features=FeatureConfig(path=str(path), size=SIZE), batch_size=1)
     config = replace(config, class_weights="log_inverse", contrast_on="hidden")
-    fitted = Fitted(SACLLSTM, config, corpus, tmp_path / "run")
-    assert np.isfinite([epoch["train/loss"] for epoch in fitted.log.curves]).all()
-    rows, probabilities = fitted.predict("test")
-    assert len(rows) == 1 + 4 + 84 + 2
-    assert torch.isfinite(probabilities).all()
+    trained = fitted(SACLLSTM, config, corpus, tmp_path / "run")
+    assert np.isfinite([epoch["train/loss"] for epoch in trained.log.curves]).all()
+    predicted = trained.predict("test")
+    assert len(predicted.rows) == 1 + 4 + 84 + 2
+    assert torch.isfinite(predicted.probabilities).all()
 
 
 def test_turns_without_a_vector_are_left_out_of_the_sequences(tmp_path, config) -> None:
@@ -548,7 +550,7 @@ def test_turns_without_a_vector_are_left_out_of_the_sequences(tmp_path, config) 
         ("temperature=0", "temperature"),
         ("features.layer=5", "1 … 4"),
         ("features.lr=0", r"features\.lr=0"),
-        ("features.epochs=0", r"features\.epochs=0"),
+        ("features.epochs=-1", r"features\.epochs=-1"),
         ("features.epoch=5", "features.epochs"),
     ],
 )

@@ -1,10 +1,15 @@
 """Utterance vectors: made, cached, and read from pickles that may be hostile."""
 
+import hashlib
+import json
 import os
 import pickle
+import shutil
 import subprocess
+import sys
 from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,22 +20,30 @@ from fitting import PowerCut
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.corpus.source import cache_folder
 from erc_bench.encoders.loading import load_encoder, load_tokenizer
+from erc_bench.encoders.locating import find_encoder
 from erc_bench.errors import ErcBenchError
-from erc_bench.method.datamodule import ErcDataModule
-from erc_bench.methods import features
-from erc_bench.methods.cosmic import as_array, match, read_cosmic
-from erc_bench.methods.features import FeatureConfig, UtteranceFeatures, extract
-from erc_bench.methods.sacl_lstm import SACLLSTM, SACLConfig
-from erc_bench.training.trainer import build_trainer
+from erc_bench.training.train import train
+from erc_bench.vectors import (
+    FeatureConfig,
+    Vectors,
+    fine_tuning,
+    utterance_vectors,
+    vector_size,
+    vectors_identity,
+)
+from erc_bench.vectors.cosmic import CosmicUnpickler, as_array, match, read_cosmic
 
 SIZE = 8
+
+# The package's own name for it is the function.
+room = sys.modules["erc_bench.vectors.utterance_vectors"]
 
 
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
-    """An empty cache."""
+    """The folder of vectors in an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return tmp_path / "cache" / "erc-bench" / "vectors"
 
 
 @pytest.fixture(scope="module")
@@ -52,91 +65,251 @@ def settings(**changed) -> FeatureConfig:
     return FeatureConfig(**values)
 
 
-def method_on(corpus: Corpus, encoder: str, config: FeatureConfig):
-    method = SACLLSTM(SACLConfig(encoder=encoder, features=config, hidden_size=4), corpus.labels)
-    return method, ErcDataModule(corpus, method)
+def turns_of(corpus: Corpus) -> list[Utterance]:
+    splits = [split for split in ("train", "dev", "test") if split in corpus.splits]
+    return [u for split in splits for d in corpus.dialogues(split) for u in d.utterances]
 
 
 # --- made here ---
 
 
-def test_vectors_are_cls_states_of_a_fine_tuned_encoder(corpus, tiny_encoder, own_cache) -> None:
-    method, datamodule = method_on(corpus, tiny_encoder, settings())
-    state = torch.random.get_rng_state()
-    method.prepare(datamodule)
-    assert torch.equal(state, torch.random.get_rng_state())
-    assert method.features.shape == (len(datamodule.ids), 32)
-    assert method.present.all()
+def cls_state(folder: Path, text: str, max_len: int = 128) -> torch.Tensor:
+    """The last state of the first token, by the encoder in a folder alone ``(d,)``."""
+    encoder, tokenizer = load_encoder(str(folder)).eval(), load_tokenizer(str(folder))
+    with torch.no_grad():
+        inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=max_len)
+        return encoder(inputs["input_ids"]).last_hidden_state[0, 0]
 
-    (kept,) = (own_cache / "erc-bench" / "features").glob("*/encoder")
-    encoder, tokenizer = load_encoder(str(kept)).eval(), load_tokenizer(str(kept))
-    dialogues = [d for split in ("train", "dev", "test") for d in corpus.dialogues(split)]
-    turns = [u for d in dialogues for u in d.utterances]
-    for row in (0, 20, len(turns) - 1):
-        with torch.no_grad():
-            inputs = tokenizer(turns[row].text, return_tensors="pt")
-            state = encoder(inputs["input_ids"]).last_hidden_state[0, 0]
-        torch.testing.assert_close(method.features[row], state, rtol=1e-4, atol=1e-5)
-    story = method.encoder_identity()["fine_tuning"]
+
+def assert_states_of(folder: Path, corpus: Corpus, made: Vectors) -> None:
+    """Some of the vectors of a corpus are the states of the encoder in a folder."""
+    turns = turns_of(corpus)
+    for row in (0, len(turns) // 2, len(turns) - 1):
+        state = cls_state(folder, turns[row].text)
+        torch.testing.assert_close(made.vectors[row], state, rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_are_cls_states_of_a_fine_tuned_encoder(corpus, tiny_encoder, own_cache) -> None:
+    state = torch.random.get_rng_state()
+    made = utterance_vectors(corpus, tiny_encoder, settings())
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert made.vectors.shape == (len(turns_of(corpus)), 32)
+    assert made.present.all()
+
+    (folder,) = own_cache.glob("*/encoder")
+    assert_states_of(folder, corpus, made)
+    story = made.fine_tuning
     assert (story["precision"], story["threads"]) == ("32-true", torch.get_num_threads())
     assert story["seconds"] > 0
-    before = load_encoder(tiny_encoder).state_dict()
-    assert any(not torch.equal(before[k], v) for k, v in encoder.state_dict().items())
-    left = {path.name for path in kept.parent.iterdir()}
-    assert left <= {"encoder", "lock", f"{corpus.digest[:32]}.npy"}
+    before, after = load_encoder(tiny_encoder).state_dict(), load_encoder(str(folder)).state_dict()
+    assert any(not torch.equal(before[k], v) for k, v in after.items())
+    left = {path.name for path in folder.parent.iterdir()}
+    assert left - {"lock"} == {"encoder", *(path.name for path in own_cache.rglob("*.npy"))}
+
+
+def test_a_frozen_encoder_is_read_as_it_is_and_needs_no_train_split(
+    corpus, tiny_encoder, own_cache, capsys
+) -> None:
+    frozen = settings(epochs=0)
+    made = utterance_vectors(corpus, tiny_encoder, frozen)
+    assert_states_of(Path(tiny_encoder), corpus, made)
+    assert made.fine_tuning == {}
+    new = new_dialogues(corpus)
+    assert new.splits.keys() == {"test"}
+    assert_states_of(Path(tiny_encoder), new, utterance_vectors(new, tiny_encoder, frozen))
+    assert "Fine-tuning" not in capsys.readouterr().err
+    assert not list(own_cache.glob("*/encoder"))
+    # Nothing but the length of what is read says how they are made.
+    same = utterance_vectors(corpus, tiny_encoder, settings(epochs=0, lr=0.5, seed=9))
+    assert same.key == made.key
+    # The weights of a run that read a frozen encoder name it too.
+    again = utterance_vectors(new, tiny_encoder, frozen, key=made.key)
+    assert_states_of(Path(tiny_encoder), new, again)
 
 
 def test_they_are_made_once_for_all_seeds(corpus, tiny_encoder, own_cache, capsys) -> None:
     torch.manual_seed(1)
-    method, datamodule = method_on(corpus, tiny_encoder, settings())
-    method.prepare(datamodule)
+    made = utterance_vectors(corpus, tiny_encoder, settings())
     assert "Fine-tuning" in capsys.readouterr().err
     torch.manual_seed(2)
-    other, datamodule = method_on(corpus, tiny_encoder, settings())
-    other.prepare(datamodule)
+    other = utterance_vectors(corpus, tiny_encoder, settings())
     assert capsys.readouterr().err == ""
-    assert torch.equal(method.features, other.features)
-    assert torch.equal(method.encoder_key, other.encoder_key)
+    assert torch.equal(made.vectors, other.vectors)
+    assert made.key == other.key
+    assert made.fine_tuning == other.fine_tuning
 
     # And a second time from nothing they are the same.
-    for file in sorted(own_cache.rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    again, datamodule = method_on(corpus, tiny_encoder, settings())
-    again.prepare(datamodule)
-    assert torch.equal(method.features, again.features)
+    shutil.rmtree(own_cache)
+    again = utterance_vectors(corpus, tiny_encoder, settings())
+    assert torch.equal(made.vectors, again.vectors)
 
 
-def test_other_settings_make_other_vectors(corpus, tiny_encoder, own_cache) -> None:
-    made = []
-    for config in (settings(), settings(seed=3), settings(lr=1e-2)):
-        method, datamodule = method_on(corpus, tiny_encoder, config)
-        method.prepare(datamodule)
-        made.append(method)
-    keys = {tuple(method.encoder_key.tolist()) for method in made}
-    assert len(keys) == len(list((own_cache / "erc-bench" / "features").iterdir())) == 3
-    assert not torch.equal(made[0].features, made[1].features)
+# --- what they depend on
+
+
+@pytest.fixture
+def encoder(tiny_encoder, tmp_path) -> Path:
+    """A copy of the tiny encoder that may be changed."""
+    return Path(shutil.copytree(tiny_encoder, tmp_path / "tiny-bert"))
+
+
+def change_weights(encoder: Path) -> None:
+    network = load_encoder(str(encoder))
+    with torch.no_grad():
+        network.get_input_embeddings().weight *= 1.5
+    network.save_pretrained(encoder)
+
+
+def change_tokenizer(encoder: Path) -> None:
+    """Two words exchange their ids."""
+    file = encoder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    words = tokenizer["model"]["vocab"]
+    words["i"], words["you"] = words["you"], words["i"]
+    file.write_text(json.dumps(tokenizer))
+
+
+def change_activation(encoder: Path) -> None:
+    """The same weights in another network."""
+    file = encoder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_act": "relu"}))
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+@pytest.mark.parametrize("change", [change_weights, change_tokenizer, change_activation])
+def test_another_encoder_in_the_same_folder_makes_other_vectors(
+    corpus, encoder, own_cache, change, epochs
+) -> None:
+    config = settings(epochs=epochs, max_batches=2)
+    before = utterance_vectors(corpus, str(encoder), config)
+    change(encoder)
+    find_encoder.cache_clear()  # as in the next process
+    after = utterance_vectors(corpus, str(encoder), config)
+    assert not torch.equal(before.vectors, after.vectors)
+    assert before.key != after.key
+    if not epochs:
+        assert_states_of(encoder, corpus, after)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_another_text_makes_other_vectors(corpus, tiny_encoder, own_cache, epochs) -> None:
+    config = settings(epochs=epochs, max_batches=2)
+    before = utterance_vectors(corpus, tiny_encoder, config)
+    splits = {split: corpus.dialogues(split) for split in corpus.splits}
+    first, *others = splits["train"]
+    changed = (replace(first.utterances[0], text="And now something else."), *first.utterances[1:])
+    splits["train"] = [Dialogue(first.id, changed), *others]
+    after = utterance_vectors(
+        Corpus.build(corpus.name, corpus.labels, splits), tiny_encoder, config
+    )
+    assert not torch.equal(before.vectors[0], after.vectors[0])
+    # The fine-tuned encoder is another one, the frozen one is the same for the other turns.
+    assert (before.key == after.key) == (epochs == 0)
+    rest = before.vectors[len(first) :], after.vectors[len(first) :]
+    assert torch.allclose(*rest, atol=1e-5) == (epochs == 0)
+
+
+CHANGED = {
+    "epochs": 3,
+    "max_batches": 1,
+    "batch_size": 8,
+    "max_len": 4,
+    "dropout": 0.5,
+    "lr": 1e-2,
+    "warmup": 0.5,
+    "weight_decay": 0.5,
+    "precision": "bfloat16",
+    "seed": 3,
+}
+"""Another value of every setting that the vectors of an encoder depend on."""
+
+
+def test_every_setting_is_either_of_a_file_or_changes_the_vectors() -> None:
+    assert {*CHANGED, "path", "layer", "size"} == set(FeatureConfig.__dataclass_fields__)
+
+
+@pytest.fixture(scope="module")
+def unchanged(corpus, tiny_encoder) -> Vectors:
+    return utterance_vectors(corpus, tiny_encoder, settings())
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_other_settings_make_other_vectors(corpus, tiny_encoder, unchanged, name) -> None:
+    other = utterance_vectors(corpus, tiny_encoder, settings(**{name: CHANGED[name]}))
+    assert other.key != unchanged.key
+    assert not torch.equal(other.vectors, unchanged.vectors)
+
+
+def test_the_length_of_what_a_frozen_encoder_reads_counts(corpus, tiny_encoder, own_cache) -> None:
+    long, short = (
+        utterance_vectors(corpus, tiny_encoder, settings(epochs=0, max_len=n)) for n in (128, 4)
+    )
+    assert long.key != short.key
+    turns = turns_of(corpus)
+    state = cls_state(Path(tiny_encoder), turns[0].text, 4)
+    torch.testing.assert_close(short.vectors[0], state, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(long.vectors[0], short.vectors[0])
+
+
+def test_vectors_of_another_length_are_not_taken_for_those_of_a_training(
+    corpus, tiny_encoder, own_cache
+) -> None:
+    """The fine-tuned encoder is named, but how much it reads of a text is asked for."""
+    made = utterance_vectors(corpus, tiny_encoder, settings())
+    short = utterance_vectors(corpus, tiny_encoder, settings(max_len=4), key=made.key)
+    assert not torch.equal(short.vectors, made.vectors)
+    again = utterance_vectors(corpus, tiny_encoder, settings(), key=made.key)
+    assert torch.equal(again.vectors, made.vectors)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_other_code_makes_them_anew(corpus, tiny_encoder, own_cache, monkeypatch, epochs) -> None:
+    config = settings(epochs=epochs, max_batches=2)
+    before = utterance_vectors(corpus, tiny_encoder, config)
+    calls = []
+    extract = room.extract
+    monkeypatch.setattr(room, "extract", lambda *given: calls.append(given) or extract(*given))
+    utterance_vectors(corpus, tiny_encoder, config)
+    assert not calls
+    monkeypatch.setattr(room, "_code", lambda **given: ["another version"])
+    after = utterance_vectors(corpus, tiny_encoder, config)
+    assert after.key != before.key
+    assert len(calls) == 1
+
+
+def test_the_code_is_that_of_all_that_makes_them() -> None:
+    """What a vector is of any encoder, and all that a fine-tuning goes through."""
+    package = Path(room.__file__).parents[1]
+
+    def digests(*names: str) -> set[str]:
+        files = [path for name in names for path in (package / name).rglob("*.py")]
+        return {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    assert digests("vectors", "encoders") <= set(room._code(fine_tuned=False))
+    rooms = ("vectors", "encoders", "method", "training", "evaluation")
+    assert digests(*rooms) <= set(room._code(fine_tuned=True))
+
+
+# --- what is left when something breaks off
 
 
 def test_damaged_vectors_are_made_anew(corpus, tiny_encoder, own_cache, capsys) -> None:
-    method, datamodule = method_on(corpus, tiny_encoder, settings())
-    method.prepare(datamodule)
+    made = utterance_vectors(corpus, tiny_encoder, settings())
     (file,) = own_cache.rglob("*.npy")
     for damage in (file.read_bytes()[:500], b"", b"nonsense"):
         file.write_bytes(damage)
         capsys.readouterr()
-        again, datamodule = method_on(corpus, tiny_encoder, settings())
-        again.prepare(datamodule)
+        again = utterance_vectors(corpus, tiny_encoder, settings())
         assert "Fine-tuning" not in capsys.readouterr().err
-        assert torch.equal(method.features, again.features)
+        assert torch.equal(made.vectors, again.vectors)
 
 
 def test_an_interrupted_fine_tuning_leaves_nothing(corpus, tiny_encoder, own_cache) -> None:
     splits = {split: corpus.dialogues(split) for split in ("train", "test")}
     silent = Corpus.build("handful", corpus.labels, splits)
-    method, datamodule = method_on(silent, tiny_encoder, settings())
     with pytest.raises(KeyError):  # there is no dev split to select on
-        method.prepare(datamodule)
-    (folder,) = (own_cache / "erc-bench" / "features").iterdir()
+        utterance_vectors(silent, tiny_encoder, settings())
+    (folder,) = own_cache.iterdir()
     assert {path.name for path in folder.iterdir()} <= {"lock"}
 
 
@@ -144,16 +317,11 @@ def interrupted(corpus: Corpus, encoder: str, config: FeatureConfig, epoch: int,
     """Fine-tune with the power cut in an epoch (from 0); the folder of what is left."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            features,
-            "build_trainer",
-            lambda method, folder, callbacks: build_trainer(
-                method, folder, [*callbacks, PowerCut(epoch)]
-            ),
+            fine_tuning, "train", lambda *given: train(*given, callbacks=[PowerCut(epoch)])
         )
-        method, datamodule = method_on(corpus, encoder, config)
         with pytest.raises(RuntimeError, match="power cut"):
-            method.prepare(datamodule)
-    (folder,) = (cache_folder() / "features").iterdir()
+            utterance_vectors(corpus, encoder, config)
+    (folder,) = (cache_folder() / "vectors").iterdir()
     return folder
 
 
@@ -162,20 +330,18 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_encoder(
 ) -> None:
     config = settings(epochs=3)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "whole"))
-    whole, datamodule = method_on(corpus, tiny_encoder, config)
-    whole.prepare(datamodule)
+    whole = utterance_vectors(corpus, tiny_encoder, config)
     for epoch in (0, 1, 2):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cut-{epoch}"))
         folder = interrupted(corpus, tiny_encoder, config, epoch, monkeypatch)
         assert (folder / "unfinished").exists() == (epoch > 0)
         capsys.readouterr()
         torch.rand(5)
-        resumed, datamodule = method_on(corpus, tiny_encoder, config)
-        resumed.prepare(datamodule)
+        resumed = utterance_vectors(corpus, tiny_encoder, config)
         said = capsys.readouterr().err
-        assert ("Going on" in said) == (epoch > 0)
+        assert ("Going on with" in said) == (epoch > 0)
         assert said.count("Epoch ") == 3 - epoch
-        assert torch.equal(whole.features, resumed.features)
+        assert torch.equal(whole.vectors, resumed.vectors)
         assert not (folder / "unfinished").exists()
 
 
@@ -186,17 +352,73 @@ def test_a_damaged_fine_tuning_is_started_anew(
     folder = interrupted(corpus, tiny_encoder, settings(), 1, monkeypatch)
     (checkpoint,) = (folder / "unfinished").glob(damaged)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    method, datamodule = method_on(corpus, tiny_encoder, settings())
-    method.prepare(datamodule)
+    utterance_vectors(corpus, tiny_encoder, settings())
     said = capsys.readouterr().err
     assert "damaged" in said
     assert "Epoch 1/2" in said
     assert not (folder / "unfinished").exists()
 
 
-def new_dialogues(corpus: Corpus) -> Corpus:
+class KilledError(Exception):
+    """The process ends here."""
+
+
+def killed(*given, **options):
+    raise KilledError
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "the encoder is written",
+        "the encoder gets its name",
+        "the vectors are computed",
+        "the vectors are written",
+    ],
+)
+def test_a_kill_after_the_fine_tuning_loses_nothing(
+    corpus, tiny_encoder, unchanged, own_cache, monkeypatch, capsys, when
+) -> None:
+    with monkeypatch.context() as patch:
+        if when == "the encoder is written":
+            kind = type(load_encoder(tiny_encoder))
+            save = kind.save_pretrained
+
+            def partly(self, folder, *given, **options):
+                save(self, folder, *given, **options)
+                (Path(folder) / "config.json").write_text("{")
+                raise KilledError
+
+            patch.setattr(kind, "save_pretrained", partly)
+        elif when == "the encoder gets its name":
+            rename = Path.replace
+            patch.setattr(
+                Path,
+                "replace",
+                lambda path, to: killed() if path.name == "encoder" else rename(path, to),
+            )
+        elif when == "the vectors are computed":
+            patch.setattr(room, "extract", killed)
+        else:
+            patch.setattr(np, "save", killed)
+        with pytest.raises(KilledError):
+            utterance_vectors(corpus, tiny_encoder, settings())
+    capsys.readouterr()
+    again = utterance_vectors(corpus, tiny_encoder, settings())
+    assert "loss" not in capsys.readouterr().err  # of an epoch
+    assert torch.equal(again.vectors, unchanged.vectors)
+    assert again.fine_tuning.keys() == unchanged.fine_tuning.keys()
+    (folder,) = own_cache.iterdir()
+    left = {path.name for path in folder.iterdir()} - {"lock"}
+    assert left == {"encoder", *(path.name for path in folder.glob("*.npy"))}
+
+
+# --- vectors of other dialogues
+
+
+def new_dialogues(corpus: Corpus, *, first: str = "I am furious about the soup!") -> Corpus:
     """Dialogues that nobody was trained on, a test split alone."""
-    texts = ("I am furious about the soup!", "Oh.", "Wow, I never expected that!")
+    texts = (first, "Oh.", "Wow, I never expected that!")
     turns = tuple(Utterance(f"new-{i}", "AB"[i % 2], text, 0) for i, text in enumerate(texts))
     return Corpus.build("new", corpus.labels, {"test": [Dialogue("new", turns)]})
 
@@ -204,56 +426,40 @@ def new_dialogues(corpus: Corpus) -> Corpus:
 def test_new_dialogues_are_read_by_the_encoder_of_the_training(
     corpus, tiny_encoder, own_cache
 ) -> None:
-    trained, datamodule = method_on(corpus, tiny_encoder, settings())
-    trained.prepare(datamodule)
+    trained = utterance_vectors(corpus, tiny_encoder, settings())
     new = new_dialogues(corpus)
-    method, datamodule = method_on(new, tiny_encoder, settings())
     with pytest.raises(ErcBenchError, match="no train split"):
-        method.prepare(datamodule)
+        utterance_vectors(new, tiny_encoder, settings())
 
-    method.load_state_dict(trained.state_dict())
-    method.prepare(datamodule)
-    (kept,) = own_cache.rglob("encoder")
-    expected = extract(kept, [u.text for u in new.dialogues("test")[0].utterances], 128)
-    assert torch.equal(method.features, expected)
-    assert torch.equal(method.encoder_key, trained.encoder_key)
+    found = utterance_vectors(new, tiny_encoder, settings(), key=trained.key)
+    (folder,) = own_cache.rglob("encoder")
+    expected = room.extract(folder, [u.text for u in turns_of(new)], 128)
+    assert torch.equal(found.vectors, expected)
+    assert found.key == trained.key
 
-    for file in kept.iterdir():
-        file.unlink()
-    kept.rmdir()
-    datamodule = ErcDataModule(renamed(new), method)
+    shutil.rmtree(folder)
+    other = new_dialogues(corpus, first="And now something else.")
     with pytest.raises(ErcBenchError, match=r"not in .*Copy that folder"):
-        method.prepare(datamodule)
-
-
-def renamed(corpus: Corpus) -> Corpus:
-    """The same dialogues with another digest."""
-    (dialogue,) = corpus.dialogues("test")
-    first, *others = dialogue.utterances
-    turns = (replace(first, text="And now something else."), *others)
-    return Corpus.build("other", corpus.labels, {"test": [Dialogue("other", turns)]})
+        utterance_vectors(other, tiny_encoder, settings(), key=trained.key)
 
 
 def test_another_corpus_with_a_train_split_is_read_by_it_too(
     corpus, demo, tiny_encoder, own_cache
 ) -> None:
-    trained, datamodule = method_on(corpus, tiny_encoder, settings())
-    trained.prepare(datamodule)
-    key = trained.encoder_key.clone()
+    trained = utterance_vectors(corpus, tiny_encoder, settings())
     splits = {split: demo.dialogues(split)[30:33] for split in ("train", "dev", "test")}
-    trained.prepare(ErcDataModule(Corpus.build("else", demo.labels, splits), trained))
-    assert torch.equal(trained.encoder_key, key)
-    assert len(list((own_cache / "erc-bench" / "features").iterdir())) == 1
+    other = Corpus.build("else", demo.labels, splits)
+    assert utterance_vectors(other, tiny_encoder, settings(), key=trained.key).key == trained.key
+    assert len(list(own_cache.iterdir())) == 1
 
 
 def test_a_cache_that_can_not_be_written_is_one_error(
     corpus, tiny_encoder, tmp_path, monkeypatch
 ) -> None:
-    method, datamodule = method_on(corpus, tiny_encoder, settings())
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ErcBenchError, match="XDG_CACHE_HOME"):
-        method.prepare(datamodule)
+        utterance_vectors(corpus, tiny_encoder, settings())
     assert cache_folder() == tmp_path / "file" / "erc-bench"
 
 
@@ -301,8 +507,6 @@ def test_pickles_of_python_2_and_of_older_numpys_are_read(corpus, tmp_path) -> N
         b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
         b"J\xff\xff\xff\xffK\x00tb\x89U\x08\x00\x00\x80\x3f\x00\x00\x00\xc0tb."
     )
-    from erc_bench.methods.cosmic import CosmicUnpickler
-
     assert as_array(CosmicUnpickler(path.read_bytes(), path).load()).tolist() == [1, -2]
 
 
@@ -508,10 +712,8 @@ def test_a_pickle_that_would_create_a_file_creates_none(corpus, tmp_path) -> Non
     assert target.exists()  # so it does run elsewhere
     target.unlink()
     path.write_bytes(hostile_bytes)
-    config = SACLConfig(encoder="", features=FeatureConfig(path=str(path), size=SIZE))
-    method = SACLLSTM(config, corpus.labels)
     with pytest.raises(ErcBenchError, match=r"refused: it asks for posix\.system"):
-        method.prepare(ErcDataModule(corpus, method))
+        utterance_vectors(corpus, "", FeatureConfig(path=str(path), size=SIZE))
     assert not target.exists()
 
 
@@ -542,12 +744,21 @@ def test_arrays_of_anything_but_numbers_and_strings_are_refused(tmp_path, array)
         read_cosmic(path)
 
 
+def test_a_file_is_read_through_the_same_call(corpus, tmp_path) -> None:
+    path = write_cosmic(corpus, tmp_path / "vectors.pkl", SIZE)
+    found = utterance_vectors(corpus, "", FeatureConfig(path=str(path), size=SIZE))
+    assert torch.equal(found.vectors, expected_vectors(corpus))
+    assert found.present.all()
+    assert found.key == hashlib.sha256(path.read_bytes()).digest()
+    assert found.fine_tuning == {}
+
+
 def test_the_record_names_what_made_the_vectors(corpus, tiny_encoder, tmp_path) -> None:
     path = write_cosmic(corpus, tmp_path / "vectors.pkl", SIZE)
-    own = UtteranceFeatures(tiny_encoder, FeatureConfig())
-    others = UtteranceFeatures("", FeatureConfig(path=str(path), size=SIZE))
-    assert own.identity()["name"] == tiny_encoder
-    assert own.size == 32
-    assert others.identity()["name"] == "vectors.pkl"
-    assert others.size == SIZE
-    assert len(own.identity()["digest"]) == len(others.identity()["digest"]) == 64
+    own, given = FeatureConfig(), FeatureConfig(path=str(path), size=SIZE)
+    assert vectors_identity(tiny_encoder, own)["name"] == tiny_encoder
+    assert vector_size(tiny_encoder, own) == 32
+    assert vectors_identity("", given)["name"] == "vectors.pkl"
+    assert vector_size("", given) == SIZE
+    digests = [vectors_identity(tiny_encoder, own), vectors_identity("", given)]
+    assert [len(each["digest"]) for each in digests] == [64, 64]
