@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import DatasetDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -303,8 +302,8 @@ class SpeakerMTL(ErcMethod):
         """
         name, own = self.config.extra_corpus, datamodule.corpus
         corpus = corpus_source(name).load(datamodule.data_dir)
-        train = DatasetDict(train=corpus.splits["train"])
-        found = ErcDataModule(replace(corpus, splits=train), self).examples["train"]
+        train = replace(corpus, contents={"train": corpus.contents["train"]})
+        found = ErcDataModule(train, self).examples["train"]
         kept = self._apart(corpus, own)
         columns = {key: take(column, np.flatnonzero(kept)) for key, column in found.items()}
         head = self.network.si_head
@@ -325,7 +324,7 @@ class SpeakerMTL(ErcMethod):
     def _apart(self, corpus: Corpus, own: Corpus) -> np.ndarray:
         """Which training dialogues of ``corpus`` share nothing with dev and test of ``own``."""
         scored = [
-            d for split in ("dev", "test") if split in own.splits for d in own.dialogues(split)
+            d for split in ("dev", "test") if split in own.contents for d in own.dialogues(split)
         ]
         met = overlapping(corpus.dialogues("train"), scored)
         if not met.any():

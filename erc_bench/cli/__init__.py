@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def _console() -> Any:
     """Where results go."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    # What is printed is a user's as often as ours: a path with [brackets] or :colons: stays whole.
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -518,30 +520,37 @@ def command_wandb_report(args: argparse.Namespace) -> None:
     print(save_report(args.dataset, args.preset, args.project, args.entity))
 
 
+def _sources(names: Iterable[str] | None = None) -> list[Any]:
+    """The corpora of these names; all there are if none is given."""
+    from erc_bench.settings.registry import corpus_names, corpus_source
+
+    return [corpus_source(name) for name in (corpus_names() if names is None else names)]
+
+
 def command_data_list(args: argparse.Namespace) -> None:
     """``erc-bench data list``."""
     from erc_bench.corpus.report import data_list
 
-    data_list(_console())
+    data_list(_console(), _sources())
 
 
 def command_data_prepare(args: argparse.Namespace) -> None:
     """``erc-bench data prepare``."""
     from erc_bench.corpus.report import data_prepare
 
-    data_prepare(_console(), args.name, args.data_dir)
+    data_prepare(_console(), _sources(args.name), args.data_dir)
 
 
 def command_data_stats(args: argparse.Namespace) -> None:
     """``erc-bench data stats``."""
     from erc_bench.corpus.report import data_stats
 
-    for name in args.name:
-        data_stats(_console(), name, args.data_dir)
+    for source in _sources(args.name):
+        data_stats(_console(), source, args.data_dir, _sources(source.related))
 
 
 def command_data_doctor(args: argparse.Namespace) -> int:
     """``erc-bench data doctor``."""
     from erc_bench.corpus.report import data_doctor
 
-    return data_doctor(_console(), args.data_dir)
+    return data_doctor(_console(), _sources(), args.data_dir)

@@ -133,7 +133,7 @@ HEADER = "Utterance,Speaker,Emotion,Scene_ID,Utterance_ID,Season,Episode,Start_T
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("Hi,['Ann'],Sad,4,1,1,x,0,0\n", "line 2: the speaker must be a list"),
+        ("Hi,['Ann'],Sad,4,1,1,x,0,0\n", "line 2: Episode must be a whole number, not 'x'"),
         ("Hi,Ann,Sad,4,1,1,2,0,0\n", "line 2: the speaker must be a list"),
         ("Hi,['Ann'],Blue,4,1,1,2,0,0\n", "line 2: the label 'blue'"),
         ("Hi,['Ann'],Sad,4,1,1,2,0,0\n" * 2, "line 3: utterance 1 of its scene stands twice"),
