@@ -268,7 +268,10 @@ class IEMOCAP(CorpusSource):
     release = "IEMOCAP_full_release, or its JSON form, which has up to 53 labels fewer"
     codes: ClassVar[Mapping[str, str]] = SIX
 
-    confusable: ClassVar = (("excited", "happy"), ("angry", "frustrated"))
+    confusable: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("excited", "happy"),
+        ("angry", "frustrated"),
+    )
 
     def locate(self, data_dir: Path | None) -> dict[str, FileStatus]:
         source = "ask USC SAIL for it at https://sail.usc.edu/iemocap/iemocap_release.htm"

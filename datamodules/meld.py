@@ -91,7 +91,7 @@ class MELD(CorpusSource):
     }
     counts: ClassVar = {"train": (1038, 9989), "dev": (114, 1109), "test": (280, 2610)}
     official = releases.MELD
-    confusable: ClassVar = (("joy", "surprise"), ("anger", "disgust"))
+    confusable: ClassVar[tuple[tuple[str, str], ...]] = (("joy", "surprise"), ("anger", "disgust"))
     related = ("emorynlp",)  # *Friends* too
     column = "Emotion"
 

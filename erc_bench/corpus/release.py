@@ -51,8 +51,8 @@ class Release:
             return []
         if ids_digest(corpus) != self.ids:
             raise ErcBenchError(
-                f"{corpus.name}: its dialogues and turns are not numbered as the release's, so "
-                "that an id would name another utterance."
+                f"{corpus.name}: its dialogues or turns have other numbers than the release's, or "
+                "stand in another order, so that an id would name another utterance."
             )
         dialogues = list(_dialogues(corpus))
         ours = [fingerprint(dialogue) for dialogue in dialogues]
@@ -67,7 +67,7 @@ class Release:
                 f"release, the first {dialogues[other[0]].id}"
             )
         found += text_damage(u.text for d in dialogues for u in d.utterances)
-        return found or ["labels, speakers or punctuation are not the release's"]
+        return found or ["labels, speakers, capitals or punctuation are others"]
 
     def _check_order(
         self,
@@ -122,7 +122,10 @@ _CONTRACTED = (
     r"(?:don|can|won|didn|isn|doesn|couldn|wouldn|wasn|aren|haven|shouldn){0}t"
     r"|(?:i){0}m|(?:i|you|we|they){0}ve|(?:you|they){0}re|(?:that|what|he|she|there){0}s"
 )
-_WITH_MARK = re.compile(rf"\b(?:{_CONTRACTED.format(chr(39))})\b", re.IGNORECASE)
+_MARK = "(?:&#?[a-z0-9]{1,8};|[^a-z ]{1,4})"
+_ANY_MARK = re.compile(  # an apostrophe, or whatever it was turned into
+    rf"\b(?:{_CONTRACTED.format(_MARK)})\b", re.IGNORECASE
+)
 _WITHOUT = re.compile(rf"\b(?:{_CONTRACTED.format('')})\b", re.IGNORECASE)
 _QUESTIONED = re.compile(rf"\b(?:{_CONTRACTED.format('[?]')})\b", re.IGNORECASE)
 # The bytes of UTF-8, read as Latin-1 or Windows-1252.
@@ -157,4 +160,4 @@ def _matching(texts: list[str], pattern: re.Pattern[str]) -> list[str]:
 def _if_many(texts: list[str], pattern: re.Pattern[str]) -> list[str]:
     """The texts that match, if contractions are written so too often to be their writers'."""
     found = _matching(texts, pattern)
-    return found if len(found) > LOST * (len(found) + len(_matching(texts, _WITH_MARK))) else []
+    return found if len(found) > LOST * len(_matching(texts, _ANY_MARK)) else []
