@@ -176,12 +176,13 @@ def build_parser() -> argparse.ArgumentParser:
         parents=[data, store, common],
         help="score and store predictions made elsewhere",
     )
-    score.add_argument("predictions", metavar="FILE", help="JSON lines or CSV; - is standard input")
+    score.add_argument("predictions", metavar="FILE", help="JSON or CSV; - is standard input")
     score.add_argument("--dataset", required=True, metavar="NAME")
     score.add_argument("--name", required=True, help="what the leaderboard shall call it")
     score.add_argument(
         "--split", nargs="+", choices=("test", "dev"), default=["test"], help="what the file holds"
     )
+    score.add_argument("--column", default="", metavar="NAME", help="which column predicts")
     score.add_argument("--seed", default="1", metavar="K", help="which of several runs it is")
     score.add_argument("--context", choices=("past", "full", "unknown"), default="unknown")
     score.add_argument("--encoder", default="", metavar="NAME", help="what predicted")
@@ -437,12 +438,15 @@ def command_score(args: argparse.Namespace) -> None:
         args.name,
         args.leaderboard_dir,
         splits=args.split,
+        column=args.column,
         seed=_seeds([args.seed])[0],
         context=args.context,
         encoder=args.encoder,
         data_dir=args.data_dir,
         force=args.force,
     )
+    for note in scored.notes:
+        _complain(f"note: {note}.")
     out = _console()
     out.print(metrics_table(scored.record))
     where = f"Record: {scored.path}" if scored.path else "Not stored: a record stands on test."

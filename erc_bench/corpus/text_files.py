@@ -113,20 +113,21 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str
         yield f"{name}, line {line}", [row[place] for place in places]
 
 
-def csv_rows(
-    text: str, name: str, columns: Sequence[str] = (), delimiter: str = ","
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every row of CSV text as its place and its fields by column; errors as :func:`read_csv`'s.
+def csv_table(
+    text: str, name: str, delimiter: str = ","
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of CSV text, and every row as its last line and its fields by column.
 
     Args:
         text: the text, its first line the header.
         name: what errors call it.
-        columns: those that must be there.
         delimiter: what separates the fields.
+
+    Raises:
+        ErcBenchError: as :func:`read_csv`.
     """
-    header, rows = _csv(text, name, columns, delimiter)
-    for line, row in rows:
-        yield f"{name}, line {line}", dict(zip(header, row, strict=True))
+    header, rows = _csv(text, name, (), delimiter)
+    return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows]
 
 
 def _csv(
