@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.corpus.overlap import seen
+from erc_bench.corpus.release import text_damage
 from erc_bench.corpus.source import CorpusSource, FileStatus, caution, near_by, search_folders
 from erc_bench.corpus.text_files import expect, field, lines_of, read_json, read_text
 from erc_bench.errors import ErcBenchError, did_you_mean, quoted
@@ -305,13 +306,17 @@ class IEMOCAP(CorpusSource):
 
     def doubts(self, corpus: Corpus, changed: Sequence[FileStatus]) -> list[str]:
         """Nobody may publish a digest of the release, so that its counts decide."""
-        sizes = {split: len(found) for split, found in corpus.contents.items()}
-        if sizes == DIALOGUES:
-            return []
-        return [
-            f"it has {_counts({s: sizes.get(s, 0) for s in SPLITS})} dialogues in train/dev/test, "
-            "the release 100/20/31, so that scores on it are not comparable"
-        ]
+        sizes = {split: len(corpus.contents.get(split, ())) for split in SPLITS}
+        found = text_damage(
+            u.text for split in corpus.contents.values() for d in split for u in d.utterances
+        )
+        if sizes != DIALOGUES:
+            found.insert(
+                0,
+                f"it has {_counts(sizes)} dialogues in train/dev/test, the release 100/20/31, so "
+                "that scores on it are not comparable",
+            )
+        return found
 
     def notes(self, corpus: Corpus, data_dir: Path | None = None) -> list[str]:
         dialogues = {split: corpus.contents.get(split, ()) for split in SPLITS}

@@ -34,7 +34,7 @@ import platformdirs
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet
 from erc_bench.corpus.release import Release
-from erc_bench.errors import ErcBenchError, listed
+from erc_bench.errors import ErcBenchError
 
 ATTEMPTS = 3
 TIMEOUT = 30  # seconds without an answer
@@ -127,7 +127,7 @@ def find(file: CorpusFile, data_dir: Path | None) -> FileStatus:
         if len(found) > 1:
             problem = (
                 f"{file.path} is not in {folder}, and there are several files like it: "
-                f"{listed((path for path, _ in found), 4)}. Put the right one at "
+                f"{', '.join(str(path) for path, _ in found[:4])}. Put the right one at "
                 f"{folder / file.path}"
             )
             return FileStatus(file.path, None, False, False, source, problem)
