@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from erc_bench.corpus.conversation import Dialogue, LabelSet, Utterance
 from erc_bench.corpus.source import CorpusFile, CorpusSource
-from erc_bench.corpus.text_files import expect, field, read_csv, read_json
-from erc_bench.errors import ErcBenchError
+from erc_bench.corpus.text_files import expect, field, read_csv, read_json, whole_number
+from erc_bench.errors import ErcBenchError, quoted
 
-from .meld import REPOSITORY as MELD_REPOSITORY
+from . import releases
+from .ordering import in_order
 
 REPOSITORY = (
     "https://raw.githubusercontent.com/emorynlp/emotion-detection/"
     "289b967a34556f0d86b52ea36571c2a0c90740ae"
 )
+NUMBERS = ("Season", "Episode", "Scene_ID", "Utterance_ID")
+Spoken = tuple[str, str, str]  # speaker, text and emotion of a turn
+_ID = re.compile(r"s(\d{1,9})_e(\d{1,9})_c(\d{1,9})_u(\d{1,9})")
 NOBODY = "Unknown"  # the speaker of a turn that names none
 
 
 def parse_json(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
     """Dialogues of one file, in the official form or the flat one.
 
-    The flat form has no ids, so dialogues and turns are numbered in the order of the file, which
-    both forms share: ``test-d12-u3``. Both give the same dialogues.
+    The ids number dialogues and turns from 0: ``test-d12-u3``. The official form has numbers of its
+    own (``s01_e01_c04_u001``), in whose order they are counted; the flat form has none, and its
+    order is the official one's in a true copy (:meth:`EmoryNLP.doubts` refuses any other).
     """
     contents = read_json(path)
     turns = _official_turns if isinstance(contents, dict) else _flat_turns
@@ -48,23 +54,44 @@ def parse_json(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
     return dialogues
 
 
-def _official_turns(contents: dict, path: Path) -> list[list[tuple[str, str, str]]]:
-    """Speaker, text and emotion of every turn of ``episodes[].scenes[].utterances[]``."""
-    scenes = []
+def _official_turns(contents: dict, path: Path) -> list[list[Spoken]]:
+    """Speaker, text and emotion of every turn of ``episodes[].scenes[].utterances[]``.
+
+    In the order of the ids, or of the file where no id is like the release's.
+    """
+    scenes: list[list[Spoken]] = []
+    ids: list[tuple[str, str]] = []  # of each turn: where, and its id
     for episode in field(contents, "episodes", list, str(path)):
         for scene in field(episode, "scenes", list, f"{path}, an episode"):
-            where = f"{path}, scene {field(scene, 'scene_id', str, f'{path}, a scene')}"
-            turns = []
+            name = field(scene, "scene_id", str, f"{path}, a scene")
+            where = f"{path}, scene {name}"
+            scenes.append([])
             for turn in field(scene, "utterances", list, where):
                 speakers = [expect(s, str, where) for s in field(turn, "speakers", list, where)]
                 text = field(turn, "transcript", str, where)
                 emotion = field(turn, "emotion", str, where)
-                turns.append((speakers[0] if speakers else NOBODY, text, emotion))
-            scenes.append(turns)
-    return scenes
+                scenes[-1].append((speakers[0] if speakers else NOBODY, text, emotion))
+                ids.append((where, str(turn.get("utterance_id", ""))))
+                if _ID.fullmatch(ids[-1][1]) and not ids[-1][1].startswith(f"{name}_"):
+                    raise ErcBenchError(f"{where}: {ids[-1][1]} is a turn of another scene.")
+    known = [match for _, key in ids if (match := _ID.fullmatch(key))]
+    if not known or not all(scenes):
+        return scenes
+    turns: dict[tuple[int, ...], Spoken] = {}
+    for (where, key), turn in zip(ids, (turn for scene in scenes for turn in scene), strict=True):
+        match = _ID.fullmatch(key)
+        number = tuple(map(int, match.groups())) if match else ()
+        if not number or number in turns:
+            problem = "stands twice" if number else "is no id like 's01_e01_c04_u001'"
+            raise ErcBenchError(f"{where}: {quoted(key)} {problem}.")
+        turns[number] = turn
+    ordered: dict[tuple[int, ...], list[Spoken]] = {}
+    for number, turn in in_order(turns, path, "utterance_id"):
+        ordered.setdefault(number[:3], []).append(turn)
+    return list(ordered.values())
 
 
-def _flat_turns(contents: object, path: Path) -> list[list[tuple[str, str, str]]]:
+def _flat_turns(contents: object, path: Path) -> list[list[Spoken]]:
     """Speaker, text and emotion of every turn of a list of dialogues."""
     scenes = []
     for d, scene in enumerate(expect(contents, list, str(path))):
@@ -96,26 +123,40 @@ def _first_speaker(name: str, names: set[str]) -> str:
 
 def parse_csv(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
     """Dialogues of one file of the reduced release; the ids are those of the full one's scenes."""
-    columns = ("Utterance", "Speaker", "Emotion", "Season", "Episode", "Scene_ID", "Utterance_ID")
-    dialogues: dict[str, dict[str, Utterance]] = {}
+    columns = ("Utterance", "Speaker", "Emotion", *NUMBERS)
+    turns: dict[tuple[int, ...], Utterance] = {}
     for where, (text, speaker, emotion, *numbers) in read_csv(path, columns):
-        try:
-            season, episode, scene, number = map(int, numbers)
-            speakers = ast.literal_eval(speaker)
-            name = str(speakers[0]) if speakers else NOBODY
-        except (ValueError, SyntaxError, TypeError, KeyError) as error:
-            raise ErcBenchError(
-                f"{where}: the speaker must be a list of names and season, episode, scene and "
-                f"utterance must be numbers, not {speaker!r} and {numbers}."
-            ) from error
-        key = f"{split}-s{season:02}_e{episode:02}_c{scene:02}"
-        turns = dialogues.setdefault(key, {})
-        if f"{key}_u{number:03}" in turns:
-            raise ErcBenchError(f"{where}: utterance {number} of its scene stands twice.")
-        turns[f"{key}_u{number:03}"] = Utterance(
-            f"{key}_u{number:03}", name, text.strip(), labels.index(emotion.lower(), where)
+        number = tuple(
+            whole_number(value, name, where) for value, name in zip(numbers, NUMBERS, strict=True)
         )
-    return [Dialogue(key, tuple(turns.values())) for key, turns in dialogues.items()]
+        if number in turns:
+            raise ErcBenchError(f"{where}: utterance {number[3]} of its scene stands twice.")
+        turns[number] = Utterance(
+            f"{_scene_key(split, number)}_u{number[3]:03}",
+            _first_listed(speaker, where),
+            text.strip(),
+            labels.index(emotion.lower(), where),
+        )
+    dialogues: dict[str, list[Utterance]] = {}
+    for number, utterance in in_order(turns, path, ", ".join(NUMBERS)):
+        dialogues.setdefault(_scene_key(split, number), []).append(utterance)
+    return [Dialogue(key, tuple(spoken)) for key, spoken in dialogues.items()]
+
+
+def _scene_key(split: str, number: tuple[int, ...]) -> str:
+    season, episode, scene, _ = number
+    return f"{split}-s{season:02}_e{episode:02}_c{scene:02}"
+
+
+def _first_listed(speaker: str, where: str) -> str:
+    """The first name of a list written as Python writes it, ``['Ann', 'Bo']``."""
+    try:
+        speakers = ast.literal_eval(speaker)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        speakers = None
+    if not isinstance(speakers, list) or not all(isinstance(name, str) for name in speakers):
+        raise ErcBenchError(f"{where}: the speaker must be a list of names, not {quoted(speaker)}.")
+    return speakers[0] if speakers else NOBODY
 
 
 def _full_file(split: str, short: str, checksum: str, flat_sha256: str) -> CorpusFile:
@@ -174,6 +215,7 @@ class EmoryNLP(CorpusSource):
             "7c43cd104eb3cad776c142e79d9a05799047c289e7581710bfd1243067ac7d2a",
         ),
     }
+    official = releases.EMORYNLP
     counts: ClassVar = {"train": (713, 9934), "dev": (99, 1344), "test": (85, 1328)}
 
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:
@@ -194,7 +236,7 @@ class EmoryNLPReduced(EmoryNLP):
         split: CorpusFile(
             f"emorynlp/reduced/emorynlp_{split}_final.csv",
             f"sha256:{digest}",
-            f"{MELD_REPOSITORY}/data/emorynlp/emorynlp_{split}_final.csv",
+            f"{releases.MELD_REPOSITORY}/data/emorynlp/emorynlp_{split}_final.csv",
             (CorpusFile(f"emorynlp/emorynlp_{split}_final.csv", f"sha256:{digest}"),),
         )
         for split, digest in {
@@ -203,6 +245,7 @@ class EmoryNLPReduced(EmoryNLP):
             "test": "dbc4b5638acd12c92a5f48def829e04f1c765cddffb4eedbe34216312e0d2d78",
         }.items()
     }
+    official = releases.EMORYNLP_REDUCED
     counts: ClassVar = {"train": (659, 7551), "dev": (89, 954), "test": (79, 984)}
 
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:

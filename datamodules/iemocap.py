@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.corpus.overlap import seen
-from erc_bench.corpus.source import CorpusSource, CorpusWarning, FileStatus, search_folders
-from erc_bench.corpus.text_files import expect, field, read_json, read_text
-from erc_bench.errors import ErcBenchError
+from erc_bench.corpus.release import text_damage
+from erc_bench.corpus.source import CorpusSource, FileStatus, caution, near_by, search_folders
+from erc_bench.corpus.text_files import expect, field, lines_of, read_json, read_text
+from erc_bench.errors import ErcBenchError, did_you_mean, quoted
 
 NAMES = {"F": "Mary", "M": "James"}
 """What a prompt calls the actress and the actor of every session."""
@@ -26,6 +26,8 @@ SIX = {
     "neu": "neutral",
     "sad": "sad",
 }
+UNUSED = {"dis", "fea", "oth", "sur", "xxx"}
+"""The annotators' other categories, and no majority."""
 FOUR = {"ang": "angry", "exc": "happy", "hap": "happy", "neu": "neutral", "sad": "sad"}
 
 DEV = frozenset(
@@ -42,9 +44,13 @@ LABELLED = {"train": 4778, "dev": 980, "test": 1622}
 # Of the release: in train and dev together, and in test.
 RELEASED = 5810, 1623
 
+_DIALOGUE = re.compile(r"Ses0[1-5][FM]_\w+")
 _TURN = re.compile(r"(Ses\d\d[FM]_\S+_([FM])\S+)\s*\[[-\d.\s]+\]\s*:(.*)")
 _RATING = re.compile(r"\[[^\]]*\]\s+(\S+)\s+(\w+)\s+\[")
 _JSON_SPEAKER = re.compile(r"(Ses0[1-5][FM]_\w+)_([FM])")
+# A turn or a rating that is not at the start of its line; ``M: Yeah.`` (a backchannel) is none.
+_MISPLACED = re.compile(r"Ses\d\d[FM]_|\[\s*\d+\.\d+\s*-")
+_INVISIBLE = " \t\ufeff\u200b\xa0"
 
 
 @dataclass(frozen=True)
@@ -69,29 +75,138 @@ def read_release(folder: Path) -> dict[str, list[Turn]]:
     Lines of a transcript that carry no turn name (a few backchannels) are left out.
     """
     dialogues: dict[str, list[Turn]] = {}
-    for transcript in sorted(folder.glob("Session[1-5]/dialog/transcriptions/Ses*.txt")):
-        ratings = transcript.parents[1] / "EmoEvaluation" / transcript.name
-        codes = {}
-        for number, line in enumerate(read_text(ratings).splitlines(), 1):
-            if line.startswith("["):
-                match = _RATING.match(line)
-                if match is None:
-                    raise ErcBenchError(
-                        f"{ratings}, line {number}: not `[start - end] turn code [v, a, d]`; "
-                        "the file looks truncated."
-                    )
-                codes[match[1]] = match[2]
-        turns = dialogues[transcript.stem] = []
-        for number, line in enumerate(read_text(transcript).splitlines(), 1):
-            if line.startswith("Ses"):
-                match = _TURN.match(line)
-                if match is None:
-                    raise ErcBenchError(
-                        f"{transcript}, line {number}: not `turn [start-end]: text`; "
-                        "the file looks truncated."
-                    )
-                turns.append(Turn(match[2], match[3], codes.get(match[1])))
+    for session in sessions(folder):
+        for transcript in sorted((session / "transcriptions").glob("Ses*.txt")):
+            name = transcript.stem
+            if _DIALOGUE.fullmatch(name) is None or name[4] != session.parent.name[-1]:
+                raise ErcBenchError(
+                    f"{transcript} is not named like a dialogue of {session.parent.name}, "
+                    f"Ses0{session.parent.name[-1]}F_impro01.txt say. If it is a second copy, "
+                    "remove it."
+                )
+            ratings = session / "EmoEvaluation" / transcript.name
+            dialogues[name] = _rated(
+                name, _spoken(transcript, name), _ratings(ratings, name), transcript, ratings
+            )
     return dialogues
+
+
+def sessions(folder: Path) -> list[Path]:
+    """The folders ``Session1/dialog`` … that a release has."""
+    return sorted(p for p in folder.glob("[Ss]ession[1-5]/dialog") if p.is_dir())
+
+
+def _spoken(transcript: Path, dialogue: str) -> dict[str, tuple[str, str, int]]:
+    """Turn name → who (``F`` or ``M``), what, and the line, from a transcript."""
+    turns: dict[str, tuple[str, str, int]] = {}
+    for number, line in _filled(transcript):
+        where = f"{transcript}, line {number}"
+        if not line.startswith("Ses"):
+            if _MISPLACED.search(line):
+                raise ErcBenchError(f"{where}: not `turn [start-end]: text` but {quoted(line)}.")
+            continue
+        match = _TURN.fullmatch(line)
+        if match is None:
+            raise ErcBenchError(f"{where}: not `turn [start-end]: text`; the file looks truncated.")
+        name, sex, text = match.groups()
+        _check_owner(name, dialogue, where)
+        if name in turns and turns[name][:2] == (sex, text):
+            caution(f"{where}: the turn {name} stands twice; the second one was left out.")
+        elif name in turns:
+            raise ErcBenchError(
+                f"{where}: the turn {name} stands in line {turns[name][2]} already, with another "
+                "text. Remove the wrong one."
+            )
+        else:
+            turns[name] = sex, text, number
+    if not turns:
+        raise ErcBenchError(f"{transcript}: the dialogue has no utterances.")
+    return turns
+
+
+def _ratings(path: Path, dialogue: str) -> dict[str, tuple[str, int]]:
+    """Turn name → the code of its emotion and the line, from a file of ratings."""
+    codes: dict[str, tuple[str, int]] = {}
+    for number, line in _filled(path):
+        where = f"{path}, line {number}"
+        if not line.startswith("["):
+            if _MISPLACED.search(line):
+                raise ErcBenchError(
+                    f"{where}: not `[start - end] turn code [v, a, d]` but {quoted(line)}."
+                )
+            continue
+        match = _RATING.match(line)
+        if match is None:
+            raise ErcBenchError(
+                f"{where}: not `[start - end] turn code [v, a, d]`; the file looks truncated."
+            )
+        name, code = match[1], _known(match[2], where)
+        _check_owner(name, dialogue, where)
+        if codes.get(name, (code, 0))[0] != code:
+            raise ErcBenchError(
+                f"{where}: {name} is {code} here and {codes[name][0]} in line {codes[name][1]}. "
+                "Remove the wrong one."
+            )
+        codes[name] = code, number
+    return codes
+
+
+def _rated(
+    dialogue: str,
+    spoken: Mapping[str, tuple[str, str, int]],
+    codes: Mapping[str, tuple[str, int]],
+    transcript: Path,
+    ratings: Path,
+) -> list[Turn]:
+    """The turns of a dialogue with their codes; none of either file may be lost."""
+    for name, (_, line) in codes.items():
+        if name not in spoken:
+            raise ErcBenchError(
+                f"{ratings}, line {line}: {name} is rated, and {transcript} has no such turn."
+            )
+    if not codes:
+        raise ErcBenchError(
+            f"{ratings} rates no turn of {dialogue}, which has {len(spoken)}: the file is empty "
+            "or damaged."
+        )
+    # The release rates every turn but those whose number begins with XX.
+    unrated = [name for name in spoken if name not in codes and "XX" not in name]
+    if len(unrated) > len(spoken) / 4:
+        raise ErcBenchError(
+            f"{ratings} has no rating of {len(unrated)} of the {len(spoken)} turns of {dialogue}, "
+            f"the first {unrated[0]}: the file looks truncated."
+        )
+    return [
+        Turn(sex, text, codes[name][0] if name in codes else None)
+        for name, (sex, text, _) in spoken.items()
+    ]
+
+
+def _filled(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file that are not empty, with their numbers, without the blanks around."""
+    for number, line in enumerate(lines_of(read_text(path)), 1):
+        if stripped := line.strip(_INVISIBLE):
+            yield number, stripped
+
+
+def _check_owner(turn: str, dialogue: str, where: str) -> None:
+    if not turn.startswith(f"{dialogue}_"):
+        raise ErcBenchError(
+            f"{where}: {quoted(turn)} is a turn of another dialogue than the file's name says. If "
+            "the file is a second copy, remove it."
+        )
+
+
+def _known(code: str, where: str) -> str:
+    """A code of the annotators' categories in lower case; an unknown one is an error."""
+    lower = code.strip().lower()
+    if lower not in SIX and lower not in UNUSED:
+        known = [*SIX, *sorted(UNUSED)]
+        raise ErcBenchError(
+            f"{where}: {quoted(code)} is no category of the annotators."
+            + did_you_mean(lower[:3], known)
+        )
+    return lower
 
 
 def read_json_form(folder: Path) -> dict[str, list[Turn]]:
@@ -106,14 +221,18 @@ def read_json_form(folder: Path) -> dict[str, list[Turn]]:
             name = ""
             for u, turn in enumerate(expect(dialogue, list, f"{path}, dialogue {d}")):
                 where = f"{path}, dialogue {d}, utterance {u}"
-                speaker = field(turn, "speaker", str, where)
+                speaker = field(turn, "speaker", str, where).strip()
                 match = _JSON_SPEAKER.fullmatch(speaker)
                 if match is None:
                     raise ErcBenchError(
-                        f"{where}: the speaker {speaker!r} is not like 'Ses01F_impro01_F'."
+                        f"{where}: the speaker {quoted(speaker)} is not like 'Ses01F_impro01_F'."
                     )
                 name = name or match[1]
-                code = field(turn, "label", str, where) if "label" in turn else None
+                if match[1] != name:
+                    raise ErcBenchError(f"{where}: {speaker} speaks in another dialogue, {name}.")
+                code = None
+                if turn.get("label") is not None:
+                    code = _known(field(turn, "label", str, where), where)
                 turns.append(Turn(match[2], field(turn, "text", str, where), code))
             if name in dialogues or not turns:
                 problem = f"dialogue {name} stands twice" if turns else "no utterances"
@@ -150,33 +269,68 @@ class IEMOCAP(CorpusSource):
     release = "IEMOCAP_full_release, or its JSON form, which has up to 53 labels fewer"
     codes: ClassVar[Mapping[str, str]] = SIX
 
+    confusable: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("excited", "happy"),
+        ("angry", "frustrated"),
+    )
+
     def locate(self, data_dir: Path | None) -> dict[str, FileStatus]:
         source = "ask USC SAIL for it at https://sail.usc.edu/iemocap/iemocap_release.htm"
-        for root in search_folders(data_dir):
-            for folder in (root / "iemocap", root / "iemocap" / "IEMOCAP_full_release"):
-                if any(folder.glob("Session[1-5]/dialog")) or any(folder.glob("*_data.json")):
-                    return {"folder": FileStatus("iemocap", folder, True, False, source)}
         name = "iemocap/Session1 … Session5, or iemocap/{train,dev,test}_data.json"
-        return {"folder": FileStatus(name, None, False, False, source)}
+        roots = search_folders(data_dir)
+        for root in roots:
+            usual = (root / "iemocap", root / "iemocap" / "IEMOCAP_full_release")
+            found = [folder for folder in usual if sessions(folder) or _has_json_form(folder)]
+            if not found and root != roots[-1]:
+                found = sorted({p.resolve() for p in near_by(root, "iemocap") if _is_copy(p)})
+            if len(found) > 1 and found[0] not in usual:
+                places = " and ".join(map(str, found))
+                problem = f"there are several copies, {places}. Put the right one at {usual[0]}"
+                return {"folder": FileStatus(name, None, False, False, source, problem)}
+            if found:
+                return {"folder": FileStatus("iemocap", found[0], True, False, source)}
+        problem = next(filter(None, (_unusable(root) for root in roots[:-1])), "")
+        return {"folder": FileStatus(name, None, False, False, source, problem)}
 
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:
         folder = paths["folder"]
-        release = any(folder.glob("Session[1-5]/dialog"))
-        dialogues = read_release(folder) if release else read_json_form(folder)
+        dialogues = read_release(folder) if sessions(folder) else read_json_form(folder)
+        if not dialogues:
+            raise ErcBenchError(f"{folder}: there are no transcripts in Session*/dialog.")
         self._check_turns(dialogues, folder)
         splits: dict[str, list[Dialogue]] = {split: [] for split in SPLITS}
         for name, turns in sorted(dialogues.items()):
             split = split_of(name)
             splits[split].append(self._dialogue(f"{split}-{name}", name[:5], turns))
-        return splits
+        return {split: found for split, found in splits.items() if found}
+
+    def doubts(self, corpus: Corpus, changed: Sequence[FileStatus]) -> list[str]:
+        """Nobody may publish a digest of the release, so that its counts decide."""
+        sizes = {split: len(corpus.contents.get(split, ())) for split in SPLITS}
+        found = text_damage(
+            u.text for split in corpus.contents.values() for d in split for u in d.utterances
+        )
+        if sizes != DIALOGUES:
+            found.insert(
+                0,
+                f"it has {_counts(sizes)} dialogues in train/dev/test, the release 100/20/31, so "
+                "that scores on it are not comparable",
+            )
+        return found
 
     def notes(self, corpus: Corpus, data_dir: Path | None = None) -> list[str]:
-        dialogues = {split: corpus.dialogues(split) for split in SPLITS}
-        dev_speakers = {u.speaker for d in dialogues["dev"] for u in d.utterances}
-        sharing = sum(
-            any(u.speaker in dev_speakers for u in d.utterances) for d in dialogues["train"]
-        )
-        lines = [f"dev shares its {len(dev_speakers)} speakers with {sharing} train dialogues"]
+        dialogues = {split: corpus.contents.get(split, ()) for split in SPLITS}
+        if not dialogues["train"]:
+            return []
+        lines = []
+        if dialogues["dev"]:
+            dev_speakers = {u.speaker for d in dialogues["dev"] for u in d.utterances}
+            sharing = sum(
+                any(u.speaker in dev_speakers for u in d.utterances) for d in dialogues["train"]
+            )
+            lines.append(
+                f"dev shares its {len(dev_speakers)} speakers with {sharing} train dialogues"
+            )
         train = [u.text for d in dialogues["train"] for u in d.utterances]
         for kind, part in (("scripted", "script"), ("improvised", "impro")):
             test = [
@@ -185,7 +339,8 @@ class IEMOCAP(CorpusSource):
                 if f"_{part}" in dialogue.id
                 for i in dialogue.labelled
             ]
-            lines.append(f"{kind} test utterances seen in train: {seen(test, train)}")
+            if test:
+                lines.append(f"{kind} test utterances seen in train: {seen(test, train)}")
         return lines
 
     def _dialogue(self, key: str, session: str, turns: list[Turn]) -> Dialogue:
@@ -204,7 +359,7 @@ class IEMOCAP(CorpusSource):
         return Dialogue(key, tuple(utterances))
 
     def _check_turns(self, dialogues: Mapping[str, list[Turn]], folder: Path) -> None:
-        """Compare a complete copy with the known counts; say so if it is not complete.
+        """Compare a complete copy with the known counts.
 
         Of the release only the sums of labelled turns are known.
         """
@@ -214,12 +369,6 @@ class IEMOCAP(CorpusSource):
             turns[split_of(name)] += len(spoken)
             labelled[split_of(name)] += sum(turn.code in SIX for turn in spoken)
         if sizes != DIALOGUES:
-            warnings.warn(
-                f"{self.name}: {folder} has {_counts(sizes)} dialogues in train/dev/test, the "
-                "release 100/20/31; scores on it are not comparable.",
-                CorpusWarning,
-                stacklevel=4,
-            )
             return
         if (labelled["train"] + labelled["dev"], labelled["test"]) == RELEASED:
             return
@@ -236,10 +385,44 @@ def _counts(by_split: Mapping[str, int]) -> str:
     return "/".join(map(str, by_split.values()))
 
 
+def _has_json_form(folder: Path) -> bool:
+    return any((folder / f"{split}_data.json").is_file() for split in SPLITS)
+
+
+def _is_copy(folder: Path) -> bool:
+    """Whether a folder that is not in its place is IEMOCAP's: the JSON files' names are common."""
+    if sessions(folder):
+        return True
+    if not _has_json_form(folder):
+        return False
+    path = next(p for split in SPLITS if (p := folder / f"{split}_data.json").is_file())
+    try:
+        with path.open("rb") as file:
+            return re.search(rb'"speaker"\s*:\s*"Ses0[1-5][FM]_', file.read(10_000)) is not None
+    except OSError:
+        return False
+
+
+def _unusable(root: Path) -> str:
+    """What lies near a data folder that is IEMOCAP and can not be read as it is."""
+    for folder in near_by(root, "iemocap"):
+        for path in sorted(folder.glob("IEMOCAP*")):
+            if path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar", ".zip")):
+                return f"{path} is still packed. Unpack it into {root / 'iemocap'}"
+        for path in sorted(folder.glob("[Ss]ession[1-5]")):
+            if path.is_dir() and "iemocap" in str(path).lower():
+                return (
+                    f"{path} has no folder dialog with transcriptions and EmoEvaluation. Unpack "
+                    "these too"
+                )
+    return ""
+
+
 class IEMOCAP4(IEMOCAP):
     """:class:`IEMOCAP` with four classes: excited counts as happy, frustrated is unlabelled."""
 
     name = "iemocap-4"
     labels = LabelSet(("angry", "happy", "neutral", "sad"))
     classes = "four of the annotators' categories, excited counted as happy"
+    confusable: ClassVar = ()
     codes: ClassVar[Mapping[str, str]] = FOUR

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.corpus.overlap import seen
+from erc_bench.corpus.conversation import Dialogue, LabelSet, Utterance
 from erc_bench.corpus.source import CorpusFile, CorpusSource
-from erc_bench.corpus.text_files import read_csv
+from erc_bench.corpus.text_files import read_csv, whole_number
 from erc_bench.errors import ErcBenchError
 
-REPOSITORY = (
-    "https://raw.githubusercontent.com/declare-lab/MELD/2d2011b409d3ca2d7e94460cd007d434b1d0a102"
-)
+from . import releases
+from .ordering import in_order
 
 # Older copies of the files carry the bytes of Windows-1252 as control characters (U+0092 for the
 # apostrophe); 0x81, 0x8d, 0x8f, 0x90 and 0x9d stand for nothing there.
@@ -30,23 +28,31 @@ def clean(text: str) -> str:
 
     Other typographic marks (“ ” ‘), which few lines have, stay.
     """
-    return text.translate(_WINDOWS).replace("’", "'").replace('"', "").strip()
+    if not text.isascii():
+        text = text.translate(_WINDOWS).replace("’", "'")
+    return text.replace('"', "").strip()
 
 
 def parse_csv(path: Path, split: str, labels: LabelSet, column: str) -> list[Dialogue]:
     """Dialogues of one file, labelled by the column ``Emotion`` or ``Sentiment``.
 
-    The ids are the file's own numbers, which have gaps: ``test-d12-u3``.
+    The ids are the file's own numbers, which have gaps: ``test-d12-u3``. Dialogues and turns stand
+    in the order of these numbers, whatever the order of the file.
     """
     columns = ("Utterance", "Speaker", column, "Dialogue_ID", "Utterance_ID")
-    dialogues: dict[str, dict[str, Utterance]] = {}
-    for where, (text, speaker, label, dialogue, number) in read_csv(path, columns):
-        turns = dialogues.setdefault(f"{split}-d{dialogue}", {})
-        key = f"{split}-d{dialogue}-u{number}"
-        if key in turns:
-            raise ErcBenchError(f"{where}: utterance {number} of dialogue {dialogue} stands twice.")
-        turns[key] = Utterance(key, clean(speaker), clean(text), labels.index(label, where))
-    return [Dialogue(key, tuple(turns.values())) for key, turns in dialogues.items()]
+    turns: dict[tuple[int, int], Utterance] = {}
+    for where, (text, speaker, label, dialogue, turn) in read_csv(path, columns):
+        d = whole_number(dialogue, "Dialogue_ID", where)
+        u = whole_number(turn, "Utterance_ID", where)
+        if (d, u) in turns:
+            raise ErcBenchError(f"{where}: utterance {u} of dialogue {d} stands twice.")
+        turns[d, u] = Utterance(
+            f"{split}-d{d}-u{u}", clean(speaker), clean(text), labels.index(label, where)
+        )
+    dialogues: dict[str, list[Utterance]] = {}
+    for (d, _), utterance in in_order(turns, path, "Dialogue_ID and Utterance_ID"):
+        dialogues.setdefault(f"{split}-d{d}", []).append(utterance)
+    return [Dialogue(key, tuple(spoken)) for key, spoken in dialogues.items()]
 
 
 class MELD(CorpusSource):
@@ -54,7 +60,8 @@ class MELD(CorpusSource):
 
     - Data: 1,432 multi-party dialogues of the TV series *Friends*, transcripts only.
     - Format: a CSV file per split, 11 columns; a dialogue is a ``Dialogue_ID``, its turns are in
-      the order of the file. Train has no dialogue 60, and repeats ten lines in other dialogues.
+      the order of ``Utterance_ID``. Train has no dialogue 60, and repeats ten lines in other
+      dialogues.
     - Classes: Ekman's six emotions and neutral, by the majority of three annotators.
     - Split: the authors'.
     """
@@ -74,7 +81,7 @@ class MELD(CorpusSource):
         split: CorpusFile(
             f"meld/{split}_sent_emo.csv",
             f"sha256:{digest}",
-            f"{REPOSITORY}/data/MELD/{split}_sent_emo.csv",
+            f"{releases.MELD_REPOSITORY}/data/MELD/{split}_sent_emo.csv",
         )
         for split, digest in {
             "train": "d2fa2d6529cf03cac2989efec05c9b27d8fd2f4c8fc5974c7ae88aa537fa02db",
@@ -83,25 +90,15 @@ class MELD(CorpusSource):
         }.items()
     }
     counts: ClassVar = {"train": (1038, 9989), "dev": (114, 1109), "test": (280, 2610)}
+    official = releases.MELD
+    confusable: ClassVar[tuple[tuple[str, str], ...]] = (("joy", "surprise"), ("anger", "disgust"))
+    related = ("emorynlp",)  # *Friends* too
     column = "Emotion"
 
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:
         return {
             split: parse_csv(path, split, self.labels, self.column) for split, path in paths.items()
         }
-
-    def notes(self, corpus: Corpus, data_dir: Path | None = None) -> list[str]:
-        """What test shares with EmoryNLP, which is *Friends* too."""
-        from .emorynlp import EmoryNLP
-
-        source = EmoryNLP()
-        if any(status.path is None for status in source.status(data_dir)):
-            return ["test utterances that occur in EmoryNLP: not counted, its files are not here"]
-        other = source.load(data_dir)
-        texts = [u.text for split in SPLITS for d in other.dialogues(split) for u in d.utterances]
-        test = [u.text for d in corpus.dialogues("test") for u in d.utterances]
-        shared = seen(test, texts, verbatim=False)
-        return [f"test utterances that occur in EmoryNLP, by words only: {shared}"]
 
 
 class MELDSentiment(MELD):
@@ -110,4 +107,6 @@ class MELDSentiment(MELD):
     name = "meld-sentiment"
     labels = LabelSet(("negative", "neutral", "positive"))
     classes = "sentiment: negative, neutral, positive"
+    official = releases.MELD_SENTIMENT
+    confusable: ClassVar = ()
     column = "Sentiment"

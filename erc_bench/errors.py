@@ -23,8 +23,22 @@ def explain(error: Exception, where: str = "--debug shows where") -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like another one; None where none is like it."""
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:100].lower(), known, n=1, cutoff=0.5)
     return near[0] if near else None
+
+
+def quoted(value: object, length: int = 60) -> str:
+    """A value from a file as an error shows it: in quotes, and not longer than a line."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[: length - 1]}… ({len(text):,} characters)"
+
+
+def listed(names: Iterable[object], most: int = 12) -> str:
+    """``"id, label, … (521 in all)"``; ``"nothing"`` where there is none."""
+    all_names = [str(name) for name in names]
+    cut = [name if len(name) <= 40 else f"{name[:39]}…" for name in all_names[:most]]
+    more = f", … ({len(all_names):,} in all)" if len(all_names) > most else ""
+    return (", ".join(cut) or "nothing") + more
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -32,4 +46,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = nearest(name, known)
     hint = f" Did you mean {near!r}?" if near else ""
-    return f"{hint} There is: {', '.join(known) or 'nothing'}."
+    return f"{hint} There is: {listed(known, 40)}."

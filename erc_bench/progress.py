@@ -18,13 +18,13 @@ from rich.progress import (
 
 Item = TypeVar("Item")
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 """Progress and notices go here; results go to standard output. ``--quiet`` sets its ``quiet``."""
 
 
 def say(text: str) -> None:
     """One plain line on the progress console."""
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True)
 
 
 def show_warning(message: Any, category: type[Warning], *place: Any, **options: Any) -> None:
@@ -36,7 +36,7 @@ def show_warning(message: Any, category: type[Warning], *place: Any, **options: 
 def bar() -> Progress:
     """A progress bar that vanishes when done; nothing where there is no terminal."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

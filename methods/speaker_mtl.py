@@ -344,7 +344,7 @@ class SpeakerMTL(ErcMethod):
     def _apart(self, corpus: Corpus, own: Corpus) -> np.ndarray:
         """Which training dialogues of ``corpus`` share nothing with dev and test of ``own``."""
         scored = [
-            d for split in ("dev", "test") if split in own.splits for d in own.dialogues(split)
+            d for split in ("dev", "test") if split in own.contents for d in own.dialogues(split)
         ]
         met = overlapping(corpus.dialogues("train"), scored)
         if not met.any():

@@ -11,7 +11,9 @@ from rich.console import Console
 from erc_bench.corpus.conversation import Dialogue, Utterance
 from erc_bench.corpus.overlap import seen, shared_dialogues, words_only
 from erc_bench.corpus.report import data_doctor, data_list, data_prepare, data_stats
+from erc_bench.corpus.source import CorpusWarning
 from erc_bench.errors import ErcBenchError
+from erc_bench.settings.registry import corpus_names, corpus_source
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +26,20 @@ def printed(function, *args):
     console = Console(file=io.StringIO(), width=80)
     status = function(console, *args)
     return console.file.getvalue(), status
+
+
+def everything():
+    return [corpus_source(name) for name in corpus_names()]
+
+
+def stats(name, data_dir=None):
+    source = corpus_source(name)
+    related = [corpus_source(other) for other in source.related]
+    return printed(data_stats, source, data_dir, related)[0]
+
+
+def doctor(data_dir=None):
+    return printed(data_doctor, everything(), data_dir)
 
 
 def blocks(text):
@@ -39,13 +55,13 @@ def blocks(text):
 
 
 def test_list_names_every_corpus():
-    text, _ = printed(data_list)
+    text, _ = printed(data_list, everything())
     for words in ("meld-sentiment", "emorynlp-reduced", "iemocap-4", "demo", "GPL-3.0", "USC SAIL"):
         assert words in text
 
 
 def test_stats_of_the_demo_corpus():
-    text, _ = printed(data_stats, "demo")
+    text = stats("demo")
     rows = {line[:36].strip(): line[36:].split() for line in text.splitlines() if line}
     assert rows["dialogues"] == ["200", "40", "60"]
     assert rows["speakers"] == rows["of them also in train"] == ["8", "8", "8"]
@@ -54,34 +70,34 @@ def test_stats_of_the_demo_corpus():
 
 
 def test_stats_of_meld_tell_the_known_overlaps():
-    text, _ = printed(data_stats, "meld", real_data("emorynlp") and real_data("meld"))
+    text = stats("meld", real_data("emorynlp") and real_data("meld"))
     assert (
         "test utterances seen in train: 12.8 % (334 of 2610); "
         "of those longer than 5 words 0.2 % (3 of 1484)"
     ) in text
     assert "test dialogues that also stand in train: 1\n" in text
-    assert "EmoryNLP, by words only: 37.7 % (985 of 2610); " in text
+    assert "occur in emorynlp, by words only: 37.7 % (985 of 2610); " in text
     assert "of those longer than 5 words 26.7 % (396 of 1484)" in text
     assert "neutral   4710 (47.2 %)  470 (42.4 %)  1256 (48.1 %)" in text
 
 
 def test_stats_of_meld_without_emorynlp(tmp_path):
     shutil.copytree(real_data("meld") / "meld", tmp_path / "meld")
-    text, _ = printed(data_stats, "meld", tmp_path)
-    assert "EmoryNLP: not counted, its files are not here" in text
+    text = stats("meld", tmp_path)
+    assert "occur in emorynlp: not counted, its files are not here" in text
 
 
 @pytest.mark.filterwarnings("ignore::erc_bench.corpus.source.CorpusWarning")
 def test_stats_of_iemocap_tell_of_speakers_and_scripts(tmp_path):
     write_release(tmp_path / "iemocap")
-    text, _ = printed(data_stats, "iemocap", tmp_path)
+    text = stats("iemocap", tmp_path)
     assert "- dev shares its 2 speakers with 1 train dialogues" in text
     assert "- scripted test utterances seen in train: 85.7 %" in text
 
 
 def test_prepare_says_where_the_files_are():
     folder = real_data("meld")
-    text, _ = printed(data_prepare, ["meld", "demo"], folder)
+    text, _ = printed(data_prepare, [corpus_source("meld"), corpus_source("demo")], folder)
     assert "meld: 1038/114/280 dialogues, 9989/1109/2610 labelled utterances" in text
     assert str(folder / "meld" / "dev_sent_emo.csv") in text
     assert "demo: 200/40/60 dialogues" in text
@@ -89,11 +105,11 @@ def test_prepare_says_where_the_files_are():
 
 def test_an_unknown_corpus_names_the_nearest():
     with pytest.raises(ErcBenchError, match="'meld'"):
-        printed(data_stats, "mled")
+        stats("mled")
 
 
 def test_the_doctor_with_nothing_there():
-    text, status = printed(data_doctor)
+    text, status = doctor()
     assert status == 0
     found = blocks(text)
     assert found["demo"][0].startswith("200/40/60 dialogues")
@@ -103,7 +119,7 @@ def test_the_doctor_with_nothing_there():
 
 
 def test_the_doctor_with_everything_in_order():
-    text, status = printed(data_doctor, real_data("emorynlp"))
+    text, status = doctor(real_data("emorynlp"))
     found = blocks(text)
     assert status == 0
     assert found["emorynlp"][0].startswith("713/99/85 dialogues")
@@ -114,22 +130,43 @@ def test_the_doctor_names_a_checksum_that_fails(tmp_path):
     shutil.copytree(real_data("meld") / "meld", tmp_path / "meld", copy_function=shutil.copyfile)
     path = tmp_path / "meld" / "test_sent_emo.csv"
     path.write_bytes(path.read_bytes() + b"\r\n")
-    text, status = printed(data_doctor, tmp_path)
+    text, status = doctor(tmp_path)
     found = blocks(text)
     assert status == 1
     assert found["meld"][0].startswith("loads, but meld: the checksum of ")
     assert found["meld"][3].startswith(f"checksum fails: {path}; get it: https://")
     path.write_bytes(path.read_bytes()[:1000])
-    text, status = printed(data_doctor, tmp_path)
+    text, status = doctor(tmp_path)
     assert status == 1
     assert blocks(text)["meld"][0].startswith(f"does not load. {path}, line ")
 
 
 def test_the_doctor_says_that_a_release_is_not_complete(tmp_path):
     write_release(tmp_path / "iemocap")
-    text, status = printed(data_doctor, tmp_path)
+    text, status = doctor(tmp_path)
     assert status == 0
     assert "has 5/2/2 dialogues in train/dev/test" in blocks(text)["iemocap"][0]
+
+
+def test_a_corpus_without_a_train_split_is_described(tmp_path):
+    """IEMOCAP of which only session 5 is there: all of it is test."""
+    write_release(tmp_path / "iemocap")
+    for number in "1234":
+        shutil.rmtree(tmp_path / "iemocap" / f"Session{number}")
+    with pytest.warns(CorpusWarning, match="has 0/0/2 dialogues"):
+        text = stats("iemocap", tmp_path)
+    assert "- there is no train split that dev and test could share anything with" in text
+    rows = {line[:36].strip(): line[36:].split() for line in text.splitlines() if line}
+    assert rows["dialogues"] == ["2"]
+    assert rows["of them also in train"] == ["–"]
+    assert "(not the official release)" in text
+
+
+def test_names_with_brackets_are_printed_whole(tmp_path):
+    folder = tmp_path / "a [bold]copy[/] :smile:"
+    shutil.copytree(real_data("meld") / "meld", folder / "meld", copy_function=shutil.copyfile)
+    text, _ = printed(data_prepare, [corpus_source("meld")], folder)
+    assert f"  {folder}/meld/dev_sent_emo.csv\n" in text
 
 
 def dialogue(key, *texts):

@@ -13,7 +13,11 @@ from test_cli import elsewhere, fails, files
 
 from erc_bench.cli import main
 from erc_bench.corpus.conversation import Corpus
+from erc_bench.corpus.text_files import decoded
+from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.slices import recorded_facts
+from erc_bench.records.external import match
+from erc_bench.records.prediction_files import read_predictions
 
 __all__ = ["elsewhere"]
 
@@ -186,7 +190,18 @@ def test_what_does_not_fit_is_counted(change, words, answers, elsewhere, capsys)
     [
         ("p.jsonl", b"not json\n", ["p.jsonl, line 1: every line must be a JSON object"]),
         ("p.jsonl", b'{"id": "a", "label": "joy"}\n{"id": "b", "la', ["line 2"]),
-        ("p.jsonl", b'[{"id": "a", "label": "joy"}]', ["line 1: every line"]),
+        ("p.jsonl", b'["a", "joy"]', ["entry 1", "str instead of dict"]),
+        ("p.jsonl", b'{"id": "a", "label": "joy"}\n["b", "joy"]\n', ["line 2: every line"]),
+        ("p.json", b'[{"id": "a", "label": "joy"}', ["line 1: not valid JSON", "truncated"]),
+        ("p.json", b"3", ["every line must be a JSON object"]),
+        ("p.json", b'{"a": "joy", "a": "fear"}', ["the key 'a' stands twice"]),
+        ("p.json", b'{"id": ["a", "b"], "label": ["joy"]}', ["its columns differ in length: 1, 2"]),
+        ("p.json", b'{"id": {"0": "a"}, "label": {"1": "joy"}}', ["its columns have other rows"]),
+        ("p.json", b'{"a": "joy", "b": ["fear"]}', ["an object by id must hold a label for each"]),
+        ("p.json", b'{"columns": ["id", "label"], "data": [["a"]]}', ["1 values for 2 columns"]),
+        ("p.csv", "id,label\na,joy\n".encode("utf-16-le"), ["looks like UTF-16 without a byte"]),
+        ("p.csv", b"\xff\xfei", ["says UTF-16, and its bytes are none"]),
+        ("p.csv", b"id,label\na,jo\0y\n", ["line 2: a zero byte"]),
         ("p.jsonl", b'{"label": "joy"}', ["line 1", "needs an 'id'", "there is: label"]),
         ("p.jsonl", b'{"id": "a"}', ["needs an 'id' and a 'label'"]),
         ("p.csv", b"id,emotion\na,joy\n", ["line 1", "'label' is missing", "id, emotion"]),
@@ -205,6 +220,112 @@ def test_broken_files_are_named_by_line(name, data, words, elsewhere, capsys) ->
     for word in words:
         assert word in message
     assert files(elsewhere) == [name]
+
+
+def forms(rows) -> dict[str, str | bytes]:
+    """One set of predictions as programs write them."""
+    objects = [{"id": name, "label": label} for name, label in rows]
+    numbered = {str(n): each for n, each in enumerate(objects)}
+    lines = "".join(f"{name},{label}\n" for name, label in rows)
+    return {
+        "array.json": json.dumps(objects),
+        "array.txt": json.dumps(objects, indent=1),
+        "array.jsonl": json.dumps(objects),
+        "by-id.json": json.dumps(dict(rows)),
+        "objects-by-id.json": json.dumps({name: {"label": label} for name, label in rows}),
+        "index.json": json.dumps(numbered),
+        "columns.json": json.dumps(
+            {key: {n: each[key] for n, each in numbered.items()} for key in ("id", "label")}
+        ),
+        "lists.json": json.dumps({key: [e[key] for e in objects] for key in ("label", "id")}),
+        "split.json": json.dumps(
+            {"columns": ["id", "label"], "index": [*range(len(rows))], "data": [*map(list, rows)]}
+        ),
+        "wrapped.json": json.dumps({"predictions": objects}),
+        "pandas.csv": ",id,label\n"
+        + "".join(f"{n},{name},{label}\n" for n, (name, label) in enumerate(rows)),
+        "excel.csv": "id;label\n" + lines.replace(",", ";"),
+        "tabs.tsv": "id\tlabel\n" + lines.replace(",", "\t"),
+        "old-mac.csv": ("id,label\n" + lines).replace("\n", "\r"),
+        "powershell.csv": ("id,label\r\n" + lines.replace("\n", "\r\n")).encode("utf-16"),
+        "capitals.csv": "ID,Label\n" + lines,
+        "numbered.csv": "id,utterance_id,label\n"
+        + "".join(f"{n},{name},{label}\n" for n, (name, label) in enumerate(rows)),
+        "other-name.csv": "utt,label\n" + lines,
+        "answer.csv": "id,gold,pred\n"
+        + "".join(f"{name},neutral,{label}\n" for name, label in rows),
+        "gold-in-label.csv": "id,label,Prediction\n"
+        + "".join(f"{name},neutral,{label}\n" for name, label in rows),
+        "answer.jsonl": "".join(
+            json.dumps({"id": name, "response": f"I think {label}.", "label": label}) + "\n"
+            for name, label in rows
+        ),
+    }
+
+
+def test_whatever_form_programs_write_is_read(answers, demo) -> None:
+    ids = [u.id for d in demo.dialogues("test") for u in d.utterances]
+    for name, data in forms(answers["test"]).items():
+        text = decoded(data, name) if isinstance(data, bytes) else data
+        file = read_predictions(text, name, demo.labels, ids)
+        assert [(p.id, p.label) for p in file.predictions] == answers["test"], name
+        assert bool(file.notes) == (name in ("answer.csv", "gold-in-label.csv")), name
+
+
+def test_gold_labels_are_not_scored_in_the_place_of_answers(answers, demo, elsewhere, capsys):
+    gold = {u.id: demo.labels.names[u.label] for d in demo.dialogues("test") for u in d.utterances}
+    rows = answers["test"]
+    said = "".join(f"{name},{gold[name]},{label}\n" for name, label in rows)
+    (elsewhere / "both.csv").write_text("id,label,pred\n" + said)
+    assert main(score("both.csv")) == 0
+    taken = capsys.readouterr().err
+    assert "note: both.csv: the predictions were read from 'pred', and 'label' was left" in taken
+    n = len(rows)
+    accuracy = 100 * (n - len(range(0, n, 7))) / n
+    assert stored(elsewhere)["metrics"]["test"]["accuracy"] == pytest.approx(accuracy, abs=1e-4)
+    assert main(score("both.csv", "--column", "label", "--force", "--quiet")) == 0
+    perfect = capsys.readouterr().err
+    assert "both.csv: every label on test is the gold one" in perfect
+    assert stored(elsewhere)["metrics"]["test"]["accuracy"] == 100
+    (elsewhere / "two.csv").write_text("id,label,gpt\n" + said)
+    message = fails(capsys, *score("two.csv", "--force"))
+    assert "the columns 'label', 'gpt' all hold labels of the corpus" in message
+    assert "--column gpt" in message
+    three = "".join(f"{name},{gold[name]},{label},joy\n" for name, label in rows)
+    (elsewhere / "three.csv").write_text("id,label,pred,y_pred\n" + three)
+    assert "'label', 'pred', 'y_pred'" in fails(capsys, *score("three.csv", "--force"))
+    assert "no column 'prde'" in fails(capsys, *score("both.csv", "--force", "--column", "prde"))
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "", "None", "null"])
+def test_what_is_missing_is_no_answer(word, answers, demo) -> None:
+    """It is not mapped to a label that is spelt like it."""
+    rows = answers["test"]
+    text = "id,label\n" + f"{rows[0][0]},{word}\n"
+    text += "".join(f"{name},{label}\n" for name, label in rows[1:])
+    ids = [name for name, _ in rows]
+    file = read_predictions(text, "p.csv", demo.labels, ids)
+    held = match(file.predictions, demo, ["test"], "p.csv")["test"]
+    assert held["predicted"][held["ids"].index(rows[0][0])] == -1
+    assert held["predicted"].count(-1) == 1
+    nothing = read_predictions("id,label\n" + f"{rows[0][0]},{word}\n", "p.csv", demo.labels, ids)
+    with pytest.raises(ErcBenchError, match="there is no answer at all"):
+        match(nothing.predictions, demo, ["test"], "p.csv")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda i, n: {f"x{i}": "joy"},
+        lambda i, n: {"id": i, "label": "blah " * 9000},
+        lambda i, n: {"id": "blah " * 9000, "label": "joy"},
+        lambda i, n: {f"column {k}": k for k in range(2000)},
+    ],
+)
+def test_no_error_is_a_flood(change, answers, elsewhere, capsys) -> None:
+    objects = [change(name, n) for n, (name, _) in enumerate(answers["test"])]
+    (elsewhere / "p.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    assert len(fails(capsys, *score("p.jsonl"))) < 1000
 
 
 def test_no_file_a_folder_and_one_that_must_not_be_read(answers, elsewhere, capsys) -> None:

@@ -12,6 +12,8 @@ import pytest
 from test_cli import elsewhere, fails, files
 
 from erc_bench.cli import main
+from erc_bench.errors import ErcBenchError
+from erc_bench.inference.dialogue_files import read_dialogues
 
 __all__ = ["elsewhere"]
 
@@ -234,6 +236,91 @@ def test_what_is_no_dialogue(name, text, words, root: Path, capsys) -> None:
     message = fails(capsys, "predict", "eacl", name)
     for word in words:
         assert word in message
+
+
+def spoken(text: str | bytes, tmp_path: Path, name: str = "d.txt") -> list[list[tuple[str, str]]]:
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return [[(u.speaker, u.text) for u in d.utterances] for d in read_dialogues(str(path))]
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "[00:01:02] ",
+        "(0:01) ",
+        "00:01:02.500 ",
+        "21:15 - ",
+        "12/31/20, 9:15 PM - ",
+        "12/31/20, 9:15\u202fPM - ",
+        "\u200e[31.12.20, 21:15:03] ",
+        "2020-12-31T21:15:00Z ",
+        "2020-12-31 21:15:00,123 | ",
+    ],
+)
+def test_a_time_before_the_speaker_is_no_part_of_the_name(time, tmp_path) -> None:
+    lines = f"{time}Ann: Hello: you!\n{time}Bob Lee: At 10:30.\n"
+    assert spoken(lines, tmp_path) == [[("Ann", "Hello: you!"), ("Bob Lee", "At 10:30.")]]
+    with pytest.raises(ErcBenchError, match="line 3: no time stands before 'and then: no'"):
+        spoken(f"{lines}and then: no\n", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1: Hello.",
+        "Speaker 2: Hello.",
+        "Mr. Smith: Hello.",
+        "Dr. J. R. Lee: Hello.",
+        "Zoë : Hello.",
+        "The Woman Behind The Counter: Hello.",
+        "Ann (mother): Hello.",
+    ],
+)
+def test_what_is_a_speaker(line, tmp_path) -> None:
+    assert spoken(f"Bob: see https://a.b/c: d\n{line}\n", tmp_path)[0] == [
+        ("Bob", "see https://a.b/c: d"),
+        (line.partition(":")[0].strip(), "Hello."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("https://example.org/a: b", "a URL's"),
+        ("see https://example.org", "a URL's"),
+        ("[Door opens: wind]", "a stage direction"),
+        ("(Ann enters): Hi.", "a stage direction"),
+        ("*knocks*: Hi.", "a stage direction"),
+        ("<Bob> well: Hi.", "a stage direction"),
+        ("00:00:01,000 --> 00:00:02,000", "a subtitle"),
+        ("Well? I said: Hi.", "a sentence"),
+        ("I have to tell you one thing: Hi.", "a sentence"),
+        ("Ann (laughing): Hi.", "a stage direction"),
+        ("12/31/20, 9:15 PM - Messages are encrypted.", "not `Speaker: text`"),
+    ],
+)
+def test_what_is_no_speaker(line, words, tmp_path) -> None:
+    with pytest.raises(ErcBenchError, match=rf"d\.txt, line 2: .*{words}"):
+        spoken(f"Ann: Hello.\n{line}\n", tmp_path)
+
+
+def test_line_ends_and_dialogues_a_line(tmp_path) -> None:
+    turns = [("Ann", "Hi.\u2028Really\x0c"), ("Bob", "Oh.")]
+    for end in ("\n", "\r\n", "\r"):
+        assert spoken(end.join(": ".join(t) for t in turns), tmp_path) == [
+            [("Ann", "Hi.\u2028Really"), ("Bob", "Oh.")]
+        ]
+    objects = [{"speaker": s, "text": t} for s, t in turns]
+    for lines in (
+        [{"id": "a", "utterances": objects}, {"id": "b", "utterances": objects[:1]}],
+        [objects, objects[:1]],
+    ):
+        text = "\n".join(map(json.dumps, lines))
+        assert spoken(text, tmp_path, "d.jsonl") == [turns, turns[:1]]
+    assert spoken("Ann: Hi.\n".encode("utf-16"), tmp_path) == [[("Ann", "Hi.")]]
+    with pytest.raises(ErcBenchError, match="looks like UTF-16 without"):
+        spoken("Ann: Hi.\n".encode("utf-16-be"), tmp_path)
 
 
 def test_files_that_can_not_be_read(root: Path, elsewhere: Path, capsys, monkeypatch) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def _console() -> Any:
     """Where results go."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    # What is printed is a user's as often as ours: a path with [brackets] or :colons: stays whole.
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -174,12 +176,13 @@ def build_parser() -> argparse.ArgumentParser:
         parents=[data, store, common],
         help="score and store predictions made elsewhere",
     )
-    score.add_argument("predictions", metavar="FILE", help="JSON lines or CSV; - is standard input")
+    score.add_argument("predictions", metavar="FILE", help="JSON or CSV; - is standard input")
     score.add_argument("--dataset", required=True, metavar="NAME")
     score.add_argument("--name", required=True, help="what the leaderboard shall call it")
     score.add_argument(
         "--split", nargs="+", choices=("test", "dev"), default=["test"], help="what the file holds"
     )
+    score.add_argument("--column", default="", metavar="NAME", help="which column predicts")
     score.add_argument("--seed", default="1", metavar="K", help="which of several runs it is")
     score.add_argument("--context", choices=("past", "full", "unknown"), default="unknown")
     score.add_argument("--encoder", default="", metavar="NAME", help="what predicted")
@@ -435,12 +438,15 @@ def command_score(args: argparse.Namespace) -> None:
         args.name,
         args.leaderboard_dir,
         splits=args.split,
+        column=args.column,
         seed=_seeds([args.seed])[0],
         context=args.context,
         encoder=args.encoder,
         data_dir=args.data_dir,
         force=args.force,
     )
+    for note in scored.notes:
+        _complain(f"note: {note}.")
     out = _console()
     out.print(metrics_table(scored.record))
     where = f"Record: {scored.path}" if scored.path else "Not stored: a record stands on test."
@@ -518,30 +524,37 @@ def command_wandb_report(args: argparse.Namespace) -> None:
     print(save_report(args.dataset, args.preset, args.project, args.entity))
 
 
+def _sources(names: Iterable[str] | None = None) -> list[Any]:
+    """The corpora of these names; all there are if none is given."""
+    from erc_bench.settings.registry import corpus_names, corpus_source
+
+    return [corpus_source(name) for name in (corpus_names() if names is None else names)]
+
+
 def command_data_list(args: argparse.Namespace) -> None:
     """``erc-bench data list``."""
     from erc_bench.corpus.report import data_list
 
-    data_list(_console())
+    data_list(_console(), _sources())
 
 
 def command_data_prepare(args: argparse.Namespace) -> None:
     """``erc-bench data prepare``."""
     from erc_bench.corpus.report import data_prepare
 
-    data_prepare(_console(), args.name, args.data_dir)
+    data_prepare(_console(), _sources(args.name), args.data_dir)
 
 
 def command_data_stats(args: argparse.Namespace) -> None:
     """``erc-bench data stats``."""
     from erc_bench.corpus.report import data_stats
 
-    for name in args.name:
-        data_stats(_console(), name, args.data_dir)
+    for source in _sources(args.name):
+        data_stats(_console(), source, args.data_dir, _sources(source.related))
 
 
 def command_data_doctor(args: argparse.Namespace) -> int:
     """``erc-bench data doctor``."""
     from erc_bench.corpus.report import data_doctor
 
-    return data_doctor(_console(), args.data_dir)
+    return data_doctor(_console(), _sources(), args.data_dir)

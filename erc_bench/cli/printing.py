@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -59,20 +58,22 @@ def metrics_table(record: Mapping[str, Any], by_class: bool = True) -> Table:
     """The figures of each split in percent, test first; with F1 by class below them."""
     splits = [split for split in ("test", "dev") if split in record["metrics"]]
     figures = [record["metrics"][split] for split in splits]
-    table = Table(title=f"{record['method']} on {record['dataset']}, seed {record['seed']}")
+    title = f"{record['method']} on {record['dataset']}, seed {record['seed']}"
+    table = Table(title=Text(title))
     table.add_column("")
     for split in splits:
         table.add_column(split, justify="right")
     names = [name for name, value in figures[0].items() if isinstance(value, float)]
     for name in names:
         table.add_row(
-            TITLES.get(name, name.replace("_", " ")),
+            Text(TITLES.get(name, name.replace("_", " "))),
             *(f"{of_split[name]:.2f}" for of_split in figures),
             end_section=name == names[-1],
         )
     for name in record["labels"] if by_class else ():
         table.add_row(
-            f"F1 {name}", *(f"{of_split['per_class'][name]['f1']:.2f}" for of_split in figures)
+            Text(f"F1 {name}"),
+            *(f"{of_split['per_class'][name]['f1']:.2f}" for of_split in figures),
         )
     return table
 
@@ -81,7 +82,7 @@ def _table(*columns: str | Column, title: str = "") -> Table:
     """A table without rules."""
     return Table(
         *columns,
-        title=f"\n{title}" if title else None,
+        title=Text(f"\n{title}") if title else None,
         title_justify="left",
         title_style="bold",
         box=None,
@@ -149,7 +150,7 @@ def _slice_table(record: Mapping[str, Any]) -> Table:
     for i, part in enumerate(found):
         table.add_row(
             part.kind if i == kinds.index(part.kind) else "",
-            part.name,
+            Text(part.name),
             f"{part.support:,}",
             f"{part.weighted_f1:.2f}",
             f"{part.accuracy:.2f}",
@@ -166,7 +167,7 @@ def _print_curves(console: Console, training: Mapping[str, Any]) -> None:
     for name in large:
         values = [epoch.get(name) for epoch in curves]
         lines, low, high = plot(values, HEIGHT)
-        console.print(f"\n{name}", style="bold")
+        console.print(Text(f"\n{name}"), style="bold")
         edges = [f"{high:9.4g}", *[""] * (HEIGHT - 2), f"{low:9.4g}"]
         for edge, line in zip(edges, lines, strict=True):
             console.print(Text(f"{edge:>9} │{line}"), no_wrap=True, crop=False)
@@ -288,8 +289,8 @@ def _check_split(record: Mapping[str, Any], split: str, path: Path) -> None:
 
 def _find_dialogue(corpus: Corpus, name: str) -> tuple[str, Dialogue]:
     known: list[str] = []
-    for split in corpus.splits:
-        for dialogue in corpus.dialogues(split):
+    for split, dialogues in corpus.contents.items():
+        for dialogue in dialogues:
             if dialogue.id == name:
                 return split, dialogue
             known.append(dialogue.id)
@@ -367,7 +368,7 @@ def print_answers(console: Console, answers: Iterable[Answer]) -> None:
         of_dialogue.setdefault(answer.dialogue, []).append(answer)
     for name, found in of_dialogue.items():
         columns = [Column(column, no_wrap=True) for column in ("emotion", "else")]
-        title = escape(name) if len(of_dialogue) > 1 else ""
+        title = name if len(of_dialogue) > 1 else ""
         table = _table("", "speaker", "text", *columns, title=title)
         for answer in found:
             first, others = ranked(answer)

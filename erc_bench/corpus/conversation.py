@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from erc_bench.errors import ErcBenchError, did_you_mean
+from erc_bench.errors import ErcBenchError, did_you_mean, quoted
 
 if TYPE_CHECKING:
     import datasets
@@ -40,7 +40,7 @@ class LabelSet:
         except ValueError:
             place = f"{where}: " if where else ""
             raise ErcBenchError(
-                f"{place}the label {name!r} is not in the label set."
+                f"{place}the label {quoted(name)} is not in the label set."
                 + did_you_mean(name, self.names)
             ) from None
 
@@ -88,26 +88,51 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus: its label set and its splits, held as Hugging Face ``datasets``.
-
-    Every split is a ``datasets.Dataset`` with one row a dialogue and the columns ``id`` and
-    ``utterances`` (a list of ``{id, speaker, text, label, name}``; label −1 = unlabelled).
-    ``dialogues`` gives them back as :class:`Dialogue`. Build one with :meth:`build`.
-    """
+    """A corpus: its label set, and the dialogues of its splits. Build one with :meth:`build`."""
 
     name: str
     labels: LabelSet
-    splits: datasets.DatasetDict
+    contents: Mapping[str, tuple[Dialogue, ...]]
+    """The dialogues of each split, in corpus order."""
     digest: str
     """SHA-256 over everything a model can see: labels, splits, ids, speakers, texts."""
+    official: bool = True
+    """Whether this is the official release, as far as is known; a made-up corpus always is."""
 
     @classmethod
-    def build(cls, name: str, labels: LabelSet, splits: Mapping[str, Iterable[Dialogue]]) -> Corpus:
+    def build(
+        cls,
+        name: str,
+        labels: LabelSet,
+        splits: Mapping[str, Iterable[Dialogue]],
+        official: bool = True,
+    ) -> Corpus:
         """Validate dialogues and hold them.
 
         Raises:
             ErcBenchError: an id that stands twice, a label outside the label set, or a split
                 that is unknown, empty, or (unless the corpus has no emotions) without labels.
+        """
+        contents: dict[str, tuple[Dialogue, ...]] = {}
+        seen: set[str] = set()
+        hasher = hashlib.sha256(json.dumps(labels.names).encode())
+        for split, dialogues in splits.items():
+            if split not in SPLITS:
+                hint = did_you_mean(split, SPLITS)
+                raise ErcBenchError(f"{name}: unknown split {split!r}.{hint}")
+            contents[split] = tuple(dialogues)
+            _check(contents[split], seen, len(labels), f"{name}, {split}")
+            # The digests of committed records rest on this very form.
+            rows = [_row(dialogue) for dialogue in contents[split]]
+            hasher.update(json.dumps([split, rows]).encode())
+        return cls(name, labels, contents, hasher.hexdigest(), official)
+
+    @cached_property
+    def splits(self) -> datasets.DatasetDict:
+        """The splits as Hugging Face ``datasets``, made when they are first asked for.
+
+        One row a dialogue, with the columns ``id`` and ``utterances`` (a list of ``{id, speaker,
+        text, label, name}``; label −1 = unlabelled).
         """
         import datasets
 
@@ -119,23 +144,16 @@ class Corpus:
                 "utterances": [{key: datasets.Value(kind) for key, kind in utterance.items()}],
             }
         )
-        held = datasets.DatasetDict()
-        seen: set[str] = set()
-        hasher = hashlib.sha256(json.dumps(labels.names).encode())
-        for split, dialogues in splits.items():
-            if split not in SPLITS:
-                hint = did_you_mean(split, SPLITS)
-                raise ErcBenchError(f"{name}: unknown split {split!r}.{hint}")
-            rows = [_row(dialogue) for dialogue in dialogues]
-            turns = [u for row in rows for u in row["utterances"]]
-            _check(turns, seen, len(labels), f"{name}, {split}")
-            hasher.update(json.dumps([split, rows], sort_keys=True).encode())
-            held[split] = datasets.Dataset.from_list(rows, features=features)
-        return cls(name, labels, held, hasher.hexdigest())
+        return datasets.DatasetDict(
+            {
+                split: datasets.Dataset.from_list([_row(d) for d in dialogues], features=features)
+                for split, dialogues in self.contents.items()
+            }
+        )
 
     def dialogues(self, split: str) -> list[Dialogue]:
         """The dialogues of one split, in corpus order."""
-        return [dialogue_from_row(dict(row)) for row in self.splits[split]]
+        return list(self.contents[split])
 
 
 def dialogue_from_row(row: Mapping[str, Any]) -> Dialogue:
@@ -150,25 +168,35 @@ def dialogue_from_row(row: Mapping[str, Any]) -> Dialogue:
 
 
 def _row(dialogue: Dialogue) -> dict[str, Any]:
-    """A dialogue as one row of a split."""
+    """A dialogue as one row of a split; the keys stand in alphabetical order."""
     return {
         "id": dialogue.id,
         "utterances": [
-            {**u.__dict__, "label": -1 if u.label is None else u.label} for u in dialogue.utterances
+            {
+                "id": u.id,
+                "label": -1 if u.label is None else u.label,
+                "name": u.name,
+                "speaker": u.speaker,
+                "text": u.text,
+            }
+            for u in dialogue.utterances
         ],
     }
 
 
-def _check(turns: list[dict[str, Any]], seen: set[str], classes: int, where: str) -> None:
+def _check(dialogues: tuple[Dialogue, ...], seen: set[str], classes: int, where: str) -> None:
     """Ids that stand once, labels of the label set, and something to score."""
-    for u in turns:
-        if u["id"] in seen:
-            raise ErcBenchError(f"{where}: the utterance id {u['id']!r} stands twice.")
-        seen.add(u["id"])
-        if not -1 <= u["label"] < classes:
-            known = f"is outside 0…{classes - 1}" if classes else "in a corpus without emotions"
-            raise ErcBenchError(f"{where}, utterance {u['id']!r}: label {u['label']} {known}.")
-    if not turns:
+    labelled = False
+    for u in (u for dialogue in dialogues for u in dialogue.utterances):
+        if u.id in seen:
+            raise ErcBenchError(f"{where}: the utterance id {u.id!r} stands twice.")
+        seen.add(u.id)
+        if u.label is not None:
+            labelled = True
+            if not 0 <= u.label < classes:
+                known = f"is outside 0…{classes - 1}" if classes else "in a corpus without emotions"
+                raise ErcBenchError(f"{where}, utterance {u.id!r}: label {u.label} {known}.")
+    if not dialogues:
         raise ErcBenchError(f"{where}: there is no utterance.")
-    if classes and all(u["label"] < 0 for u in turns):
+    if classes and not labelled:
         raise ErcBenchError(f"{where}: there is no labelled utterance.")

@@ -4,61 +4,72 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue
 from erc_bench.corpus.overlap import seen, shared_dialogues
 from erc_bench.corpus.source import CorpusSource, CorpusWarning, count
 from erc_bench.errors import ErcBenchError
-from erc_bench.settings.registry import corpus_names, corpus_source
 
 
-def data_list(console: Console) -> None:
+def data_list(console: Console, sources: Iterable[CorpusSource]) -> None:
     """Every corpus: its number of classes, its licence, and what it is."""
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
     for column in ("classes", "licence", "what"):
         table.add_column(column)
-    for name in corpus_names():
-        source = corpus_source(name)
-        table.add_row(name, str(len(source.labels)), source.licence, source.description)
+    for source in sources:
+        cells = (source.name, str(len(source.labels)), source.licence, source.description)
+        table.add_row(*map(Text, cells))
     console.print(table)
     _line(console, "`erc-bench data stats NAME` says more; `erc-bench data doctor` what is there.")
 
 
-def data_prepare(console: Console, names: Sequence[str], data_dir: Path | None = None) -> None:
+def data_prepare(
+    console: Console, sources: Iterable[CorpusSource], data_dir: Path | None = None
+) -> None:
     """Find or download the files of the corpora, load them, and say where they are.
 
     Raises:
         ErcBenchError: a file is neither there nor to be had, or does not hold what it should.
     """
-    for name in names:
-        source = corpus_source(name)
+    for source in sources:
         paths = source.prepare(data_dir)
         corpus = source.load(data_dir)
-        _line(console, f"{name}: {_sizes(corpus)}.", "bold")
+        _line(console, f"{source.name}: {_sizes(corpus)}.", "bold")
         for path in paths.values():
             _line(console, f"  {path}")
 
 
-def data_stats(console: Console, name: str, data_dir: Path | None = None) -> None:
-    """Sizes, labels, lengths, speakers and overlaps of one corpus, counted from its files."""
-    source = corpus_source(name)
+def data_stats(
+    console: Console,
+    source: CorpusSource,
+    data_dir: Path | None = None,
+    related: Iterable[CorpusSource] = (),
+) -> None:
+    """Sizes, labels, lengths, speakers and overlaps of one corpus, counted from its files.
+
+    Args:
+        console: where to.
+        source: the corpus.
+        data_dir: where the corpora are, before the usual places.
+        related: other corpora that may hold utterances of its test split.
+    """
     corpus = source.load(data_dir)
-    dialogues = {split: corpus.dialogues(split) for split in SPLITS if split in corpus.splits}
-    _line(console, f"{name}: {source.description}", "bold")
+    dialogues = {split: corpus.contents[split] for split in SPLITS if split in corpus.contents}
+    _line(console, f"{source.name}: {source.description}", "bold")
     for title, text in (
         ("classes", source.classes),
         ("release", source.release),
         ("licence", source.licence),
         ("source", source.homepage),
         ("cite", source.citation),
-        ("digest", corpus.digest),
+        ("digest", f"{corpus.digest}{'' if corpus.official else ' (not the official release)'}"),
     ):
         _line(console, f"{title}: {text}")
     console.print()
@@ -66,11 +77,14 @@ def data_stats(console: Console, name: str, data_dir: Path | None = None) -> Non
     console.print()
     console.print(_labels_table(corpus, dialogues))
     console.print()
-    for line in [*_overlaps(dialogues), *source.notes(corpus, data_dir)]:
+    met = [_met(corpus, other, data_dir) for other in related if "test" in dialogues]
+    for line in [*_overlaps(dialogues), *source.notes(corpus, data_dir), *met]:
         _line(console, f"- {line}")
 
 
-def data_doctor(console: Console, data_dir: Path | None = None) -> int:
+def data_doctor(
+    console: Console, sources: Iterable[CorpusSource], data_dir: Path | None = None
+) -> int:
     """What is there of every corpus, what is missing or damaged, and where to get it.
 
     Returns:
@@ -78,16 +92,17 @@ def data_doctor(console: Console, data_dir: Path | None = None) -> int:
         A corpus that is merely missing is no fault.
     """
     ill = False
-    for name in corpus_names():
-        source = corpus_source(name)
+    for source in sources:
         statuses = source.status(data_dir)
         missing = any(status.state == "missing" for status in statuses)
         ill |= any(status.state == "checksum fails" for status in statuses)
         verdict, style = ("not here", "yellow") if missing else _try_to_load(source, data_dir)
         ill |= style == "red"
-        _line(console, f"{name}: {verdict}", f"bold {style}")
+        _line(console, f"{source.name}: {verdict}", f"bold {style}")
         for status in statuses:
-            if status.path is None:
+            if status.problem:
+                _line(console, f"  missing: {status.name}; {status.problem}")
+            elif status.path is None:
                 _line(console, f"  missing: {status.name}; get it: {status.source}")
             elif status.intact:
                 _line(console, f"  present: {status.path}")
@@ -110,17 +125,18 @@ def _try_to_load(source: CorpusSource, data_dir: Path | None) -> tuple[str, str]
 
 def _sizes(corpus: Corpus) -> str:
     """``1038/114/280 dialogues, 9989/1109/2610 labelled utterances (train/dev/test)``."""
-    counts = [count(corpus.dialogues(split)) for split in corpus.splits]
+    counts = [count(dialogues) for dialogues in corpus.contents.values()]
     dialogues, utterances = ("/".join(map(str, column)) for column in zip(*counts, strict=True))
-    return f"{dialogues} dialogues, {utterances} labelled utterances ({'/'.join(corpus.splits)})"
+    return f"{dialogues} dialogues, {utterances} labelled utterances ({'/'.join(corpus.contents)})"
 
 
-def _sizes_table(dialogues: dict[str, list[Dialogue]]) -> Table:
+def _sizes_table(dialogues: Mapping[str, Sequence[Dialogue]]) -> Table:
     table = Table("", *dialogues, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     rows: dict[str, list[str]] = {}
-    train_speakers = {u.speaker for d in dialogues["train"] for u in d.utterances}
+    train = dialogues.get("train", ())
+    train_speakers = {u.speaker for d in train for u in d.utterances}
     for split in dialogues.values():
         turns = [len(dialogue) for dialogue in split]
         words = [len(u.text.split()) for dialogue in split for u in dialogue.utterances]
@@ -134,7 +150,7 @@ def _sizes_table(dialogues: dict[str, list[Dialogue]]) -> Table:
             ("words an utterance, mean (min–max)", _spread(words)),
             ("speakers a dialogue, mean (min–max)", _spread(per_dialogue)),
             ("speakers", str(len(speakers))),
-            ("  of them also in train", str(len(speakers & train_speakers))),
+            ("  of them also in train", str(len(speakers & train_speakers)) if train else "–"),
         ):
             rows.setdefault(title, []).append(value)
     for title, values in rows.items():
@@ -142,7 +158,7 @@ def _sizes_table(dialogues: dict[str, list[Dialogue]]) -> Table:
     return table
 
 
-def _labels_table(corpus: Corpus, dialogues: dict[str, list[Dialogue]]) -> Table:
+def _labels_table(corpus: Corpus, dialogues: Mapping[str, Sequence[Dialogue]]) -> Table:
     table = Table("label", *dialogues, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -152,12 +168,14 @@ def _labels_table(corpus: Corpus, dialogues: dict[str, list[Dialogue]]) -> Table
     ]
     for label, name in enumerate(corpus.labels.names):
         shares = (f"{c[label]} ({100 * c[label] / c.total():.1f} %)" for c in counts)
-        table.add_row(name, *shares)
+        table.add_row(Text(name), *shares)
     return table
 
 
-def _overlaps(dialogues: dict[str, list[Dialogue]]) -> list[str]:
+def _overlaps(dialogues: Mapping[str, Sequence[Dialogue]]) -> list[str]:
     """What dev and test share with train, in words."""
+    if "train" not in dialogues:
+        return ["there is no train split that dev and test could share anything with"]
     lines = []
     train = [u.text for d in dialogues["train"] for u in d.utterances]
     for split in ("dev", "test"):
@@ -169,10 +187,21 @@ def _overlaps(dialogues: dict[str, list[Dialogue]]) -> list[str]:
     return lines
 
 
+def _met(corpus: Corpus, other: CorpusSource, data_dir: Path | None) -> str:
+    """How much of test stands in another corpus, in words."""
+    what = f"test utterances that occur in {other.name}"
+    if any(status.path is None for status in other.status(data_dir)):
+        return f"{what}: not counted, its files are not here"
+    splits = other.load(data_dir).contents.values()
+    texts = [u.text for dialogues in splits for d in dialogues for u in d.utterances]
+    test = [u.text for d in corpus.contents["test"] for u in d.utterances]
+    return f"{what}, by words only: {seen(test, texts, verbatim=False)}"
+
+
 def _spread(values: list[int]) -> str:
     return f"{sum(values) / len(values):.1f} ({min(values)}–{max(values)})"
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:
     """One line as it is, unwrapped where nobody reads it on a terminal."""
-    console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+    console.print(Text(text), style=style, soft_wrap=True)

@@ -2,16 +2,19 @@
 
 A file is looked for under the folder given with ``--data-dir``, then under the one named by
 ``ERC_BENCH_DATA``, then in the cache (``~/.cache/erc-bench``; ``XDG_CACHE_HOME`` is honoured), and
-is then downloaded into the cache where the licence allows.
+is then downloaded into the cache where the licence allows. In a user's own folder it is also found
+where it lies near by, under its own name in capitals or not, if there is one such file
+(:func:`near_by`).
 
 What a checksum decides:
 
 - A download is moved into place only after its checksum holds, so a file in the cache whose
   checksum fails was damaged: an error.
 - A file in a user's own folder may be another copy of the same release (MELD's older copies differ
-  in one character). One that parses and gives the release's counts loads, with a
-  :class:`CorpusWarning`; the digest in a run's record tells whether the contents are the same.
-  One that does not is an error that says what is off and that the checksum is not the official one.
+  in one character). If what is read from it is what the official files give, or it has the
+  release's counts and ids, it loads with a :class:`CorpusWarning` that says how it differs, and
+  :attr:`Corpus.official` says whether the contents are the release's. One that does not is an error
+  that says what is off and that the checksum is not the official one.
 """
 
 from __future__ import annotations
@@ -22,14 +25,15 @@ import os
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import platformdirs
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet
+from erc_bench.corpus.release import Release
 from erc_bench.errors import ErcBenchError
 
 ATTEMPTS = 3
@@ -65,6 +69,8 @@ class FileStatus:
     cached: bool
     source: str
     """Where to get it: a URL, or whom to ask."""
+    problem: str = ""
+    """Why it counts as missing although something like it is there, and what to do."""
 
     @property
     def state(self) -> str:
@@ -112,13 +118,91 @@ def checksum_holds(path: Path, checksum: str) -> bool:
 def find(file: CorpusFile, data_dir: Path | None) -> FileStatus:
     """The first copy of a file, or of an alternative of it, in the folders searched."""
     source = file.url or "licensed"
+    versions = (file, *file.alternatives)
     for folder in search_folders(data_dir):
-        for version in (file, *file.alternatives):
-            path = folder / version.path
-            if path.is_file():
-                intact = checksum_holds(path, version.checksum)
-                return FileStatus(file.path, path, intact, folder == cache_folder(), source)
+        cached = folder == cache_folder()
+        found = [(folder / v.path, v) for v in versions if (folder / v.path).is_file()][:1]
+        if not found and not cached:
+            found = _astray(folder, versions)
+        if len(found) > 1:
+            problem = (
+                f"{file.path} is not in {folder}, and there are several files like it: "
+                f"{', '.join(str(path) for path, _ in found[:4])}. Put the right one at "
+                f"{folder / file.path}"
+            )
+            return FileStatus(file.path, None, False, False, source, problem)
+        for path, version in found:
+            intact = checksum_holds(path, version.checksum)
+            return FileStatus(file.path, path, intact, cached, source)
     return FileStatus(file.path, None, False, False, source)
+
+
+def _astray(folder: Path, versions: tuple[CorpusFile, ...]) -> list[tuple[Path, CorpusFile]]:
+    """Where the versions of a file lie near their place: one, or several that differ.
+
+    Nearest first: its path in other capitals, its path in a data folder that is the corpus's own,
+    then its name in any folder near by. There a file of another form, whose name may be anybody's
+    (``train_data.json``), must have the right checksum.
+    """
+    for version in versions:
+        parts = Path(version.path).parts
+        for steps in (parts, parts[1:]):
+            path = _in_any_case(folder, steps)
+            if path is not None:
+                return [(path, version)]
+    found: dict[str, tuple[Path, CorpusFile]] = {}
+    corpus = Path(versions[0].path).parts[0]
+    for place in near_by(folder, corpus):
+        for version in versions:
+            path = _in_any_case(place, (Path(version.path).name,))
+            if path is not None:
+                held = checksum_holds(path, version.checksum)
+                if held:
+                    return [(path, version)]
+                if version is versions[0]:
+                    found.setdefault(checksum_of(path, "sha256"), (path, version))
+    return list(found.values())
+
+
+def _in_any_case(folder: Path, steps: tuple[str, ...]) -> Path | None:
+    """The file at a path below a folder, in capitals or not; None if there is none, or several."""
+    places = [folder]
+    for step in steps:
+        places = [p for place in places for p in _entries(place) if p.name.lower() == step.lower()]
+    files = [place for place in places if place.is_file()]
+    return files[0] if len(files) == 1 else None
+
+
+def near_by(folder: Path, corpus: str) -> Iterator[Path]:
+    """Folders in which the files of a corpus may lie when they are not in their place.
+
+    The data folder itself and what is two levels below it, the folder above, and those beside the
+    data folder that are named like the corpus.
+    """
+    below = [child for child in _entries(folder) if child.is_dir()]
+    yield from (folder, *below)
+    yield from (child for each in below for child in _entries(each) if child.is_dir())
+    above = folder.resolve().parent
+    if above != folder.resolve():
+        yield above
+        beside = (p for p in _entries(above) if p.name.lower().startswith(corpus) and p.is_dir())
+        for place in beside:
+            if place != folder.resolve():
+                yield from (place, *(child for child in _entries(place) if child.is_dir()))
+
+
+MOST_ENTRIES = 2000
+"""A folder with more entries is not looked through: it is no data folder."""
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted, hidden files left out; nothing if it can not be read."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    names = [] if len(names) > MOST_ENTRIES else names
+    return [folder / name for name in sorted(names) if not name.startswith(".")]
 
 
 def download(url: str, target: Path, checksum: str) -> Path:
@@ -193,6 +277,9 @@ class CorpusSource(ABC):
     release: ClassVar[str]  # which of the releases in use this is
     files: ClassVar[Mapping[str, CorpusFile]] = {}  # split → file
     counts: ClassVar[Mapping[str, tuple[int, int]]] = {}  # split → dialogues, labelled utterances
+    official: ClassVar[Release | None] = None  # what tells the release from another copy
+    confusable: ClassVar[tuple[tuple[str, str], ...]] = ()  # labels taken for each other, in pairs
+    related: ClassVar[tuple[str, ...]] = ()  # corpora that may hold the same utterances, by name
 
     @abstractmethod
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:
@@ -209,24 +296,46 @@ class CorpusSource(ABC):
                     f"after it was downloaded. Delete it and run `erc-bench data prepare "
                     f"{self.name}`."
                 )
-        names = ", ".join(str(status.path) for status in changed)
         try:
             splits = self.parse({key: status.path for key, status in found.items() if status.path})
             self.check(splits)
+            corpus = Corpus.build(self.name, self.labels, splits)
+            doubts = self.doubts(corpus, changed)
         except ErcBenchError as error:
             advice = "Replace the file with the official one"
             if self.files:
                 advice += f" (`erc-bench data doctor` says where to get {self.name})"
-            doubt = f" The checksum of {names} is not the official one." if changed else ""
-            raise ErcBenchError(f"{error}{doubt} {advice}.") from error
-        if changed:
-            warnings.warn(
-                f"{self.name}: the checksum of {names} is not the official one; the counts are, so "
-                "it is used. The record's dataset digest says whether the contents are the same.",
-                CorpusWarning,
-                stacklevel=2,
+            doubt = (
+                f" The checksum of {_paths(changed)} is not the official one." if changed else ""
             )
-        return Corpus.build(self.name, self.labels, splits)
+            raise ErcBenchError(f"{error}{doubt} {advice}.") from error
+        differs = (
+            f"the contents are not the release's: {'; '.join(doubts)}. It is used all the same; "
+            "records made on it carry another digest"
+        )
+        if changed:
+            same = "; what is read from it is the same as from the official one"
+            caution(
+                f"{self.name}: the checksum of {_paths(changed)} is not the official one"
+                f"{f', and {differs}' if doubts else same}."
+            )
+        elif doubts:
+            caution(f"{self.name}: {differs}.")
+        return replace(corpus, official=not doubts)
+
+    def doubts(self, corpus: Corpus, changed: Sequence[FileStatus]) -> list[str]:
+        """Why this copy is not known to be the official release, in words; none if it is.
+
+        Args:
+            corpus: what the files hold.
+            changed: the files whose checksum is not the official one.
+
+        Raises:
+            ErcBenchError: its ids would name other utterances than the release's.
+        """
+        if self.official is not None:
+            return self.official.doubts(corpus)
+        return ["the counts are right, and nothing else is known of it"] if changed else []
 
     def prepare(self, data_dir: Path | None = None) -> dict[str, Path]:
         """Find every file or download it; the paths, one per split."""
@@ -244,6 +353,8 @@ class CorpusSource(ABC):
     def check(self, splits: Mapping[str, list[Dialogue]]) -> None:
         """Compare with the release's counts; an error says which figure is off."""
         for split, expected in self.counts.items():
+            if split not in splits:
+                raise ErcBenchError(f"{self.name}: there is no {split}, which the release has.")
             actual = count(splits[split])
             named = zip(("dialogues", "labelled utterances"), actual, expected, strict=True)
             for what, have, want in named:
@@ -260,6 +371,8 @@ class CorpusSource(ABC):
         """:meth:`locate`, with what is missing downloaded."""
         found = self.locate(data_dir)
         for key, status in found.items():
+            if status.problem:
+                raise ErcBenchError(f"{self.name}: {status.problem}.")
             if status.path is None:
                 found[key] = self._fetch(self.files.get(key), status)
         return found
@@ -275,6 +388,15 @@ class CorpusSource(ABC):
         return FileStatus(file.path, path, True, True, file.url)
 
 
-def count(dialogues: list[Dialogue]) -> tuple[int, int]:
+def _paths(statuses: Sequence[FileStatus]) -> str:
+    return ", ".join(str(status.path) for status in statuses)
+
+
+def caution(message: str) -> None:
+    """Say that a copy of a corpus is not as it should be, and what was done about it."""
+    warnings.warn(message, CorpusWarning, stacklevel=2)
+
+
+def count(dialogues: Sequence[Dialogue]) -> tuple[int, int]:
     """Dialogues and labelled utterances."""
     return len(dialogues), sum(len(dialogue.labelled) for dialogue in dialogues)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from erc_bench.errors import ErcBenchError
+from erc_bench.errors import ErcBenchError, listed, quoted
 
 T = TypeVar("T")
 
 STANDARD_INPUT = "standard input"
+
+# UTF-32's little-endian mark begins with UTF-16's.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def read_text(path: Path) -> str:
@@ -40,18 +50,53 @@ def read_given(name: str) -> tuple[str, str]:
 def decoded(data: bytes, where: str, line: int = 1) -> str:
     """UTF-8 text without its byte-order mark; a byte that is none is named by its line.
 
+    UTF-16 and UTF-32 are read too where a byte-order mark says that they are there.
+
     Args:
         data: the bytes.
         where: what they were read from.
         line: the number of their first line.
     """
+    marked = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
     try:
-        return data.decode("utf-8-sig")
+        if marked:
+            return data.decode(marked)
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line += data.count(b"\n", 0, error.start)
+        if marked:
+            raise ErcBenchError(
+                f"{where}: its byte-order mark says {marked.upper()}, and its bytes are none "
+                f"({error.reason}). Save it as UTF-8."
+            ) from error
+        if b"\0" in data:
+            raise ErcBenchError(_no_text(data, where, line)) from error
+        line += _line_ends(data[: error.start])
         raise ErcBenchError(
-            f"{where}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text."
+            f"{where}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text. "
+            "Save the file as UTF-8."
         ) from error
+    if "\0" in text:
+        raise ErcBenchError(_no_text(data, where, line))
+    return text
+
+
+def _no_text(data: bytes, where: str, line: int) -> str:
+    """What bytes with zeros among them are: UTF-16 has one in every other place."""
+    zeros = max(data[::2].count(0), data[1::2].count(0))
+    if zeros > 0.4 * (len(data) / 2):
+        return f"{where} looks like UTF-16 without a byte-order mark. Save it as UTF-8."
+    line += _line_ends(data[: data.index(0)])
+    return f"{where}, line {line}: a zero byte, so this is no text, or the file is damaged."
+
+
+def _line_ends(data: bytes) -> int:
+    return len(re.findall(rb"\r\n|\r|\n", data))
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text. They end with LF, CRLF or CR, and with nothing else: a form feed or
+    U+2028 inside a turn is a part of it."""
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -61,42 +106,81 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str
         ErcBenchError: a column is missing, a row has too few or too many fields, or a quotation
             never ends (what a truncated file looks like).
     """
-    for where, row in csv_rows(read_text(path), str(path), columns):
-        yield where, [row[column] for column in columns]
+    name = str(path)
+    header, rows = _csv(read_text(path), name, columns, ",")
+    places = [header.index(column) for column in columns]
+    for line, row in rows:
+        yield f"{name}, line {line}", [row[place] for place in places]
 
 
-def csv_rows(text: str, name: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every row of CSV text as its place and its fields by column; errors as :func:`read_csv`'s.
+def csv_table(
+    text: str, name: str, delimiter: str = ","
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of CSV text, and every row as its last line and its fields by column.
 
     Args:
         text: the text, its first line the header.
         name: what errors call it.
-        columns: those that must be there.
+        delimiter: what separates the fields.
+
+    Raises:
+        ErcBenchError: as :func:`read_csv`.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header, rows = _csv(text, name, (), delimiter)
+    return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows]
+
+
+def _csv(
+    text: str, name: str, columns: Sequence[str], delimiter: str
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The header of CSV text, and the number of each row's last line with its fields."""
+    if "\n" not in text:
+        text = text.replace("\r", "\n")  # the line ends of an old Mac
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         header = next(reader, [])
-        missing = [column for column in columns if column not in header]
-        if missing:
-            raise ErcBenchError(
-                f"{name}, line 1: the column {', '.join(map(repr, missing))} is missing; "
-                f"there is: {', '.join(header) or 'nothing'}."
-            )
-        again = [column for column, times in Counter(header).items() if column and times > 1]
-        if again:
-            raise ErcBenchError(f"{name}, line 1: the column {again[0]!r} stands more than once.")
-        for row in reader:
-            where = f"{name}, line {reader.line_num}"
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise ErcBenchError(
-                    f"{where}: {len(row)} fields instead of {len(header)}; "
-                    "the file looks truncated."
-                )
-            yield where, dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise ErcBenchError(f"{name}, line {reader.line_num}: {error}.") from error
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise ErcBenchError(
+            f"{name}, line 1: the column {', '.join(map(repr, missing))} is missing; "
+            f"there is: {listed(header)}."
+        )
+    again = [column for column, times in Counter(header).items() if column and times > 1]
+    if again:
+        raise ErcBenchError(f"{name}, line 1: the column {quoted(again[0])} stands more than once.")
+    return header, _csv_body(reader, len(header), name)
+
+
+def _csv_body(reader: Any, width: int, name: str) -> Iterator[tuple[int, list[str]]]:
+    try:
+        for row in reader:
+            if len(row) == width:
+                yield reader.line_num, row
+            elif row:
+                raise ErcBenchError(
+                    f"{name}, line {reader.line_num}: {len(row)} fields instead of {width}; "
+                    "the file looks truncated."
+                )
+    except csv.Error as error:
+        raise ErcBenchError(f"{name}, line {reader.line_num}: {error}.") from error
+
+
+def whole_number(text: str, what: str, where: str) -> int:
+    """The number that a field holds; ``007`` and ``12.0`` (what pandas makes of 12) are numbers.
+
+    Raises:
+        ErcBenchError: it is none, or negative.
+    """
+    if text.isdecimal():
+        return int(text) if len(text) < 19 else _no_number(text, what, where)
+    match = re.fullmatch(r"\s*(\d{1,18})(?:\.0*)?\s*", text)
+    return int(match[1]) if match else _no_number(text, what, where)
+
+
+def _no_number(text: str, what: str, where: str) -> int:
+    raise ErcBenchError(f"{where}: {what} must be a whole number, not {quoted(text)}.")
 
 
 def read_json(path: Path) -> Any:
@@ -105,13 +189,32 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str, name: str) -> Any:
-    """The contents of JSON text that errors call by its name."""
+    """The contents of JSON text that errors call by its name.
+
+    Raises:
+        ErcBenchError: it does not parse, a key stands twice in one object (one of them would be
+            lost), or half of a character (a lone surrogate) stands somewhere.
+    """
     try:
-        return json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ErcBenchError(f"{name}: half of a character is no text ({error.reason}).") from error
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         cut = "; the file looks truncated" if isinstance(error, json.JSONDecodeError) else ""
         raise ErcBenchError(f"{name}, line {line}: not valid JSON ({error}){cut}.") from error
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose keys must differ."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {quoted(key)} stands twice in one object")
+    return found
 
 
 def expect(value: Any, kind: type[T], where: str) -> T:
@@ -126,7 +229,5 @@ def expect(value: Any, kind: type[T], where: str) -> T:
 def field(record: Any, key: str, kind: type[T], where: str) -> T:
     """``record[key]``, which must be there and be a ``kind``."""
     if key not in expect(record, dict, where):
-        raise ErcBenchError(
-            f"{where}: JSON of the wrong shape, no {key!r} among {', '.join(record) or 'nothing'}."
-        )
+        raise ErcBenchError(f"{where}: JSON of the wrong shape, no {key!r} among {listed(record)}.")
     return expect(record[key], kind, f"{where}, {key!r}")

@@ -108,7 +108,7 @@ def utterance_facts(dialogues: Iterable[Dialogue], training: Iterable[Dialogue])
 def recorded_facts(corpus: Corpus, split: str) -> dict[str, Any]:
     """What a record stores beside the predictions on a split: dialogue numbers, and the facts."""
     dialogues = corpus.dialogues(split)
-    facts = utterance_facts(dialogues, corpus.dialogues("train"))
+    facts = utterance_facts(dialogues, corpus.contents.get("train", ()))
     return {
         "dialogue": [d for d, dialogue in enumerate(dialogues) for _ in dialogue.labelled],
         "facts": {f.name: getattr(facts, f.name).astype(int).tolist() for f in fields(facts)},

@@ -121,7 +121,7 @@ def load_corpus(dataset: str, data_dir: Path | None) -> Corpus:
             "is there for methods that learn from further dialogues beside a corpus's own (a "
             "setting such as extra_corpus). Choose another --dataset."
         )
-    missing = [split for split in SPLITS if split not in corpus.splits]
+    missing = [split for split in SPLITS if split not in corpus.contents]
     if missing:
         raise ErcBenchError(
             f"{corpus.name} has no split {' and no '.join(missing)}: a run trains on train, "

@@ -1,13 +1,18 @@
 """Dialogues that nobody has labelled, from a file or standard input.
 
 As JSON: a list of turns ``[{"speaker": …, "text": …}, …]``, an object ``{"id": …, "utterances":
-[turns]}``, or a list of several of either. As lines: ``Speaker: text``, or a turn as JSON; empty
-lines are passed over. A turn may have a ``name``, where prompts call the speaker otherwise than
-the corpus does.
+[turns]}``, or a list of several of either. As lines: ``Speaker: text``, or a turn as JSON, or a
+dialogue a line as JSON; empty lines are passed over. A turn may have a ``name``, where prompts call
+the speaker otherwise than the corpus does.
+
+A time before the speaker, as subtitles and chat exports have it, is left out. What is no speaker
+(a stage direction, a URL, a sentence) is an error rather than a turn of somebody.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,10 +25,11 @@ from erc_bench.corpus.text_files import (
     decoded,
     expect,
     field,
+    lines_of,
     parse_json,
     read_given,
 )
-from erc_bench.errors import ErcBenchError
+from erc_bench.errors import ErcBenchError, quoted
 
 
 def read_dialogues(given: str) -> list[Dialogue]:
@@ -37,9 +43,15 @@ def read_dialogues(given: str) -> list[Dialogue]:
     if Path(name).suffix.lower() == ".json" or _is_document(text):
         dialogues = _dialogues(parse_json(text, name), name)
     else:
-        lines = enumerate(text.split("\n"), 1)
-        turns = [turn_of_line(line, f"{name}, line {n}") for n, line in lines if line.strip()]
-        dialogues = [dialogue("dialogue-1", turns)] if turns else []
+        lines = [(n, line) for n, line in enumerate(lines_of(text), 1) if line.strip()]
+        if lines and _holds_dialogue(lines[0][1]):
+            dialogues = [
+                _dialogue(parse_json(line, where), f"dialogue-{i}", where)
+                for i, (n, line) in enumerate(lines, 1)
+                for where in [f"{name}, line {n}"]
+            ]
+        else:
+            dialogues = [dialogue("dialogue-1", _turns(lines, name))] if lines else []
     if not dialogues:
         raise ErcBenchError(
             f"{name} holds no turns. Give lines `Speaker: text`, or JSON: "
@@ -52,12 +64,48 @@ def read_dialogues(given: str) -> list[Dialogue]:
 
 
 def _is_document(text: str) -> bool:
-    """Whether text is one JSON document rather than a turn a line."""
+    """Whether text is one JSON document rather than a turn or a dialogue a line."""
     start = text.lstrip()[:2]
+    lines = [line for line in lines_of(text) if line.strip()]
+    if len(lines) > 1 and _holds_dialogue(lines[0]):
+        return False
     if start[:1] == "[":  # `[Door opens] Ann: …` is none
         return start[1:] in ("", "{", "[", "]") or start[1:].isspace()
-    first = text.lstrip().partition("\n")[0]
-    return start[:1] == "{" and not ('"speaker"' in first and '"utterances"' not in first)
+    return start[:1] == "{" and not ('"speaker"' in lines[0] and '"utterances"' not in lines[0])
+
+
+def _holds_dialogue(line: str) -> bool:
+    """Whether a line is a dialogue as JSON."""
+    if line.lstrip()[:1] not in ("{", "["):
+        return False
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, list) or "utterances" in value
+
+
+def _turns(lines: list[tuple[int, str]], name: str) -> list[Utterance]:
+    """The turns of lines; of a chat export a line without a time is a part of the turn before."""
+    timed = bool(_without_time(lines[0][1]) != lines[0][1].strip())
+    turns = []
+    for n, line in lines:
+        where = f"{name}, line {n}"
+        if timed and not line.lstrip().startswith("{") and _without_time(line) == line.strip():
+            raise ErcBenchError(
+                f"{where}: no time stands before {quoted(line.strip(), 40)}, as it does in the "
+                "first line. If it goes on with the turn before, put them on one line."
+            )
+        turns.append(turn_of_line(line, where))
+    names = {turn.speaker for turn in turns}
+    for (n, _), turn in zip(lines, turns, strict=True):
+        directed = re.fullmatch(r"(.*?)\s*[(\[].*[)\]]", turn.speaker)
+        if directed and directed[1] in names:
+            raise ErcBenchError(
+                f"{name}, line {n}: {quoted(turn.speaker)} is {directed[1]!r} with a stage "
+                "direction, which would be another speaker. Put it behind the colon or take it out."
+            )
+    return turns
 
 
 def read_turns() -> Iterator[Utterance]:
@@ -102,13 +150,56 @@ def turn_of_line(line: str, where: str) -> Utterance:
     """A turn from one line, ``Speaker: text`` or a JSON object."""
     if line.lstrip().startswith("{"):
         return _turn(parse_json(line, where), where)
-    speaker, colon, text = line.partition(":")
+    speaker, colon, text = _without_time(line).partition(":")
     if not colon:
         raise ErcBenchError(
-            f"{where}: not `Speaker: text` but {line.strip()[:40]!r}; every line is a turn and "
-            "says whose."
+            f"{where}: not `Speaker: text` but {quoted(line.strip(), 40)}; every line is a turn "
+            "and says whose."
+        )
+    doubt = _no_speaker(speaker.strip(), text)
+    if doubt:
+        raise ErcBenchError(
+            f"{where}: {doubt}, so this is not `Speaker: text`: {quoted(line.strip(), 40)}. Take "
+            "the line out, or give the turn as JSON, "
+            '{"speaker": …, "text": …}, where any speaker will do.'
         )
     return _turn({"speaker": speaker.strip(), "text": text.strip()}, where)
+
+
+_CLOCK = r"\d{1,2}[:.h]\d{2}(?:[:.]\d{2}(?:[.,]\d{1,6})?)?(?:[\s\u202f]*[AaPp]\.?[Mm]\b\.?)?"
+_DATE = r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\s?\d{1,2}[-/.]\s?\d{2,4}\.?)"
+_ZONE = r"(?:Z|[+-]\d{2}:?\d{2})?"
+_TIME = re.compile(
+    rf"[\u200e\u200f]*(?P<open>[\[(<])?\s*(?:{_DATE}(?:,?\s+|T)(?:at\s+)?)?{_CLOCK}{_ZONE}\s*"
+    r"(?(open)[\])>])\s*(?:[-–—|]\s+)?(?=\S)"
+)
+
+
+def _without_time(line: str) -> str:
+    """A line without the time at its start, ``[00:01:02] Ann: …`` or ``31.12.20, 21:15 - Ann: …``.
+
+    A number that is no time stays: ``1: Hello.`` is a turn of speaker 1.
+    """
+    line = line.strip()
+    match = _TIME.match(line)
+    if match is None or not re.match(r"[\s\])>|–—-]", line[match.end() - 1 :]):
+        return line
+    return line[match.end() :]
+
+
+def _no_speaker(speaker: str, text: str) -> str:
+    """Why what stands before the first colon of a line can not be a speaker; empty if it can."""
+    if text.startswith("//") and re.search(r"(?:^|\W)[A-Za-z][A-Za-z0-9+.-]*$", speaker):
+        return "the first colon is a URL's"
+    if speaker[:1] in tuple("[({<*#>|~"):
+        return f"it begins with {speaker[:1]!r}, as a stage direction or a remark does"
+    if re.search(r"-->", f"{speaker}:{text}"):
+        return "it is the time of a subtitle"
+    if re.fullmatch(r"[\d\s/.,-]*\d", speaker) and re.match(r"\d\d\b", text):
+        return "the first colon is a time's"
+    if re.search("[!?…]", speaker) or len(speaker.split()) > 6:
+        return "what stands before the first colon is a sentence"
+    return ""
 
 
 def _dialogues(value: Any, name: str) -> list[Dialogue]:

@@ -58,7 +58,7 @@ class ErcDataModule(LightningDataModule):
         self.method = method
         self.seed = seed
         self.data_dir = data_dir
-        self.splits = [split for split in SPLITS if split in corpus.splits]
+        self.splits = [split for split in SPLITS if split in corpus.contents]
         self.ids: list[str] = []
         self.columns: dict[str, Columns] = {}
         self._first_rows: dict[str, int] = {}

@@ -14,12 +14,15 @@ from typing import Any
 from erc_bench import __version__
 from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Utterance
 from erc_bench.corpus.text_files import read_given
-from erc_bench.errors import ErcBenchError, nearest
+from erc_bench.errors import ErcBenchError, nearest, quoted
 from erc_bench.evaluation.slices import recorded_facts
 from erc_bench.leaderboard.published import read_published
 from erc_bench.records.prediction_files import Prediction, read_predictions
 from erc_bench.records.store import SCHEMA, read_record, write_record
 from erc_bench.settings.registry import corpus_source, method_names
+
+NO_ANSWER = -1
+"""What a record holds in the place of a class where there is no answer."""
 
 SLACK = 0.01
 """How far probabilities may be from a sum of 1: they come rounded."""
@@ -31,6 +34,8 @@ class Scored:
 
     record: dict[str, Any]
     path: Path | None
+    notes: tuple[str, ...] = ()
+    """What a user should know of the file and its predictions, a sentence each."""
 
 
 def score(
@@ -40,6 +45,7 @@ def score(
     root: Path,
     *,
     splits: Sequence[str] = ("test",),
+    column: str = "",
     seed: int = 1,
     context: str = "unknown",
     encoder: str = "",
@@ -56,6 +62,7 @@ def score(
         name: what the leaderboard shall call it.
         root: folder of the records.
         splits: ``test``, ``dev`` or both; the file holds each of their labelled utterances once.
+        column: which column of the file holds the predictions, if that is not to be found out.
         seed: which of several runs of the same thing this is.
         context: ``past`` or ``full``, as far as it is known.
         encoder: what predicted, if that is to be shown.
@@ -72,9 +79,12 @@ def score(
     if "test" in splits:
         _check_free(path, name, described, force)
     text, called = read_given(predictions)
-    given = list(read_predictions(text, called, source.labels))
     corpus = source.load(data_dir)
+    ids = [u.id for split in corpus.contents.values() for d in split for u in d.utterances]
+    file = read_predictions(text, called, source.labels, ids, column)
+    given = file.predictions
     held = match(given, corpus, [split for split in SPLITS if split in splits], called)
+    notes = (*(f"{called}: {note}" for note in file.notes), *_remarks(held, given, called))
     record = {
         "schema": SCHEMA,
         "external": True,
@@ -98,9 +108,9 @@ def score(
         },
     }
     if "test" not in splits:
-        return Scored(record, None)
+        return Scored(record, None, notes)
     write_record(path, record)
-    return Scored(record, path)
+    return Scored(record, path, notes)
 
 
 def _place(root: Path, dataset: str, name: str, seed: int) -> Path:
@@ -153,7 +163,8 @@ def match(
 ) -> dict[str, dict[str, Any]]:
     """What a record holds of the predictions on each split, in corpus order.
 
-    ``ids``, ``gold``, ``predicted`` and, if there are any, ``probabilities`` with four decimals.
+    ``ids``, ``gold``, ``predicted`` (−1 where there is no answer) and, if there are any,
+    ``probabilities`` with four decimals.
 
     Args:
         given: the predictions of a file, in any order.
@@ -165,9 +176,15 @@ def match(
         ErcBenchError: whatever does not fit, counted, with the first of each kind.
     """
     wanted = {
-        split: [d.utterances[i] for d in corpus.dialogues(split) for i in d.labelled]
+        split: [d.utterances[i] for d in corpus.contents.get(split, ()) for i in d.labelled]
         for split in splits
     }
+    absent = [split for split, turns in wanted.items() if not turns]
+    if absent:
+        raise ErcBenchError(
+            f"{corpus.name} has no {' and no '.join(absent)} here, so nothing can be scored on it. "
+            "--split names what the file holds."
+        )
     faults = [
         *_wrong_ids(given, [u.id for turns in wanted.values() for u in turns], corpus, splits),
         *_wrong_labels(given, corpus.labels),
@@ -191,13 +208,31 @@ def _columns(
     columns: dict[str, Any] = {
         "ids": [u.id for u in turns],
         "gold": [u.label for u in turns],
-        "predicted": [_class(p.label, labels) for p in predictions],
+        "predicted": [_class(p.label, labels) if p.label else NO_ANSWER for p in predictions],
     }
     if predictions[0].probabilities is not None:
         columns["probabilities"] = [
             [round(value, 4) for value in _distribution(p, labels)] for p in predictions
         ]
     return columns
+
+
+def _remarks(
+    held: Mapping[str, Mapping[str, Any]], given: Sequence[Prediction], name: str
+) -> Iterator[str]:
+    """What may be an oversight in predictions that fit."""
+    for split, columns in held.items():
+        if columns["predicted"] == columns["gold"]:
+            yield (
+                f"{name}: every label on {split} is the gold one. If the column holds the gold "
+                "labels, give the predictions: --column says where they are"
+            )
+    unanswered = [p for p in given if not p.label]
+    if unanswered:
+        yield (
+            f"{name}: {len(unanswered):,} of {len(given):,} have no answer, the first in "
+            f"{unanswered[0].where}; each counts as wrong"
+        )
 
 
 def _wrong_ids(
@@ -210,19 +245,19 @@ def _wrong_ids(
     doubled = [name for name, n in times.items() if n > 1]
     if doubled:
         places = " and ".join([p.where for p in given if p.id == doubled[0]][:3])
-        yield f"{_count(doubled, 'id')} doubled, the first {doubled[0]!r} ({places})"
+        yield f"{_count(doubled, 'id')} doubled, the first {quoted(doubled[0])} ({places})"
     known = set(wanted)
     unknown = {p.id for p in given} - known
     if unknown:
         first = next(p for p in given if p.id in unknown)
-        place = f"the first {first.id!r} ({first.where}{_stray(first.id, wanted, corpus, splits)})"
-        yield f"{_count(unknown, 'id')} unknown, {place}"
+        place = f"{first.where}{_stray(first.id, wanted, corpus, splits)}"
+        yield f"{_count(unknown, 'id')} unknown, the first {quoted(first.id)} ({place})"
 
 
 def _stray(name: str, wanted: Sequence[str], corpus: Corpus, splits: Sequence[str]) -> str:
     """What an id that is not wanted may be."""
-    for split in corpus.splits:
-        if any(u.id == name for d in corpus.dialogues(split) for u in d.utterances):
+    for split, dialogues in corpus.contents.items():
+        if any(u.id == name for d in dialogues for u in d.utterances):
             if split in splits:
                 return ", a turn without a label, which is never scored: leave it out"
             return f", of {split}: --split says what the file holds"
@@ -231,18 +266,25 @@ def _stray(name: str, wanted: Sequence[str], corpus: Corpus, splits: Sequence[st
 
 
 def _wrong_labels(given: Sequence[Prediction], labels: LabelSet) -> Iterator[str]:
-    wrong = [p for p in given if _class(p.label, labels) is None]
+    wrong = [p for p in given if p.label and _class(p.label, labels) is None]
     if wrong:
         first = wrong[0]
         near = nearest(first.label, labels.names)
         like = f", like {near!r}" if near else ""
+        if first.label.isdecimal():
+            like = ", a number: labels are given by their names"
         yield (
-            f"{_count(wrong, 'label')} not in the label set, the first {first.label!r} "
+            f"{_count(wrong, 'label')} not in the label set, the first {quoted(first.label)} "
             f"({first.where}{like}); there is {', '.join(labels.names)}"
         )
+    if given and not any(p.label for p in given):
+        yield "there is no answer at all"
 
 
 def _wrong_probabilities(given: Sequence[Prediction], labels: LabelSet) -> Iterator[str]:
+    unanswered = [p for p in given if not p.label and p.probabilities is not None]
+    if unanswered:
+        yield f"{len(unanswered):,} with probabilities and no label, first {unanswered[0].where}"
     without = [p for p in given if p.probabilities is None]
     if without and len(without) < len(given):
         yield f"{len(without):,} without probabilities, the first in {without[0].where}"

@@ -1,22 +1,44 @@
-"""Files of predictions made elsewhere: JSON lines, or CSV with a header.
+"""Files of predictions made elsewhere, in whatever form programs write them.
 
-A line holds the ``id`` (or ``utterance_id``) of an utterance and its ``label``, an emotion by its
-name. Probabilities may stand beside it: in JSON as an object ``probabilities`` by emotion, in CSV
-as a column for each emotion.
+JSON lines; a JSON array of objects; an object by id, or of columns as pandas writes it; CSV with a
+header, its fields apart by commas, semicolons or tabs. One entry holds the id of an utterance and
+its label, an emotion by its name. Probabilities may stand beside it: in JSON as an object
+``probabilities`` by emotion, in CSV as a column for each emotion.
+
+Which column holds the ids is decided by the values. The labels are in ``label``, unless another
+column is called a prediction (``pred``, ``predicted_label``, …) and holds labels: then ``label`` is
+the gold one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from erc_bench.corpus.conversation import LabelSet
-from erc_bench.corpus.text_files import csv_rows, expect, parse_json
-from erc_bench.errors import ErcBenchError
+from erc_bench.corpus.text_files import csv_table, expect, lines_of, parse_json
+from erc_bench.errors import ErcBenchError, listed, quoted
 
-ID_KEYS = ("id", "utterance_id")
+ID_NAMES = ("id", "utterance_id", "utt_id", "uid", "")
+"""What the column of ids is called where the values do not decide; pandas has one without name."""
+
+ANSWER_NAMES = frozenset((
+    "pred", "preds", "prediction", "predictions", "predicted", "predicted_label", "pred_label",
+    "predicted_emotion", "pred_emotion", "prediction_label", "label_pred", "y_pred", "answer",
+    "output", "response", "hypothesis", "hyp", "completion", "generated", "model_output",
+))  # fmt: skip
+GOLD_NAMES = frozenset((
+    "gold", "gold_label", "label_gold", "true", "true_label", "label_true", "truth", "y_true",
+    "ground_truth", "groundtruth", "target", "targets", "reference", "actual", "expected",
+))  # fmt: skip
+MISSING = frozenset(("", "nan", "none", "null", "n/a", "na", "<na>", "-"))
+"""How programs write that there is nothing."""
+
+Row = tuple[str, dict[str, Any]]
+"""Where an entry stands (``"line 7"``), and its fields."""
 
 
 @dataclass(frozen=True)
@@ -27,58 +49,232 @@ class Prediction:
     """``"line 7"``"""
     id: str
     label: str
+    """Empty where there is no answer."""
     probabilities: Mapping[str, Any] | None
 
 
-def read_predictions(text: str, name: str, labels: LabelSet) -> Iterator[Prediction]:
-    """The predictions in the contents of a file.
+@dataclass(frozen=True)
+class PredictionFile:
+    """The predictions in a file, and which of its columns were taken for them."""
 
-    It is JSON lines if it is called ``.jsonl`` or begins with ``{``, and CSV otherwise.
+    predictions: Sequence[Prediction]
+    column: str
+    notes: tuple[str, ...]
+    """What a user should know of the choice."""
+
+
+def read_predictions(
+    text: str, name: str, labels: LabelSet, ids: Collection[str], column: str = ""
+) -> PredictionFile:
+    """The predictions in the contents of a file.
 
     Args:
         text: its contents.
         name: what errors call it.
-        labels: the emotions that columns of a CSV file may be named by.
+        labels: the emotions of the corpus.
+        ids: the utterances of the corpus, by which the column of ids is found.
+        column: which column holds the predictions, if that is not to be found out.
 
     Raises:
-        ErcBenchError: a line is no prediction; it is named.
+        ErcBenchError: an entry is no prediction (it is named), or several columns may hold the
+            predictions (they are named).
     """
-    kind = Path(name).suffix.lower()
-    if kind in (".json", ".jsonl", ".ndjson") or (kind != ".csv" and text.lstrip()[:1] == "{"):
-        rows = _json_lines(text, name)
-    else:
-        emotions = {label.casefold() for label in labels.names}
-        rows = (
-            (where, {**row, "probabilities": _chosen(row, emotions) or None})
-            for where, row in csv_rows(text, name, ("label",))
-        )
+    columns, rows = _rows(text, name)
+    known = {label.casefold() for label in labels.names}
+    key = _id_column(columns, rows, set(ids))
+    chosen, notes = _label_column(columns, rows, key, known, name, column)
+    found = []
     for where, row in rows:
-        line = where.removeprefix(f"{name}, ")
-        key = next((key for key in ID_KEYS if key in row), None)
-        if key is None or "label" not in row:
+        if key is None or key not in row or chosen not in row:
+            there = listed(k for k, value in row.items() if value is not None)
             raise ErcBenchError(
-                f"{where}: a prediction needs an 'id' and a 'label'; there is: "
-                f"{', '.join(k for k, value in row.items() if value is not None) or 'nothing'}."
+                f"{name}, {where}: a prediction needs an 'id' and a {column or 'label'!r}; there "
+                f"is: {there}."
             )
-        probabilities = row.get("probabilities")
-        if probabilities is not None and not isinstance(probabilities, dict):
-            raise ErcBenchError(f"{where}: 'probabilities' must be an object of emotions.")
-        yield Prediction(line, str(row[key]).strip(), str(row["label"]).strip(), probabilities)
+        found.append(Prediction(where, _text(row[key]), _answer(row[chosen]), _shares(row, known)))
+        if not isinstance(found[-1].probabilities, dict | None):
+            raise ErcBenchError(f"{name}, {where}: 'probabilities' must be an object of emotions.")
+    return PredictionFile(found, chosen, notes)
 
 
-def _chosen(row: Mapping[str, str], emotions: set[str]) -> dict[str, str]:
-    """The columns of a CSV file that are named by an emotion, in whatever case."""
-    return {name: value for name, value in row.items() if name.strip().casefold() in emotions}
+def _text(value: Any) -> str:
+    return str(value).strip()
 
 
-def _json_lines(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        where = f"{name}, line {number}"
+def _answer(value: Any) -> str:
+    """A label as it stands there; empty where the value says that there is none."""
+    text = "" if value is None else _text(value)
+    return "" if text.casefold() in MISSING else text
+
+
+def _shares(row: Mapping[str, Any], known: set[str]) -> Any:
+    """The probabilities of an entry: its object of them, or the columns named by an emotion."""
+    if row.get("probabilities") is not None:
+        return row["probabilities"]
+    return {name: v for name, v in row.items() if name.strip().casefold() in known} or None
+
+
+# --- which column is which
+
+
+def _id_column(columns: Sequence[str], rows: Sequence[Row], ids: set[str]) -> str | None:
+    """The column with most values that are ids of the corpus; by name where none has any."""
+    hits = {c: sum(_text(row[c]) in ids for _, row in rows if c in row) for c in columns}
+    by_name = [c for name in ID_NAMES for c in columns if c.strip().casefold() == name]
+    order = [*by_name, *(c for c in columns if c not in by_name)]
+    best = max(order, key=lambda c: hits[c], default=None)
+    return best if best is not None and hits[best] else next(iter(by_name), None)
+
+
+def _label_column(
+    columns: Sequence[str],
+    rows: Sequence[Row],
+    key: str | None,
+    known: set[str],
+    name: str,
+    asked: str,
+) -> tuple[str, tuple[str, ...]]:
+    """The column that holds the predictions, and what to say about the choice."""
+    if asked:
+        if asked not in columns:
+            raise ErcBenchError(
+                f"{name}: there is no column {asked!r}; there is: {listed(columns)}."
+            )
+        return asked, ()
+
+    def values(c: str) -> list[str]:
+        return [_answer(row.get(c)).casefold() for _, row in rows]
+
+    def share(c: str) -> float:
+        """Of the values that are there, how many are labels."""
+        given = [value for value in values(c) if value]
+        return sum(value in known for value in given) / len(given) if given else 0.0
+
+    usual = next((c for c in columns if c.strip().casefold() == "label"), None)
+    others = [c for c in columns if c not in (usual, key)]
+    if usual is not None:  # a second copy of the same answers leaves no choice
+        others = [c for c in others if values(c) != values(usual)]
+    named = [c for c in others if c.strip().casefold() in ANSWER_NAMES and share(c) >= 0.5]
+    if len({tuple(values(c)) for c in named}) == 1:
+        beside = f", and {usual!r} was left alone as the gold label" if usual else ""
+        return named[0], (f"the predictions were read from {named[0]!r}{beside}",)
+    no_answers = GOLD_NAMES | known
+    possible = named or [
+        c for c in others if c.strip().casefold() not in no_answers and share(c) == 1
+    ]
+    if usual is not None and not possible:
+        return usual, ()
+    problem = f"the column 'label' is missing; there is: {listed(columns)}."
+    if usual is not None or named:
+        candidates = listed(map(repr, [*([usual] if usual else []), *possible]))
+        problem = f"the columns {candidates} all hold labels of the corpus."
+    hint = f" Say which holds the predictions: --column {possible[-1]}." if possible else ""
+    raise ErcBenchError(f"{name}, line 1: {problem}{hint}")
+
+
+# --- forms of files
+
+
+def _rows(text: str, name: str) -> tuple[list[str], list[Row]]:
+    """The columns and the entries of a file in any form."""
+    kind = Path(name).suffix.lower()
+    start = text.lstrip()[:1]
+    lined = kind in (".jsonl", ".ndjson")
+    if lined or kind == ".json" or (kind not in (".csv", ".tsv") and start in ("{", "[")):
+        rows = _document(text, name, lined) if start in ("{", "[") else None
+        rows = _json_lines(text, name) if rows is None else rows
+        columns = dict.fromkeys(key for _, row in rows for key in row)
+        return list(columns) if len(columns) > 1 else ["id", "label"], rows
+    (head, *_) = lines_of(text)
+    apart = "," if "," in head else max(",;\t", key=head.count)
+    columns, table = csv_table(text, name, apart)
+    return columns, [(f"line {number}", dict(row)) for number, row in table]
+
+
+def _json_lines(text: str, name: str) -> list[Row]:
+    rows = []
+    for number, line in enumerate(lines_of(text), 1):
         if line.strip():
+            where = f"{name}, line {number}"
             try:
-                yield where, expect(parse_json(line, where), dict, where)
+                rows.append((f"line {number}", expect(parse_json(line, where), dict, where)))
             except ErcBenchError as error:
                 raise ErcBenchError(
                     f"{where}: every line must be a JSON object with an id and a label, and this "
-                    "one is none."
+                    f"one is none ({quoted(line.strip())})."
                 ) from error
+    return rows
+
+
+def _document(text: str, name: str, lined: bool) -> list[Row] | None:
+    """The entries of a JSON document; None if the text is JSON lines."""
+    filled = [line for line in lines_of(text) if line.strip()]
+    if len(filled) > 1:
+        try:
+            if isinstance(json.loads(filled[0]), dict):
+                return None
+        except (ValueError, RecursionError):
+            pass
+    try:
+        value = parse_json(text, name)
+    except ErcBenchError:
+        if lined:
+            return None
+        raise
+    entries = _entries(value, name)
+    unit = "line" if entries == [value] else "entry"
+    return [(f"{unit} {n}", row) for n, row in enumerate(entries, 1)]
+
+
+def _entries(value: Any, name: str) -> list[dict[str, Any]]:
+    """The entries of a JSON document, whatever its form."""
+    if isinstance(value, list):
+        return [expect(each, dict, f"{name}, entry {n}") for n, each in enumerate(value, 1)]
+    if not isinstance(value, dict):
+        raise ErcBenchError(
+            f"{name}: JSON that holds no predictions but one {type(value).__name__}; give an array "
+            'of objects, [{"id": …, "label": …}, …].'
+        )
+    held = list(value.values())
+    if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
+        return _table(value["columns"], value["data"], name)
+    if len(held) == 1 and isinstance(held[0], list) and all(isinstance(e, dict) for e in held[0]):
+        return held[0]
+    if len(held) > 1 and all(isinstance(column, list) for column in held):
+        lengths = {len(column) for column in held}
+        if len(lengths) > 1:
+            raise ErcBenchError(f"{name}: its columns differ in length: {listed(sorted(lengths))}.")
+        return [dict(zip(value, row, strict=True)) for row in zip(*held, strict=True)]
+    if held and all(isinstance(each, dict) for each in held):
+        return _of_objects(value, name)
+    names = {key.strip().casefold() for key in value}
+    if names & set(ID_NAMES) or "label" in names:
+        return [value]  # a single prediction
+    if any(isinstance(each, dict | list) for each in held):
+        raise ErcBenchError(
+            f"{name}: an object by id must hold a label for each, and {quoted(next(iter(value)))} "
+            "or another holds something else."
+        )
+    return [{"id": key, "label": label} for key, label in value.items()]
+
+
+def _of_objects(value: Mapping[str, dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """An object of objects: columns by row, as pandas writes them, or entries by id."""
+    if any(key.strip().casefold() in ID_NAMES for key in value) and len(value) > 1:
+        rows = list(next(iter(value.values())))
+        for key, column in value.items():
+            if list(column) != rows and set(column) != set(rows):
+                raise ErcBenchError(
+                    f"{name}: its columns have other rows, {quoted(key)} {len(column):,} and "
+                    f"{quoted(next(iter(value)))} {len(rows):,}."
+                )
+        return [{key: column[row] for key, column in value.items()} for row in rows]
+    return [{"": key, **entry} for key, entry in value.items()]
+
+
+def _table(columns: list[Any], data: list[Any], name: str) -> list[dict[str, Any]]:
+    """Columns and rows apart, as pandas writes them with ``orient="split"``."""
+    for n, row in enumerate(data, 1):
+        if len(expect(row, list, f"{name}, entry {n}")) != len(columns):
+            raise ErcBenchError(f"{name}, entry {n}: {len(row)} values for {len(columns)} columns.")
+    return [dict(zip(map(str, columns), row, strict=True)) for row in data]

@@ -167,7 +167,7 @@ def match(
     """
     table = {str(key): value for key, value in parts[f"roberta{layer}"].items()}
     sentences = {str(key): value for key, value in parts["sentences"].items()}
-    splits = [split for split in SPLITS if split in corpus.splits]
+    splits = [split for split in SPLITS if split in corpus.contents]
     dialogues = {split: corpus.dialogues(split) for split in splits}
     ids = {split: [d.id for d in dialogues[split]] for split in splits}
     if not all(i in table for of_split in ids.values() for i in of_split):

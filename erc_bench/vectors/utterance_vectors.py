@@ -98,7 +98,7 @@ def utterance_vectors(
     frozen, own = not config.epochs, _key(corpus, encoder, config)
     if frozen:  # which encoder that is, is known without a training
         key = own
-    if key is None and not frozen and "train" not in corpus.splits:
+    if key is None and not frozen and "train" not in corpus.contents:
         raise ErcBenchError(
             f"{corpus.name} has no train split, and these weights were never trained: there is no "
             "fine-tuned encoder for its utterances. Train first, or load the weights of a finished "
@@ -114,7 +114,7 @@ def utterance_vectors(
             vectors = _stored(path, (len(texts), vector_size(encoder, config)))
             if vectors is None:
                 if not fine_tuned.is_dir():
-                    if key != own or "train" not in corpus.splits:
+                    if key != own or "train" not in corpus.contents:
                         raise ErcBenchError(
                             "The fine-tuned encoder that these weights were trained on is not in "
                             f"{folder}. Copy that folder from the machine of the training, or "
@@ -123,7 +123,7 @@ def utterance_vectors(
                     fine_tune(corpus, encoder, config, fine_tuned)
                 shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
                 vectors = extract(fine_tuned, texts, config.max_len)
-                if "train" in corpus.splits:  # not those of dialogues that are met only once
+                if "train" in corpus.contents:  # not those of dialogues that are met only once
                     with replacing(path, path.with_suffix(".tmp")) as file:
                         np.save(file, vectors.numpy(), allow_pickle=False)
     except OSError as error:
@@ -180,7 +180,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _texts(corpus: Corpus) -> list[str]:
     """The text of every turn, in the order of the rows."""
-    splits = [split for split in SPLITS if split in corpus.splits]
+    splits = [split for split in SPLITS if split in corpus.contents]
     return [u.text for split in splits for d in corpus.dialogues(split) for u in d.utterances]
 
 

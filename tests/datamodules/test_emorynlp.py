@@ -1,13 +1,24 @@
 """EmoryNLP: the official and the flat JSON, the reduced CSV, and files that are broken."""
 
+import csv
 import json
 import shutil
+from pathlib import Path
+from random import Random
 
 import pytest
 from real_data import real_data
 
 from erc_bench.corpus.conversation import SPLITS
-from erc_bench.datamodules.emorynlp import EmoryNLP, EmoryNLPReduced, parse_csv, parse_json
+from erc_bench.corpus.release import Release
+from erc_bench.corpus.source import CorpusWarning
+from erc_bench.datamodules.emorynlp import (
+    NUMBERS,
+    EmoryNLP,
+    EmoryNLPReduced,
+    parse_csv,
+    parse_json,
+)
 from erc_bench.errors import ErcBenchError
 
 TURNS = [
@@ -69,6 +80,115 @@ def test_the_real_reduced_corpus(emorynlp_dir):
     assert corpus.splits["test"].num_rows == 79
     first = corpus.dialogues("test")[0].utterances[0]
     assert (first.id, first.speaker) == ("test-s01_e01_c04_u001", "Ross Geller")
+
+
+def changed(emorynlp_dir, folder, change, form="flat"):
+    """A copy of one form whose dialogues were changed, file by file."""
+    (folder / "emorynlp" / form).mkdir(parents=True)
+    for path in (emorynlp_dir / "emorynlp" / form).iterdir():
+        made = change(json.loads(path.read_text(encoding="utf-8")))
+        (folder / "emorynlp" / form / path.name).write_text(json.dumps(made, indent=1))
+    return folder
+
+
+def swapped(dialogues):
+    """Two dialogues of as many turns in each other's place."""
+    a, b = [i for i, dialogue in enumerate(dialogues) if len(dialogue) == 12][:2]
+    dialogues[a], dialogues[b] = dialogues[b], dialogues[a]
+    return dialogues
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        lambda dialogues: dialogues[::-1],
+        lambda dialogues: Random(2).sample(dialogues, len(dialogues)),
+        lambda dialogues: [turns[::-1] for turns in dialogues],
+        swapped,
+    ],
+    ids=["reversed", "shuffled", "turns reversed", "two swapped"],
+)
+def test_a_flat_file_in_another_order_is_refused(emorynlp_dir, tmp_path, order):
+    """It carries no numbers: an id would name another utterance."""
+    folder = changed(emorynlp_dir, tmp_path, order)
+    with pytest.raises(ErcBenchError, match=r"order.*data doctor"):
+        EmoryNLP().load(folder)
+
+
+def test_a_flat_file_with_damaged_text_is_named_for_it(emorynlp_dir, tmp_path):
+    def without(dialogues):
+        return [[{**t, "text": t["text"].replace("'", "")} for t in d] for d in dialogues]
+
+    folder = changed(emorynlp_dir, tmp_path, without)
+    with pytest.warns(CorpusWarning, match="utterances have lost an apostrophe, such as"):
+        corpus = EmoryNLP().load(folder)
+    assert not corpus.official
+
+
+def test_another_spelling_of_the_same_json_is_the_official_corpus(emorynlp_dir, tmp_path):
+    folder = changed(emorynlp_dir, tmp_path, lambda dialogues: dialogues)
+    with pytest.warns(CorpusWarning, match="the same as from the official one"):
+        corpus = EmoryNLP().load(folder)
+    assert (corpus.digest, corpus.official) == (EmoryNLP.official.digest, True)
+
+
+def test_scenes_out_of_order_are_put_in_order(emorynlp_dir, tmp_path):
+    path = emorynlp_dir / "emorynlp" / "official" / "emotion-detection-dev.json"
+    contents = json.loads(path.read_text(encoding="utf-8"))
+    for episode in contents["episodes"]:
+        for scene in episode["scenes"]:
+            scene["utterances"].reverse()
+        episode["scenes"].reverse()
+    contents["episodes"].sort(key=lambda episode: episode["scenes"][0]["utterances"][0].__len__())
+    (tmp_path / "made_up.json").write_text(json.dumps(contents))
+    with pytest.warns(CorpusWarning, match="is not in the order of utterance_id"):
+        found = parse_json(tmp_path / "made_up.json", "dev", EmoryNLP.labels)
+    assert found == parse_json(path, "dev", EmoryNLP.labels)
+
+
+def test_a_reduced_file_out_of_order_is_put_in_order(emorynlp_dir, tmp_path):
+    folder = tmp_path / "emorynlp" / "reduced"
+    folder.mkdir(parents=True)
+    for path in (emorynlp_dir / "emorynlp" / "reduced").iterdir():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        numbers = [i for i, name in enumerate(rows[0]) if name in NUMBERS]
+        for row in rows[1:]:
+            for i in numbers:
+                row[i] = f"{row[i]}.0"
+        with (folder / path.name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([rows[0], *rows[:0:-1]])
+    with pytest.warns(CorpusWarning) as caught:
+        corpus = EmoryNLPReduced().load(tmp_path)
+    assert "not in the order of Season, Episode, Scene_ID, Utterance_ID" in str(caught[0].message)
+    assert (corpus.digest, corpus.official) == (EmoryNLPReduced.official.digest, True)
+
+
+def test_the_digests_are_those_of_the_committed_records(emorynlp_dir):
+    root = Path(__file__).parents[2] / "leaderboard" / "records"
+    for source in (EmoryNLP(), EmoryNLPReduced()):
+        records = (root / source.name).rglob("*.json")
+        digests = {json.loads(path.read_text())["dataset_digest"] for path in records}
+        corpus = source.load(emorynlp_dir)
+        assert digests == {corpus.digest}
+        assert Release.of(corpus) == source.official
+
+
+def test_ids_that_are_the_releases(tmp_path):
+    contents = official(TURNS)
+    utterances = contents["episodes"][0]["scenes"][0]["utterances"]
+    for i, turn in enumerate(utterances):
+        turn["utterance_id"] = f"s01_e01_c01_u{12 - i:03}"
+    with pytest.warns(CorpusWarning, match=r"first 1/1/1/12 before 1/1/1/11"):
+        (dialogue,) = read(tmp_path, contents)
+    assert [u.text for u in dialogue.utterances] == [t.strip() for _, t, _ in TURNS[::-1]]
+    for change, message in (("s01_e01_c01_u012", "stands twice"), ("u7", "is no id like")):
+        utterances[1]["utterance_id"] = change
+        with pytest.raises(ErcBenchError, match=f"{change}' {message}"):
+            read(tmp_path, contents)
+    utterances[1]["utterance_id"] = "s01_e01_c02_u001"
+    with pytest.raises(ErcBenchError, match=r"scene s01_e01_c01: .* is a turn of another scene"):
+        read(tmp_path, contents)
 
 
 def test_the_official_form(tmp_path):
@@ -133,7 +253,7 @@ HEADER = "Utterance,Speaker,Emotion,Scene_ID,Utterance_ID,Season,Episode,Start_T
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("Hi,['Ann'],Sad,4,1,1,x,0,0\n", "line 2: the speaker must be a list"),
+        ("Hi,['Ann'],Sad,4,1,1,x,0,0\n", "line 2: Episode must be a whole number, not 'x'"),
         ("Hi,Ann,Sad,4,1,1,2,0,0\n", "line 2: the speaker must be a list"),
         ("Hi,['Ann'],Blue,4,1,1,2,0,0\n", "line 2: the label 'blue'"),
         ("Hi,['Ann'],Sad,4,1,1,2,0,0\n" * 2, "line 3: utterance 1 of its scene stands twice"),

@@ -1,6 +1,8 @@
 """IEMOCAP: both its layouts from made-up files, its split, its counts."""
 
 import json
+import re
+import shutil
 
 import pytest
 from iemocap_layout import DIALOGUES, turns_of, write_json_form, write_release
@@ -103,6 +105,7 @@ def official_size(folder, labelled, turns=(6490, 1401, 2196)):
 def test_a_complete_copy_has_one_of_the_known_counts(tmp_path, labelled):
     official_size(tmp_path / "iemocap", labelled)
     corpus = IEMOCAP().load(tmp_path)
+    assert corpus.official
     counts = (sum(len(d.labelled) for d in corpus.dialogues(split)) for split in SPLITS)
     assert tuple(counts) == labelled
 
@@ -163,6 +166,151 @@ def test_a_broken_release_is_named_by_file(tmp_path, kind, change, message):
         IEMOCAP().load(tmp_path)
 
 
+def transcript_of(tmp_path, kind="transcriptions"):
+    return tmp_path / "iemocap" / "Session2" / "dialog" / kind / "Ses02F_impro02.txt"
+
+
+@pytest.mark.parametrize("before", [" ", "\t", "\ufeff", " \xa0"])
+def test_what_stands_before_a_turn_loses_nothing(tmp_path, before):
+    for name in ("a", "b"):
+        write_release(tmp_path / name / "iemocap")
+    for kind in ("transcriptions", "EmoEvaluation"):
+        path = transcript_of(tmp_path / "b", kind)
+        lines = path.read_text(encoding="utf-8").split("\n")
+        path.write_text("\n".join(before + line for line in lines), encoding="utf-8")
+    assert load(IEMOCAP(), tmp_path / "b").digest == load(IEMOCAP(), tmp_path / "a").digest
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_are_no_matter(tmp_path, end):
+    for name in ("a", "b"):
+        write_release(tmp_path / name / "iemocap")
+    for kind in ("transcriptions", "EmoEvaluation"):
+        path = transcript_of(tmp_path / "b", kind)
+        path.write_bytes(path.read_bytes().replace(b"\n", end.encode()))
+    assert load(IEMOCAP(), tmp_path / "b").digest == load(IEMOCAP(), tmp_path / "a").digest
+
+
+def test_a_turn_twice_is_scored_once(tmp_path):
+    write_release(tmp_path / "a" / "iemocap")
+    write_release(tmp_path / "b" / "iemocap")
+    path = transcript_of(tmp_path / "b")
+    lines = path.read_text().split("\n")
+    path.write_text("\n".join([*lines[:4], lines[2], *lines[4:]]))
+    with pytest.warns(CorpusWarning) as caught:
+        corpus = IEMOCAP().load(tmp_path / "b")
+    assert re.search(r"Ses02F_impro02\.txt, line 5: the turn .* twice", str(caught[0].message))
+    assert corpus.digest == load(IEMOCAP(), tmp_path / "a").digest
+
+
+DAMAGED_RELEASE = {
+    "a turn twice with another text": (
+        "transcriptions",
+        lambda lines: [*lines[:3], lines[2] + " Yes.", *lines[3:]],
+        r"line 4: the turn Ses02F_impro02_M002 stands in line 3 already, with another text",
+    ),
+    "a remark before a turn": (
+        "transcriptions",
+        lambda lines: [*lines[:2], "> " + lines[2], *lines[3:]],
+        r"line 3: not `turn \[start-end\]: text` but '> Ses02F",
+    ),
+    "a turn without its name": (
+        "transcriptions",
+        lambda lines: [*lines[:2], lines[2].partition(" ")[2], *lines[3:]],
+        r"line 3: not `turn",
+    ),
+    "a turn lost": (
+        "transcriptions",
+        lambda lines: [*lines[:2], *lines[3:]],
+        r"Ses02F_impro02_M002 is rated, and .*transcriptions.* has no such turn",
+    ),
+    "a turn of another dialogue": (
+        "transcriptions",
+        lambda lines: [*lines[:2], lines[2].replace("02F", "03F"), *lines[3:]],
+        r"line 3: 'Ses03F_impro02_M002' is a turn of another dialogue",
+    ),
+    "no ratings": ("EmoEvaluation", lambda lines: [], r"rates no turn of Ses02F_impro02"),
+    "a header alone": ("EmoEvaluation", lambda lines: lines[:1], r"rates no turn of"),
+    "half of the ratings": (
+        "EmoEvaluation",
+        lambda lines: lines[: len(lines) // 2],
+        r"has no rating of \d of the 10 turns",
+    ),
+    "an unknown category": (
+        "EmoEvaluation",
+        lambda lines: [line.replace("\tang\t", "\tanger\t") for line in lines],
+        r"line \d+: 'anger' is no category of the annotators.*Did you mean 'ang'",
+    ),
+    "two categories": (
+        "EmoEvaluation",
+        lambda lines: [*lines, next(x for x in lines if "\tang\t" in x).replace("ang", "sad")],
+        r"line \d+: Ses02F_impro02_M002 is sad here and ang in line \d+",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::erc_bench.corpus.source.CorpusWarning")
+@pytest.mark.parametrize(
+    ("kind", "change", "message"), DAMAGED_RELEASE.values(), ids=DAMAGED_RELEASE
+)
+def test_nothing_of_a_release_is_lost_without_a_word(tmp_path, kind, change, message):
+    write_release(tmp_path / "iemocap")
+    path = transcript_of(tmp_path, kind)
+    path.write_text("\n".join(change(path.read_text().split("\n"))))
+    with pytest.raises(ErcBenchError, match=rf"Ses02F_impro02\.txt.*{message}"):
+        IEMOCAP().load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "Session2/dialog/transcriptions/Ses02F_impro02 (1).txt",
+        "Session2/dialog/transcriptions/Ses02F_impro02 copy.txt",
+        "Session2/dialog/transcriptions/Ses02F_impro02_copy.txt",
+        "Session3/dialog/transcriptions/Ses02F_impro02.txt",
+    ],
+)
+def test_a_second_copy_of_a_file_doubles_no_dialogue(tmp_path, copy):
+    write_release(tmp_path / "iemocap")
+    shutil.copyfile(transcript_of(tmp_path), tmp_path / "iemocap" / copy)
+    with pytest.raises(ErcBenchError, match=r"(?s)Ses02F_impro02.*second copy, remove it"):
+        IEMOCAP().load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [".", "IEMOCAP", "IEMOCAP_full_release", "Iemocap/full", "IEMOCAP/IEMOCAP_full_release"],
+)
+@pytest.mark.parametrize("write", [write_release, write_json_form])
+def test_it_is_found_near_its_place(tmp_path, write, place):
+    write(tmp_path / "user" / place)
+    load(IEMOCAP(), tmp_path / "user")
+    load(IEMOCAP(), tmp_path / "user" / place)  # its own folder is named
+
+
+def test_who_has_it_is_not_sent_to_ask_for_it(tmp_path):
+    write_release(tmp_path / "mine")
+    write_release(tmp_path / "yours")
+    with pytest.raises(ErcBenchError, match=r"several copies, .*mine and .*yours\. Put") as caught:
+        IEMOCAP().load(tmp_path)
+    assert "SAIL" not in str(caught.value)
+    for name in ("mine", "yours"):
+        shutil.rmtree(tmp_path / name)
+    (tmp_path / "IEMOCAP_full_release.tar.gz").touch()
+    with pytest.raises(ErcBenchError, match=r"IEMOCAP_full_release\.tar\.gz is still packed"):
+        IEMOCAP().load(tmp_path)
+    (tmp_path / "IEMOCAP_full_release.tar.gz").unlink()
+    (tmp_path / "IEMOCAP" / "Session1" / "sentences").mkdir(parents=True)
+    with pytest.raises(ErcBenchError, match=r"IEMOCAP/Session1 has no folder dialog"):
+        IEMOCAP().load(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::erc_bench.corpus.source.CorpusWarning")
+def test_a_copy_that_is_not_complete_is_not_official(tmp_path):
+    write_release(tmp_path / "iemocap")
+    assert not IEMOCAP().load(tmp_path).official
+
+
 def test_missing_ratings_are_named(tmp_path):
     broken_release(tmp_path, "EmoEvaluation", lambda b: b).unlink()
     with pytest.raises(ErcBenchError, match=r"EmoEvaluation/Ses02F_impro02\.txt can not be read"):
@@ -176,6 +324,14 @@ BROKEN_JSON = {
     "a dialogue twice": (
         [[{"text": "Hi", "speaker": "Ses01F_impro01_F"}]] * 2,
         "dialogue 1: dialogue Ses01F_impro01 stands twice",
+    ),
+    "an unknown category": (
+        [[{"text": "Hi", "speaker": "Ses01F_impro01_F", "label": "angry"}]],
+        "dialogue 0, utterance 0: 'angry' is no category .*Did you mean 'ang'",
+    ),
+    "a turn of another dialogue": (
+        [[{"text": "Hi", "speaker": f"Ses01F_impro0{n}_F"} for n in (1, 2)]],
+        "utterance 1: Ses01F_impro02_F speaks in another dialogue",
     ),
     "an object": ({"data": []}, "JSON of the wrong shape, dict instead of list"),
 }

@@ -1,11 +1,18 @@
 """MELD: the real files, older copies of them, and files that are broken."""
 
+import csv
+import io
+import json
 import shutil
 import time
+from collections import Counter
+from pathlib import Path
+from random import Random
 
 import pytest
 from real_data import real_data
 
+from erc_bench.corpus.release import Release
 from erc_bench.corpus.source import CorpusWarning
 from erc_bench.datamodules.meld import MELD, MELDSentiment, clean, parse_csv
 from erc_bench.errors import ErcBenchError
@@ -118,6 +125,173 @@ def test_a_copy_cut_between_two_lines_names_the_figure_that_is_off(copy):
     assert "checksum" in str(caught.value)
 
 
+def change(copy, rows_of=lambda rows: rows, text_of=lambda text: text):
+    """Change the rows or the text of all three files of a copy."""
+    for path in (copy / "meld").iterdir():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        made = io.StringIO()
+        writer = csv.DictWriter(made, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows_of(rows))
+        path.write_bytes(text_of(made.getvalue()).encode())
+
+
+def shuffled(rows):
+    return Random(1).sample(rows, len(rows))
+
+
+def as_strings(rows):
+    return sorted(rows, key=lambda row: (row["Dialogue_ID"], row["Utterance_ID"]))
+
+
+@pytest.mark.parametrize("order", [reversed, as_strings, shuffled])
+def test_turns_out_of_order_are_put_in_order(copy, meld, order):
+    change(copy, lambda rows: list(order(rows)))
+    with pytest.warns(CorpusWarning) as caught:
+        corpus = MELD().load(copy)
+    assert (corpus.digest, corpus.official) == (meld.digest, True)
+    said = [str(w.message) for w in caught]
+    assert "test_sent_emo.csv is not in the order of Dialogue_ID and Utterance_ID" in "".join(said)
+    assert "what is read from it is the same as from the official one" in said[-1]
+
+
+@pytest.mark.parametrize("form", ["{}.0", "00{}", " {} ", "{}."])
+def test_ids_are_the_numbers_that_they_are(copy, meld, form):
+    keys = ("Dialogue_ID", "Utterance_ID")
+    change(copy, lambda rows: [{**r, **{k: form.format(r[k]) for k in keys}} for r in rows])
+    with pytest.warns(CorpusWarning, match="the same as from the official one"):
+        corpus = MELD().load(copy)
+    assert (corpus.digest, corpus.official) == (meld.digest, True)
+
+
+def renumbered(rows):
+    """The dialogues in another order, numbered in that order; no gap is left."""
+    order = shuffled(list(dict.fromkeys(row["Dialogue_ID"] for row in rows)))
+    new = {old: n for n, old in enumerate(order)}
+    return sorted(
+        ({**row, "Dialogue_ID": new[row["Dialogue_ID"]]} for row in rows),
+        key=lambda row: row["Dialogue_ID"],
+    )
+
+
+def swapped(rows):
+    """Two dialogues of as many turns under each other's numbers."""
+    turns = Counter(row["Dialogue_ID"] for row in rows)
+    a, b = [key for key, n in turns.items() if n == 8][:2]
+    new = {a: b, b: a}
+    return [{**row, "Dialogue_ID": new.get(row["Dialogue_ID"], row["Dialogue_ID"])} for row in rows]
+
+
+def mirrored(rows):
+    """Every dialogue's turns backwards, numbered anew."""
+    by_dialogue = {}
+    for row in rows:
+        by_dialogue.setdefault(row["Dialogue_ID"], []).append(row)
+    return [
+        {**row, "Utterance_ID": number["Utterance_ID"]}
+        for turns in by_dialogue.values()
+        for row, number in zip(turns[::-1], turns, strict=True)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*is not in the order of")
+@pytest.mark.parametrize("order", [renumbered, swapped, mirrored])
+def test_no_id_ever_names_another_utterance(copy, order):
+    change(copy, order)
+    with pytest.raises(ErcBenchError, match=r"order.*data doctor") as caught:
+        MELD().load(copy)
+    assert len(str(caught.value)) < 1000
+
+
+DAMAGE = {
+    "mojibake": (
+        lambda t: t.encode().decode("cp1252", errors="ignore"),
+        r"\d,\d{3} utterances hold UTF-8 that was read as Windows-1252 \(mojibake\), such as .*â",
+    ),
+    "lost": (lambda t: t.replace("’", ""), r"\d,\d{3} utterances have lost an apostrophe, such as"),
+    "replaced": (
+        lambda t: t.replace("’", "\ufffd"),
+        r"\d,\d{3} utterances hold a replacement character \(U\+FFFD\), such as .*\ufffd",
+    ),
+    "questioned": (lambda t: t.replace("’", "?"), "hold a question mark for an apostrophe"),
+    "entities": (lambda t: t.replace("’", "&#8217;"), "hold an entity of HTML"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_text_is_named_for_what_it_is(copy, meld, damage, message):
+    change(copy, text_of=damage)
+    with pytest.warns(CorpusWarning, match=message) as caught:
+        corpus = MELD().load(copy)
+    assert corpus.digest != meld.digest
+    assert not corpus.official
+    assert "counts" not in str(caught[-1].message)
+
+
+def test_an_edited_copy_is_no_official_one(copy, meld):
+    path = copy / "meld" / "test_sent_emo.csv"
+    data = path.read_text(encoding="utf-8")
+    turns = [(d.id, u) for d in meld.dialogues("test") for u in d.utterances]
+    texts = Counter(u.text for _, u in turns)
+    key, turn = next((k, u) for k, u in turns if f",{u.text}," in data and texts[u.text] == 1)
+    path.write_text(data.replace(f",{turn.text},", ",Something else.,", 1), encoding="utf-8")
+    with pytest.warns(CorpusWarning, match=rf"1 of 1,432 dialogues hold other words .* {key}\."):
+        corpus = MELD().load(copy)
+    assert (corpus.digest == meld.digest, corpus.official) == (False, False)
+    path.write_text(data.replace(",neutral,", ",joy,", 1), encoding="utf-8")
+    with pytest.warns(CorpusWarning, match="labels, speakers, capitals or punctuation are others"):
+        assert not MELD().load(copy).official
+
+
+def test_the_digest_is_that_of_the_committed_records(meld):
+    records = Path(__file__).parents[2] / "leaderboard" / "records" / "meld"
+    digests = {json.loads(path.read_text())["dataset_digest"] for path in records.rglob("*.json")}
+    assert digests == {meld.digest} == {MELD.official.digest}
+    assert meld.official
+
+
+def test_what_is_kept_of_the_release_is_what_the_official_files_give(meld, meld_dir):
+    assert Release.of(meld) == MELD.official
+    assert Release.of(MELDSentiment().load(meld_dir)) == MELDSentiment.official
+
+
+@pytest.mark.parametrize(
+    "place",
+    [".", "MELD", "Meld.Raw/data", "data/MELD", "meld/sub"],
+    ids=lambda p: p.replace("/", "-"),
+)
+def test_files_near_their_place_are_found(copy, meld, place, tmp_path):
+    folder = tmp_path / "user" / place
+    folder.mkdir(parents=True)
+    for path in (copy / "meld").iterdir():
+        path.rename(folder / path.name)
+    source = MELD()
+    assert source.load(tmp_path / "user").digest == meld.digest
+    # One level up: the folder of the files is named where the one above it is meant.
+    assert source.prepare(folder)["dev"].parent.resolve() == folder.resolve()
+
+
+def test_capitals_in_names_are_no_matter(copy, meld):
+    for path in list((copy / "meld").iterdir()):
+        path.rename(path.with_name(path.name.upper()))
+    (copy / "meld").rename(copy / "MeLD")
+    assert MELD().load(copy).digest == meld.digest
+
+
+def test_several_copies_are_told_of(copy):
+    (copy / "meld").rename(copy / "mine")
+    shutil.copytree(copy / "mine", copy / "yours", copy_function=shutil.copyfile)
+    assert MELD().prepare(copy)["dev"].parent.name == "mine"  # both are the official one
+    for folder in ("mine", "yours"):
+        path = copy / folder / "dev_sent_emo.csv"
+        path.write_bytes(path.read_bytes() + folder.encode())
+    with pytest.raises(ErcBenchError, match="several files like it") as caught:
+        MELD().prepare(copy)
+    for words in ("mine/dev_sent_emo.csv", "yours/dev_sent", f"{copy}/meld/dev_sent_emo.csv"):
+        assert words in str(caught.value)
+
+
 def test_windows_characters_are_read_as_they_were_meant():
     assert clean("\x93Don\x92t\x94 \x85 caf\xe9 ") == "“Don't” … café"
     assert clean('He said: "It’s so."') == "He said: It's so."
@@ -144,6 +318,18 @@ BROKEN = {
         r"line 3: utterance 0 of dialogue 0 stands twice",
     ),
     "too few fields": (["1,Hi,Ann\n"], r"line 2: 3 fields instead of 11.*truncated"),
+    "an id that is no number": (
+        [f"1,Hi,Ann,joy,positive,0,x1,{REST}"],
+        r"line 2: Utterance_ID must be a whole number, not 'x1'",
+    ),
+    "a broken number": (
+        [f"1,Hi,Ann,joy,positive,1.5,0,{REST}"],
+        r"line 2: Dialogue_ID must be a whole number, not '1.5'",
+    ),
+    "the same number twice": (
+        [f"1,Hi,Ann,joy,positive,3,{u},{REST}" for u in ("7", "007")],
+        r"line 3: utterance 7 of dialogue 3 stands twice",
+    ),
     "an open quotation": ([f'1,"Hi,Ann,joy,positive,0,0,{REST}'], r"line 2: "),
 }
 

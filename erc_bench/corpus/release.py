@@ -1,0 +1,163 @@
+"""Whether a copy of a corpus is the official release, and what is the matter with one that is not.
+
+The text of a release is not kept here, only what tells another copy from it: a digest of the whole,
+one of the utterance ids, and two bytes of each dialogue.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from erc_bench.corpus.conversation import Corpus, Dialogue
+from erc_bench.errors import ErcBenchError, quoted
+
+WIDTH = 2
+"""Bytes of a dialogue's fingerprint."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is known of the official release of a corpus."""
+
+    digest: str
+    """:attr:`erc_bench.corpus.conversation.Corpus.digest`."""
+    ids: str
+    """SHA-256 over the utterance ids in corpus order."""
+    dialogues: str
+    """The fingerprints of all dialogues in corpus order, base64."""
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> Release:
+        """The figures of a corpus; how those in ``datamodules/releases.py`` were made."""
+        marks = b"".join(map(fingerprint, _dialogues(corpus)))
+        return cls(corpus.digest, ids_digest(corpus), base64.b64encode(marks).decode())
+
+    def doubts(self, corpus: Corpus) -> list[str]:
+        """How a copy differs from the release, as sentences; none if it is the same.
+
+        A copy with other characters, labels or speakers is usable and has doubts.
+
+        Raises:
+            ErcBenchError: its ids would name other utterances than the release's do: turns or
+                dialogues are numbered otherwise or stand in another order, or the words of most
+                dialogues are others.
+        """
+        if corpus.digest == self.digest:
+            return []
+        if ids_digest(corpus) != self.ids:
+            raise ErcBenchError(
+                f"{corpus.name}: its dialogues or turns have other numbers than the release's, or "
+                "stand in another order, so that an id would name another utterance."
+            )
+        dialogues = list(_dialogues(corpus))
+        ours = [fingerprint(dialogue) for dialogue in dialogues]
+        marks = base64.b64decode(self.dialogues)
+        theirs = [marks[i : i + WIDTH] for i in range(0, len(marks), WIDTH)]
+        other = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+        self._check_order(corpus.name, dialogues, ours, theirs, other)
+        found = []
+        if other:
+            found.append(
+                f"{len(other):,} of {len(dialogues):,} dialogues hold other words than the "
+                f"release, the first {dialogues[other[0]].id}"
+            )
+        found += text_damage(u.text for d in dialogues for u in d.utterances)
+        return found or ["labels, speakers, capitals or punctuation are others"]
+
+    def _check_order(
+        self,
+        name: str,
+        dialogues: list[Dialogue],
+        ours: list[bytes],
+        theirs: list[bytes],
+        other: list[int],
+    ) -> None:
+        """Refuse a copy whose dialogues stand where the release has others."""
+        moved = (Counter(ours[i] for i in other) & Counter(theirs[i] for i in other)).total()
+        # Two edited dialogues can look like each other's by chance, two pairs hardly.
+        if moved > 1 and moved > len(other) / 4:
+            first = next(i for i in other if ours[i] in {theirs[k] for k in other})
+            place = next(k for k in other if theirs[k] == ours[first])
+            raise ErcBenchError(
+                f"{name}: dialogues stand in another order than the release's, {moved:,} of "
+                f"{len(dialogues):,}, so that an id would name another utterance: "
+                f"{dialogues[first].id} holds what is {dialogues[place].id} there."
+            )
+        if len(other) > len(dialogues) / 2:
+            raise ErcBenchError(
+                f"{name}: {len(other):,} of {len(dialogues):,} dialogues hold other words than the "
+                f"release, or their turns in another order, the first {dialogues[other[0]].id}."
+            )
+
+
+def ids_digest(corpus: Corpus) -> str:
+    """SHA-256 over the ids of all utterances in corpus order."""
+    ids = [u.id for dialogue in _dialogues(corpus) for u in dialogue.utterances]
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def fingerprint(dialogue: Dialogue) -> bytes:
+    """Two bytes of the words of a dialogue, turn by turn.
+
+    Only ASCII letters and digits count, in lower case, so that a damaged apostrophe changes
+    nothing: it tells whether this is the dialogue, not whether it is intact.
+    """
+    turns = (re.sub(r"&#?\w+;", "", u.text).lower() for u in dialogue.utterances)
+    words = "\n".join(re.sub(r"[^a-z0-9]", "", turn) for turn in turns)
+    return hashlib.sha256(words.encode()).digest()[:WIDTH]
+
+
+def _dialogues(corpus: Corpus) -> Iterator[Dialogue]:
+    return (dialogue for dialogues in corpus.contents.values() for dialogue in dialogues)
+
+
+# --- what text looks like when a program on the way misread it
+
+_CONTRACTED = (
+    r"(?:don|can|won|didn|isn|doesn|couldn|wouldn|wasn|aren|haven|shouldn){0}t"
+    r"|(?:i){0}m|(?:i|you|we|they){0}ve|(?:you|they){0}re|(?:that|what|he|she|there){0}s"
+)
+_MARK = "(?:&#?[a-z0-9]{1,8};|[^a-z ]{1,4})"
+_ANY_MARK = re.compile(  # an apostrophe, or whatever it was turned into
+    rf"\b(?:{_CONTRACTED.format(_MARK)})\b", re.IGNORECASE
+)
+_WITHOUT = re.compile(rf"\b(?:{_CONTRACTED.format('')})\b", re.IGNORECASE)
+_QUESTIONED = re.compile(rf"\b(?:{_CONTRACTED.format('[?]')})\b", re.IGNORECASE)
+# The bytes of UTF-8, read as Latin-1 or Windows-1252.
+_MOJIBAKE = re.compile(r"[ÂÃ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[€\x80-\x9f„€]")
+_ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-fA-F]+|amp|quot|apos|lt|gt|nbsp|[lr]squo|[lr]dquo);")
+
+LOST = 0.1
+"""Above this share of contractions without their apostrophe it is not the writers' carelessness."""
+
+
+def text_damage(texts: Iterable[str]) -> list[str]:
+    """What was done to texts on their way, each kind with its number and a sample."""
+    texts = [text.replace("’", "'") for text in texts]
+    kinds = (
+        ("hold UTF-8 that was read as Windows-1252 (mojibake)", _matching(texts, _MOJIBAKE)),
+        ("hold a replacement character (U+FFFD)", [text for text in texts if "\ufffd" in text]),
+        ("hold an entity of HTML", _matching(texts, _ENTITY)),
+        ("hold a question mark for an apostrophe", _if_many(texts, _QUESTIONED)),
+        ("have lost an apostrophe", _if_many(texts, _WITHOUT)),
+    )
+    return [
+        f"{len(found):,} utterances {what}, such as {quoted(found[0])}"
+        for what, found in kinds
+        if found
+    ]
+
+
+def _matching(texts: list[str], pattern: re.Pattern[str]) -> list[str]:
+    return [text for text in texts if pattern.search(text)]
+
+
+def _if_many(texts: list[str], pattern: re.Pattern[str]) -> list[str]:
+    """The texts that match, if contractions are written so too often to be their writers'."""
+    found = _matching(texts, pattern)
+    return found if len(found) > LOST * len(_matching(texts, _ANY_MARK)) else []
