@@ -515,8 +515,8 @@ def test_coverage_and_size(seeds, corpus):
     found = simulated(500, seeds, **corpus)
     few = corpus.get("d", 280) <= 15 or min(seeds) == 2
     assert (0.0 if few else 0.02) <= found.miss <= 0.08
-    assert 0.8 <= found.spread <= 1.25
-    assert 0.02 <= found.own_miss <= 0.11
+    assert 0.8 <= found.spread <= 1.3
+    assert 0.02 <= found.own_miss <= 0.12
     if "gain" in corpus:
         return
     if min(seeds) > 1 or corpus["seed_sd"] == 0:
