@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from sklearn.metrics import precision_recall_fscore_support as per_class
@@ -27,6 +27,7 @@ def labellings(draw: st.DrawFn, unanswered: bool = False) -> tuple[int, list[int
     return classes, gold, predicted
 
 
+@settings(deadline=None)
 @given(labellings() | labellings(unanswered=True))
 def test_all_figures_are_scikit_learns(labelling: tuple[int, list[int], list[int]]) -> None:
     classes, gold, predicted = labelling

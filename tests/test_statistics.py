@@ -179,7 +179,8 @@ def test_interval_and_p_agree_whatever_the_data(data):
     gold, pa, dialogues = some_runs(rng, n, d, s, classes, data.draw(st.sampled_from([0, 0.5, 1])))
     pb = data.draw(st.sampled_from([pa, pa[::-1], np.zeros_like(pa), np.tile(gold, (s, 1))]))
     a, b = (resampled_scores(gold, p, dialogues, classes, resamples=200) for p in (pa, pb))
-    result = compare(a, b)
+    paired = data.draw(st.booleans())
+    result = compare(a, b, paired_seeds=paired)
     assert 0 <= result.p <= 1
     assert result.covers_seeds == (s > 1)
     if d < FEWEST_DIALOGUES:
@@ -192,7 +193,9 @@ def test_interval_and_p_agree_whatever_the_data(data):
     if abs(result.p - 0.05) > 1e-6:
         assert (result.p < 0.05) == (low > 0 or high < 0)
     if pb is pa:
-        assert (result.difference, low, high, result.p) == (0, 0, 0, 1)
+        assert (result.difference, result.p) == (0, 1)
+        if paired or s == 1:
+            assert (low, high) == (0, 0)
 
 
 def test_certainty_is_bounded_by_the_number_of_dialogues():
@@ -515,8 +518,8 @@ def test_coverage_and_size(seeds, corpus):
     found = simulated(500, seeds, **corpus)
     few = corpus.get("d", 280) <= 15 or min(seeds) == 2
     assert (0.0 if few else 0.02) <= found.miss <= 0.08
-    assert 0.8 <= found.spread <= 1.25
-    assert 0.02 <= found.own_miss <= 0.11
+    assert 0.8 <= found.spread <= 1.3
+    assert 0.02 <= found.own_miss <= 0.12
     if "gain" in corpus:
         return
     if min(seeds) > 1 or corpus["seed_sd"] == 0:

@@ -17,17 +17,25 @@ little, such a two-way bootstrap counts the noise of single runs more than once 
     V = V_dialogues + max(0, s² − e) / S
 
 with s² the variance of the per-seed estimates (n−1), and e the part of it that is the noise of
-single runs on a finite test set, which V_dialogues already holds. Interval and p-value are
-Student's t with Satterthwaite's degrees of freedom: those of s² are S−1, those of V_dialogues the
-effective number of dialogues, (Σ n)² / Σ n² for lengths n (Kish), less one, since few long
-dialogues carry what many short ones do not.
+single runs on a finite test set, which V_dialogues already holds. Seeds of two methods share a
+number and nothing else, so they are independent samples: each method adds a term of its own, of its
+own number of seeds. Interval and p-value are Student's t with Satterthwaite's degrees of freedom:
+those of s² are S−1, those of V_dialogues the effective number of dialogues, (Σ n)² / Σ n² for
+lengths n (Kish), less one, since few long dialogues carry what many short ones do not.
 
-In simulation (tests/test_statistics.py) a 95 % interval of a difference misses the truth 3 to 7 %
-of the time for 1, 3 and 5 seeds and test sets like MELD, EmoryNLP and IEMOCAP, and the 5 % test
-rejects a true hypothesis as often; with 8 to 15 dialogues 1 to 5 %. With one seed the hypothesis is
-about the two trained models: as a test of the methods it is wrong 30 % of the time and more. Two
-seeds are too few where they vary far more than dialogues do (12 %). The interval of one method's
-own mean misses 4 to 7 %, up to 9 % with 3 seeds that vary far more than dialogues, or 15 dialogues.
+In simulation (tests/test_statistics.py, test sets like MELD, EmoryNLP and IEMOCAP, seeds that do
+not vary to seeds that vary far more than dialogues) the 95 % interval of a difference misses the
+truth, and the 5 % test rejects a true hypothesis, this often:
+
+- the same number of seeds, 2 to 5: 2 to 6 %; five against three: 4 to 6 %
+- five against two: 3 to 7 %
+- with 8 to 15 dialogues 1 to 4 %
+- with one seed on a side 4 to 6 %, but that is about its one trained model: as a test of the
+  methods it is wrong 17 to 31 % of the time where seeds vary by 2.5 points (sd)
+- with two *pairs* of seeds (``paired_seeds``) that vary far more than dialogues 9 to 12 %
+
+The interval of one method's own mean misses 4 to 9 %, up to 11 % with 2 or 3 seeds that vary far
+more than dialogues, or 15 dialogues.
 """
 
 from __future__ import annotations
