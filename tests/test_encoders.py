@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,8 +28,9 @@ from erc_bench.methods.prompts import anchor_prompts
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 COMMIT, CONVERTED = "a" * 40, "b" * 40
-PICKLED = {"config.json": b"{}", "pytorch_model.bin": b"a pickle", "vocab.txt": b"[PAD]"}
-SAFE = {"config.json": b"{}", "model.safetensors": b"weights", "onnx/model.onnx": b"not wanted"}
+SMALL = {"config.json": b'{"model_type": "bert"}', "vocab.txt": b"[PAD]"}
+PICKLED = {**SMALL, "pytorch_model.bin": b"a pickle"}
+SAFE = {**SMALL, "model.safetensors": b"weights", "onnx/model.onnx": b"not wanted"}
 
 
 def test_a_tokenizer_is_all_of_its_files(tiny_encoder: str, tmp_path: Path) -> None:
@@ -77,11 +79,34 @@ def test_the_conversion_beside_a_main_branch_without_safetensors_is_found(hub_ca
     assert find_encoder("old/encoder").folder == snapshots / CONVERTED
 
 
-def test_pickled_weights_are_never_taken(hub_cache: Path) -> None:
-    cached(hub_cache, "old/encoder", {"main": (COMMIT, PICKLED)})
-    with pytest.raises(ErcBenchError, match="safetensors") as caught:
-        find_encoder("old/encoder")
-    assert "other formats are not loaded" in str(caught.value)
+def test_pickled_weights_are_taken_where_there_are_no_others(hub_cache: Path) -> None:
+    snapshots = cached(hub_cache, "old/encoder", {"main": (COMMIT, PICKLED)})
+    found = find_encoder("old/encoder")
+    assert found.folder == snapshots / COMMIT
+    assert not found.safetensors
+    assert found.digest == hashlib.sha256(b"a pickle").hexdigest()
+
+
+def test_a_conversion_of_which_only_the_weights_were_fetched_is_not_taken(hub_cache: Path) -> None:
+    """Transformers fetches no more of it when it finds pickled weights."""
+    weights = {"model.safetensors": b"weights"}
+    revisions = {"main": (COMMIT, PICKLED), "refs/pr/7": (CONVERTED, weights)}
+    snapshots = cached(hub_cache, "old/encoder", revisions)
+    assert find_encoder("old/encoder").folder == snapshots / COMMIT
+
+
+def test_what_an_incomplete_copy_in_the_cache_lacks_is_said(hub_cache: Path) -> None:
+    contents = {name: data for name, data in SAFE.items() if name != "vocab.txt"}
+    cached(hub_cache, "some/encoder", {"main": (COMMIT, contents)})
+    with pytest.raises(ErcBenchError, match="has no tokenizer"):
+        load_tokenizer("some/encoder")
+
+
+def test_weights_in_other_formats_are_not_loaded(hub_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tf_model.h5").write_bytes(b"others")
+    with pytest.raises(ErcBenchError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        find_encoder(str(tmp_path))
 
 
 def test_a_folder_is_taken_before_the_cache(hub_cache: Path, tmp_path, monkeypatch) -> None:
@@ -116,6 +141,7 @@ class Hub(BaseHTTPRequestHandler):
     revisions: ClassVar = {
         "some/encoder": {"main": (COMMIT, SAFE)},
         "old/encoder": {"main": (COMMIT, PICKLED), "refs/pr/7": (CONVERTED, SAFE)},
+        "older/encoder": {"main": (COMMIT, PICKLED)},
     }
 
     def do_HEAD(self) -> None:
@@ -133,6 +159,8 @@ class Hub(BaseHTTPRequestHandler):
         elif kind == "tree" and rest in by_commit:
             files = [(f, len(data)) for f, data in by_commit[rest].items()]
             self.json([{"type": "file", "path": f, "size": n, "oid": f} for f, n in files])
+        elif kind == "discussions" and "refs/pr/7" not in revisions:
+            self.json({"discussions": [], "count": 0, "start": 0})
         elif kind == "discussions":
             request = {"num": 7, "title": "", "status": "open", "isPullRequest": True}
             request |= {"author": {"name": "SFconvertbot"}, "createdAt": "2023-01-01T00:00:00.000Z"}
@@ -192,7 +220,7 @@ def asked(hub: str, name: str, home: Path) -> tuple[str, str]:
 
 def test_an_encoder_is_fetched_from_the_hub(hub: str, tmp_path: Path) -> None:
     printed, notices = asked(hub, "some/encoder", tmp_path)
-    assert {p.name for p in Path(printed).iterdir()} == {"config.json", "model.safetensors"}
+    assert {p.name for p in Path(printed).iterdir()} == {*SMALL, "model.safetensors"}
     assert "Looking for the encoder some/encoder" in notices
     # And a second time from the cache.
     again, notices = asked("http://127.0.0.1:9", "some/encoder", tmp_path)
@@ -205,6 +233,12 @@ def test_the_hubs_conversion_is_fetched(hub: str, tmp_path: Path) -> None:
     assert Path(printed).name == CONVERTED
     assert (Path(printed) / "model.safetensors").read_bytes() == b"weights"
     assert asked("http://127.0.0.1:9", "old/encoder", tmp_path)[0] == printed
+
+
+def test_pickled_weights_are_fetched_where_the_hub_has_no_others(hub: str, tmp_path: Path) -> None:
+    printed, _ = asked(hub, "older/encoder", tmp_path)
+    assert {p.name for p in Path(printed).iterdir()} == {*SMALL, "pytorch_model.bin"}
+    assert asked("http://127.0.0.1:9", "older/encoder", tmp_path) == (printed, "")
 
 
 def test_an_encoder_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:
@@ -231,7 +265,9 @@ def test_a_robertas_mask_takes_the_space_before_it_whatever_its_repository_says(
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(texts, 400, 1, special_tokens=[*special.values(), "<mask>"])
     tokenizer.save_model(str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "roberta", "vocab_size": tokenizer.get_vocab_size()})
+    )
     (tmp_path / "model.safetensors").write_bytes(b"not read")
     if said is not None:
         tokens = {f"{name}_token": token for name, token in special.items()}

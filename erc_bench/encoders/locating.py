@@ -1,13 +1,16 @@
 """Pre-trained encoders by name: a local folder, an installed package, the hub's cache, the hub.
 
-Only safetensors weights are loaded. The package that carries all-MiniLM-L6-v2 is asked before the
-hub: its weights are checked to be the published ones to the bit, so nothing but a download differs.
+Weights are safetensors where there are any, else ``pytorch_model.bin``, which is read through
+torch's restricted unpickler and can run nothing. The package that carries all-MiniLM-L6-v2 is asked
+before the hub: its weights are checked to be the published ones to the bit, so nothing but a
+download differs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +29,11 @@ PACKAGED = {
 }
 """Encoders carried by an installed package: name → (package, SHA-256 of its weights)."""
 
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that stands for another in a repository."""
+
 WANTED = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+PICKLED = "pytorch_model*.bin"
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,9 @@ class EncoderFiles:
     name: str
     folder: Path
     digest: str
-    """SHA-256 over the safetensors files."""
+    """SHA-256 over the safetensors files; where there are none, over the ``.bin`` files."""
+    safetensors: bool = True
+    """Whether the weights are safetensors, not ``pytorch_model.bin``."""
 
 
 @cache
@@ -45,17 +54,94 @@ def find_encoder(name: str) -> EncoderFiles:
 
     Raises:
         ErcBenchError: it is nowhere to be had; the message names the folder looked in and the
-            extra that needs no hub. Or its weights are not those that were published.
+            extra that needs no hub. Or its weights are incomplete, or not those published.
     """
     folder = _in_folder(name) or _in_package(name) or _in_hub_cache(name) or _in_hub(name)
-    weights = sorted(folder.glob("model*.safetensors"))
-    if not weights or not (folder / "config.json").is_file():
+    here = f"The folder {folder} of the encoder {name!r}"
+    weights = weight_files(folder)
+    if not weights:
         raise ErcBenchError(
-            f"The folder {folder} of encoder {name!r} has no config.json with safetensors "
-            "weights (model.safetensors); other formats are not loaded. Convert it with "
-            "transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER)."
+            f"{here} has no weights: neither model.safetensors nor pytorch_model.bin. Weights in "
+            "other formats (TensorFlow, Flax, ONNX, GGUF) are not loaded: take the PyTorch weights "
+            "of the same model, or convert them with the library that wrote them."
         )
-    return EncoderFiles(name, folder, digest_of(*weights))
+    if not (folder / "config.json").is_file():
+        raise ErcBenchError(
+            f"{here} has no config.json, which says how its weights are to be read. Copy that of "
+            "the model the weights belong to."
+        )
+    missing = [file for file in _named_in_index(weights[0]) if not (folder / file).is_file()]
+    if missing:
+        raise ErcBenchError(
+            f"{here} lacks {some(missing)}, named in {_index(weights[0]).name}. Download the "
+            "encoder again, or copy all of its files."
+        )
+    return EncoderFiles(name, folder, digest_of(*weights), weights[0].suffix == ".safetensors")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with an encoder's weights: the safetensors, or else the pickled ones."""
+    for first, pattern in (("model.safetensors", "model*.safetensors"), (None, PICKLED)):
+        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        first = first or "pytorch_model.bin"
+        if found and ((folder / first).is_file() or _index(folder / first).is_file()):
+            return found
+    return []
+
+
+def _index(weights: Path) -> Path:
+    """The list of the parts that weights are in."""
+    first = "model.safetensors" if weights.suffix == ".safetensors" else "pytorch_model.bin"
+    return weights.with_name(f"{first}.index.json")
+
+
+def _named_in_index(weights: Path) -> list[str]:
+    path = _index(weights)
+    if weights.with_name(path.name.removesuffix(".index.json")).is_file():
+        return []  # which is read, whatever an index says
+    try:
+        return sorted({str(file) for file in json.loads(path.read_text())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ErcBenchError(
+            f"{path} does not list the parts of the encoder's weights ({brief(error)}). Download "
+            "the encoder again, or copy all of its files."
+        ) from error
+
+
+def check_whole(path: Path) -> None:
+    """Refuse files of weights that are no weights, or not all of them."""
+    again = "Download it again and compare its size with the one given where it comes from."
+    with path.open("rb") as file:
+        start = file.read(200)
+    if start.startswith(LFS_POINTER):
+        raise ErcBenchError(
+            f"{path} is not the weights but a pointer of Git LFS to them. Fetch them: git lfs "
+            "install, then git lfs pull, in the folder that was cloned."
+        )
+    if not start:
+        raise ErcBenchError(f"{path} is empty. {again}")
+    if start.lstrip().startswith((b"<!DOCTYPE", b"<html", b"<!doctype")):
+        raise ErcBenchError(f"{path} is a web page, not weights. {again}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "np"):
+                pass
+        except SafetensorError as error:
+            raise ErcBenchError(
+                f"{path} is cut off or damaged ({brief(error)}). {again}"
+            ) from error
+
+
+def some(names: list[str]) -> str:
+    """The first of several names, and how many there are more."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def brief(error: BaseException) -> str:
+    """An error's kind and its first line."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
 
 
 def digest_of(*paths: Path) -> str:
@@ -92,16 +178,46 @@ def _in_package(name: str) -> Path | None:
 
 
 def _in_hub_cache(name: str) -> Path | None:
+    """The newest complete copy in the hub's cache.
+
+    A main branch without safetensors comes after the conversion that was fetched beside it.
+    """
+    folders = _cached(name)
+    return next(
+        (f for wanted in (True, False) for f in folders if is_complete(f, safetensors=wanted)), None
+    )
+
+
+def _cached(name: str) -> list[Path]:
+    """Folders of an encoder in the hub's cache, complete or not."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    # A main branch without safetensors is followed by the conversion that was fetched beside it.
     repository = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "refs" / "pr"
-    for revision in ("main", *(f"refs/pr/{p.name}" for p in repository.glob("*"))):
+    folders = []
+    for revision in ("main", *sorted(f"refs/pr/{p.name}" for p in repository.glob("*"))):
         with contextlib.suppress(Exception):  # whatever is amiss there, the hub is asked next
-            folder = _snapshot(name, revision=revision, local_files_only=True)
-            if list(folder.glob("model*.safetensors")):
-                return folder
-    return None
+            folders.append(_snapshot(name, revision=revision, local_files_only=True))
+    return folders
+
+
+def is_complete(folder: Path, safetensors: bool) -> bool:
+    """Whether a folder has all that an encoder needs, with weights of this format."""
+    weights = weight_files(folder)
+    return (
+        bool(weights)
+        and (weights[0].suffix == ".safetensors") == safetensors
+        and (folder / "config.json").is_file()
+        and has_tokenizer(folder)
+    )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the files of a tokenizer, of whatever kind."""
+    return (
+        any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt"))
+        or all((folder / file).is_file() for file in ("vocab.json", "merges.txt"))
+        or any(path.is_file() for path in folder.glob("*.model"))
+    )
 
 
 def _in_hub(name: str) -> Path:
@@ -112,27 +228,37 @@ def _in_hub(name: str) -> Path:
         except Exception as error:  # of the hub's library and of the several under it
             from huggingface_hub.constants import HF_HUB_CACHE
 
+            for folder in _cached(name):  # incomplete; what is missing is said when it is read
+                if weight_files(folder) and (folder / "config.json").is_file():
+                    return folder
             raise ErcBenchError(
-                f"There is no encoder {name!r}: it is neither a folder nor in the hub cache "
-                f"{HF_HUB_CACHE}, and the Hugging Face hub does not give it ({_cause(error)}). "
-                "Check the name; without a network use --preset small after pip install "
-                "'erc-bench[small]', whose encoder needs no hub, or name a folder: encoder=FOLDER."
+                f"There is no encoder {name!r}: it is neither a folder nor complete in the hub "
+                f"cache {HF_HUB_CACHE}, and the Hugging Face hub does not give it "
+                f"({_cause(error)}). Check the name; without a network use --preset small after "
+                "pip install 'erc-bench[small]', whose encoder needs no hub, or name a folder: "
+                "encoder=FOLDER."
             ) from error
-        if not list(folder.glob("model*.safetensors")):
-            # Old repositories carry safetensors only in the hub's own conversion, a pull request.
-            from huggingface_hub import HfApi
+        if weight_files(folder):
+            return folder
+        # Old repositories carry safetensors only in the hub's own conversion, a pull request.
+        from huggingface_hub import HfApi
 
-            with contextlib.suppress(Exception):
-                for request in HfApi().get_repo_discussions(name, author="SFconvertbot"):
-                    if request.is_pull_request:
-                        return _snapshot(name, revision=f"refs/pr/{request.num}")
+        with contextlib.suppress(Exception):
+            for request in HfApi().get_repo_discussions(name, author="SFconvertbot"):
+                if request.is_pull_request:
+                    converted = _snapshot(name, revision=f"refs/pr/{request.num}")
+                    # Some hold nothing but the weights.
+                    if is_complete(converted, safetensors=True) or not has_tokenizer(folder):
+                        return converted
+        with contextlib.suppress(Exception):  # what is missing then is said of the folder
+            return _snapshot(name, allow_patterns=[*WANTED, PICKLED])
     return folder
 
 
 def _snapshot(name: str, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=WANTED, **options))
+    return Path(snapshot_download(name, **{"allow_patterns": WANTED, **options}))
 
 
 @contextlib.contextmanager
@@ -157,4 +283,4 @@ def _cause(error: BaseException) -> str:
     """The first cause of an error, in a line."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return brief(error)

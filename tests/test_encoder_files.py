@@ -1,0 +1,516 @@
+"""Encoders as people have them: other formats, other kinds, files that are damaged or missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel
+
+from erc_bench.encoders.loading import load_encoder, load_tokenizer, most_positions
+from erc_bench.encoders.locating import find_encoder
+from erc_bench.errors import ErcBenchError
+
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = ["oh", "no", "says", "ada", "bo", "for", "utterance", "feels", ":", "!", "joy"]
+VOCABULARY = len(SPECIAL) + len(WORDS)
+
+
+@pytest.fixture(autouse=True)
+def _looked_up_anew() -> None:
+    find_encoder.cache_clear()
+
+
+def save_tokenizer(folder: Path, template: str = "[CLS] $A [SEP]") -> None:
+    """A tokenizer of a dozen words."""
+    words = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    said = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
+    said["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+
+
+def build(folder: Path, kind: str = "bert", **more: Any) -> Path:
+    """An encoder of random weights with its tokenizer."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, "pad_token_id": 0, **SIZES}
+    AutoModel.from_config(AutoConfig.for_model(kind, **{**sizes, **more})).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    return build(tmp_path / "bert")
+
+
+def pickled(folder: Path, **options: Any) -> dict[str, torch.Tensor]:
+    """Replace the safetensors of a folder by ``pytorch_model.bin``."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin", **options)
+    return weights
+
+
+def assert_has(folder: Path | str, weights: dict[str, torch.Tensor]) -> None:
+    """That an encoder is loaded with these weights, and its tokenizer reads."""
+    for name, value in load_encoder(str(folder), 8).state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    ids = load_tokenizer(str(folder))("oh no !").input_ids
+    assert ids == [2, 5, 6, 14, 3]
+
+
+def refused(folder: Path, *said: str, load: Callable[[str], Any] = load_encoder) -> str:
+    """The error that a folder is refused with, which says all this in one paragraph."""
+    with pytest.raises(ErcBenchError) as caught:
+        load(str(folder))
+    message = str(caught.value)
+    for words in (str(folder), *said):
+        assert words in message
+    assert "\n" not in message
+    return message
+
+
+# --- pytorch_model.bin ---
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_that_are_only_pickled_are_loaded(bert: Path, zipped: bool) -> None:
+    assert_has(bert, pickled(bert, _use_new_zipfile_serialization=zipped))
+
+
+def test_weights_of_old_names_and_with_a_head_are_loaded(bert: Path) -> None:
+    """As repositories of years ago have them."""
+    weights = pickled(bert)
+    old = {
+        f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): value
+        for name, value in weights.items()
+        if not name.startswith("pooler")
+    }
+    old["bert.embeddings.position_ids"] = torch.arange(40)[None]
+    old["cls.predictions.bias"] = torch.zeros(VOCABULARY)
+    torch.save(old, bert / "pytorch_model.bin")
+    assert_has(bert, weights)
+
+
+class Command:
+    """An object that runs a command where it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("form", ["in a zip archive", "of old", "a bare pickle"])
+def test_a_malicious_pickle_runs_nothing(bert: Path, tmp_path: Path, form: str) -> None:
+    ran = tmp_path / "ran"
+    weights = {**pickled(bert), "more": Command(f"touch {ran}")}
+    path = bert / "pytorch_model.bin"
+    if form == "a bare pickle":
+        path.write_bytes(pickle.dumps(weights["more"]))
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=form != "of old")
+    message = refused(bert)
+    assert not ran.exists()
+    if form != "a bare pickle":
+        assert "could run code" in message
+
+
+def test_the_advice_for_other_pickles_makes_a_complete_folder(bert: Path, tmp_path: Path) -> None:
+    weights = pickled(bert)
+    torch.save({**weights, "epochs": FurtherThings()}, bert / "pytorch_model.bin")
+    message = refused(bert, "if you trust their origin")
+    (code,) = re.findall(r'python -c "(.*)"', message)
+    made = tmp_path / "made"
+    code = code.replace("NEW", str(made))
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+    assert_has(made, weights)
+
+
+class FurtherThings:
+    """An object that is neither a tensor nor harmful."""
+
+
+def in_parts(folder: Path, safetensors: bool) -> dict[str, torch.Tensor]:
+    """Put the weights into two files with an index."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    stem, end = ("model", "safetensors") if safetensors else ("pytorch_model", "bin")
+    names = sorted(weights)
+    index = {}
+    for part, of_it in enumerate((names[:9], names[9:]), 1):
+        file = f"{stem}-0000{part}-of-00002.{end}"
+        index |= dict.fromkeys(of_it, file)
+        some = {name: weights[name] for name in of_it}
+        if safetensors:
+            save_file(some, folder / file, {"format": "pt"})
+        else:
+            torch.save(some, folder / file)
+    text = json.dumps({"metadata": {"total_size": 1}, "weight_map": index})
+    (folder / f"{stem}.{end}.index.json").write_text(text)
+    return weights
+
+
+@pytest.mark.parametrize("safetensors", [True, False])
+def test_weights_in_parts(bert: Path, safetensors: bool) -> None:
+    assert_has(bert, in_parts(bert, safetensors))
+    find_encoder.cache_clear()
+    (part,) = bert.glob("*-00002-of-00002.*")
+    part.unlink()
+    refused(bert, part.name, "Download the encoder again")
+    (index,) = bert.glob("*.index.json")
+    index.write_text("{")
+    refused(bert, index.name)
+
+
+def test_a_published_recipes_encoder_that_has_only_pickled_weights(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the hub's cache, by name: with pickled weights, then with a conversion beside them."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--princeton-nlp--sup-simcse-roberta-large"
+    main, converted = (repository / "snapshots" / (c * 40) for c in "ab")
+    shutil.copytree(bert, converted)
+    weights = pickled(bert)
+    shutil.copytree(bert, main)
+    (repository / "refs" / "refs" / "pr").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    name = "princeton-nlp/sup-simcse-roberta-large"
+    assert_has(name, weights)
+    assert not find_encoder(name).safetensors
+    (repository / "refs" / "refs" / "pr" / "9").write_text("b" * 40)
+    find_encoder.cache_clear()
+    assert_has(name, weights)
+    assert find_encoder(name).folder == converted
+    # Of main, transformers may have fetched the weights last, and of the conversion only them.
+    (converted / "config.json").unlink()
+    find_encoder.cache_clear()
+    assert find_encoder(name).folder == main
+
+
+# --- weights that do not match ---
+
+
+def rename(weights: dict, change: Callable[[str], str]) -> dict:
+    return {change(name): value for name, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: rename(w, lambda n: f"0.auto_model.{n}"), "0.auto_model.embeddings"),
+        (lambda w: rename(w, lambda n: n.replace("layer.1", "layer.7")), "encoder.layer.1."),
+        (lambda w: {n: v for n, v in w.items() if "word_emb" not in n}, "word_embeddings"),
+        (lambda w: {n: v for n, v in w.items() if n != "embeddings.LayerNorm.bias"}, "1 of 37"),
+        (lambda w: {n: v[:-1].clone() for n, v in w.items()}, "another size"),
+        (lambda w: {}, "37 of 37"),
+    ],
+)
+def test_weights_that_are_not_all_there_are_an_error(bert: Path, change, said: str) -> None:
+    path = bert / "model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+    refused(bert, said, "config.json")
+
+
+def edited(folder: Path, **more: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"num_hidden_layers": 4}, "encoder.layer.2."),
+        ({"num_hidden_layers": 1}, "further layers"),
+        ({"hidden_size": 32}, "another size"),
+        ({"model_type": "roberta", "vocab_size": 9}, "another size"),
+        ({"model_type": "electra"}, "another size"),
+        ({"model_type": "no-such-kind"}, "can't be used"),
+        ({"hidden_size": "x"}, ""),
+        ({"num_attention_heads": 3}, ""),
+    ],
+)
+def test_a_configuration_of_other_weights_is_an_error(bert: Path, more: dict, said: str) -> None:
+    refused(edited(bert, **more), said)
+
+
+def test_a_missing_pooler_and_a_head_too_many_are_none(tmp_path: Path) -> None:
+    folder = build(tmp_path / "xlm", "xlm-roberta")
+    weights = load_file(folder / "model.safetensors")
+    fewer = {n: v for n, v in weights.items() if not n.startswith("pooler")}
+    more = {**fewer, "lm_head.bias": torch.zeros(VOCABULARY)}
+    save_file(more, folder / "model.safetensors", {"format": "pt"})
+    found = load_encoder(str(folder)).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in fewer.items())
+
+
+def test_outputs_that_a_configuration_asks_for_are_left_out(bert: Path) -> None:
+    edited(bert, return_dict=False, output_hidden_states=True, output_attentions=True)
+    states = load_encoder(str(bert))(torch.full((1, 4), 7)).last_hidden_state
+    assert states.shape == (1, 4, 16)
+
+
+# --- files ---
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: POINTER, "git lfs pull"),
+        (lambda data: b"", "is empty"),
+        (lambda data: b"<!DOCTYPE html>\n<html>404</html>", "web page"),
+        (lambda data: data[:2000], "cut off or damaged"),
+        (lambda data: data[:-10], "cut off or damaged"),
+        (lambda data: b"\x00" * len(data), "cut off or damaged"),
+    ],
+)
+def test_files_that_are_no_weights_are_named(bert: Path, file: str, damage, said: str) -> None:
+    if file == "pytorch_model.bin":
+        pickled(bert)
+    (bert / file).write_bytes(damage((bert / file).read_bytes()))
+    refused(bert, said)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"bert"', POINTER.decode(), "\0"])
+def test_a_broken_configuration_is_named(bert: Path, text: str) -> None:
+    (bert / "config.json").write_text(text)
+    for load in (load_encoder, load_tokenizer):
+        refused(bert, "config.json", "can't be used", load=load)
+
+
+def test_a_missing_configuration_is_named(bert: Path) -> None:
+    (bert / "config.json").unlink()
+    refused(bert, "has no config.json")
+
+
+# --- tokenizers ---
+
+
+def test_a_folder_without_tokenizer_files_is_refused(bert: Path) -> None:
+    for path in bert.glob("token*"):
+        path.unlink()
+    refused(bert, "tokenizer.json", "vocab.txt", load=load_tokenizer)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", POINTER.decode()])
+def test_broken_tokenizer_files_are_named(bert: Path, file: str, text: str) -> None:
+    (bert / file).write_text(text)
+    refused(bert, file, load=load_tokenizer)
+
+
+@pytest.mark.parametrize(("embeddings", "fits"), [(15, False), (16, True), (24, True), (99, False)])
+def test_the_vocabulary_fits_the_embeddings(bert: Path, embeddings: int, fits: bool) -> None:
+    edited(bert, vocab_size=embeddings)
+    if fits:
+        assert len(load_tokenizer(str(bert))) == VOCABULARY == 16
+    else:
+        refused(bert, "16 entries", f"{embeddings} embeddings", load=load_tokenizer)
+
+
+def test_a_tokenizer_that_knows_no_words_is_refused(bert: Path) -> None:
+    path = bert / "tokenizer.json"
+    said = json.loads(path.read_text())
+    said["model"]["vocab"] = {word: i for i, word in enumerate(SPECIAL)}
+    path.write_text(json.dumps(said))
+    edited(bert, vocab_size=5)
+    refused(bert, "knows no words", load=load_tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("$A [SEP] [CLS]", "puts nothing before a text and [SEP] [CLS] after it"),  # XLNet's
+        ("$A", "puts nothing before a text and nothing after it"),
+        ("[SEP] [CLS] $A", "puts [SEP] [CLS] before a text"),
+        ("[CLS] $A", None),
+    ],
+)
+def test_special_tokens_stand_where_the_methods_expect_them(
+    bert: Path, template: str, said: str | None
+) -> None:
+    save_tokenizer(bert, template)
+    if said:
+        refused(bert, said, load=load_tokenizer)
+    else:
+        assert load_tokenizer(str(bert))("oh no").input_ids == [2, 5, 6]
+
+
+# --- other kinds ---
+
+
+def test_debertas_first_version_is_computed_in_float32(tmp_path: Path, capsys) -> None:
+    more = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+    folder = build(tmp_path / "deberta", "deberta", **more)
+    encoder = load_encoder(str(folder), 30)
+    assert "float32" in capsys.readouterr().err
+    inputs = {"input_ids": torch.full((1, 4), 7), "attention_mask": torch.ones(1, 4)}
+    exact = encoder(**inputs).last_hidden_state
+    with torch.autocast("cpu", torch.bfloat16):
+        states = encoder(**inputs).last_hidden_state
+        (states.sum() + encoder(**inputs).last_hidden_state.pow(2).sum()).backward()
+    assert states.dtype == torch.float32
+    assert torch.equal(states, exact)
+    encoder.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["architectures"] == [
+        "DebertaModel"
+    ]
+
+
+def test_what_is_read_of_an_encoder_with_a_decoder_is_said(tmp_path: Path, capsys) -> None:
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
+    folder = build(tmp_path / "bart", "bart", **sizes)
+    encoder = load_encoder(str(folder), 40)
+    assert "What is read of it are the decoder's last states" in capsys.readouterr().err
+    assert encoder(torch.full((1, 40), 7)).last_hidden_state.shape == (1, 40, 16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "positions", "more"),
+    [
+        ("bert", 40, {}),
+        ("roberta", 39, {}),  # counts from behind the padding, which is 0 here
+        ("mpnet", 38, {}),  # its padding is 1 whatever is said
+        ("xlm-roberta", 39, {}),
+        ("electra", 40, {"embedding_size": 16}),
+        ("albert", 40, {"embedding_size": 16}),
+        ("distilbert", 40, {"dim": 16, "hidden_dim": 16, "n_heads": 2, "n_layers": 1}),
+        ("deberta", 40, {}),
+        ("deberta-v2", None, {"relative_attention": True, "position_biased_input": False}),
+        ("bart", 40, {"d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2}),
+    ],
+)
+def test_more_tokens_than_positions_are_refused(
+    kind: str, positions: int | None, more: dict, tmp_path: Path
+) -> None:
+    if kind == "bart":
+        more = {**more, "encoder_layers": 1, "decoder_layers": 1}
+    folder = build(tmp_path / kind, kind, **more)
+    encoder = load_encoder(str(folder), positions or 60)
+    assert most_positions(encoder) == positions
+    ids = torch.full((1, positions or 60), 7)
+    assert encoder(ids).last_hidden_state.shape[1] == ids.shape[1]
+    if positions:
+        with pytest.raises((IndexError, RuntimeError)):  # from transformers itself
+            encoder(torch.full((1, positions + 1), 7))
+        with pytest.raises(ErcBenchError, match=f"reads {positions} tokens at most"):
+            load_encoder(str(folder), positions + 1)
+
+
+# --- any damage ---
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an encoder."""
+    folder = build(tmp_path_factory.mktemp("intact") / "bert")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 100),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def changed(data: bytes, draw: Callable) -> bytes:
+    """A JSON object with a field of it, at any depth, set to another value or left out."""
+    said = json.loads(data)
+    place = said
+    while True:
+        key = draw(st.sampled_from(sorted(place)))
+        if isinstance(place[key], dict) and place[key] and draw(st.booleans()):
+            place = place[key]
+            continue
+        break
+    if draw(st.booleans()):
+        del place[key]
+    else:
+        place[key] = draw(VALUES)
+    return json.dumps(said).encode()
+
+
+def tried(folder: Path, files: dict[str, bytes], whole: dict[str, bytes]) -> None:
+    """An encoder of these files is refused, or it has the weights of the whole one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    find_encoder.cache_clear()
+    try:
+        tokenizer = load_tokenizer(str(folder))
+        encoder = load_encoder(str(folder), 8)
+    except ErcBenchError:
+        return
+    (folder / "whole.safetensors").write_bytes(whole["model.safetensors"])
+    weights = load_file(folder / "whole.safetensors")
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    ids = tokenizer("oh no !").input_ids
+    assert ids[0] == tokenizer.cls_token_id
+    assert max(ids) < encoder.get_input_embeddings().num_embeddings
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_damaged_files_are_refused_or_make_no_difference(
+    intact: dict[str, bytes], tmp_path: Path, data: st.DataObject
+) -> None:
+    file = data.draw(st.sampled_from(sorted(intact)))
+    files = dict(intact)
+    kinds = ["cut", "gone", "another", *(["field"] * 3 if file.endswith(".json") else [])]
+    kind = data.draw(st.sampled_from(kinds))
+    if kind == "cut":
+        files[file] = files[file][: data.draw(st.integers(0, len(files[file]) - 1))]
+    elif kind == "gone":
+        del files[file]
+    elif kind == "another":
+        files[file] = data.draw(st.binary(max_size=300))
+    else:
+        files[file] = changed(files[file], data.draw)
+    tried(tmp_path / "encoder", files, intact)
