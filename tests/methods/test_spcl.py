@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden_file
-from fitting import Fitted, resumed_equals_uninterrupted
+from fitting import fitted, last_state, resumed_equals_uninterrupted
 from lightning import Callback
 from torch import Tensor
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.encoders.loading import load_tokenizer
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.metrics import weighted_f1
-from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.method.data import ErcDataModule
 from erc_bench.method.ragged import take
-from erc_bench.methods.prompts import prototype_prompts
+from erc_bench.methods.prompts import PrototypeReader, is_lookback
 from erc_bench.methods.spcl import (
     SPCL,
     Prototypes,
@@ -29,7 +28,6 @@ from erc_bench.methods.spcl import (
     class_similarity,
     difficulty,
     drawn_examples,
-    is_lookback,
     keep_probabilities,
     rate,
     spcl_loss,
@@ -102,14 +100,14 @@ def test_keep_probabilities_are_the_authors(number: int, epochs: tuple[int, ...]
 @pytest.mark.parametrize("max_len", [256, 96])
 def test_prompts_are_the_authors(max_len: int) -> None:
     figures = json.loads(golden_file("prompts.json").read_text())
-    tokenizer = load_tokenizer(MINILM)
+    reader = PrototypeReader(MINILM, max_len)
     ours = []
     for d, turns in enumerate(figures["dialogues"]):
         utterances = tuple(
             Utterance(f"{d}-{i}", t["speaker"], t["text"], t["label"] if t["label"] >= 0 else None)
             for i, t in enumerate(turns)
         )
-        for example in prototype_prompts(tokenizer, Dialogue(str(d), utterances), max_len):
+        for example in reader.examples(Dialogue(str(d), utterances)):
             (target,) = example["targets"]
             ours.append({"input_ids": example["input_ids"], "label": utterances[target].label})
     assert ours == figures["expected"]["spcl"][str(max_len)]
@@ -195,7 +193,7 @@ def test_draws_follow_the_keep_probabilities(tiny_encoder, small_demo) -> None:
     config = SPCLConfig(encoder=tiny_encoder, epochs=4, augmentation=0.0)
     method = SPCL(config, small_demo.labels)
     datamodule = ErcDataModule(small_demo, method)
-    examples = drawn_examples(datamodule.examples["train"], 0.0, np.random.default_rng(0))
+    examples = drawn_examples(datamodule.columns["train"], 0.0, np.random.default_rng(0))
     order = np.random.default_rng(5).permutation(len(examples))
     frequency = np.zeros(len(examples))
     draws = 400
@@ -231,7 +229,7 @@ def test_augmentation_asks_about_labelled_earlier_turns_of_late_windows(tiny_enc
     dialogue = dialogue_of([0, None, 1, 0, 1, 0, 1, None, 1, 0, 1, 0])
     corpus = Corpus.build("made-up", labels, {"train": [dialogue]})
     datamodule = ErcDataModule(corpus, SPCL(SPCLConfig(encoder=tiny_encoder), labels))
-    columns = datamodule.examples["train"]
+    columns = datamodule.columns["train"]
     turns, targets = np.asarray(columns["turn"]), columns["targets"].values  # type: ignore[union-attr]
     ordinary = drawn_examples(columns, 0.0, np.random.default_rng(0))
     assert turns[ordinary].tolist() == targets[ordinary].tolist() == list(dialogue.labelled)
@@ -259,18 +257,18 @@ def test_augmentation_is_impossible_at_evaluation(tiny_encoder, small_demo) -> N
     method = SPCL(config, small_demo.labels).eval()
     datamodule = ErcDataModule(small_demo, method)
     for split in ("dev", "test"):
-        columns = datamodule.examples[split]
+        columns = datamodule.columns[split]
         targets = columns["targets"].values  # type: ignore[union-attr]
         assert np.array_equal(targets, columns["turn"])
         assert len(targets) == len(datamodule.rows(split))
-    dialogue = small_demo.dialogues("train")[0]
-    assert len(method.examples(dialogue, training=True)) > len(method.examples(dialogue))
+    dialogue, reader = small_demo.dialogues("train")[0], method.reader
+    assert len(reader.examples(dialogue, training=True)) > len(reader.examples(dialogue))
     # The training split has such examples; asking for their scores is refused.
-    columns = datamodule.examples["train"]
+    columns = datamodule.columns["train"]
     (augmented,) = np.nonzero(columns["targets"].values < np.asarray(columns["turn"]))  # type: ignore[union-attr]
     batch = datamodule.batch({name: take(c, augmented[:1]) for name, c in columns.items()})
-    with pytest.raises(RuntimeError, match="training alone"):
-        method.scores(batch)
+    with pytest.raises(RuntimeError, match="training alone"), torch.no_grad():
+        method.scores(method(batch), batch)
 
 
 def test_later_turns_change_nothing(tiny_encoder, small_demo) -> None:
@@ -291,7 +289,8 @@ def test_later_turns_change_nothing(tiny_encoder, small_demo) -> None:
     with torch.no_grad():
         batches = list(datamodule.evaluation_loader("test"))
         rows = torch.cat([batch["rows"] for batch in batches])
-        scores = torch.cat([method.scores(batch) for batch in batches])[rows.argsort()]
+        scores = torch.cat([method.scores(method(batch), batch) for batch in batches])
+    scores = scores[rows.argsort()]
     upto = sum(i <= middle for i in dialogue.labelled)
     first = len(dialogue.labelled)
     torch.testing.assert_close(scores[:upto], scores[first : first + upto], rtol=1e-4, atol=1e-4)
@@ -317,10 +316,10 @@ def config(tiny_encoder) -> SPCLConfig:
 
 
 def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path) -> None:
-    whole, resumed = resumed_equals_uninterrupted(SPCL, config, small_demo, tmp_path)
-    assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
-    assert "prototypes.centers" in whole.last
-    assert not any("queues" in name for name in whole.last)
+    resumed_equals_uninterrupted(SPCL, config, small_demo, tmp_path)
+    saved = last_state(tmp_path / "whole")
+    assert "prototypes.centers" in saved
+    assert not any("queues" in name for name in saved)
 
 
 @pytest.mark.parametrize(
@@ -335,32 +334,34 @@ def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path) -> No
 )
 def test_it_trains_with_every_option(options, config, small_demo, tmp_path) -> None:
     config = dataclasses.replace(config, epochs=2, **options)
-    fitted = Fitted(SPCL, config, small_demo, tmp_path)
-    assert all(math.isfinite(epoch["train/loss"]) for epoch in fitted.log.curves)
-    assert ("train/adversarial" in fitted.log.curves[0]) == ("fgm" in options)
-    fitted.select()
-    rows, probabilities = fitted.predict("dev")
-    assert torch.equal(rows, fitted.datamodule.rows("dev"))
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(len(rows)))
+    trained = fitted(SPCL, config, small_demo, tmp_path)
+    curves = trained.log.curves
+    assert all(math.isfinite(epoch["train/loss"]) for epoch in curves)
+    assert ("train/adversarial" in curves[0]) == ("fgm" in options)
+    predicted = trained.predict("dev")
+    assert torch.equal(predicted.rows, trained.data.rows("dev"))
+    sums = predicted.probabilities.sum(dim=1)
+    torch.testing.assert_close(sums, torch.ones(len(predicted.rows)))
 
 
 def test_dev_is_scored_with_centres_of_the_weights_it_scores(config, small_demo, tmp_path) -> None:
-    fitted = Fitted(SPCL, config, small_demo, tmp_path)
-    method, datamodule = fitted.method, fitted.datamodule
+    trained = fitted(SPCL, config, small_demo, tmp_path)
+    method, data = trained.method, trained.data
+    method.load_saved_state(last_state(tmp_path))
     stored = method.prototypes.centers.clone()
-    method.look_over(datamodule, config.epochs)
+    method.survey_epoch(data, config.epochs)
     assert torch.equal(method.prototypes.centers, stored)
     # Whatever the epoch's augmentation drew, the centres are those of the training set.
     starts = method.prototypes.starts.clone()
-    method.look_over(datamodule, config.epochs + 1)
+    method.survey_epoch(data, config.epochs + 1)
     torch.testing.assert_close(method.prototypes.centers, stored)
     assert not torch.allclose(method.prototypes.starts, starts)
-    ordinary = np.flatnonzero(~is_lookback(datamodule.examples["train"]))
-    h, labels = method.encode(datamodule, "train", method.represent, ordinary)
+    ordinary = np.flatnonzero(~is_lookback(data.columns["train"]))
+    h, labels = data.encode("train", method, ordinary)
     torch.testing.assert_close(stored, class_centers(h, labels, len(small_demo.labels)))
-    predicted = fitted.predict("dev")[1].argmax(dim=1)
-    gold = datamodule.gold[datamodule.rows("dev")]
-    value = fitted.log.curves[-1]["dev/weighted_f1"]
+    predicted = trained.predict("dev").classes
+    gold = data.gold[data.rows("dev")]
+    value = trained.log.curves[-1]["dev/weighted_f1"]
     assert weighted_f1(predicted, gold, len(small_demo.labels)) == pytest.approx(value, abs=1e-4)
 
 
@@ -372,10 +373,10 @@ def test_the_adversarial_step_is_along_the_gradient(config, small_demo) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     datamodule = ErcDataModule(small_demo, method)
-    columns = datamodule.examples["train"].items()
+    columns = datamodule.columns["train"].items()
     batch = datamodule.batch({name: take(c, np.arange(16)) for name, c in columns})
     method.prototypes.reset(torch.randn_like(method.prototypes.starts))
-    parts = method.loss(batch)
+    parts = method.loss(method(batch), batch)
     parts["loss"].backward()
     words = method.encoder.get_input_embeddings().weight
     both = words.grad.clone()
@@ -383,14 +384,14 @@ def test_the_adversarial_step_is_along_the_gradient(config, small_demo) -> None:
     method.config.fgm = 0.0
     method.prototypes.reset(method.prototypes.starts.clone())
     words.grad = None
-    clean = method.loss(batch)["loss"]
+    clean = method.loss(method(batch), batch)["loss"]
     clean.backward()
     first = words.grad.clone()
     with torch.no_grad():
         words += 0.01 * first / first.norm()
     words.grad = None
     method.prototypes.reset(method.prototypes.starts.clone())
-    moved = method.loss(batch)["loss"]
+    moved = method.loss(method(batch), batch)["loss"]
     moved.backward()
     assert moved > clean
     torch.testing.assert_close(parts["adversarial"], moved)
@@ -414,7 +415,7 @@ def test_the_rates_restart_every_epoch_and_warm_up_once(config, small_demo, tmp_
             self.seen.append((trainer.current_epoch, batch_idx, steps, group["lr"]))
 
     rates = Rates()
-    Fitted(SPCL, config, small_demo, tmp_path, rates)
+    fitted(SPCL, config, small_demo, tmp_path, rates)
     for epoch, step, steps, value in rates.seen:
         warmup = 4 if epoch == 0 else 0
         assert value == pytest.approx(config.encoder_lr * rate(step, steps, warmup))
