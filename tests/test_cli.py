@@ -7,12 +7,21 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cyclopts import App
 from real_data import real_data
 
+from erc_bench import __version__, cli
 from erc_bench.cli import main
+from erc_bench.errors import ErcBenchError
+from erc_bench.execution.grid import Report
+from erc_bench.settings.experiment import Experiment, resolve
+from erc_bench.settings.presets import default_preset, presets
+from erc_bench.settings.registry import corpus_names, corpus_source, method_names
 
 QUICK = ("max_batches=2", "epochs=1", "max_len=32", "precision=float32", "stage2_epochs=1")
 
@@ -47,8 +56,8 @@ def fails(capsys: pytest.CaptureFixture, *argv: str, status: int = 2) -> str:
     return streams.err
 
 
-def train(*argv: str) -> list[str]:
-    return ["run", "--method", "eacl", "--dataset", "demo", "--preset", "smoke", *argv]
+def train(*argv: str, dataset: str = "demo") -> list[str]:
+    return ["run", "--method", "eacl", "--dataset", dataset, "--preset", "smoke", *argv]
 
 
 def test_a_run_prints_a_table_and_leaves_a_record(
@@ -68,12 +77,66 @@ def test_a_run_prints_a_table_and_leaves_a_record(
     assert "Finished before" in capsys.readouterr().out
 
 
-def test_a_seed_named_twice_is_one_run() -> None:
-    from erc_bench import cli
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Experiment], dict[str, Any]]]:
+    """What command lines hand on: the runs, and how they are to be done. Nothing is run."""
+    found = []
 
-    argv = train("--seed", "1", "01", "3")
-    seeds = [each.seed for each in cli.experiments(cli.build_parser().parse_args(argv))]
-    assert seeds == [1, 3]
+    def grid(experiments: list[Experiment], root: Path, **options: Any) -> Report:
+        found.append((experiments, {"root": root, **options}))
+        return Report()
+
+    def one(experiment: Experiment, root: Path, **options: Any) -> None:
+        found.append(([experiment], {"root": root, **options}))
+        raise ErcBenchError("nothing is run")
+
+    monkeypatch.setattr("erc_bench.execution.grid.run_grid", grid)
+    monkeypatch.setattr("erc_bench.execution.run.run", one)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("argv", "seeds"),
+    [
+        ([], [1]),
+        (["--seed", "1", "01", "3"], [1, 3]),  # one named twice is one run
+        (["--seed", "2", "epochs=3", "--seed=0"], [2, 0]),
+        (["--seeds", "3"], [1, 2, 3]),
+    ],
+)
+def test_seeds(argv: list[str], seeds: list[int], asked) -> None:
+    main(train(*argv))
+    ((experiments, _),) = asked
+    assert [each.seed for each in experiments] == seeds
+
+
+def test_what_a_run_is_asked_for(asked, elsewhere: Path) -> None:
+    main(train("--seeds=2"))
+    plain = {"root": Path("leaderboard"), "workers": None, "data_dir": None, "wandb": "off"}
+    assert asked.pop()[1] == plain | {"restart": False, "force": False}
+    options = ["--restart", "--force", "--jobs", "3", "--data-dir=d", "--leaderboard-dir", "b"]
+    main(train("--seeds=2", *options))
+    given = {"root": Path("b"), "workers": 3, "data_dir": Path("d"), "wandb": "off"}
+    assert asked.pop()[1] == given | {"restart": True, "force": True}
+    main(train("--resume", "--wandb", "off"))
+    assert asked.pop()[1]["restart"] is False
+
+
+def test_all_methods_and_corpora(asked) -> None:
+    main(["run", "--method", "all", "--dataset", "all"])
+    ((experiments, _),) = asked
+    wanted = [(method, dataset) for dataset in corpus_names() for method in method_names()]
+    assert [(each.method, each.dataset) for each in experiments] == wanted
+
+
+def test_of_an_option_given_again_the_last_counts_and_lists_grow(asked) -> None:
+    main(train("--preset", "small", "--dataset", "meld", "--jobs", "2", "--jobs", "4", "--force"))
+    ((experiments, options),) = asked
+    assert [(each.dataset, each.preset) for each in experiments] == [
+        ("demo", "small"),
+        ("meld", "small"),
+    ]
+    assert options["workers"] == 4
 
 
 def test_several_methods_datasets_and_seeds(
@@ -94,8 +157,18 @@ def test_overrides_may_stand_anywhere(capsys: pytest.CaptureFixture) -> None:
     out = capsys.readouterr().out
     assert "epochs: 3" in out
     assert "batch_size: 5" in out
-    with pytest.raises(SystemExit):
-        main(["methods", "batch_size=5"])
+    assert "'batch_size=5'" in fails(capsys, "methods", "batch_size=5")
+
+
+def test_overrides_behind_an_option_with_several_values(asked) -> None:
+    argv = ["lr=1e-3", "--method", "eacl", "spcl", "epochs=3", "--dataset", "demo", "max_len=40"]
+    main(["run", *argv, "--seed", "1", "accumulate=2", "--preset", "small", "batch_size=5"])
+    ((experiments, _),) = asked
+    assert [each.method for each in experiments] == ["eacl", "spcl"]
+    for each in experiments:
+        settings = each.settings
+        assert (settings["lr"], settings["epochs"], settings["max_len"]) == (1e-3, 3, 40)
+        assert (settings["accumulate"], settings["batch_size"]) == (2, 5)
 
 
 def test_config_prints_what_a_run_would_use(capsys: pytest.CaptureFixture, elsewhere: Path) -> None:
@@ -108,8 +181,6 @@ def test_config_prints_what_a_run_would_use(capsys: pytest.CaptureFixture, elsew
 
 
 def test_methods_lists_what_is_registered(capsys: pytest.CaptureFixture) -> None:
-    from erc_bench.settings.registry import method_names
-
     assert main(["methods"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in method_names())
@@ -129,9 +200,11 @@ def test_methods_lists_what_is_registered(capsys: pytest.CaptureFixture) -> None
         (["--seed", "one"], ["--seed", "'one'"]),
         (["--seed", "-1"], ["--seed", "0 to"]),
         (["--seeds", "0"], ["--seeds 0"]),
+        (["--seeds", "2.5"], ["--seeds", "'2.5'"]),
         (["--jobs", "0"], ["--jobs 0"]),
+        (["--jobs", "two"], ["--jobs", "'two'"]),
+        (["--wandb", "ofline"], ["--wandb", '"ofline"', 'Did you mean "offline"?']),
         (["encoder=no/such-encoder"], ["'no/such-encoder'", "hub", "erc-bench[small]"]),
-        (["--data-dir", "nowhere", "--dataset", "meld"], ["nowhere"]),
     ],
 )
 def test_wrong_words_are_named(argv, words, capsys, elsewhere: Path) -> None:
@@ -141,12 +214,17 @@ def test_wrong_words_are_named(argv, words, capsys, elsewhere: Path) -> None:
     assert files(elsewhere) == []
 
 
+def test_a_folder_of_corpora_that_is_not_there(capsys, elsewhere: Path) -> None:
+    assert "nowhere" in fails(capsys, *train("--data-dir", "nowhere", dataset="meld"))
+    assert files(elsewhere) == []
+
+
 def test_missing_data_without_a_network(capsys, elsewhere: Path, cache: Path) -> None:
-    message = fails(capsys, *train("--dataset", "meld"))
+    message = fails(capsys, *train(dataset="meld"))
     for word in ("train_sent_emo.csv", "https://", str(cache), "--dataset demo"):
         assert word in message
     assert files(elsewhere) == []
-    licensed = fails(capsys, *train("--dataset", "iemocap"))
+    licensed = fails(capsys, *train(dataset="iemocap"))
     assert "iemocap" in licensed
     assert "USC" in licensed or "SAIL" in licensed
 
@@ -180,7 +258,7 @@ def damage(path: Path, change) -> None:
 def test_damaged_csv_files(change, words, meld: Path, capsys, elsewhere: Path) -> None:
     damage(meld / "test_sent_emo.csv", change)
     before = files(elsewhere)
-    message = fails(capsys, *train("--dataset", "meld", "--data-dir", "data"))
+    message = fails(capsys, *train("--data-dir", "data", dataset="meld"))
     assert "test_sent_emo.csv" in message
     for word in words:
         assert word in message
@@ -211,37 +289,123 @@ def test_json_of_the_wrong_shape(content, words, capsys, elsewhere: Path) -> Non
     text = content if isinstance(content, str) else json.dumps(content)
     (folder / "test_data.json").write_text(text)
     before = files(elsewhere)
-    message = fails(capsys, *train("--dataset", "emorynlp", "--data-dir", "data"))
+    message = fails(capsys, *train("--data-dir", "data", dataset="emorynlp"))
     assert "test_data.json" in message
     for word in words:
         assert word in message
     assert files(elsewhere) == before
 
 
+RUN = ["run", "--method", "eacl", "--dataset", "demo"]
+
+
 @pytest.mark.parametrize(
-    ("argv", "meant"),
+    ("argv", "given", "meant"),
     [
-        (["rnu", "--method", "eacl"], "run by rnu"),
-        (["run", "--metod", "eacl", "--dataset", "demo"], "--method by --metod"),
-        (["run", "--method", "eacl", "--dataset", "demo", "--sed=3"], "--seed by --sed"),
-        (["data", "lsit"], "list by lsit"),
-        (["--vesion"], "--version by --vesion"),
+        (["rnu", "--method", "eacl"], '"rnu"', '"run"'),
+        (["run", "--metod", "eacl", "--dataset", "demo"], "--metod", "--method"),
+        (["config", "--method", "eacl", "--datset", "demo"], "--datset", "--dataset"),
+        (["score", "p.csv", "--datset", "demo", "--name", "my-llm"], "--dataset", "it by --datset"),
+        ([*RUN, "--sed=3"], "--sed=3", "--seed"),
+        ([*RUN, "--no-resume"], "--no-resume", "--resume"),
+        (["data", "lsit"], '"lsit"', '"list"'),
+        (
+            ["score", "p.csv", "--dataset", "demo", "--name", "n", "--split", "tst"],
+            '"tst"',
+            '"test"',
+        ),
+        (["predict", "eacl", "--jsn"], "--jsn", "--json"),
+        (["--vesion"], "--vesion", "--version"),
     ],
 )
-def test_mistyped_commands_and_options_are_named(argv, meant, capsys) -> None:
-    with pytest.raises(SystemExit) as exit:
-        main(argv)
-    assert exit.value.code == 2
-    assert capsys.readouterr().err.endswith(f". Did you mean {meant}?\n")
+def test_mistyped_commands_and_options_are_named(argv, given, meant, capsys) -> None:
+    message = fails(capsys, *argv)
+    assert given in message
+    assert f" Did you mean {meant}?" in message
 
 
-@pytest.mark.parametrize("argv", [["run", "--method", "eacl", "--dataset", "demo", "-x"], ["run"]])
-def test_no_wild_guesses(argv, capsys) -> None:
-    with pytest.raises(SystemExit):
-        main(argv)
-    assert "Did you mean" not in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["data", "list", "--data-dir", "elsewhere"])
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([*RUN, "-x"], "-x"),
+        (["run"], "`erc-bench run` needs --method"),
+        (["run", "--method", "eacl"], "`erc-bench run` needs --dataset"),
+        (["run", "--method", "--dataset", "demo"], "--method"),
+        (["run", "--method", "epochs=3", "--dataset", "demo"], "--method"),
+        ([*RUN, "--preset"], "--preset"),
+        ([], "`erc-bench --help`"),
+        (["data"], "`erc-bench data --help`"),
+        (["data", "list", "--data-dir", "elsewhere"], "--data-dir"),
+        (["compare", "eacl", "--dataset", "demo"], "OTHER"),
+        (["predict", "eacl", "a.txt", "b.txt"], "'b.txt'"),
+    ],
+)
+def test_no_wild_guesses(argv, words, capsys, elsewhere: Path) -> None:
+    message = fails(capsys, *argv)
+    assert words in message
+    assert "Did you mean" not in message
+    assert files(elsewhere) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        ([*RUN, "--seed", "1", "--seeds", "3"], ["--seed", "--seeds"]),
+        ([*RUN, "--resume", "--restart"], ["--resume", "--restart"]),
+        (["leaderboard", "--check", "--latex"], ["--check", "--latex"]),
+        (["explain", "eacl", "--dialogue", "test-d0", "--worst", "3"], ["--dialogue", "--worst"]),
+    ],
+)
+def test_options_that_exclude_each_other(argv, names, capsys, elsewhere: Path) -> None:
+    message = fails(capsys, *argv)
+    assert all(name in message for name in [*names, "not both"])
+    assert files(elsewhere) == []
+
+
+def commands(app: App, *before: str) -> Iterator[tuple[str, ...]]:
+    """Every command of the command line, groups of commands among them."""
+    for name, command in app.resolved_commands().items():
+        if not name.startswith("-"):
+            yield (*before, name)
+            yield from commands(command, *before, name)
+
+
+def test_every_command_has_help(capsys) -> None:
+    found = list(commands(cli.app))
+    assert ("data", "list") in found
+    for argv in found:
+        assert main([*argv, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"Usage: erc-bench {' '.join(argv)} ")
+        assert "--quiet" in out
+        assert "--debug" in out
+        assert not re.search("--(no|empty)-", out)
+
+
+def test_help_names_the_presets_and_the_default(capsys) -> None:
+    assert main(["run", "--help"]) == 0
+    out = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert all(f"{preset.name} ({preset.description})" in out for preset in presets().values())
+    assert f"[default: {default_preset()}]" in out
+
+
+def test_version(capsys) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"erc-bench {__version__}\n"
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("erc_bench.execution.run.run", interrupt)
+    assert main(train("--quiet")) == 130
+    message = capsys.readouterr().err
+    assert message.startswith("erc-bench: interrupted; ")
+    assert "the same command goes on" in message
+    monkeypatch.setattr("erc_bench.settings.registry.method_names", interrupt)
+    assert main(["methods"]) == 130
+    assert capsys.readouterr().err == "erc-bench: interrupted.\n"
 
 
 @pytest.mark.parametrize(
@@ -266,18 +430,21 @@ def test_nothing_to_compare(capsys, elsewhere: Path) -> None:
 
 
 def test_an_unreadable_checkpoint(tiny_encoder: str, capsys, elsewhere: Path) -> None:
-    from erc_bench.records.store import run_folder
-    from erc_bench.settings.experiment import resolve
+    from erc_bench.execution.run import encoder_digest
+    from erc_bench.records.place import Place
 
     settings = [f"encoder={tiny_encoder}", *QUICK]
     experiment = resolve("eacl", "demo", preset="smoke", overrides=settings)
-    last = run_folder(elsewhere / "leaderboard", experiment) / "last.ckpt"
+    digests = corpus_source("demo").load(None).digest, encoder_digest(experiment)
+    last = Place.of(elsewhere / "leaderboard", experiment, *digests).folder / "last.ckpt"
     last.parent.mkdir(parents=True)
     last.write_bytes(b"torn")
-    message = fails(capsys, *train("--resume", *settings))
-    assert "last.ckpt" in message
-    assert "without --resume" in message
-    assert files(elsewhere / "leaderboard" / "records") == []
+    for resume in ([], ["--resume"]):  # which is the default
+        message = fails(capsys, *train(*resume, *settings))
+        assert "last.ckpt" in message
+        assert "--restart" in message
+        assert files(elsewhere / "leaderboard" / "records") == []
+    assert main(train("--quiet", "--restart", *settings)) == 0
 
 
 def test_an_output_folder_that_is_a_file(tiny_encoder: str, capsys, elsewhere: Path) -> None:
@@ -304,12 +471,10 @@ def test_a_full_output_folder(tiny_encoder: str, elsewhere: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
     assert "can't be written" in done.stderr
     assert files(elsewhere / "leaderboard") == []
-    assert main(train("--quiet", "--resume", *settings)) == 0
+    assert main(train("--quiet", *settings)) == 0
 
 
 def test_an_error_of_ours_shows_no_traceback_unless_asked(capsys) -> None:
-    from erc_bench.errors import ErcBenchError
-
     with pytest.raises(ErcBenchError):
         main([*train("--method", "eacel"), "--debug"])
     assert "Traceback" not in fails(capsys, *train("--method", "eacel"))

@@ -1,0 +1,86 @@
+"""What several commands share: options, and where they print to."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import ArgumentCollection, Group, Parameter, Token
+from rich.console import Console
+
+from erc_bench.errors import ErcBenchError
+from erc_bench.settings.presets import presets
+
+DataDir = Annotated[
+    Path | None,
+    Parameter(help="Where the corpora are (default: $ERC_BENCH_DATA, then the cache)."),
+]
+LeaderboardDir = Annotated[Path, Parameter(help="Where records and pages go.", show_default=True)]
+LEADERBOARD = Path("leaderboard")
+Preset = Annotated[
+    str,
+    Parameter(
+        help=", ".join(f"{p.name} ({p.description})" for p in presets().values()) + ".",
+        show_default=True,
+    ),
+]
+Several = Parameter(consume_multiple=1)
+"""An option that takes one value or more."""
+
+
+def _whole(_: Any, given: Sequence[Token]) -> int:
+    """A whole number; cyclopts itself would round others."""
+    if not re.fullmatch(r"[+-]?\d+", given[0].value):
+        raise ValueError(f"{given[0].value!r} is no whole number.")
+    return int(given[0].value)
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+
+
+def _not_both(options: ArgumentCollection) -> None:
+    given = [option.name for option in options if option.tokens]
+    if len(given) > 1:
+        raise ValueError(f"Give {' or '.join(given)}, not both.")
+
+
+def one_of() -> Parameter:
+    """Options that exclude each other have the same."""
+    return Parameter(group=("Parameters", Group(validator=_not_both, show=False)))
+
+
+def seed_number(text: str) -> int:
+    """A seed, as the user wrote it.
+
+    Raises:
+        ErcBenchError: it is none.
+    """
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**32:
+        raise ErcBenchError(f"--seed takes whole numbers from 0 to 2³² - 1, not {text!r}.")
+    return seed
+
+
+def must_exist(root: Path) -> None:
+    """What only reads records says so where there is no such folder."""
+    if not root.is_dir():
+        raise ErcBenchError(
+            f"There is no folder {root} with records. Name the right one with --leaderboard-dir, "
+            "or make records there: `erc-bench run` with the same --leaderboard-dir."
+        )
+
+
+def results() -> Console:
+    """Where results go. What is printed is a user's as often as ours: nothing in it is markup."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def complain(text: str) -> None:
+    """One paragraph on standard error."""
+    print(f"erc-bench: {text}", file=sys.stderr)

@@ -1,0 +1,174 @@
+"""What reads records: ``erc-bench leaderboard``, ``compare``, ``rescore``, ``score``, ``show`` and
+``explain``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from erc_bench.cli import common
+from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Several, Whole
+
+FORM, WHICH = common.one_of(), common.one_of()
+Split = Literal["test", "dev"]
+
+
+def leaderboard(
+    *,
+    check: Annotated[bool, FORM] = False,
+    latex: Annotated[bool, FORM] = False,
+    leaderboard_dir: LeaderboardDir = LEADERBOARD,
+) -> int:
+    """Make the leaderboard out of the records.
+
+    Args:
+        check: Exit with 1 if what is on disk is stale or a record is skipped.
+        latex: Print the table a paper needs.
+    """
+    from erc_bench import leaderboard as board
+
+    common.must_exist(leaderboard_dir)
+    stale = False
+    if latex:
+        table, skipped = board.latex(leaderboard_dir)
+        print(table, end="")
+    elif check:
+        found = board.check(leaderboard_dir)
+        stale, skipped = bool(found.paths), found.skipped
+        for path in found.paths:
+            print(f"{path} is stale; erc-bench leaderboard makes it anew.")
+    else:
+        built = board.build(leaderboard_dir)
+        skipped = built.skipped
+        for path in built.paths:
+            print(path)
+    for each in skipped:
+        common.complain(f"skipped: {each.reason}")
+    return 1 if stale or skipped else 0
+
+
+def compare(
+    method: str,
+    other: str,
+    /,
+    *,
+    dataset: str,
+    preset: str | None = None,
+    leaderboard_dir: LeaderboardDir = LEADERBOARD,
+) -> None:
+    """Compare two methods on one corpus.
+
+    Args:
+        method: A method, or METHOD:PRESET.
+        other: Another, or the key of a published row.
+        dataset: The corpus.
+        preset: Only runs with this preset.
+    """
+    from erc_bench.leaderboard import compare_methods
+
+    common.must_exist(leaderboard_dir)
+    compare_methods(leaderboard_dir, method, other, dataset, preset=preset).render(common.results())
+
+
+def rescore(*, leaderboard_dir: LeaderboardDir = LEADERBOARD) -> int:
+    """Recompute every record's metrics."""
+    from erc_bench.leaderboard import rescore as rescore_records
+
+    common.must_exist(leaderboard_dir)
+    report = rescore_records(leaderboard_dir)
+    report.render(common.results())
+    return 1 if report.broken else 0
+
+
+def score(
+    file: str,
+    /,
+    *,
+    dataset: str,
+    name: str,
+    split: Annotated[tuple[Split, ...], Several] = ("test",),
+    column: str = "",
+    seed: str = "1",
+    context: Literal["past", "full", "unknown"] = "unknown",
+    encoder: str = "",
+    force: bool = False,
+    data_dir: DataDir = None,
+    leaderboard_dir: LeaderboardDir = LEADERBOARD,
+) -> None:
+    """Score and store predictions made elsewhere.
+
+    Args:
+        file: JSON or CSV; - is standard input.
+        dataset: The corpus.
+        name: What the leaderboard shall call it.
+        split: What the file holds (default: test).
+        column: Which column predicts (default: told by its name).
+        seed: Which of several runs it is (default: 1).
+        context: Which turns it read: earlier ones, or the whole dialogue.
+        encoder: What predicted.
+        force: Replace what was stored before.
+    """
+    from erc_bench.cli.printing import metrics_table
+    from erc_bench.records.external import score as score_predictions
+
+    number = common.seed_number(seed)
+    scored = score_predictions(
+        *(file, dataset, name, leaderboard_dir),
+        splits=split,
+        column=column,
+        seed=number,
+        context=context,
+        encoder=encoder,
+        data_dir=data_dir,
+        force=force,
+    )
+    for note in scored.notes:
+        common.complain(f"note: {note}.")
+    out = common.results()
+    title = f"{name} on {dataset}, seed {number}"
+    out.print(metrics_table(title, scored.labels, scored.metrics))
+    where = f"Record: {scored.path}" if scored.path else "Not stored: a record stands on test."
+    out.print(where, soft_wrap=True)
+
+
+def show(run: str, /, *, leaderboard_dir: LeaderboardDir = LEADERBOARD) -> None:
+    """Show a run: metrics, curves, settings.
+
+    Args:
+        run: A record, or a part of method/dataset/hash/seedK that is enough.
+    """
+    from erc_bench.cli import printing
+    from erc_bench.records.store import find_record, read_record
+
+    path = find_record(leaderboard_dir, run)
+    printing.show(common.results(), path, read_record(path))
+
+
+def explain(
+    run: str,
+    /,
+    *,
+    dialogue: Annotated[str | None, WHICH] = None,
+    worst: Annotated[Whole, WHICH] = 10,
+    split: Split = "test",
+    data_dir: DataDir = None,
+    leaderboard_dir: LeaderboardDir = LEADERBOARD,
+) -> None:
+    """Show a dialogue turn by turn, gold and predicted.
+
+    Args:
+        run: A record, or a part of method/dataset/hash/seedK that is enough.
+        dialogue: Which one (default: those with most errors are listed).
+        worst: How many of them (default: 10).
+        split: Where they are sought.
+    """
+    from erc_bench.cli import printing
+    from erc_bench.records.store import find_record, read_record
+
+    path = find_record(leaderboard_dir, run)
+    printing.explain(
+        *(common.results(), path, read_record(path)),
+        dialogue=dialogue,
+        worst=worst,
+        split=split,
+        data_dir=data_dir,
+    )

@@ -1,0 +1,189 @@
+"""``erc-bench run``, ``config`` and ``methods``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from erc_bench.cli import common
+from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Preset, Several, Whole
+from erc_bench.errors import ErcBenchError
+from erc_bench.progress import duration, say
+from erc_bench.settings.presets import default_preset
+
+if TYPE_CHECKING:
+    from erc_bench.execution.run import Outcome
+    from erc_bench.records.schema import Training
+    from erc_bench.settings.experiment import Experiment
+
+SEEDS, BEGINNING = common.one_of(), common.one_of()
+
+
+def run(
+    *overrides: str,
+    method: Annotated[list[str], Several],
+    dataset: Annotated[list[str], Several],
+    preset: Preset = default_preset(),  # noqa: B008
+    seed: Annotated[tuple[str, ...], SEEDS, Several] = ("1",),
+    seeds: Annotated[Whole | None, SEEDS] = None,
+    restart: Annotated[bool, BEGINNING] = False,
+    resume: Annotated[bool, BEGINNING] = False,
+    force: bool = False,
+    wandb: Literal["online", "offline", "off"] | None = None,
+    jobs: Whole | None = None,
+    data_dir: DataDir = None,
+    leaderboard_dir: LeaderboardDir = LEADERBOARD,
+) -> int:
+    """Train, select on dev, score test, leave a record; one run or many.
+
+    A finished run is not done again, and an interrupted one goes on from its last epoch.
+
+    Args:
+        overrides: Settings, key=value; they may stand anywhere.
+        method: Methods, or all.
+        dataset: Corpora, or all.
+        seed: Seeds (default: 1).
+        seeds: The seeds 1 to N.
+        restart: Begin an interrupted run anew.
+        resume: Go on with an interrupted run, as happens anyway.
+        force: Do finished runs again.
+        wandb: How to log to W&B (default: $WANDB_MODE, then online if logged in, else offline).
+        jobs: Runs side by side (default: as many as the GPU and the cores do well).
+    """
+    wanted = experiments(
+        *overrides, method=method, dataset=dataset, preset=preset, seed=seed, seeds=seeds
+    )
+    if jobs is not None and jobs < 1:
+        raise ErcBenchError(f"--jobs {jobs} leaves nobody to run anything: give 1 or more.")
+    from erc_bench.execution.grid import run_grid
+    from erc_bench.execution.run import run as run_one
+    from erc_bench.tracking import wandb_mode
+
+    options: dict[str, Any] = {
+        "data_dir": data_dir,
+        "restart": restart,
+        "force": force,
+        "wandb": wandb_mode(wandb, leaderboard_dir),
+    }
+    if len(wanted) == 1:
+        say(f"Run {wanted[0].name}, preset {wanted[0].preset}")
+        print_outcome(run_one(wanted[0], leaderboard_dir, **options))
+        return 0
+    report = run_grid(wanted, leaderboard_dir, workers=jobs, **options)
+    report.render(common.results())
+    for complaint in report.complaints():
+        common.complain(complaint)
+    if report.failed:
+        common.complain(f"{report.failed} of {len(wanted)} runs failed; those have no record.")
+    return 1 if report.failed else 0
+
+
+def experiments(
+    *overrides: str,
+    method: Sequence[str],
+    dataset: Sequence[str],
+    preset: str | None = None,
+    seed: Sequence[str] = ("1",),
+    seeds: int | None = None,
+) -> list[Experiment]:
+    """Every run that a command line asks for, corpora × methods × seeds.
+
+    Of what stands behind an option that takes several values, ``key=value`` is an override.
+
+    Raises:
+        ErcBenchError: there is no such method, corpus, preset, setting or seed.
+    """
+    from erc_bench.settings.experiment import resolve
+    from erc_bench.settings.registry import corpus_names, corpus_source, method_names
+
+    methods, datasets = _plain(method, "--method"), _plain(dataset, "--dataset")
+    numbers = dict.fromkeys(map(common.seed_number, _plain(seed, "--seed")))
+    if seeds is not None:
+        numbers = dict.fromkeys(range(1, seeds + 1))
+    if not numbers:
+        raise ErcBenchError(f"--seeds {seeds} leaves nothing to run: give 1 or more.")
+    settings = [*overrides, *(v for v in (*method, *dataset, *seed) if "=" in v)]
+    datasets = corpus_names() if datasets == ["all"] else datasets
+    for name in datasets:
+        corpus_source(name)
+    return [
+        resolve(each, name, preset=preset, seed=number, overrides=settings)
+        for name in datasets
+        for each in (method_names() if methods == ["all"] else methods)
+        for number in numbers
+    ]
+
+
+def _plain(values: Sequence[str], option: str) -> list[str]:
+    """The values of an option that takes several, each once, without the overrides behind them."""
+    plain = list(dict.fromkeys(value for value in values if "=" not in value))
+    if not plain:
+        raise ErcBenchError(f"{option} needs one or more values before any key=value.")
+    return plain
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """The table at the end of a run, where its record is, and how long it took."""
+    from erc_bench.cli.printing import metrics_table, run_title
+
+    record, out = outcome.record, common.results()
+    out.print(metrics_table(run_title(record), record.labels, dict(record.metrics.items())))
+    head = "Finished before (--force repeats it)" if outcome.skipped else "Record"
+    out.print(f"{head}: {outcome.path}", soft_wrap=True)
+    if record.oracle_gap is not None:
+        out.print(f"Oracle gap: {record.oracle_gap:.2f} (best test epoch − selected epoch)")
+    if not outcome.skipped and record.training is not None:
+        out.print(f"{record.metrics.test.utterances} test utterances; {_took(record.training)}")
+
+
+def _took(training: Training) -> str:
+    """``1 min 5 s, 8 epochs, best 6, 44 utterances/s in training``, as far as it is known."""
+    parts = {
+        "{}": training.wall_seconds and duration(training.wall_seconds),
+        "{} epochs": training.epochs,
+        "best {}": training.best_epoch,
+        "{:.0f} utterances/s in training": training.utterances_per_second,
+    }
+    return ", ".join(text.format(value) for text, value in parts.items() if value is not None)
+
+
+def config(
+    *overrides: str,
+    method: str,
+    dataset: str,
+    preset: Preset = default_preset(),  # noqa: B008
+    seed: str = "1",
+) -> None:
+    """Print the resolved configuration of a run.
+
+    Args:
+        overrides: Settings, key=value; they may stand anywhere.
+        method: A method.
+        dataset: A corpus.
+        seed: The seed (default: 1).
+    """
+    from erc_bench.settings.experiment import resolve
+    from erc_bench.settings.registry import corpus_source
+
+    corpus_source(dataset)
+    number = common.seed_number(seed)
+    print(
+        resolve(method, dataset, preset=preset, seed=number, overrides=overrides).to_yaml(), end=""
+    )
+
+
+def methods() -> None:
+    """List the methods."""
+    from rich.table import Table
+
+    from erc_bench.settings.experiment import method_sheet
+    from erc_bench.settings.registry import method_names
+
+    table = Table(box=None)
+    table.add_column("name", no_wrap=True)
+    for column in ("method", "context", "paper"):
+        table.add_column(column)
+    for name in method_names():
+        sheet = method_sheet(name)
+        table.add_row(name, sheet["title"], sheet.get("context", ""), sheet.get("paper", ""))
+    common.results().print(table)
