@@ -1,10 +1,10 @@
-"""The form of a record: what a finished run says of itself, typed, and checked once when it is read.
+"""The form of a record: what a finished run says of itself, typed and checked when it is read.
 
-A record is one JSON object. :func:`parse_record` turns the bytes of a file into a :class:`Record` or
-raises a :class:`RecordError` that names file and field; whoever holds a :class:`Record` may rely on
-its types and on what :func:`faults` checks. :func:`to_json` gives the JSON object back. Keys that
-this version does not know, such as a method's own metrics, are kept in ``extra``, so that a record
-that is read and written again loses nothing.
+A record is one JSON object. :func:`parse_record` turns the bytes of a file into a :class:`Record`,
+or raises a :class:`RecordError` that names file and field: whoever holds a :class:`Record` that was
+read may rely on its types and on what :func:`faults` checks. :func:`to_json` gives the JSON object
+back. Names that this version does not know, such as a method's own metrics, are kept in ``extra``,
+so that a record that is read and written again loses nothing.
 
 N is the number of labelled utterances of a split, in corpus order; C the number of labels.
 """
@@ -85,12 +85,17 @@ class Part(Struct, frozen=True, kw_only=True, eq=False):
 P = TypeVar("P", bound=Part)
 
 
-class Splits(Part, Generic[P], kw_only=True):
+class Splits(Part, Generic[P], frozen=True, kw_only=True):
     """Something of dev and of test. A record stands on test; predictions made elsewhere may lack
     dev."""
 
     dev: P | None = None
     test: P
+
+    @classmethod
+    def of(cls, parts: Mapping[str, P]) -> Splits[P]:
+        """Of parts by the names of their splits."""
+        return cls(dev=parts.get("dev"), test=parts["test"])
 
     def items(self) -> Iterator[tuple[str, P]]:
         """The splits that there are, by name."""
@@ -99,7 +104,7 @@ class Splits(Part, Generic[P], kw_only=True):
         yield "test", self.test
 
 
-class ClassMetrics(Part, kw_only=True):
+class ClassMetrics(Part, frozen=True, kw_only=True):
     """The scores of one class, in percent but for the support."""
 
     precision: Number
@@ -109,7 +114,7 @@ class ClassMetrics(Part, kw_only=True):
     """Utterances whose gold label it is."""
 
 
-class Metrics(Part, kw_only=True):
+class Metrics(Part, frozen=True, kw_only=True):
     """The scores on one split, in percent where they are shares.
 
     ``extra`` holds what a method reports of its own, ``speaker_accuracy`` for example.
@@ -130,7 +135,7 @@ class Metrics(Part, kw_only=True):
     """Share of utterances without an answer, in percent; None where it was not counted."""
 
 
-class Facts(Part, kw_only=True):
+class Facts(Part, frozen=True, kw_only=True):
     """What slicing needs to know of the utterances, each ``(N,)``; see
     :class:`erc_bench.evaluation.slices.UtteranceFacts`."""
 
@@ -151,7 +156,7 @@ class Facts(Part, kw_only=True):
         }
 
 
-class GoldLabels(Part, kw_only=True):
+class GoldLabels(Part, frozen=True, kw_only=True):
     """The labelled utterances of a split: what all runs on it have in common."""
 
     ids: list[str]
@@ -164,7 +169,7 @@ class GoldLabels(Part, kw_only=True):
     """None in records of schema 1."""
 
 
-class Predictions(GoldLabels, kw_only=True):
+class Predictions(GoldLabels, frozen=True, kw_only=True):
     """What was predicted of each labelled utterance of a split."""
 
     predicted: list[LabelOrNone]
@@ -173,7 +178,7 @@ class Predictions(GoldLabels, kw_only=True):
     """(N, C) with four decimals, null where there is no answer; None where a method gives none."""
 
 
-class Environment(Part, kw_only=True):
+class Environment(Part, frozen=True, kw_only=True):
     """Where a training ran. What was not the same all the time, in a run that was resumed, is the
     text ``a → b``."""
 
@@ -185,17 +190,17 @@ class Environment(Part, kw_only=True):
     git_commit: str | None = None
     """With ``-dirty`` where the code was changed; None outside git."""
     python: str | None = None
-    versions: dict[str, str | None] | None = None
+    versions: dict[str, str | None] = {}
     """Of the packages that a result depends on, by their names."""
 
 
-class FineTuning(Environment, kw_only=True):
+class FineTuning(Environment, frozen=True, kw_only=True):
     """Where the encoder of a method's utterance vectors was fine-tuned, and for how long."""
 
     seconds: Number | None = None
 
 
-class Encoder(Part, kw_only=True):
+class Encoder(Part, frozen=True, kw_only=True):
     """What turns text into vectors. ``extra`` may hold more by which a method tells two apart."""
 
     name: str = ""
@@ -206,7 +211,7 @@ class Encoder(Part, kw_only=True):
     fine_tuning: FineTuning | None = None
 
 
-class Training(Part, kw_only=True):
+class Training(Part, frozen=True, kw_only=True):
     """What a training took. ``epochs`` and what follows from them are None where nothing was
     trained."""
 
@@ -215,7 +220,7 @@ class Training(Part, kw_only=True):
     """The selected one, counted from 1."""
     fit_seconds: Number | None = None
     utterances_per_second: Number | None = None
-    curves: list[dict[str, Number | None]] | None = None
+    curves: list[dict[str, Number | None]] = []
     """Of each epoch its number, from 1, and the figures that were logged; None = not finite."""
     parameters: Count | None = None
     peak_memory_mib: Number | None = None
@@ -224,7 +229,7 @@ class Training(Part, kw_only=True):
     """Of the whole run, loading and scoring included."""
 
 
-class ModelFile(Part, kw_only=True):
+class ModelFile(Part, frozen=True, kw_only=True):
     """The weights that belong to a record."""
 
     file: str
@@ -232,36 +237,36 @@ class ModelFile(Part, kw_only=True):
     sha256: str
 
 
-class Plugin(Part, kw_only=True):
+class Plugin(Part, frozen=True, kw_only=True):
     """The package that brought the method."""
 
     distribution: str
     version: str
 
 
-class Record(Part, kw_only=True):
+class Record(Part, frozen=True, kw_only=True):
     """What a finished run leaves, or what is known of predictions made elsewhere."""
 
     schema: int = SCHEMA
-    external: bool | None = None
+    external: bool = False
     """Whether the predictions were made elsewhere."""
     method: str
     dataset: str
-    dataset_digest: str | None = None
-    """SHA-256 over the corpus; None where it is not known."""
+    dataset_digest: str = ""
+    """SHA-256 over the corpus; empty where it is not known."""
     labels: list[str]
     """The C classes, in the order of their numbers."""
-    preset: str | None = None
-    overrides: list[str] | None = None
+    preset: str = ""
+    overrides: list[str] = []
     """``key=value``, as they were given."""
     seed: int
     config: dict[str, Any] = {}
     """Every setting."""
     config_hash: str
-    context: str | None = None
-    """``past`` or ``full``; None or ``unknown`` where it is not known."""
-    selection: str | None = None
-    """What the checkpoint was selected by: ``dev weighted_f1``; None or ``unknown`` as above."""
+    context: str = "unknown"
+    """``past`` or ``full``, as far as it is known."""
+    selection: str = "unknown"
+    """What the weights were selected by, as far as it is known: ``dev weighted_f1``."""
     trains: bool = True
     """False: a method that has nothing to train, such as a prompted model."""
     encoder: Encoder | None = None
@@ -275,12 +280,12 @@ class Record(Part, kw_only=True):
     environment: Environment | None = None
     attempt: str | None = None
     """Tells the attempts at one run apart."""
-    created: str | None = None
+    created: str = ""
     """Date and time in UTC, ISO 8601."""
     predictions: Splits[Predictions]
 
 
-class Unscored(Part, kw_only=True):
+class Unscored(Part, frozen=True, kw_only=True):
     """What a record's metrics are computed from."""
 
     labels: list[str]
@@ -313,17 +318,18 @@ def parse_unscored(contents: bytes, path: Path) -> Unscored:
 
 
 def _parse(contents: bytes, kind: type[R], path: Path) -> R:
-    _check_head(contents, path)
+    own = _top(contents, path)
     record = _decoded(contents, kind, path)
-    _remember(record, contents, path)
+    _remember(record, own, path)
     for fault in faults(record):
         raise damaged(path, fault)
     return record
 
 
-def _check_head(contents: bytes, path: Path) -> None:
-    """Whether it is a record of a schema that is known here."""
-    top = _decoded(contents, dict[str, msgspec.Raw] | Any, path)
+def _top(contents: bytes, path: Path) -> dict[str, msgspec.Raw]:
+    """The values of a record by their names, unread; its schema is one that is known here."""
+    kind = dict[str, msgspec.Raw] if contents.lstrip()[:1] == b"{" else Any
+    top = _decoded(contents, kind, path)
     missing = [key for key in REQUIRED if not isinstance(top, dict) or key not in top]
     if missing:
         raise RecordError(f"{path} is not a record: it lacks {', '.join(missing)}.")
@@ -334,19 +340,26 @@ def _check_head(contents: bytes, path: Path) -> None:
         raise RecordError(
             f"{path} has schema {schema}; this version reads up to {SCHEMA}. Upgrade erc-bench."
         )
+    return top
 
 
-def _decoded(contents: bytes | msgspec.Raw, kind: Any, path: Path) -> Any:
-    """JSON as a type; nothing of ours runs in here, so that every error is the file's."""
+def _decoded(contents: bytes | msgspec.Raw, kind: Any, path: Path, place: str = "$") -> Any:
+    """JSON at a place of a file as a type. Nothing of ours runs in here, so that every error is
+    the file's."""
     try:
-        return msgspec.json.decode(contents, type=kind)
+        return _decoder(kind).decode(contents)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at ")
-        raise damaged(path, f"{where.strip('`') or '$'}: {what}") from error
+        raise damaged(path, f"{place}{where.strip('`').removeprefix('$')}: {what}") from error
     except (ValueError, RecursionError) as error:
         raise RecordError(
             f"{path} is not a readable record: {_unreadable(bytes(contents), error)}"
         ) from error
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder:
+    return msgspec.json.Decoder(kind)
 
 
 def _unreadable(contents: bytes, error: Exception) -> str:
@@ -362,21 +375,29 @@ def damaged(path: Path, fault: str) -> RecordError:
     return RecordError(f"{path} is a damaged record: {fault}. {REMEDY}")
 
 
-def _remember(part: Part, contents: bytes | msgspec.Raw, path: Path) -> None:
+def _remember(part: Part, own: Mapping[str, msgspec.Raw], path: Path, place: str = "$") -> None:
     """Note in a part and all that it holds what its JSON has beside their fields."""
-    own = _decoded(contents, dict[str, msgspec.Raw], path)
     fields = _fields(type(part))
-    extra = {name: _decoded(raw, Any, path) for name, raw in own.items() if name not in fields}
+    extra = {
+        name: _decoded(raw, Any, path, f"{place}.{name}")
+        for name, raw in own.items()
+        if name not in fields
+    }
     msgspec.structs.force_setattr(part, "extra", extra)
     msgspec.structs.force_setattr(part, "keys", tuple(own))
     for name in own.keys() & fields.keys():
-        value = getattr(part, name)
+        value, where = getattr(part, name), f"{place}.{name}"
         if isinstance(value, Part):
-            _remember(value, own[name], path)
+            _remember(value, _raw(own[name], path), path, where)
         elif name == "per_class":
-            of_class = _decoded(own[name], dict[str, msgspec.Raw], path)
+            of_class = _raw(own[name], path)
             for label, each in value.items():
-                _remember(each, of_class[label], path)
+                _remember(each, _raw(of_class[label], path), path, f"{where}.{label}")
+
+
+def _raw(contents: bytes | msgspec.Raw, path: Path) -> dict[str, msgspec.Raw]:
+    """The values of a JSON object by their names, unread."""
+    return _decoded(contents, dict[str, msgspec.Raw], path)
 
 
 def typed(values: Mapping[str, Any], kind: type[K]) -> K:
@@ -387,7 +408,8 @@ def typed(values: Mapping[str, Any], kind: type[K]) -> K:
     """
     contents = json.dumps(values, allow_nan=False).encode()
     part = msgspec.json.decode(contents, type=kind)
-    _remember(part, contents, Path(kind.__name__))
+    name = Path(kind.__name__)
+    _remember(part, _raw(contents, name), name)
     return part
 
 
@@ -411,7 +433,9 @@ def to_json(part: Part) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Part):
         return to_json(value)
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict) and any(isinstance(each, Part) for each in value.values()):
+        return {name: to_json(each) for name, each in value.items()}
+    return value
 
 
 @cache
@@ -419,7 +443,9 @@ def _fields(kind: type[Part]) -> dict[str, Any]:
     """The names of the fields that a file can hold, and what they are where it does not."""
     bookkeeping = {each.name for each in msgspec.structs.fields(Part)}
     return {
-        each.name: each.default if each.default_factory is msgspec.NODEFAULT else {}
+        each.name: each.default
+        if each.default_factory is msgspec.NODEFAULT
+        else each.default_factory()
         for each in msgspec.structs.fields(kind)
         if each.name not in bookkeeping
     }
