@@ -108,6 +108,7 @@ def score(
         force: Replace what was stored before.
     """
     from erc_bench.cli.printing import metrics_table
+    from erc_bench.leaderboard.published import read_published
     from erc_bench.records.external import score as score_predictions
 
     number = common.seed_number(seed)
@@ -120,6 +121,7 @@ def score(
         encoder=encoder,
         data_dir=data_dir,
         force=force,
+        published={row.key for row in read_published(leaderboard_dir).all()},
     )
     for note in scored.notes:
         common.complain(f"note: {note}.")

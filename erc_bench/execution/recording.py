@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.metrics import evaluate
 from erc_bench.evaluation.slices import recorded_facts
 from erc_bench.records.schema import SCHEMA, Record, typed
 from erc_bench.settings.experiment import Experiment
-from erc_bench.training.scoring import NO_ANSWER, Predicted
+from erc_bench.training.scoring import Predicted
 from erc_bench.training.train import Trained
 
 
@@ -49,6 +50,7 @@ def make_record(
         "method": experiment.method,
         "dataset": experiment.dataset,
         "dataset_digest": corpus.digest,
+        "dataset_official": corpus.official,
         "labels": list(corpus.labels.names),
         "preset": experiment.preset,
         "overrides": list(experiment.overrides),

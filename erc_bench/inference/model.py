@@ -10,6 +10,7 @@ from pathlib import Path
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.encoders.fast.backends import set_up_backends
 from erc_bench.errors import ErcBenchError
+from erc_bench.evaluation import NO_ANSWER
 from erc_bench.files import sha256_of
 from erc_bench.inference.dialogue_files import dialogue
 from erc_bench.method.data import ErcDataModule
@@ -21,7 +22,7 @@ from erc_bench.settings.experiment import stored_config
 from erc_bench.settings.registry import method_class
 from erc_bench.training.checkpoints import load_checkpoint
 from erc_bench.training.frameworks import quiet_frameworks
-from erc_bench.training.scoring import NO_ANSWER, predict
+from erc_bench.training.scoring import predict
 from erc_bench.training.train import build_trainer, prepare
 
 

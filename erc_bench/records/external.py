@@ -5,24 +5,30 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from erc_bench import __version__
 from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Utterance
 from erc_bench.corpus.text_files import read_given
 from erc_bench.errors import ErcBenchError, nearest, quoted
 from erc_bench.evaluation.slices import recorded_facts
-from erc_bench.leaderboard.published import read_published
 from erc_bench.records.prediction_files import Prediction, read_predictions
-from erc_bench.records.store import SCHEMA, read_record, write_record
+from erc_bench.records.schema import (
+    NO_ANSWER,
+    Encoder,
+    Environment,
+    Facts,
+    Metrics,
+    Predictions,
+    Record,
+    Splits,
+    typed,
+)
+from erc_bench.records.store import read_record, write_record
 from erc_bench.settings.registry import corpus_source, method_names
-
-NO_ANSWER = -1
-"""What a record holds in the place of a class where there is no answer."""
 
 SLACK = 0.01
 """How far probabilities may be from a sum of 1: they come rounded."""
@@ -30,10 +36,13 @@ SLACK = 0.01
 
 @dataclass(frozen=True)
 class Scored:
-    """What was scored: the record, and where it is; None where dev alone was scored."""
+    """What was scored, and where the record of it is."""
 
-    record: dict[str, Any]
+    labels: Sequence[str]
+    metrics: Mapping[str, Metrics]
+    """By split."""
     path: Path | None
+    """None where dev alone was scored."""
     notes: tuple[str, ...] = ()
     """What a user should know of the file and its predictions, a sentence each."""
 
@@ -51,6 +60,7 @@ def score(
     encoder: str = "",
     data_dir: Path | None = None,
     force: bool = False,
+    published: Collection[str] = (),
 ) -> Scored:
     """Score predictions made elsewhere and store them as a record of the method ``name``.
 
@@ -68,13 +78,14 @@ def score(
         encoder: what predicted, if that is to be shown.
         data_dir: where the corpora are, before the usual places.
         force: replace the record of the same name and seed.
+        published: keys of published rows, which no other row may have.
 
     Raises:
         ErcBenchError: the name is a method's, or was stored before; the file can't be read; ids
             are missing, doubled or unknown, or labels are not the corpus's (they are counted).
     """
     source = corpus_source(dataset)
-    path = _place(root, dataset, name, seed)
+    path = _place(root, dataset, name, seed, published)
     described = {"context": context, "encoder": encoder}
     if "test" in splits:
         _check_free(path, name, described, force)
@@ -85,35 +96,32 @@ def score(
     given = file.predictions
     held = match(given, corpus, [split for split in SPLITS if split in splits], called)
     notes = (*(f"{called}: {note}" for note in file.notes), *_remarks(held, given, called))
-    record = {
-        "schema": SCHEMA,
-        "external": True,
-        "method": name,
-        "dataset": dataset,
-        "dataset_digest": corpus.digest,
-        "labels": list(corpus.labels.names),
-        "preset": "external",
-        "overrides": [],
-        "seed": seed,
-        "config": described,
-        "config_hash": _hash(name),
-        "context": context,
-        "selection": "unknown",
-        "encoder": {"name": encoder, "digest": ""},
-        "metrics": {split: _metrics(columns, corpus.labels) for split, columns in held.items()},
-        "environment": {"versions": {"erc-bench": __version__}},
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "predictions": {
-            split: {**columns, **recorded_facts(corpus, split)} for split, columns in held.items()
-        },
-    }
+    metrics = {split: _metrics(predictions, corpus.labels) for split, predictions in held.items()}
     if "test" not in splits:
-        return Scored(record, None, notes)
+        return Scored(corpus.labels.names, metrics, None, notes)
+    record = Record(
+        external=True,
+        method=name,
+        dataset=dataset,
+        dataset_digest=corpus.digest,
+        dataset_official=corpus.official,
+        labels=list(corpus.labels.names),
+        preset="external",
+        seed=seed,
+        config=described,
+        config_hash=_hash(name),
+        context=context,
+        encoder=Encoder(name=encoder),
+        metrics=Splits.of(metrics),
+        environment=Environment(versions={"erc-bench": __version__}),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        predictions=Splits.of(held),
+    )
     write_record(path, record)
-    return Scored(record, path, notes)
+    return Scored(corpus.labels.names, metrics, path, notes)
 
 
-def _place(root: Path, dataset: str, name: str, seed: int) -> Path:
+def _place(root: Path, dataset: str, name: str, seed: int, published: Collection[str]) -> Path:
     """Where the record belongs; a name that it can't have is an error."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ErcBenchError(
@@ -124,7 +132,7 @@ def _place(root: Path, dataset: str, name: str, seed: int) -> Path:
             f"--name {name!r} is a method of this suite, and predictions made elsewhere are not "
             "its runs. Give them another name."
         )
-    if name in {row.key for row in read_published(root).all()}:
+    if name in published:
         raise ErcBenchError(f"--name {name!r} is a published row's. Give another name.")
     for other in sorted((root / "records" / dataset).glob("*/")):
         if other.name != name and other.name.lower() == name.lower():
@@ -148,7 +156,7 @@ def _check_free(path: Path, name: str, described: Mapping[str, str], force: bool
             "of the same thing has another --seed, and another thing another --name."
         )
     for other in sorted(path.parent.glob(f"{_hash(name)}-seed*.json")):
-        if other != path and read_record(other).get("config") != described:
+        if other != path and read_record(other).config != described:
             raise ErcBenchError(
                 f"{other} was stored as {name!r} with another --context or --encoder. Describe all "
                 "its seeds alike, or give another --name."
@@ -160,11 +168,9 @@ def _check_free(path: Path, name: str, described: Mapping[str, str], force: bool
 
 def match(
     given: Sequence[Prediction], corpus: Corpus, splits: Sequence[str], name: str
-) -> dict[str, dict[str, Any]]:
-    """What a record holds of the predictions on each split, in corpus order.
-
-    ``ids``, ``gold``, ``predicted`` (−1 where there is no answer) and, if there are any,
-    ``probabilities`` with four decimals.
+) -> dict[str, Predictions]:
+    """What a record holds of the predictions on each split, in corpus order: −1 where
+    there is no answer; probabilities, if there are any, with four decimals.
 
     Args:
         given: the predictions of a file, in any order.
@@ -197,32 +203,41 @@ def match(
         )
     by_id = {p.id: p for p in given}
     return {
-        split: _columns(turns, [by_id[u.id] for u in turns], corpus.labels)
+        split: _predictions(corpus, split, turns, [by_id[u.id] for u in turns])
         for split, turns in wanted.items()
     }
 
 
-def _columns(
-    turns: Sequence[Utterance], predictions: Sequence[Prediction], labels: LabelSet
-) -> dict[str, Any]:
-    columns: dict[str, Any] = {
-        "ids": [u.id for u in turns],
-        "gold": [u.label for u in turns],
-        "predicted": [_class(p.label, labels) if p.label else NO_ANSWER for p in predictions],
-    }
-    if predictions[0].probabilities is not None:
-        columns["probabilities"] = [
-            [round(value, 4) for value in _distribution(p, labels)] for p in predictions
-        ]
-    return columns
+def _predictions(
+    corpus: Corpus, split: str, turns: Sequence[Utterance], given: Sequence[Prediction]
+) -> Predictions:
+    labels, facts = corpus.labels, recorded_facts(corpus, split)
+    probabilities: list[list[float] | None] | None = None
+    if given[0].probabilities is not None:
+        probabilities = [[round(value, 4) for value in _distribution(p, labels)] for p in given]
+    return Predictions(
+        ids=[u.id for u in turns],
+        gold=[u.label for u in turns if u.label is not None],
+        predicted=[_class_or_none(p, labels) for p in given],
+        probabilities=probabilities,
+        dialogue=facts["dialogue"],
+        facts=Facts(**facts["facts"]),
+    )
+
+
+def _class_or_none(prediction: Prediction, labels: LabelSet) -> int:
+    """The class of a prediction whose label was checked, or that there is no answer."""
+    found = _class(prediction.label, labels) if prediction.label else NO_ANSWER
+    assert found is not None
+    return found
 
 
 def _remarks(
-    held: Mapping[str, Mapping[str, Any]], given: Sequence[Prediction], name: str
+    held: Mapping[str, Predictions], given: Sequence[Prediction], name: str
 ) -> Iterator[str]:
     """What may be an oversight in predictions that fit."""
-    for split, columns in held.items():
-        if columns["predicted"] == columns["gold"]:
+    for split, predictions in held.items():
+        if predictions.predicted == predictions.gold:
             yield (
                 f"{name}: every label on {split} is the gold one. If the column holds the gold "
                 "labels, give the predictions: --column says where they are"
@@ -327,15 +342,16 @@ def _count(things: Sized, noun: str) -> str:
     return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
 
 
-def _metrics(columns: Mapping[str, Any], labels: LabelSet) -> dict[str, Any]:
+def _metrics(predictions: Predictions, labels: LabelSet) -> Metrics:
     import torch
 
     from erc_bench.evaluation.metrics import evaluate
 
-    probabilities = columns.get("probabilities")
-    return evaluate(
-        torch.tensor(columns["predicted"]),
-        torch.tensor(columns["gold"]),
+    probabilities = predictions.probabilities
+    figures = evaluate(
+        torch.tensor(predictions.predicted),
+        torch.tensor(predictions.gold),
         labels.names,
         None if probabilities is None else torch.tensor(probabilities),
     )
+    return typed(figures, Metrics)

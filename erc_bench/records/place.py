@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import cannot_write
-from erc_bench.records.schema import Record, RecordError
+from erc_bench.records.schema import Record, RecordError, damaged
 from erc_bench.records.store import read_record, run_name
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class Place:
         if not self.record.exists():
             return None
         record = read_record(self.record)
+        if record.metrics.dev is None:
+            raise damaged(self.record, "$.metrics.dev: not there, though a run is selected on dev")
         encoder = record.encoder.digest if record.encoder else ""
         same = (record.dataset_digest, encoder) == (self.corpus_digest, self.encoder_digest)
         return record if same else None

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from erc_bench.errors import ErcBenchError
+from erc_bench.evaluation import NO_ANSWER
 
 SCHEMA = 3
 """Version of the form; it grows when a reader must tell forms apart.
@@ -29,9 +30,6 @@ SCHEMA = 3
 2. With them.
 3. A prediction may be :data:`NO_ANSWER`, with null in the place of its row of probabilities.
 """
-
-NO_ANSWER = -1
-"""In the place of a predicted class: the method gave no answer. It counts as wrong."""
 
 REQUIRED = (
     "schema",
@@ -254,6 +252,8 @@ class Record(Part, frozen=True, kw_only=True):
     dataset: str
     dataset_digest: str = ""
     """SHA-256 over the corpus; empty where it is not known."""
+    dataset_official: bool | None = None
+    """Whether that was the official release; None where it is not known."""
     labels: list[str]
     """The C classes, in the order of their numbers."""
     preset: str = ""
@@ -350,7 +350,10 @@ def _decoded(contents: bytes | msgspec.Raw, kind: Any, path: Path, place: str = 
         return _decoder(kind).decode(contents)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at ")
-        raise damaged(path, f"{place}{where.strip('`').removeprefix('$')}: {what}") from error
+        where = place + where.strip("`").removeprefix("$")
+        if what.startswith("Object missing required field"):
+            where, what = f"{where}.{what.split('`')[1]}", "it is not there"
+        raise damaged(path, f"{where}: {what}") from error
     except (ValueError, RecursionError) as error:
         raise RecordError(
             f"{path} is not a readable record: {_unreadable(bytes(contents), error)}"

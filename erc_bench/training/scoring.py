@@ -11,13 +11,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from erc_bench.errors import ErcBenchError
+from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.metrics import Predictions, weighted_f1
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.training.frameworks import interruptible
-
-NO_ANSWER = -1
-"""The class of an utterance that a method gives no answer to."""
 
 
 @dataclass(frozen=True)
