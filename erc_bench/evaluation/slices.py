@@ -18,14 +18,6 @@ from erc_bench.corpus.conversation import Corpus, Dialogue
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.statistics import checked_labels, weighted_f1
 
-# Emotions that annotators and models mix up, by the names that label sets give them.
-CONFUSABLE_PAIRS = (
-    ("excited", "happy"),
-    ("angry", "frustrated"),
-    ("joy", "surprise"),
-    ("anger", "disgust"),
-)
-
 # Upper end (inclusive) of every part but the last, which is open.
 POSITIONS = (("first", 1), ("2–5", 5), ("6–10", 10), ("later", None))
 LENGTHS = (("up to 3", 3), ("4–8", 8), ("9–15", 15), ("16 or more", None))
@@ -190,7 +182,7 @@ def pair_confusions(
     gold: ArrayLike,
     predictions: ArrayLike,
     labels: Sequence[str],
-    pairs: Iterable[tuple[str, str]] = CONFUSABLE_PAIRS,
+    pairs: Iterable[tuple[str, str]],
 ) -> list[PairConfusion]:
     """Mutual confusion of every pair whose two labels are in the label set."""
     m = confusions(*checked_labels(gold, predictions, len(labels)), len(labels)).mean(0)

@@ -33,6 +33,8 @@ from erc_bench.evaluation.statistics import (
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
 from erc_bench.leaderboard.runs import COST, MADE_WITH, Run, Skipped, most, read_runs, usual
+from erc_bench.settings.presets import default_preset, is_trial
+from erc_bench.settings.registry import confusable_labels
 
 ALPHA = 0.05
 """A difference is resolved where its p-value, corrected over the track, is at most this."""
@@ -145,7 +147,7 @@ class Board:
 
     corpora: list[CorpusBoard]
     trials: list[CorpusBoard]
-    """Runs of preset smoke, and corpora that are no benchmark: shown apart, never ranked."""
+    """Runs of a preset for trials, and corpora that are no benchmark: shown apart, never ranked."""
     skipped: list[Skipped]
 
     def data(self) -> dict[str, Any]:
@@ -180,7 +182,7 @@ def _groups(runs: Iterable[Run], published: Published) -> dict[Group, list[Run]]
     groups: dict[Group, list[Run]] = {}
     for run in runs:
         entry = published.corpora.get(run.dataset)
-        trial = run.preset == "smoke" or (entry is not None and not entry.benchmark)
+        trial = is_trial(run.preset) or (entry is not None and not entry.benchmark)
         weights = ELSEWHERE if run.external else run.encoder_digest or run.encoder
         groups.setdefault((trial, run.dataset, weights), []).append(run)
     return groups
@@ -338,7 +340,12 @@ def _row(
         slices=[asdict(s) for s in slices(gold, predictions, facts, len(first.labels))]
         if facts
         else [],
-        confusable=[asdict(p) for p in pair_confusions(gold, predictions, first.labels)],
+        confusable=[
+            asdict(pair)
+            for pair in pair_confusions(
+                gold, predictions, first.labels, confusable_labels(first.dataset)
+            )
+        ],
         cost={name: _mean(run.cost[name] for run in runs) for name in COST}
         | {"peak_memory_mib": max(run.cost["peak_memory_mib"] or 0 for run in runs) or None}
         | (
@@ -418,7 +425,7 @@ def _published(
 
 def unlike(run: Run, row: PublishedRow) -> list[str]:
     """What keeps a run and a published row from being the same experiment."""
-    reasons = [f"here preset {run.preset}"] if run.preset not in ("", "paper") else []
+    reasons = [] if run.preset in ("", default_preset()) else [f"here preset {run.preset}"]
     reasons += [f"here {', '.join(run.overrides)}"] if run.overrides else []
     if not row.release:
         reasons.append("release not checked" if row.release is None else "another release")

@@ -19,6 +19,7 @@ from erc_bench.leaderboard.published import PublishedRow, read_published
 from erc_bench.leaderboard.runs import Run, read_runs
 from erc_bench.records.store import read_record
 from erc_bench.settings.experiment import flat
+from erc_bench.settings.presets import is_trial
 from erc_bench.settings.registry import corpus_names, method_names
 
 PUBLISHED = "as published"
@@ -199,8 +200,8 @@ def compare_methods(
         _check_pairing(a, x, b, y)
     result = compare(_scores(x), _scores(y), paired_seeds=paired_seeds)
     caveats = [*_elsewhere(x[0]), *_elsewhere(y[0])]
-    if "smoke" in (x[0].preset, y[0].preset):
-        caveats.append("preset smoke shows that a method works, not how well.")
+    for preset in sorted({side[0].preset for side in (x, y) if is_trial(side[0].preset)}):
+        caveats.append(f"preset {preset} shows that a method works, not how well.")
     if paired_seeds:  # all figures are of these seeds
         x, y = ([run for run in side if run.seed in result.paired_seeds] for side in (x, y))
     if _encoder(x[0]) != _encoder(y[0]):
@@ -279,7 +280,7 @@ def _find(
             + did_you_mean(method, known)
         )
     # A trial is meant only where nothing else can be, or where it is named.
-    mine = [run for run in mine if what or run.preset != "smoke"] or mine
+    mine = [run for run in mine if what or not is_trial(run.preset)] or mine
     fitting: dict[tuple, list[Run]] = {}
     for run in mine:
         encoder = run.encoder.split("/")[-1]

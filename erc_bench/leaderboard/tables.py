@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.published import PublishedRow
 from erc_bench.progress import duration
+from erc_bench.settings.presets import default_preset
 
 CSV_COLUMNS = (
     "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "overrides", "seeds",
@@ -265,7 +266,9 @@ def to_latex(board: Board) -> str:
     for encoder, rows in tracks.items():
         lines += ["\\midrule", _section(encoder, corpora)]
         for (title, preset, overrides, _), of_setting in rows.items():
-            details = " ".join(part for part in (preset.replace("paper", ""), overrides) if part)
+            details = " ".join(
+                part for part in ("" if preset == default_preset() else preset, overrides) if part
+            )
             name = _escaped(f"{title} ({details})" if details else title)
             cells = [_cell(of_setting.get(corpus)) for corpus in names]
             lines.append(" & ".join([name, *cells]) + r" \\")
@@ -323,7 +326,7 @@ def full_name(row: Row) -> str:
 
 def configuration(row: Row) -> str:
     """What tells a row from others of its method: preset, overrides; external and by what."""
-    preset = [] if row.preset in ("", "paper", "external") else [row.preset]
+    preset = [] if row.preset in ("", default_preset(), "external") else [row.preset]
     external = [row.encoder, "external"] if row.external else []
     return ", ".join(part for part in [*preset, *row.overrides, *external] if part)
 

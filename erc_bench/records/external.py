@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 
-from erc_bench import __version__
 from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Utterance
 from erc_bench.corpus.text_files import read_given
 from erc_bench.errors import ErcBenchError, nearest, quoted
@@ -113,7 +113,7 @@ def score(
         context=context,
         encoder=Encoder(name=encoder),
         metrics=Splits.of(metrics),
-        environment=Environment(versions={"erc-bench": __version__}),
+        environment=Environment(versions={"erc-bench": version("erc-bench")}),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         predictions=Splits.of(held),
     )

@@ -89,6 +89,11 @@ def corpus_source(name: str) -> CorpusSource:
     return _load(CORPORA, "dataset", name)()
 
 
+def confusable_labels(corpus: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of labels that annotators and models take for each other; none of an unknown corpus."""
+    return corpus_source(corpus).confusable if corpus in _points(CORPORA) else ()
+
+
 def own_modules() -> list[str]:
     """Modules of the methods and corpora that come with the suite."""
     modules = [point.module for group in (METHODS, CORPORA) for point in _points(group).values()]

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from lightning import Trainer
 
+from erc_bench.settings.presets import cpu_preset
+
 REPOSITORY = Path(__file__).parent.parent.parent
 """Where the code lies, if it was not installed from a package."""
 
@@ -76,7 +78,7 @@ def is_large(module: torch.nn.Module) -> bool:
 
 def small_hint() -> str:
     """What ends a note on a long training without a GPU."""
-    return f" ({why_no_gpu()}; --preset small is made for the CPU)"
+    return f" ({why_no_gpu()}; --preset {cpu_preset()} is made for the CPU)"
 
 
 def processor() -> Mapping[str, Any]:
