@@ -13,7 +13,7 @@ No whole epoch is run. After one round to warm up, --steps rounds are measured: 
 batches of ours, one of the recipe. Ours are taken at even distances from the epoch's batches
 sorted by length, since they differ in it. Batches of the evaluation are measured in the same way,
 but eight of ours and two of the recipe; those of SPCL's passes over train (ours has one an epoch
-and one more in a run, the published code two) all at once, those of the recipe right before ours.
+and one more in a run, the published code two) all at once, those of the recipe right after ours.
 An epoch then is the mean seconds of a batch × the number of batches, summed over these parts; the
 reading and tokenising that ours does once for all epochs is not in it, nor are checkpoints.
 SACL-LSTM's vectors are drawn at random: neither side makes them within an epoch. What is said of
@@ -41,10 +41,11 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.progress import console, say
 from erc_bench.settings.registry import corpus_source
 from erc_bench.training.environment import device_name
+from erc_bench.training.frameworks import quiet_frameworks
 from erc_bench.training.precision import trainer_precision
-from erc_bench.training.trainer import quiet_frameworks
 
-from .side_by_side import RECIPES, TOLERANCE, Case, Epoch, compare, losses, peak_memory
+from .sampling import Epoch
+from .side_by_side import RECIPES, TOLERANCE, Case, compare, losses, peak_memory
 
 SET_HERE = ("epochs", "max_batches", "precision")
 """Settings that the benchmark gives every case."""

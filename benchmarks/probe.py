@@ -27,10 +27,9 @@ from torch import Tensor
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.metrics import weighted_f1
 from erc_bench.inference.model import Model
-from erc_bench.method.contract import Batch
-from erc_bench.method.datamodule import ErcDataModule
-from erc_bench.methods.prompts import mask_states
-from erc_bench.methods.spcl import SPCL, is_lookback
+from erc_bench.method.data import ErcDataModule
+from erc_bench.method.reader import Batch
+from erc_bench.methods.prompts import is_lookback, prompt_states
 from erc_bench.records.store import find_record, read_record
 from erc_bench.settings.registry import corpus_source
 
@@ -46,14 +45,14 @@ SHARES = (0.25, 0.5, 1.0)
 
 @torch.inference_mode()
 def computed(
-    method: Any, datamodule: ErcDataModule, split: str, function: Callable[[Batch], Tensor]
+    data: ErcDataModule, split: str, function: Callable[[Batch], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """``function(batch)`` ``(N, …)`` of a split's turns, and their gold labels ``(N,)``."""
-    examples = datamodule.examples[split]
+    columns = data.columns[split]
     # Without SPCL's augmentation, which sees later turns.
-    own = np.flatnonzero(~is_lookback(examples)) if isinstance(method, SPCL) else None
+    own = np.flatnonzero(~is_lookback(columns)) if "turn" in columns else None
     values, gold = [], []
-    for batch in datamodule.evaluation_loader(split, own):
+    for batch in data.evaluation_loader(split, own):
         values.append(function(batch))
         gold.append(batch["labels"])
     return torch.cat(values), torch.cat(gold)
@@ -76,26 +75,26 @@ def main() -> None:
         sys.exit("The probe needs scikit-learn, of the extra dev: pip install -e '.[dev]'.")
     path = find_record(args.leaderboard_dir, args.run)
     record = read_record(path)
-    if record["method"] not in READERS:
+    if record.method not in READERS:
         raise ErcBenchError(
-            f"{args.run} is a run of {record['method']}, which reads no state of a mask; the probe "
+            f"{args.run} is a run of {record.method}, which reads no state of a mask; the probe "
             f"is for {', '.join(READERS)}."
         )
     model = Model(path, record)
-    method = model.method.eval()
+    method: Any = model.method.eval()
     corpus = corpus_source(model.dataset).load(None)
-    datamodule = ErcDataModule(corpus, method)
+    data = ErcDataModule(corpus, method)
     classes, encoder = len(corpus.labels), getattr(method, "network", method).encoder
-    scores, gold = computed(method, datamodule, "dev", method.scores)
+    scores, gold = computed(data, "dev", lambda batch: method.scores(method(batch), batch))
     print(f"{args.run}: weighted-F1 on dev {weighted_f1(scores.argmax(dim=1), gold, classes):.2f}")
-    states, labels = computed(method, datamodule, "train", partial(mask_states, encoder))
+    states, labels = computed(data, "train", partial(prompt_states, encoder))
     frequencies = labels.bincount(minlength=classes) / len(labels)
     for share in SHARES:
         score = weighted_f1((scores + share * frequencies.log()).argmax(dim=1), gold, classes)
         print(f"  + {share:g} × the log frequencies of train's classes: {score:.2f}")
     scaler = StandardScaler().fit(states)
     train = scaler.transform(states)
-    dev = scaler.transform(computed(method, datamodule, "dev", partial(mask_states, encoder))[0])
+    dev = scaler.transform(computed(data, "dev", partial(prompt_states, encoder))[0])
     for strength in STRENGTHS:
         probe = LogisticRegression(C=strength, max_iter=1000)
         probe.fit(train, labels)

@@ -40,6 +40,11 @@ class Recipe:
     network: Any
     optimizer: torch.optim.Optimizer
 
+    @staticmethod
+    def overrides(config: Any) -> list[str]:
+        """Settings without which ours, as a preset has it, would do what the recipe leaves out."""
+        return []
+
     def __init__(self, method: Any, bfloat16: bool = False) -> None:
         self.config: Any = method.config
         self.labels = method.labels

@@ -47,9 +47,13 @@ class EACLRecipe(Recipe):
 
     Method = EACL
 
+    @staticmethod
+    def overrides(config: Any) -> list[str]:
+        return ["stage2_epochs=0"]
+
     def __init__(self, method: EACL, bfloat16: bool = False) -> None:
         super().__init__(method, bfloat16)
-        self.tokenizer = method.tokenizer
+        self.tokenizer = method.reader.tokenizer
         self.network = nn.ModuleDict(
             {
                 "encoder": pretrained(self.config.encoder),

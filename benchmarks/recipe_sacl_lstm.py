@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 from torch.utils.data import Dataset
+from transformers import AutoConfig
 
 from erc_bench.corpus.conversation import Dialogue
-from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.encoders.locating import find_encoder
+from erc_bench.method.data import ErcDataModule
 from erc_bench.methods.sacl_lstm import SACLLSTM
 
 from .recipe import Recipe
@@ -27,11 +29,12 @@ from .recipe import Recipe
 class GivenSACLLSTM(SACLLSTM):
     """SACL-LSTM on vectors drawn at random."""
 
-    def prepare(self, datamodule: ErcDataModule) -> None:
-        self.features = torch.randn(len(datamodule.ids), self.source.size)
-        self.present = np.ones(len(datamodule.ids), dtype=bool)
-        self.prepared = datamodule.corpus.digest
-        self.of_utterance = dict(zip(datamodule.ids, self.features, strict=True))
+    def prepare(self, data: ErcDataModule) -> None:
+        """The vectors of all turns, the same in every call."""
+        generator = torch.Generator().manual_seed(0)
+        self.features = torch.randn(len(data.ids), self.config.features.size, generator=generator)
+        self.reader.has_vector = np.ones(len(data.ids), dtype=bool)
+        self.of_utterance = dict(zip(data.ids, self.features, strict=True))
 
 
 if TYPE_CHECKING:
@@ -60,6 +63,11 @@ class SACLRecipe(Recipe):
     """SACL-LSTM as a plain script."""
 
     Method = GivenSACLLSTM
+
+    @staticmethod
+    def overrides(config: Any) -> list[str]:
+        size = AutoConfig.from_pretrained(find_encoder(config.encoder).folder).hidden_size
+        return ["features.path=drawn at random", f"features.size={size}"]
 
     def __init__(self, method: GivenSACLLSTM, bfloat16: bool = False) -> None:
         super().__init__(method, bfloat16)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
@@ -19,30 +18,6 @@ from erc_bench.corpus.conversation import Dialogue
 from erc_bench.methods.spcl import SPCL
 
 from .recipe import Prompts, Recipe, adamw, contrastive_loss, padded, pretrained, window
-
-if TYPE_CHECKING:
-    from .side_by_side import SampledDataModule
-
-
-class SampledSPCL(SPCL):
-    """SPCL whose pass over the training split reads a sample of its batches; what it would have
-    read of the others are copies, so that all else has its whole size."""
-
-    def encode(
-        self,
-        datamodule: SampledDataModule,
-        split: str,
-        function: Any,
-        examples: np.ndarray | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        assert examples is not None
-        batches = list(datamodule.evaluation_loader(split, examples).sampler)
-        read = np.concatenate(datamodule.sample("survey", batches, split))
-        some = examples[np.isin(examples, read)]
-        with datamodule.lap("survey", len(some) / datamodule.method.config.evaluation.batch_size):
-            values, labels = super().encode(datamodule, split, function, some)
-        copies = np.resize(np.arange(len(some)), len(examples))
-        return values[copies], labels[copies]
 
 
 class SPCLPrompts(Prompts):
@@ -77,12 +52,12 @@ class SPCLPrompts(Prompts):
 class SPCLRecipe(Recipe):
     """SPCL-CL as a plain script."""
 
-    Method = SampledSPCL
+    Method = SPCL
     passes = 2
 
     def __init__(self, method: SPCL, bfloat16: bool = False) -> None:
         super().__init__(method, bfloat16)
-        self.tokenizer = method.tokenizer
+        self.tokenizer = method.reader.tokenizer
         self.network = nn.ModuleDict(
             {"encoder": pretrained(self.config.encoder), "head": copy.deepcopy(method.head)}
         ).to(self.device)

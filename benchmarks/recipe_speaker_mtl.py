@@ -51,7 +51,7 @@ class SpeakerMTLRecipe(Recipe):
 
     def __init__(self, method: SpeakerMTL, bfloat16: bool = False) -> None:
         super().__init__(method, bfloat16)
-        self.tokenizer = method.tokenizer
+        self.tokenizer = method.reader.tokenizer
         self.network = copy.deepcopy(method.network)
         self.network.encoder = pretrained(self.config.encoder)
         self.network.to(self.device)
