@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -403,6 +404,38 @@ def test_ids_of_turns_without_a_label(elsewhere, capsys) -> None:
     labelled = [d.utterances[i].id for d in corpus.dialogues("test") for i in d.labelled]
     write("p.jsonl", [(name, "angry") for name in labelled])
     assert main([*argv, "--quiet"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*not comparable")
+def test_a_corpus_without_a_train_split_is_scored(elsewhere, capsys) -> None:
+    """Session 5 of IEMOCAP alone is a test split."""
+    from iemocap_layout import write_release
+
+    from erc_bench.settings.registry import corpus_source
+
+    write_release(elsewhere / "data" / "iemocap")
+    for number in "1234":
+        shutil.rmtree(elsewhere / "data" / "iemocap" / f"Session{number}")
+    corpus = corpus_source("iemocap").load(elsewhere / "data")
+    assert list(corpus.contents) == ["test"]
+    labelled = [d.utterances[i].id for d in corpus.dialogues("test") for i in d.labelled]
+    write("p.jsonl", [(name, "angry") for name in labelled])
+    argv = ["score", "p.jsonl", "--dataset", "iemocap", "--name", "x", "--data-dir", "data"]
+    assert main([*argv, "--quiet"]) == 0
+    capsys.readouterr()
+    assert "iemocap has no dev here" in fails(capsys, *argv, "--force", "--split", "dev")
+
+
+def test_a_path_with_brackets_is_printed_whole(answers, elsewhere, capsys) -> None:
+    file = write("p.jsonl", answers["test"])
+    folder = "a [bold]name[/] :smile: [1]"
+    assert main([*score(file), "--leaderboard-dir", folder]) == 0
+    assert f"Record: {folder}/records/demo/my-llm/" in capsys.readouterr().out
+    assert main(["show", "my-llm", "--leaderboard-dir", folder]) == 0
+    shown = "".join(capsys.readouterr().out.split())  # a table breaks a line between words
+    assert f"{folder}/records/demo".replace(" ", "") in shown
+    assert main(["leaderboard", "--leaderboard-dir", folder]) == 0
+    assert f"{folder}/index.html\n" in capsys.readouterr().out
 
 
 def test_the_leaderboard_and_the_rest_read_it(answers, elsewhere, capsys) -> None:

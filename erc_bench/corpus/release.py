@@ -140,24 +140,30 @@ def text_damage(texts: Iterable[str]) -> list[str]:
     """What was done to texts on their way, each kind with its number and a sample."""
     texts = [text.replace("’", "'") for text in texts]
     kinds = (
-        ("hold UTF-8 that was read as Windows-1252 (mojibake)", _matching(texts, _MOJIBAKE)),
-        ("hold a replacement character (U+FFFD)", [text for text in texts if "\ufffd" in text]),
-        ("hold an entity of HTML", _matching(texts, _ENTITY)),
+        ("hold UTF-8 that was read as Windows-1252 (mojibake)", _matches(texts, _MOJIBAKE)),
+        ("hold a replacement character (U+FFFD)", _matches(texts, re.compile("\ufffd"))),
+        ("hold an entity of HTML", _matches(texts, _ENTITY)),
         ("hold a question mark for an apostrophe", _if_many(texts, _QUESTIONED)),
         ("have lost an apostrophe", _if_many(texts, _WITHOUT)),
     )
     return [
-        f"{len(found):,} utterances {what}, such as {quoted(found[0])}"
+        f"{len(found):,} utterances {what}, such as {_sample(found[0])}"
         for what, found in kinds
         if found
     ]
 
 
-def _matching(texts: list[str], pattern: re.Pattern[str]) -> list[str]:
-    return [text for text in texts if pattern.search(text)]
+def _matches(texts: list[str], pattern: re.Pattern[str]) -> list[re.Match[str]]:
+    return [match for text in texts if (match := pattern.search(text))]
 
 
-def _if_many(texts: list[str], pattern: re.Pattern[str]) -> list[str]:
-    """The texts that match, if contractions are written so too often to be their writers'."""
-    found = _matching(texts, pattern)
-    return found if len(found) > LOST * len(_matching(texts, _ANY_MARK)) else []
+def _if_many(texts: list[str], pattern: re.Pattern[str]) -> list[re.Match[str]]:
+    """The matches, if contractions are written so too often to be their writers'."""
+    found = _matches(texts, pattern)
+    return found if len(found) > LOST * len(_matches(texts, _ANY_MARK)) else []
+
+
+def _sample(match: re.Match[str]) -> str:
+    """The damaged place and a few characters around it, in quotes."""
+    start, stop = max(match.start() - 20, 0), match.end() + 20
+    return quoted(match.string[start:stop])

@@ -183,8 +183,8 @@ def _rows(text: str, name: str) -> tuple[list[str], list[Row]]:
     if lined or kind == ".json" or (kind not in (".csv", ".tsv") and start in ("{", "[")):
         rows = _document(text, name, lined) if start in ("{", "[") else None
         rows = _json_lines(text, name) if rows is None else rows
-        keys = list(dict.fromkeys(key for _, row in rows for key in row))
-        return keys if len(keys) > 1 else ["id", "label"], rows
+        found = list(dict.fromkeys(key for _, row in rows for key in row))
+        return found if len(found) > 1 else ["id", "label"], rows
     (head, *_) = lines_of(text)
     apart = "," if "," in head else max(",;\t", key=head.count)
     columns, table = csv_table(text, name, apart)
