@@ -78,8 +78,9 @@ def predicted_on(trained: Trained, corpus: Corpus) -> dict[str, torch.Tensor]:
     return dict(zip(ids, found.probabilities, strict=True))
 
 
-def reads_later_turns(trained: Trained, dialogue: Dialogue, cut: int) -> bool:
-    """Whether predictions for the first ``cut`` turns change when all later ones are altered."""
+def declared_context_holds(trained: Trained, dialogue: Dialogue, cut: int) -> bool:
+    """Whether altering all turns from the ``cut``-th on (counted from 0) leaves the predictions for
+    the earlier ones unchanged exactly where the method declares ``past``."""
     altered = Dialogue(
         dialogue.id,
         tuple(
@@ -95,4 +96,5 @@ def reads_later_turns(trained: Trained, dialogue: Dialogue, cut: int) -> bool:
     )
     early = [u.id for u in dialogue.utterances[:cut] if u.label is not None]
     assert len(early) > 1
-    return not all(torch.allclose(before[i], after[i], atol=1e-6) for i in early)
+    unchanged = all(torch.allclose(before[i], after[i], atol=1e-6) for i in early)
+    return unchanged == (trained.method.context == "past")

@@ -31,6 +31,8 @@ class ErcMethod(LightningModule):
     trains: ClassVar[bool] = True
     """False: there is nothing to fit. It is evaluated, recorded and ranked like any other."""
     reader: Reader
+    prepared_for: str = ""
+    """Digest of the corpus that :meth:`prepare` was called with last; the framework keeps it."""
 
     def __init__(self, config: MethodConfig, labels: LabelSet) -> None:
         super().__init__()

@@ -42,6 +42,9 @@ class Trained:
 
     def predict(self, split: str) -> Predicted:
         """What the method answers to every labelled utterance of a split."""
+        if self.method.prepared_for != self.data.corpus.digest:
+            self.method.prepare(self.data)  # it has predicted other dialogues since
+            self.method.prepared_for = self.data.corpus.digest
         return predict(self.trainer, self.method, self.data, split)
 
 
@@ -100,6 +103,7 @@ def train(
 def prepare(method: ErcMethod, data: ErcDataModule) -> None:
     """Let a method prepare itself for a corpus, before it is trained or predicts."""
     method.prepare(data)
+    method.prepared_for = data.corpus.digest
     if "train" in data.splits and (further := method.further_dialogues(data)):
         data.add_training_dialogues(further)
 

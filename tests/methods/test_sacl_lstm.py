@@ -28,7 +28,7 @@ from erc_bench.methods.sacl_lstm import (
     speaker_turns,
 )
 from erc_bench.settings.experiment import resolve
-from erc_bench.training.train import train
+from erc_bench.training.train import prepare, train
 from erc_bench.vectors import FeatureConfig
 
 SIZE = 8
@@ -339,9 +339,8 @@ def test_it_returns_to_the_vectors_of_earlier_dialogues(small_demo, config, tmp_
     before = trained.predict("test").probabilities
     others = Corpus.build("other", small_demo.labels, {"test": small_demo.dialogues("dev")})
     of_others = ErcDataModule(others, method)
-    method.prepare(of_others)
+    prepare(method, of_others)
     assert len(method.features) == len(of_others.ids)
-    method.prepare(trained.data)
     assert torch.equal(before, trained.predict("test").probabilities)
 
 

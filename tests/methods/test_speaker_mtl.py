@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fitting import Fitted, resumed_equals_uninterrupted
+from fitting import fitted, last_state, resumed_equals_uninterrupted
 from rich.console import Console
 from torch.nn import functional as F
 
@@ -17,7 +17,7 @@ from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.corpus.report import data_list, data_stats
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.run import run
-from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.method.data import ErcDataModule
 from erc_bench.method.ragged import take
 from erc_bench.methods.speaker_mtl import (
     SpeakerMTL,
@@ -30,6 +30,7 @@ from erc_bench.methods.speaker_mtl import (
 from erc_bench.methods.speaker_mtl_network import SpeakerNames, SpeakerPairs
 from erc_bench.settings import registry
 from erc_bench.settings.experiment import Experiment, resolve
+from erc_bench.training.train import prepare
 
 LABELS = LabelSet(("joy", "sadness", "anger"))
 FORMS = ("names", "pairs")
@@ -78,7 +79,7 @@ def prepared(
     torch.manual_seed(1)
     method = kind(config, corpus.labels)
     datamodule = ErcDataModule(corpus, method, seed=1)
-    method.prepare(datamodule)
+    prepare(method, datamodule)
     return method, datamodule
 
 
@@ -89,22 +90,22 @@ def prepared(
 def test_both_tasks_are_learnt_and_recorded(config, form, tmp_path):
     config = replace(config, speaker=form, epochs=4)
     outcome = run(Experiment("speaker-mtl", "demo", "paper", 1, config), tmp_path)
-    curves = outcome.record["training"]["curves"]
+    record = outcome.record
+    curves = record.training.curves
     # The demo gives speakers away only where somebody is addressed.
     for part, falls in (("loss", 0.8), ("cer", 0.7), ("si", 0.99)):
         assert curves[-1][f"train/{part}"] < falls * curves[0][f"train/{part}"], part
-    test = outcome.record["metrics"]["test"]
-    support = [figures["support"] for figures in test["per_class"].values()]
-    assert test["accuracy"] > 100 * max(support) / sum(support) + 5
-    assert outcome.record["context"] == "full"
-    for split in ("dev", "test"):
-        assert 0 < outcome.record["metrics"][split]["speaker_accuracy"] < 100
+    test = record.metrics.test
+    support = [figures.support for figures in test.per_class.values()]
+    assert test.accuracy > 100 * max(support) / sum(support) + 5
+    assert record.context == "full"
+    for metrics in (record.metrics.dev, record.metrics.test):
+        assert 0 < metrics.extra["speaker_accuracy"] < 100
 
 
 def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path):
     config = replace(config, epochs=3, balance="uncertainty")
-    whole, resumed = resumed_equals_uninterrupted(SpeakerMTL, config, small_demo, tmp_path)
-    assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
+    resumed_equals_uninterrupted(SpeakerMTL, config, small_demo, tmp_path)
 
 
 # --- λ = 0 ---
@@ -113,15 +114,15 @@ def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path):
 class SingleTask(SpeakerMTL):
     """The same network trained with the cross-entropy of the emotions and nothing else."""
 
-    def loss(self, batch):
-        logits = self.network.emotions(self.network(batch)[0], batch["targets"])
+    def loss(self, output, batch):
+        logits = self.network.emotions(output[0], batch["targets"])
         return {"loss": F.cross_entropy(logits, batch["labels"])}
 
 
 def test_without_weight_it_is_the_single_task_model(config, small_demo, tmp_path):
     def predictions(kind: type[SpeakerMTL], name: str, **settings) -> torch.Tensor:
-        fitted = Fitted(kind, replace(config, **settings), small_demo, tmp_path / name)
-        return fitted.predict("test")[1]
+        trained = fitted(kind, replace(config, **settings), small_demo, tmp_path / name)
+        return trained.predict("test").probabilities
 
     single = predictions(SingleTask, "single")
     for form in FORMS:
@@ -145,9 +146,11 @@ def test_the_si_task_draws_no_random_number_of_the_others(config, small_demo):
 
 
 def test_without_weight_no_speaker_accuracy_is_reported(config, small_demo, tmp_path):
-    fitted = Fitted(SpeakerMTL, replace(config, epochs=1, si_weight=0.0), small_demo, tmp_path)
-    fitted.predict("test")
-    assert fitted.method.extra_metrics(fitted.datamodule, "test") == {}
+    for si_weight, names in ((0.5, {"speaker_accuracy"}), (0.0, set())):
+        folder = tmp_path / str(si_weight)
+        settings = replace(config, epochs=1, si_weight=si_weight)
+        trained = fitted(SpeakerMTL, settings, small_demo, folder)
+        assert trained.predict("test").extra.keys() == names
 
 
 # --- the SI task ---
@@ -208,7 +211,7 @@ def test_learnt_weights_start_at_the_fixed_ones_and_move(config, small_demo, tmp
     for method in (fixed, learnt):
         method.eval()
     batch = next(iter(datamodule.evaluation_loader("test")))
-    of_fixed, of_learnt = fixed.loss(dict(batch)), learnt.loss(dict(batch))
+    of_fixed, of_learnt = (method.loss(method(batch), batch) for method in (fixed, learnt))
     shift = -math.log(0.5) / 2
     torch.testing.assert_close(of_learnt["loss"], of_fixed["loss"] + shift)
     of_fixed["loss"].backward()
@@ -217,8 +220,8 @@ def test_learnt_weights_start_at_the_fixed_ones_and_move(config, small_demo, tmp
         fixed.network.named_parameters(), learnt.network.parameters(), strict=True
     ):
         torch.testing.assert_close(p.grad, q.grad, msg=name)
-    fitted = Fitted(SpeakerMTL, replace(config, balance="uncertainty"), small_demo, tmp_path)
-    weights = [epoch["train/si_weight"] for epoch in fitted.log.curves]
+    trained = fitted(SpeakerMTL, replace(config, balance="uncertainty"), small_demo, tmp_path)
+    weights = [epoch["train/si_weight"] for epoch in trained.log.curves]
     assert weights[0] != weights[1]
 
 
@@ -226,7 +229,8 @@ def test_learnt_weights_start_at_the_fixed_ones_and_move(config, small_demo, tmp
 def test_the_bridge_can_keep_the_emotion_loss_from_the_si_side(config, small_demo, stop):
     config = replace(config, stop_gradient=stop)
     method, datamodule = prepared(config, small_demo, SingleTask)
-    method.loss(next(iter(datamodule.train_dataloader())))["loss"].backward()
+    batch = next(iter(datamodule.train_dataloader()))
+    method.loss(method(batch), batch)["loss"].backward()
     touched = [p.grad is not None for p in method.network.si_context.parameters()]
     assert touched == [not stop] * len(touched)
     assert all(p.grad is not None for p in method.network.cer_context.parameters())
@@ -240,10 +244,10 @@ def scores_of(method: SpeakerMTL, *dialogues: Dialogue) -> tuple[torch.Tensor, t
     """CER logits of the labelled turns ``(N, C)`` and SI states of all turns ``(N', s)``."""
     corpus = Corpus.build("some", method.labels, {"test": dialogues})
     datamodule = ErcDataModule(corpus, method)
-    columns = datamodule.examples["test"]
-    batch = datamodule.batch(columns)
+    batch = datamodule.batch(datamodule.columns["test"])
     method.eval()
-    return method.scores(batch), method.states(batch)[1][batch["present"]]
+    output = method(batch)
+    return method.scores(output, batch), output[1][batch["present"]]
 
 
 def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(config, small_demo):
@@ -284,12 +288,12 @@ def test_unlabelled_turns_are_context_and_never_scored(config, strange):
 @pytest.mark.parametrize("form", FORMS)
 def test_dialogues_of_every_shape(config, strange, form, tmp_path):
     config = replace(config, speaker=form, epochs=1, batch_size=1)
-    fitted = Fitted(SpeakerMTL, config, strange, tmp_path)
-    rows, probabilities = fitted.predict("test")
-    assert len(rows) == 168
-    assert probabilities.isfinite().all()
-    assert all(value.isfinite().all() for value in fitted.last.values())
-    assert math.isfinite(fitted.log.curves[0]["train/loss"])
+    trained = fitted(SpeakerMTL, config, strange, tmp_path)
+    predicted = trained.predict("test")
+    assert len(predicted.rows) == 168
+    assert predicted.probabilities.isfinite().all()
+    assert all(value.isfinite().all() for value in last_state(tmp_path).values())
+    assert math.isfinite(trained.log.curves[0]["train/loss"])
 
 
 def test_speakers_are_in_the_text_only_where_asked_and_never_in_that_of_si(config, small_demo):
@@ -301,8 +305,8 @@ def test_speakers_are_in_the_text_only_where_asked_and_never_in_that_of_si(confi
     (cer, si), (other_cer, other_si) = scores_of(method, d), scores_of(method, renamed)
     assert not torch.allclose(cer, other_cer)
     assert torch.equal(si, other_si)
-    parts = method.loss(next(iter(datamodule.train_dataloader())))
-    assert parts["loss"].isfinite()
+    batch = next(iter(datamodule.train_dataloader()))
+    assert method.loss(method(batch), batch)["loss"].isfinite()
 
 
 def test_long_turns_are_cut_and_turns_are_encoded_in_chunks_of_similar_length(config, demo):
@@ -342,7 +346,7 @@ def test_dialogues_of_dev_and_test_are_refused_and_counted(config, small_demo):
     ) as error:
         prepared(config, small_demo)
     _, datamodule = prepared(replace(config, extra_overlap="drop"), small_demo)
-    extra = (np.asarray(datamodule.examples["train"]["dialogue"]) < 0).sum()
+    extra = (np.asarray(datamodule.columns["train"]["dialogue"]) < 0).sum()
     assert f"demo: {200 - extra} of the 200" in str(error.value)
     assert 0 < extra < 200
 
@@ -356,16 +360,15 @@ def test_extra_dialogues_come_by_their_share_and_without_labels(config, strange,
     for drawn in (first, second):
         assert drawn[:5].tolist() == list(own)
         assert len(set(drawn[5:]) & set(extra)) == 10
-    method.prepare(datamodule)
-    assert len(datamodule.examples["train"]["dialogue"]) == 205
-    examples = datamodule.examples["train"]
+    prepare(method, datamodule)  # a second time: they are there once
+    assert len(datamodule.columns["train"]["dialogue"]) == 205
+    examples = datamodule.columns["train"]
     alone = datamodule.batch({name: take(c, np.array([5, 6])) for name, c in examples.items()})
-    parts = method.loss(alone)
+    parts = method.loss(method(alone), alone)
     assert len(alone["labels"]) == 0
     assert parts["cer"] == 0 < parts["si"]
     parts["loss"].backward()
-    whole, resumed = resumed_equals_uninterrupted(SpeakerMTL, config, strange, tmp_path)
-    assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
+    resumed_equals_uninterrupted(SpeakerMTL, config, strange, tmp_path)
 
 
 def test_a_small_extra_corpus_is_gone_through_again(config, strange):
@@ -382,7 +385,7 @@ def test_names_that_nobody_bears_in_the_extra_corpus_are_an_error(config):
     with pytest.raises(ErcBenchError, match="speaker=pairs"):
         prepared(replace(config, extra_corpus="demo"), corpus)
     _, datamodule = prepared(replace(config, extra_corpus="demo", speaker="pairs"), corpus)
-    assert len(datamodule.examples["train"]["dialogue"]) == 201
+    assert len(datamodule.columns["train"]["dialogue"]) == 201
 
 
 BYSTANDERS = """
@@ -427,12 +430,12 @@ def bystanders(tmp_path, monkeypatch):
 def test_si_learns_from_a_corpus_without_emotions(config, strange, bystanders, form, tmp_path):
     config = replace(config, extra_corpus=bystanders, extra_ratio=1.0, speaker=form, batch_size=3)
     _, datamodule = prepared(config, strange)
-    assert len(datamodule.examples["train"]["dialogue"]) == 5 + 7
-    fitted = Fitted(SpeakerMTL, config, strange, tmp_path)
-    assert all(math.isfinite(epoch["train/si"]) for epoch in fitted.log.curves)
-    rows, probabilities = fitted.predict("test")
-    assert torch.equal(rows, fitted.datamodule.rows("test"))
-    assert probabilities.isfinite().all()
+    assert len(datamodule.columns["train"]["dialogue"]) == 5 + 7
+    trained = fitted(SpeakerMTL, config, strange, tmp_path)
+    assert all(math.isfinite(epoch["train/si"]) for epoch in trained.log.curves)
+    predicted = trained.predict("test")
+    assert torch.equal(predicted.rows, trained.data.rows("test"))
+    assert predicted.probabilities.isfinite().all()
 
 
 def test_a_corpus_without_emotions_is_described_and_nothing_is_trained_on_it(
