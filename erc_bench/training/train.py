@@ -121,7 +121,7 @@ def build_trainer(
     is for predicting alone.
     """
     config = method.config
-    every: list[Callback] = [Scoring(data), *callbacks]
+    every: list[Callback] = [Scoring(data), _FreeGradients(), *callbacks]
     if folder is not None:
         monitor, mode = f"dev/{config.select_on}", "min" if config.select_on == "loss" else "max"
         options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
@@ -139,7 +139,7 @@ def build_trainer(
         last = Checkpoint(folder, filename="last", **options)
         if config.patience:
             every.append(_Patience(monitor, mode=mode, patience=config.patience))
-        every += [_Steps(), _DeleteEarlierAttempt(folder), best, last]
+        every += [_ClipGradients(), _DeleteEarlierAttempt(folder), best, last]
     return Trainer(
         # Not "auto", which would take an Apple GPU: all else here asks for CUDA or the CPU.
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
@@ -161,17 +161,11 @@ def build_trainer(
     )
 
 
-class _Steps(Callback):
-    """Clips the gradient's norm, which Lightning refuses to with a fused optimiser, and frees the
-    gradients after a step, which Lightning keeps through the next forward pass.
+class _FreeGradients(Callback):
+    """Frees the gradients after a step, which Lightning keeps through the next forward pass.
 
-    A method with manual optimisation does both by itself.
+    A method with manual optimisation does it by itself.
     """
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
-        bound = pl_module.config.gradient_clip
-        if bound and pl_module.automatic_optimization:
-            torch.nn.utils.clip_grad_norm_(pl_module.parameters(), bound)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -180,6 +174,15 @@ class _Steps(Callback):
         if stepped and pl_module.automatic_optimization:
             for optimizer in trainer.optimizers:
                 optimizer.zero_grad()
+
+
+class _ClipGradients(Callback):
+    """Clips the gradient's norm, which Lightning refuses to do with a fused optimiser."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        bound = pl_module.config.gradient_clip
+        if bound and pl_module.automatic_optimization:
+            torch.nn.utils.clip_grad_norm_(pl_module.parameters(), bound)
 
 
 class _DeleteEarlierAttempt(Callback):
