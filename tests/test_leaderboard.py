@@ -134,6 +134,17 @@ def test_a_difference_that_chance_would_make_once_in_ten_is_no_rank(tmp_path):
     assert set(ranks(track).values()) == {1}
 
 
+def test_a_row_that_is_not_ranked_counts_in_no_correction(tmp_path):
+    methods = [Method("a", 0.5), Method("b", 0.0), Method("c", -0.5, seeds=(1,))]
+    write_records(tmp_path, methods, dialogues=SIZE)
+    (track,) = tracks(tmp_path).values()
+    ranked, *others = track.pairs
+    assert ranked.p_holm == ranked.p  # the only pair of the ranking
+    assert [(pair.p_holm, pair.resolved) for pair in others] == [(None, False)] * 2
+    assert max(pair.p for pair in others) < 0.05
+    assert ranks(track) == {"a": 1, "b": 2, "c": None}
+
+
 @pytest.mark.parametrize(
     ("p_values", "expected"),
     [

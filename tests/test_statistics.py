@@ -1,3 +1,4 @@
+import itertools
 import math
 import time
 from dataclasses import dataclass, replace
@@ -198,6 +199,17 @@ def test_interval_and_p_agree_whatever_the_data(data):
             assert (low, high) == (0, 0)
 
 
+@pytest.mark.parametrize("d", [5, 6])
+def test_six_dialogues_are_the_fewest_that_can_tell_anything(d):
+    """A sign-flip test over five has p of 2 / 2⁵ = 0.0625 at best."""
+    a, b = scored(1, d=d), scored(2, d=d)
+    result = compare(a, b)
+    assert result.difference == pytest.approx(a.mean - b.mean)
+    assert (result.interval is None) == (d == 5)
+    assert (result.resolvable is None) == (d == 5)
+    assert (result.p == 1) == (d == 5)
+
+
 def test_certainty_is_bounded_by_the_number_of_dialogues():
     gold = np.tile([0, 1], 8)
     dialogues = np.repeat(np.arange(8), 2)
@@ -250,6 +262,34 @@ def test_where_dialogues_do_not_vary_it_is_welchs_test(m, n):
     assert result.degrees_of_freedom == pytest.approx(welch.df)
     assert result.interval == pytest.approx(tuple(welch.confidence_interval(0.95)))
     assert result.covers_seeds
+
+
+def seeds_part(x):
+    """s² / S of the module's formula, what it adds to the variance, and whether e was cut; with e
+    as half the mean variance between two runs, over resamples."""
+    inflated = (x.freedom + 1) / x.freedom
+    pairs = itertools.combinations(x.draws.T, 2)
+    noise = inflated * np.mean([np.var(i - j, ddof=1) / 2 for i, j in pairs])
+    bound = len(x.seeds) * inflated * x.draws.mean(1).var(ddof=1)
+    observed = x.values.var(ddof=1)
+    added = max(0.0, observed - min(noise, bound)) / len(x.seeds)
+    return observed / len(x.seeds), added, noise > bound
+
+
+def test_standard_error_and_freedom_are_those_of_the_formula():
+    cut = set()
+    for case, d in itertools.product(range(8), (12, 40)):
+        a, b = scored(case, range(3), 0.6, d=d), scored(90 + case, range(5), 0.3, d=d)
+        (first, added, cut_a), (second, more, cut_b) = seeds_part(a), seeds_part(b)
+        of_dialogues = (a.draws.mean(1) - b.draws.mean(1)).var(ddof=1)
+        of_dialogues *= (a.freedom + 1) / a.freedom
+        variance = of_dialogues + added + more
+        of_freedom = of_dialogues**2 / a.freedom + first**2 / 2 + second**2 / 4
+        result = compare(a, b)
+        assert result.standard_error == pytest.approx(math.sqrt(variance))
+        assert result.degrees_of_freedom == pytest.approx(variance**2 / of_freedom)
+        cut |= {cut_a, cut_b}
+    assert cut == {True, False}
 
 
 def test_pairs_of_seeds_are_asked_for():
@@ -309,8 +349,18 @@ def test_a_published_figure():
     assert at_zero.difference == pytest.approx(scores.mean)
     assert constant.difference == pytest.approx(scores.mean - 50)
     assert constant.standard_error == at_zero.standard_error
-    errors = [compare_with_figure(scores, 50.0, n).standard_error for n in (1, 3, 10**9)]
-    assert errors[0] > errors[1] > errors[2] == pytest.approx(constant.standard_error)
+    variance = scores.values.var(ddof=1)
+    for n in (1, 3, 10**9):
+        result = compare_with_figure(scores, 50.0, n)
+        added = result.standard_error**2 - constant.standard_error**2
+        assert added == pytest.approx(variance / n)
+        # One s² stands for both: its degrees of freedom are ours.
+        of_dialogues = scores.draws.mean(1).var(ddof=1) * (scores.freedom + 1) / scores.freedom
+        of_freedom = of_dialogues**2 / scores.freedom + (variance / 3 + variance / n) ** 2 / 2
+        freedom = result.standard_error**4 / of_freedom
+        assert result.degrees_of_freedom == pytest.approx(freedom)
+    covers = [compare_with_figure(scored(1, range(n)), 50.0).covers_seeds for n in (1, 2, 3)]
+    assert covers == [False, True, True]
     # One seed says nothing of another's: the figure's seeds add what is known, nothing.
     one = scored(1, seeds=(0,))
     assert compare_with_figure(one, 50.0, 1) == compare_with_figure(one, 50.0)
@@ -366,8 +416,9 @@ def test_ranks():
     assert rank_groups(np.zeros((0, 0))).tolist() == []
     with pytest.raises(ValueError, match="both ways"):
         rank_groups(better(2, (0, 1), (1, 0)))
-    with pytest.raises(ValueError, match="square"):
-        rank_groups([1, 2])
+    for bad in ([1, 2], np.zeros((2, 3))):
+        with pytest.raises(ValueError, match="square"):
+            rank_groups(bad)
 
 
 # --- simulation: does the interval cover as often, the test reject as rarely, as it claims?
