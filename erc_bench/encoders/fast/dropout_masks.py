@@ -2,6 +2,10 @@
 
 PyTorch draws a 64-bit number for every element of a mask and, but for Intel's processors, in one
 thread. Here each of a number's four quarters decides an element, so a probability holds to 1/65536.
+
+Gain: 1.00 to 1.06 times as fast, forward and backward in float32, in processor time: MiniLM of 6
+layers, 32 rows of 60 to 99 tokens, one thread of an AMD EPYC (Zen 3). The faster a processor
+multiplies, the more its masks weigh.
 """
 
 from __future__ import annotations
