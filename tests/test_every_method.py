@@ -14,6 +14,7 @@ from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.execution.recording import make_record
 from erc_bench.execution.run import run
 from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.records.schema import parse_record, to_json
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import method_class, method_names
 from erc_bench.training.checkpoints import load_weights
@@ -234,10 +235,11 @@ def test_bfloat16_trains_and_predicts_like_float32(
             assert fitted.method.scores(batch).dtype == torch.float32
     experiment = Experiment(method, "demo", "smoke", 1, settings)
     record = make_record(
-        experiment, fitted.method, fitted.datamodule, fitted.trainer, fitted.log, predictions
+        experiment, fitted.method, fitted.datamodule, fitted.trainer, fitted.log, predictions, 1.0
     )
-    assert json.loads(json.dumps(record, allow_nan=False)) == record
-    for each in record["predictions"]["test"]["probabilities"]:
+    contents = json.dumps(to_json(record), allow_nan=False).encode()
+    assert parse_record(contents, tmp_path / "r.json") == record
+    for each in record.predictions.test.probabilities:
         assert sum(each) == pytest.approx(1, abs=1e-3)
         assert each == [round(p, 4) for p in each]
     _, half = predictions["test"]
@@ -253,12 +255,12 @@ def test_it_learns_the_demo_corpus(method: str, demo: Corpus, tiny_encoder: str,
     settings = [f"encoder={tiny_encoder}", *ALWAYS, "epochs=5", *METHODS[method]]
     outcome = run(resolve(method, "demo", preset="smoke", overrides=settings), tmp_path)
     record = outcome.record
-    gold = torch.tensor(record["predictions"]["test"]["gold"])
+    gold = torch.tensor(record.predictions.test.gold)
     majority = gold.bincount().max().item() / len(gold)
-    assert record["metrics"]["test"]["accuracy"] > 100 * majority + 15
-    losses = [epoch["train/loss"] for epoch in record["training"]["curves"]]
+    assert record.metrics.test.accuracy > 100 * majority + 15
+    losses = [epoch["train/loss"] for epoch in record.training.curves]
     assert losses[-1] < 0.9 * losses[0]
-    assert record["context"] in ("past", "full")
+    assert record.context in ("past", "full")
     again = method_class(method)(
         resolve(method, "demo", preset="smoke", overrides=settings).config, demo.labels
     )
@@ -268,5 +270,5 @@ def test_it_learns_the_demo_corpus(method: str, demo: Corpus, tiny_encoder: str,
     load_weights(again, folder / "model.ckpt")
     trainer = build_trainer(again, tmp_path / "again", [])
     _, probabilities = predict(trainer, again, datamodule, "test")
-    stored = torch.tensor(record["predictions"]["test"]["probabilities"])
+    stored = torch.tensor(record.predictions.test.probabilities)
     torch.testing.assert_close(probabilities, stored, atol=6e-5, rtol=0)
