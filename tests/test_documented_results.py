@@ -9,8 +9,9 @@ import subprocess
 import pytest
 
 from docs import tables
-from erc_bench.cli import build_parser, experiments
-from erc_bench.records.store import record_path
+from erc_bench.cli import app
+from erc_bench.cli.run import experiments
+from erc_bench.records.store import read_record, record_files
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -47,8 +48,13 @@ def test_a_stale_table_is_found_and_written(tmp_path, monkeypatch) -> None:
 
 
 def test_the_commands_make_every_record() -> None:
-    parser = build_parser()
-    lines = [shlex.split(command)[1:] for command in tables.commands()]
-    planned = [each for line in lines for each in experiments(parser.parse_args(line))]
-    found = set(tables.BOARD.glob("records/*/*/*.json"))
-    assert {record_path(tables.BOARD, each) for each in planned} == found
+    """By method, corpus, settings and seed; nothing is run."""
+    planned = set()
+    for command in tables.commands():
+        _, given, _ = app.parse_args(shlex.split(command, comments=True)[1:])
+        seeds = given.arguments["seeds"]
+        wanted = {name: given.arguments[name] for name in ("method", "dataset", "preset")}
+        for each in experiments(**wanted, seeds=seeds):
+            planned.add((each.method, each.dataset, each.hash, each.seed))
+    records = [read_record(path) for path in record_files(tables.BOARD)]
+    assert {(r.method, r.dataset, r.config_hash, r.seed) for r in records} == planned

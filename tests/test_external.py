@@ -307,8 +307,8 @@ def test_what_is_missing_is_no_answer(word, answers, demo) -> None:
     ids = [name for name, _ in rows]
     file = read_predictions(text, "p.csv", demo.labels, ids)
     held = match(file.predictions, demo, ["test"], "p.csv")["test"]
-    assert held["predicted"][held["ids"].index(rows[0][0])] == -1
-    assert held["predicted"].count(-1) == 1
+    assert held.predicted[held.ids.index(rows[0][0])] == -1
+    assert held.predicted.count(-1) == 1
     nothing = read_predictions("id,label\n" + f"{rows[0][0]},{word}\n", "p.csv", demo.labels, ids)
     with pytest.raises(ErcBenchError, match="there is no answer at all"):
         match(nothing.predictions, demo, ["test"], "p.csv")

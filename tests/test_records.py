@@ -18,6 +18,7 @@ from erc_bench.cli.printing import show
 from erc_bench.errors import ErcBenchError
 from erc_bench.leaderboard import build, rescore, runs
 from erc_bench.records import schema
+from erc_bench.records.place import Place
 from erc_bench.records.schema import (
     SCHEMA,
     Environment,
@@ -28,13 +29,7 @@ from erc_bench.records.schema import (
     to_json,
     typed,
 )
-from erc_bench.records.store import (
-    finished,
-    read_record,
-    record_files,
-    record_path,
-    write_record,
-)
+from erc_bench.records.store import read_record, record_files, write_record
 from erc_bench.settings.experiment import resolve
 
 BOARD = Path(__file__).parent.parent / "leaderboard"
@@ -88,13 +83,20 @@ def fault(document: Any) -> str:
 # --- the store
 
 
+def place_of_made(root: Path) -> Place:
+    """The place of the made-up record."""
+    record = read(made())
+    digests = record.dataset_digest or "", record.encoder.digest if record.encoder else ""
+    return Place.of(root, resolve("eacl", "demo"), *digests)
+
+
 def test_what_is_written_is_read_and_found(tmp_path: Path) -> None:
-    experiment = resolve("eacl", "demo")
-    path = record_path(tmp_path, experiment)
-    assert finished(tmp_path, experiment) is None
+    place = place_of_made(tmp_path)
+    path = place.record
+    assert place.finished() is None
     write_record(path, read(made()))
     assert stored(path) == made()
-    assert finished(tmp_path, experiment) == read(made())
+    assert place.finished() == read(made())
     assert list(record_files(tmp_path)) == [path]
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -111,11 +113,11 @@ def test_what_is_written_is_read_and_found(tmp_path: Path) -> None:
     ],
 )
 def test_a_record_without_its_scores_finishes_no_run(tmp_path: Path, metrics, field: str) -> None:
-    experiment = resolve("eacl", "demo")
-    path = record_path(tmp_path, experiment)
+    place = place_of_made(tmp_path)
+    path = place.record
     store(path, {**made(), "metrics": metrics(made()["metrics"])})
     with pytest.raises(RecordError, match="--force") as caught:
-        finished(tmp_path, experiment)
+        place.finished()
     assert str(path) in str(caught.value)
     assert field in str(caught.value)
 

@@ -18,11 +18,11 @@ from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.run import run
 from erc_bench.records.schema import Record
-from erc_bench.records.store import record_path
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.tracking import wandb_mode
 from erc_bench.tracking.run import variant
-from erc_bench.training.trainer import build_trainer
+from erc_bench.training import train
+from erc_bench.training.train import build_trainer
 
 KEY = "0" * 40
 UNREACHABLE = "http://127.0.0.1:9"
@@ -236,7 +236,6 @@ def test_a_finished_run_that_is_skipped_makes_none(quick, tmp_path: Path) -> Non
 @pytest.fixture
 def power_cut(monkeypatch: pytest.MonkeyPatch):
     """The next run breaks off in its second epoch by an error of the given kind."""
-    from erc_bench.execution import run as runner
 
     def cut(error: type[BaseException]) -> None:
         class Cut(PowerCut):
@@ -244,10 +243,10 @@ def power_cut(monkeypatch: pytest.MonkeyPatch):
                 if trainer.current_epoch == self.epoch:
                     raise error("power cut")
 
-        def with_cut(method, folder, callbacks, logger):
-            return build_trainer(method, folder, [*callbacks, Cut(1)], logger)
+        def with_cut(method, data, folder, callbacks, logger):
+            return build_trainer(method, data, folder, [*callbacks, Cut(1)], logger)
 
-        monkeypatch.setattr(runner, "build_trainer", with_cut)
+        monkeypatch.setattr(train, "build_trainer", with_cut)
 
     yield cut
     monkeypatch.undo()
@@ -259,13 +258,11 @@ def test_a_run_that_breaks_off_is_failed_there_and_one_that_resumes_is_whole(
 ) -> None:
     experiment = quick("epochs=3")
     with monkeypatch.context() as patch:
-        from erc_bench.execution import run as runner
-
         power_cut(error)
         with pytest.raises(error):
             run(experiment, tmp_path, wandb="offline")
-        patch.setattr(runner, "build_trainer", build_trainer)
-        outcome = run(experiment, tmp_path, resume=True, wandb="offline")
+        patch.setattr(train, "build_trainer", build_trainer)
+        outcome = run(experiment, tmp_path, wandb="offline")
     broken, resumed = logged(tmp_path)
     assert broken.exit_code != 0
     assert not [each for each in broken.of("artifact") if each["type"] == "record"]
@@ -305,8 +302,7 @@ def test_learning_rates_that_a_method_sets_itself(quick, tmp_path: Path, method:
 def test_a_place_that_cannot_be_written_is_one_line(quick, tmp_path: Path, capsys) -> None:
     (tmp_path / "wandb").write_text("a file")
     experiment = quick("epochs=1")
-    run(experiment, tmp_path, wandb="offline")
-    assert record_path(tmp_path, experiment).exists()
+    assert run(experiment, tmp_path, wandb="offline").path.exists()
     said = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
     assert len(said) == 1
     assert "no harm" in said[0]
@@ -318,8 +314,7 @@ def test_a_server_that_is_not_there_leaves_an_offline_run(
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setitem(tracking.PATIENCE, "init_timeout", 1.0)
     experiment = quick("epochs=1")
-    run(experiment, tmp_path, wandb="online")
-    assert record_path(tmp_path, experiment).exists()
+    assert run(experiment, tmp_path, wandb="online").path.exists()
     (one,) = logged(tmp_path)
     assert one.exit_code == 0
     said = capsys.readouterr().err

@@ -99,6 +99,9 @@ def _metrics(record: Unscored) -> tuple[dict[str, Any], list[str]]:
             if not _same(of_split.get(name), value, name):
                 changes.append(f"{split} {name} {_short(of_split.get(name))} → {_short(value)}")
                 of_split[name] = value
+        for name in ("calibration_error", "no_answer"):  # not of these predictions
+            if name in of_split and name not in computed:
+                changes.append(f"{split} {name} {_short(of_split.pop(name))} → none")
     return metrics, changes
 
 

@@ -11,8 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.evaluation import NO_ANSWER
-from erc_bench.evaluation.metrics import Predictions, weighted_f1
+from erc_bench.evaluation.metrics import Predictions, predicted_classes, weighted_f1
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.training.frameworks import interruptible
@@ -25,16 +24,11 @@ class Predicted:
     rows: Tensor
     """Their rows in the data ``(N,)``."""
     classes: Tensor
-    """``(N,)``; :data:`NO_ANSWER` where there is none."""
+    """``(N,)``; −1 where there is no answer."""
     probabilities: Tensor
     """``(N, C)``; NaN where there is no answer."""
     extra: dict[str, float]
     """The method's extra metrics, in percent."""
-
-
-def answers(scores: Tensor) -> Tensor:
-    """The class of each row of scores ``(N, C)``, :data:`NO_ANSWER` where it is NaN."""
-    return scores.argmax(dim=1).masked_fill(scores.isnan().any(dim=1), NO_ANSWER)
 
 
 class Scoring(Callback):
@@ -89,7 +83,9 @@ class Scoring(Callback):
         assert self.data is not None
         for split in list(self.predictions):
             rows, scores, _ = self.take(split)
-            value = weighted_f1(answers(scores), self.data.gold[rows], len(pl_module.labels))
+            value = weighted_f1(
+                predicted_classes(scores), self.data.gold[rows], len(pl_module.labels)
+            )
             pl_module.log(f"{split}/weighted_f1", value, prog_bar=True, add_dataloader_idx=False)
 
     def on_test_batch_end(
@@ -133,7 +129,7 @@ def predict(trainer: Trainer, method: ErcMethod, data: ErcDataModule, split: str
     extra = {
         name: 100 * float(right) / float(asked) for name, (right, asked) in counts.items() if asked
     }
-    return Predicted(rows, answers(scores), scores.softmax(dim=1), extra)
+    return Predicted(rows, predicted_classes(scores), scores.softmax(dim=1), extra)
 
 
 def _check_finite(method: ErcMethod, scores: Tensor, split: str) -> None:
