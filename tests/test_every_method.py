@@ -27,7 +27,7 @@ from erc_bench.method.data import ErcDataModule
 from erc_bench.method.ragged import Columns, take
 from erc_bench.method.reader import Reader
 from erc_bench.records.place import model_file
-from erc_bench.records.schema import to_json
+from erc_bench.records.schema import parse_record, to_json
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import method_class, method_names, plugin
 from erc_bench.training.checkpoints import load_checkpoint
@@ -317,8 +317,8 @@ def test_the_record_of_bfloat16_holds_probabilities(
         plugin=plugin(method),
         wall_seconds=1.0,
     )
-    stored = to_json(record)
-    assert json.loads(json.dumps(stored, allow_nan=False)) == stored
+    contents = json.dumps(to_json(record), allow_nan=False).encode()
+    assert parse_record(contents, tmp_path / "r.json") == record
     assert record.predictions.test.probabilities
     for each in record.predictions.test.probabilities:
         assert sum(each) == pytest.approx(1, abs=1e-3)
