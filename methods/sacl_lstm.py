@@ -151,7 +151,11 @@ def _read(lstm: nn.LSTM, features: Tensor, turns: PackedSequence) -> Tensor:
     """States of the turns in a packed batch, at their places among all ``(T, 2h)``; else 0."""
     if not len(turns.data):
         return features.new_zeros(len(features), 2 * lstm.hidden_size)
-    states = lstm(PackedSequence(features[turns.data], turns.batch_sizes))[0].data
+    device = features.device.type
+    # PyTorch has no LSTM in bfloat16 for a CPU without AVX-512: sequences of one length fail there.
+    able = device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    with torch.autocast(device, enabled=able and torch.is_autocast_enabled(device)):
+        states = lstm(PackedSequence(features[turns.data], turns.batch_sizes))[0].data
     empty = states.new_zeros(len(features), states.shape[1])
     return empty.index_copy(0, turns.data, states)
 

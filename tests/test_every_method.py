@@ -2,23 +2,37 @@
 
 import json
 import math
+import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from fitting import Fitted, resumed_equals_uninterrupted
+from fitting import (
+    declared_context_holds,
+    fitted,
+    last_state,
+    predicted_on,
+    resumed_equals_uninterrupted,
+)
 from lightning import Callback
+from torch.utils.data import DataLoader, Dataset
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.execution.recording import make_record
 from erc_bench.execution.run import run
-from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.method.data import ErcDataModule
+from erc_bench.method.ragged import Columns, take
+from erc_bench.method.reader import Reader
+from erc_bench.records.place import model_file
 from erc_bench.records.schema import parse_record, to_json
 from erc_bench.settings.experiment import Experiment, resolve
-from erc_bench.settings.registry import method_class, method_names
-from erc_bench.training.checkpoints import load_weights
-from erc_bench.training.trainer import build_trainer, predict
+from erc_bench.settings.registry import method_class, method_names, plugin
+from erc_bench.training.checkpoints import load_checkpoint
+from erc_bench.training.scoring import predict
+from erc_bench.training.train import Trained, build_trainer, prepare
 
 METHODS = {
     "eacl": ["encoder_lr=0.003", "lr=0.003", "lr_decay=0.9", "max_len=64", "batch_size=32"],
@@ -96,89 +110,140 @@ def odd() -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def fitted(method: str, odd: Corpus, tiny_encoder: str, tmp_path_factory) -> Fitted:
+def trained(method: str, odd: Corpus, tiny_encoder: str, tmp_path_factory) -> Trained:
     """The method after two epochs on the odd corpus."""
-    folder = tmp_path_factory.mktemp(method)
     settings = config(method, tiny_encoder, "epochs=2")
-    fitted = Fitted(method_class(method), settings, odd, folder)
-    fitted.select()
-    return fitted
+    return fitted(method_class(method), settings, odd, tmp_path_factory.mktemp(method))
 
 
-def predict_on(fitted: Fitted, corpus: Corpus) -> dict[str, torch.Tensor]:
-    """Probabilities ``(C,)`` by utterance id on the test split of another corpus."""
-    datamodule = ErcDataModule(corpus, fitted.method)
-    fitted.method.prepare(datamodule)
-    rows, probabilities = predict(fitted.trainer, fitted.method, datamodule, "test")
-    ids = [datamodule.ids[row] for row in rows]
-    return dict(zip(ids, probabilities, strict=True))
-
-
-def test_odd_dialogues_are_scored_and_unlabelled_turns_are_not(fitted: Fitted, odd: Corpus) -> None:
-    scored = predict_on(fitted, odd)
+def test_odd_dialogues_are_scored_and_unlabelled_turns_are_not(
+    trained: Trained, odd: Corpus
+) -> None:
+    scored = predicted_on(trained, odd)
     wanted = [u.id for d in odd.dialogues("test") for u in d.utterances if u.label is not None]
     assert sorted(scored) == sorted(wanted)
     assert all(torch.isfinite(p).all() for p in scored.values())
     assert all(abs(p.sum().item() - 1) < 1e-5 for p in scored.values())
 
 
-def test_the_declared_context_holds(fitted: Fitted, odd: Corpus) -> None:
+def test_the_declared_context_holds(trained: Trained, odd: Corpus) -> None:
     """Causality: altering later turns leaves a ``past`` method's predictions unchanged."""
-    dialogue = odd.dialogues("test")[3]
-    cut = 5
-    altered = Dialogue(
-        dialogue.id,
-        tuple(
-            u
-            if i < cut
-            else replace(u, text="Leave me alone! I hate it.", speaker="Zoe", name="Zoe", label=0)
-            for i, u in enumerate(dialogue.utterances)
-        ),
-    )
-    before, after = (
-        predict_on(fitted, Corpus.build("demo", odd.labels, {"test": [d]}))
-        for d in (dialogue, altered)
-    )
-    early = [u.id for u in dialogue.utterances[:cut] if u.label is not None]
-    unchanged = all(torch.allclose(before[i], after[i], atol=1e-6) for i in early)
-    assert len(early) == 3
-    assert unchanged == (fitted.method.context == "past")
+    assert declared_context_holds(trained, odd.dialogues("test")[3], 5)
 
 
 def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(
-    fitted: Fitted, odd: Corpus
+    trained: Trained, odd: Corpus
 ) -> None:
-    together = predict_on(fitted, odd)
+    together = predicted_on(trained, odd)
     for dialogue in odd.dialogues("test")[:3]:
-        alone = predict_on(fitted, Corpus.build("demo", odd.labels, {"test": [dialogue]}))
+        alone = predicted_on(trained, Corpus.build("demo", odd.labels, {"test": [dialogue]}))
         for utterance, probabilities in alone.items():
             torch.testing.assert_close(probabilities, together[utterance], rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_predicts_the_same_in_a_new_object(
-    method: str, fitted: Fitted, odd: Corpus, tiny_encoder: str
+    method: str, trained: Trained, odd: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:
-    best = Path(fitted.trainer.checkpoint_callback.best_model_path)
-    settings = config(method, tiny_encoder, "epochs=2")
-    another = method_class(method)(settings, odd.labels)
-    datamodule = ErcDataModule(odd, another)
-    another.prepare(datamodule)
-    load_weights(another, best)
-    _, ours = predict(fitted.trainer, another, datamodule, "test")
-    _, theirs = fitted.predict("test")
-    assert torch.equal(ours, theirs)
+    theirs = trained.predict("test").probabilities
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": trained.method.saved_state()}, path)
+    another = method_class(method)(config(method, tiny_encoder, "epochs=2"), odd.labels)
+    data = ErcDataModule(odd, another)
+    load_checkpoint(another, path)
+    prepare(another, data)
+    assert torch.equal(predict(build_trainer(another), another, data, "test").probabilities, theirs)
 
 
 def test_a_resumed_training_equals_the_uninterrupted_one(
     method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:
     settings = config(method, tiny_encoder, "epochs=3")
-    whole, resumed = resumed_equals_uninterrupted(
-        method_class(method), settings, small_demo, tmp_path
-    )
-    whole.select()
-    resumed.select()
-    assert torch.equal(whole.predict("test")[1], resumed.predict("test")[1])
+    resumed_equals_uninterrupted(method_class(method), settings, small_demo, tmp_path)
+
+
+def as_lists(value):
+    """Whatever a batch holds, so that two can be compared."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, torch.nn.utils.rnn.PackedSequence):
+        return [None if part is None else part.tolist() for part in value]
+    if isinstance(value, dict):
+        return {key: as_lists(part) for key, part in value.items()}
+    return [as_lists(part) for part in value] if isinstance(value, list) else value
+
+
+class Batches(Dataset):
+    """Batches that a pickled reader collates, for lists of example numbers."""
+
+    def __init__(self, reader: Reader, columns: Columns) -> None:
+        self.pickled = pickle.dumps((reader, columns))
+
+    def __getitem__(self, examples):
+        reader, columns = pickle.loads(self.pickled)
+        taken = {name: take(column, examples) for name, column in columns.items()}
+        return os.getpid(), reader.collate(taken)
+
+
+def test_a_reader_makes_the_same_batches_in_other_processes(trained: Trained, odd: Corpus) -> None:
+    prepare(trained.method, trained.data)  # other tests predicted other dialogues
+    reader, columns = trained.method.reader, trained.data.columns["test"]
+    copy = pickle.loads(pickle.dumps(reader))
+    for dialogue in odd.dialogues("train"):
+        for training in (False, True):
+            ours = reader.examples(dialogue, training=training)
+            assert copy.examples(dialogue, training=training) == ours
+    assert not [value for value in vars(reader).values() if isinstance(value, torch.nn.Module)]
+    numbers = np.array_split(np.arange(len(columns["dialogue"])), 3)
+    batches = Batches(reader, columns)
+    made = list(DataLoader(batches, sampler=numbers, batch_size=None, num_workers=2))
+    assert len({process for process, _ in made} - {os.getpid()}) == 2
+    for (_, batch), each in zip(made, numbers, strict=True):
+        expected = reader.collate({name: take(column, each) for name, column in columns.items()})
+        assert as_lists(batch) == as_lists(expected)
+
+
+class Untouched(Callback):
+    """What is in each batch before and after its step."""
+
+    def __init__(self) -> None:
+        self.before: list[dict[str, int]] = []
+        self.after: list[dict[str, int]] = []
+        self.activations: list[str] = []
+
+    @staticmethod
+    def held(batch) -> dict[str, int]:
+        return {name: id(value) for name, value in batch.items()}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.before.append(self.held(batch))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.after.append(self.held(batch))
+        tensors = [(n, v) for n, v in batch.items() if isinstance(v, torch.Tensor)]
+        self.activations += [name for name, value in tensors if value.grad_fn is not None]
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.before.append(self.held(batch))
+
+    def on_validation_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ):
+        self.after.append(self.held(batch))
+
+    on_test_batch_start, on_test_batch_end = on_validation_batch_start, on_validation_batch_end
+
+
+def test_nothing_is_put_into_a_batch(
+    method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path
+) -> None:
+    """A batch that a method keeps its activations in holds them until the next step."""
+    settings = config(method, tiny_encoder, "epochs=1", "max_batches=2")
+    batches = Untouched()
+    trained = fitted(method_class(method), settings, small_demo, tmp_path, batches)
+    trained.predict("test")
+    assert len(batches.before) >= 4
+    assert batches.before == batches.after
+    assert not batches.activations
 
 
 class Steps(Callback):
@@ -206,7 +271,7 @@ def test_accumulated_batches_keep_losses_of_their_own(
         seen[k] = Steps()
         folder = tmp_path / str(k)
         settings = config(method, tiny_encoder, *still)
-        Fitted(method_class(method), settings, small_demo, folder, seen[k])
+        fitted(method_class(method), settings, small_demo, folder, seen[k])
     assert len(set(seen[1].losses)) > 1
     # Lightning divides what it steps on by the number of batches, the contrast is within each.
     assert [2 * loss for loss in seen[2].losses] == pytest.approx(seen[1].losses, rel=1e-5)
@@ -221,39 +286,49 @@ def test_bfloat16_trains_and_predicts_like_float32(
     method: str, odd: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:
     settings = config(method, tiny_encoder, "epochs=2", "precision=bfloat16")
-    fitted = Fitted(method_class(method), settings, odd, tmp_path)
-    assert fitted.trainer.precision == "bf16-mixed"
-    numbers = [value for epoch in fitted.log.curves for value in epoch.values()]
+    trained = fitted(method_class(method), settings, odd, tmp_path)
+    assert trained.trainer.precision == "bf16-mixed"
+    numbers = [value for epoch in trained.log.curves for value in epoch.values()]
     assert all(math.isfinite(value) for value in numbers)
-    assert {value.dtype for value in fitted.last.values() if value.is_floating_point()} == {
-        torch.float32
-    }
-    predictions = {split: fitted.predict(split) for split in ("dev", "test")}
-    with torch.no_grad(), fitted.trainer.precision_plugin.forward_context():
-        for batch in fitted.datamodule.evaluation_loader("test"):
+    weights = [value for value in last_state(tmp_path).values() if value.is_floating_point()]
+    assert {value.dtype for value in weights} == {torch.float32}
+    half = trained.predict("test").probabilities
+    with torch.no_grad(), trained.trainer.precision_plugin.forward_context():
+        for batch in trained.data.evaluation_loader("test"):
             # In bfloat16 many of an utterance's scores would be equal.
-            assert fitted.method.scores(batch).dtype == torch.float32
-    experiment = Experiment(method, "demo", "smoke", 1, settings)
-    record = make_record(
-        experiment, fitted.method, fitted.datamodule, fitted.trainer, fitted.log, predictions, 1.0
-    )
-    contents = json.dumps(to_json(record), allow_nan=False).encode()
-    assert parse_record(contents, tmp_path / "r.json") == record
-    for each in record.predictions.test.probabilities:
-        assert sum(each) == pytest.approx(1, abs=1e-3)
-        assert each == [round(p, 4) for p in each]
-    _, half = predictions["test"]
-    plain = build_trainer(
-        method_class(method)(replace(settings, precision="float32"), odd.labels), tmp_path, []
-    )
-    _, full = predict(plain, fitted.method, fitted.datamodule, "test")
+            output = trained.method(batch)
+            assert trained.method.scores(output, batch).dtype == torch.float32
+    plain = build_trainer(method_class(method)(replace(settings, precision="float32"), odd.labels))
+    full = predict(plain, trained.method, trained.data, "test").probabilities
     assert half.dtype == full.dtype == torch.float32
     torch.testing.assert_close(half, full, atol=0.05, rtol=0)
 
 
+def test_the_record_of_bfloat16_holds_probabilities(
+    method: str, odd: Corpus, tiny_encoder: str, tmp_path: Path
+) -> None:
+    settings = config(method, tiny_encoder, "epochs=1", "precision=bfloat16")
+    trained = fitted(method_class(method), settings, odd, tmp_path)
+    record = make_record(
+        Experiment(method, "demo", "smoke", 1, settings),
+        trained,
+        predictions={split: trained.predict(split) for split in ("dev", "test")},
+        model=("model.ckpt", "0" * 64),
+        plugin=plugin(method),
+        wall_seconds=1.0,
+    )
+    contents = json.dumps(to_json(record), allow_nan=False).encode()
+    assert parse_record(contents, tmp_path / "r.json") == record
+    assert record.predictions.test.probabilities
+    for each in record.predictions.test.probabilities:
+        assert sum(each) == pytest.approx(1, abs=1e-3)
+        assert each == [round(p, 4) for p in each]
+
+
 def test_it_learns_the_demo_corpus(method: str, demo: Corpus, tiny_encoder: str, tmp_path) -> None:
     settings = [f"encoder={tiny_encoder}", *ALWAYS, "epochs=5", *METHODS[method]]
-    outcome = run(resolve(method, "demo", preset="smoke", overrides=settings), tmp_path)
+    experiment = resolve(method, "demo", preset="smoke", overrides=settings)
+    outcome = run(experiment, tmp_path)
     record = outcome.record
     gold = torch.tensor(record.predictions.test.gold)
     majority = gold.bincount().max().item() / len(gold)
@@ -261,14 +336,10 @@ def test_it_learns_the_demo_corpus(method: str, demo: Corpus, tiny_encoder: str,
     losses = [epoch["train/loss"] for epoch in record.training.curves]
     assert losses[-1] < 0.9 * losses[0]
     assert record.context in ("past", "full")
-    again = method_class(method)(
-        resolve(method, "demo", preset="smoke", overrides=settings).config, demo.labels
-    )
-    datamodule = ErcDataModule(demo, again)
-    again.prepare(datamodule)
-    folder = outcome.path.parents[3] / "runs" / "demo" / method / outcome.path.stem
-    load_weights(again, folder / "model.ckpt")
-    trainer = build_trainer(again, tmp_path / "again", [])
-    _, probabilities = predict(trainer, again, datamodule, "test")
+    again = method_class(method)(experiment.config, demo.labels)
+    data = ErcDataModule(demo, again)
+    load_checkpoint(again, model_file(outcome.path, record))
+    prepare(again, data)
+    probabilities = predict(build_trainer(again), again, data, "test").probabilities
     stored = torch.tensor(record.predictions.test.probabilities)
     torch.testing.assert_close(probabilities, stored, atol=6e-5, rtol=0)
