@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from erc_bench.cli import build_parser, experiments
+from erc_bench.cli import app
+from erc_bench.cli.run import experiments
 from erc_bench.leaderboard.tables import signed
-from erc_bench.records.store import record_path
 
 BOARD = ROOT / "leaderboard"
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -84,9 +84,16 @@ def test_the_documented_commands_make_every_record():
     block = re.search(r"^(?:    .*\n)+", part, re.MULTILINE)
     assert block
     lines = [line.split("#")[0] for line in block[0].splitlines() if " erc-bench run " in line]
-    parser = build_parser()
-    planned = [e for line in lines for e in experiments(parser.parse_args(shlex.split(line)[1:]))]
-    assert {record_path(BOARD, e) for e in planned} == set(BOARD.glob("records/*/*/*.json"))
+    planned = set()
+    for line in lines:
+        _, given, _ = app.parse_args(shlex.split(line)[1:])
+        for e in experiments(*given.args, **given.kwargs):
+            planned.add((e.dataset, e.method, e.hash, str(e.seed)))
+    made = set()
+    for path in BOARD.glob("records/*/*/*.json"):
+        config, _, seed = path.stem.partition("-")
+        made.add((*path.parts[-3:-1], config, seed.rpartition("seed")[2]))
+    assert planned == made
 
 
 def test_the_readme_shows_meld_as_it_is():
