@@ -105,11 +105,8 @@ def _ordered(words: Sequence[str]) -> Sequence[str]:
     """Put each ``-``, standard input, behind a ``--``: elsewhere it passes for an option."""
     if "--" in words or "-" not in words:
         return words
-    return [
-        *(word for word in words if word != "-"),
-        "--",
-        *(word for word in words if word == "-"),
-    ]
+    others = [word for word in words if word != "-"]
+    return [*others, "--", *("-" for _ in range(len(words) - len(others)))]
 
 
 def _misuse(error: CycloptsError) -> str:
