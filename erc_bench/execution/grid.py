@@ -109,7 +109,7 @@ def run_grid(
         ErcBenchError: nothing can be written where the records belong.
     """
     jobs, impossible = plan(experiments, root, options)
-    grid = _Grid(jobs, impossible)
+    grid = _Grid(experiments, jobs, impossible)
     waiting = grid.unfinished()
     if not waiting:
         return grid.report
@@ -176,8 +176,7 @@ class _Grid:
         self.running: dict[str, Stopwatch] = {}
         self.others = 0
         self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
-        every = [*(job.experiment for job in jobs), *(e for e, _ in impossible)]
-        self.report = Report({(e.method, e.dataset): [] for e in every})
+        self.report = Report({(e.method, e.dataset): [] for e in experiments})
         for experiment, reason in impossible:
             self.report.impossible.setdefault(reason, []).append(experiment.name)
 
@@ -249,7 +248,7 @@ class _Grid:
 
     def _count(self, job: Job, record: Record) -> None:
         experiment = job.experiment
-        del self.left[experiment.name]
+        del self.left[job.place.name]
         kind = experiment.method, experiment.dataset
         score = record.metrics.test.weighted_f1
         self.report.scores[kind].append(score)
