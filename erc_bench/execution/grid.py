@@ -169,7 +169,12 @@ class _Grid:
 
     workers: int
 
-    def __init__(self, jobs: list[Job], impossible: Sequence[tuple[Experiment, str]] = ()) -> None:
+    def __init__(
+        self,
+        experiments: Sequence[Experiment],
+        jobs: list[Job],
+        impossible: Sequence[tuple[Experiment, str]] = (),
+    ) -> None:
         self.start = time.time()
         self.total = len(jobs)
         self.left = {job.place.name: job for job in jobs}
