@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from erc_bench.corpus.conversation import Dialogue, LabelSet, Utterance
 from erc_bench.corpus.source import CorpusFile, CorpusSource
@@ -54,7 +54,7 @@ def parse_json(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
     return dialogues
 
 
-def _official_turns(contents: dict, path: Path) -> list[list[Spoken]]:
+def _official_turns(contents: dict[str, Any], path: Path) -> list[list[Spoken]]:
     """Speaker, text and emotion of every turn of ``episodes[].scenes[].utterances[]``.
 
     In the order of the ids, or of the file where no id is like the release's.

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from erc_bench.corpus.conversation import Corpus, Dialogue
 from erc_bench.errors import ErcBenchError, nearest
+from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import facts_of, slices
 from erc_bench.progress import duration
 from erc_bench.records.schema import (
-    NO_ANSWER,
     Encoder,
     Facts,
     Metrics,

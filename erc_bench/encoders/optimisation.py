@@ -33,7 +33,7 @@ def adamw(module: Any, encoder: Any, encoder_lr: float) -> Optimizer:
         for p in layer.parameters(recurse=False)
         if p.ndim < 2 or isinstance(layer, torch.nn.LayerNorm)
     }
-    groups: dict[tuple[bool, bool], list] = {}
+    groups: dict[tuple[bool, bool], list[Any]] = {}
     for p in module.parameters():
         if p.requires_grad:
             groups.setdefault((id(p) in in_encoder, id(p) in plain), []).append(p)

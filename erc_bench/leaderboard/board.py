@@ -245,7 +245,7 @@ def make_track(
     trial: bool = False,
 ) -> dict[str, Any]:
     """A :class:`Track` as plain data: its rows, compared with each other and with their papers."""
-    by_row: dict[tuple, list[Run]] = {}
+    by_row: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         by_row.setdefault((run.method, run.config_hash, run.test_set, run.corpus), []).append(run)
     usual_test_set = usual([run.test_set for run in runs])

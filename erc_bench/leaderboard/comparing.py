@@ -281,7 +281,7 @@ def _find(
         )
     # A trial is meant only where nothing else can be, or where it is named.
     mine = [run for run in mine if what or not is_trial(run.preset)] or mine
-    fitting: dict[tuple, list[Run]] = {}
+    fitting: dict[tuple[str, ...], list[Run]] = {}
     for run in mine:
         encoder = run.encoder.split("/")[-1]
         if (

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.statistics import weighted_f1
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.records.schema import (
-    NO_ANSWER,
     SCHEMA,
     Encoder,
     Environment,
@@ -114,7 +114,7 @@ def read_runs(root: Path, cache: Cache) -> tuple[list[Run], list[Skipped]]:
     """All usable records below ``root`` in order of their files, and those that are not."""
     files = [path.relative_to(root).as_posix() for path in record_files(root)]
     runs, skipped = [], []
-    seen: dict[tuple, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for file, found in zip(files, _read_all(root, files, cache), strict=True):
         if isinstance(found, str):
             skipped.append(Skipped(file, found))
@@ -131,7 +131,7 @@ def read_runs(root: Path, cache: Cache) -> tuple[list[Run], list[Skipped]]:
 
 
 def _with_corpora(runs: list[Run]) -> list[Run]:
-    copies: dict[tuple, list[str]] = {}
+    copies: dict[tuple[Any, ...], list[str]] = {}
     for run in runs:
         known = copies.setdefault((run.dataset, run.test_set), [])
         known += [run.corpus] if run.corpus else []

@@ -7,6 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.published import PublishedRow
@@ -251,8 +252,8 @@ def to_latex(board: Board) -> str:
         cells = [_paper_cell(of_corpus.get(name)) for name in names]
         method = next(iter(of_corpus.values())).method
         lines.append(" & ".join([f"{_escaped(method)} \\citep{{{key}}}", *cells]) + r" \\")
-    tracks: dict[str, dict[tuple, dict[str, Row]]] = {}
-    met: Counter[tuple] = Counter()
+    tracks: dict[str, dict[tuple[Any, ...], dict[str, Row]]] = {}
+    met: Counter[tuple[Any, ...]] = Counter()
     for corpus in corpora:
         for track in corpus.tracks:
             encoder = track_title(track)

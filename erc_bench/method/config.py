@@ -19,12 +19,12 @@ def added_later(default: Any = MISSING, *, factory: Any = MISSING) -> Any:
     return field(default=default, default_factory=factory, metadata={_LATER: True})
 
 
-def is_added_later(setting: Field) -> bool:
+def is_added_later(setting: Field[Any]) -> bool:
     """Whether a setting is one of :func:`added_later`."""
     return bool(setting.metadata.get(_LATER))
 
 
-def default_of(setting: Field) -> Any:
+def default_of(setting: Field[Any]) -> Any:
     """The default of a dataclass's field."""
     made: Any = setting.default_factory
     return setting.default if made is MISSING else made()

@@ -114,13 +114,15 @@ class ErcMethod(LightningModule):
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
         return parts["loss"]
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict:
+    def validation_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Any]:
         """``scores`` ``(N, C)``, and the ``loss`` where that selects."""
         output = self(batch)
         loss = self.loss(output, batch) if self.config.select_on == "loss" else {}
         return {"scores": self.scores(output, batch), "loss": loss.get("loss")}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict:
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """``scores`` ``(N, C)`` and the counts of ``extra_metrics``."""
         output = self(batch)
         return {"scores": self.scores(output, batch), "extra": self.extra_metrics(output, batch)}

@@ -123,7 +123,7 @@ class ErcDataModule(LightningDataModule):
 
     # --- loaders
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, length-bucketed batches of the epoch's examples."""
         epoch = self.trainer.current_epoch if self.trainer else 0
         batches = Batches(
@@ -138,14 +138,14 @@ class ErcDataModule(LightningDataModule):
         batches.set_epoch(epoch)
         return self._loader("train", batches)
 
-    def val_dataloader(self) -> list[DataLoader]:
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Dev; and test behind it where the oracle gap is asked for."""
         splits = ["dev", "test"] if self.method.config.evaluation.oracle else ["dev"]
         return [self.evaluation_loader(split, process=self._process()) for split in splits]
 
     def evaluation_loader(
         self, split: str, examples: np.ndarray | None = None, process: tuple[int, int] = (0, 1)
-    ) -> DataLoader:
+    ) -> DataLoader[Batch]:
         """Every example of a split (or the given ones) once, the longest first."""
         size = self.method.config.evaluation.batch_size
         batches = Batches(self.lengths(split), size, examples=examples, process=process)
@@ -155,7 +155,7 @@ class ErcDataModule(LightningDataModule):
         """The number of this process, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, split: str, batches: Batches) -> DataLoader:
+    def _loader(self, split: str, batches: Batches) -> DataLoader[Batch]:
         data = _Collated(self.batch, self.columns[split])
         pin = torch.cuda.is_available()
         # Starting an iterator draws a number; from the global stream a resumed run draws fewer.
@@ -197,7 +197,7 @@ class ErcDataModule(LightningDataModule):
         return torch.cat(values)[order], torch.cat(labels)[order]
 
 
-class _Collated(Dataset):
+class _Collated(Dataset[Batch]):
     """A whole batch for a list of example numbers."""
 
     def __init__(self, batch: Callable[[Columns], Batch], columns: Columns) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Utterance
 from erc_bench.corpus.text_files import read_given
 from erc_bench.errors import ErcBenchError, nearest, quoted
+from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import recorded_facts
 from erc_bench.records.prediction_files import Prediction, read_predictions
 from erc_bench.records.schema import (
-    NO_ANSWER,
     Encoder,
     Environment,
     Facts,

@@ -361,7 +361,7 @@ def _decoded(contents: bytes | msgspec.Raw, kind: Any, path: Path, place: str = 
 
 
 @cache
-def _decoder(kind: Any) -> msgspec.json.Decoder:
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 

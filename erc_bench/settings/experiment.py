@@ -165,7 +165,7 @@ def flat(settings: Mapping[str, Any], within: str = "") -> dict[str, str]:
     return by_name
 
 
-def _override(text: str) -> Mapping:
+def _override(text: str) -> Mapping[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -181,7 +181,7 @@ def _override(text: str) -> Mapping:
         raise ErcBenchError(f"The override {text!r} can't be read: {error}.") from error
 
 
-def _merge(config: Any, layer: Mapping, where: str) -> Any:
+def _merge(config: Any, layer: Mapping[str, Any], where: str) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -196,7 +196,7 @@ def _merge(config: Any, layer: Mapping, where: str) -> Any:
         raise ErcBenchError(f"{where}{_misfit(config, layer, error)}.") from error
 
 
-def _misfit(config: Any, layer: Mapping, error: Exception) -> str:
+def _misfit(config: Any, layer: Mapping[str, Any], error: Exception) -> str:
     """Which setting a layer does not fit, and what it takes, to end an error message with."""
     from omegaconf import DictConfig, OmegaConf
 

@@ -15,8 +15,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
+from erc_bench.evaluation import NO_ANSWER
 from erc_bench.progress import say
-from erc_bench.records.schema import NO_ANSWER, Predictions, Record, to_json
+from erc_bench.records.schema import Predictions, Record, to_json
 from erc_bench.settings.experiment import Experiment, flat, resolve
 from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_settings
 from erc_bench.training.log import TrainingLog
