@@ -24,7 +24,7 @@ from erc_bench.corpus.conversation import Dialogue, Utterance
 from erc_bench.encoders.loading import load_encoder, load_tokenizer, tokenizer_digest
 from erc_bench.encoders.locating import find_encoder
 from erc_bench.errors import ErcBenchError
-from erc_bench.methods.prompts import anchor_prompts
+from erc_bench.methods.prompts import AnchorReader
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 COMMIT, CONVERTED = "a" * 40, "b" * 40
@@ -273,8 +273,10 @@ def test_a_robertas_mask_takes_the_space_before_it_whatever_its_repository_says(
         tokens = {f"{name}_token": token for name, token in special.items()}
         tokens |= {"cls_token": "<s>", "sep_token": "</s>", "mask_token": said}
         (tmp_path / "special_tokens_map.json").write_text(json.dumps(tokens))
-    loaded = load_tokenizer(str(tmp_path))
-    (ids,) = anchor_prompts(loaded, Dialogue("d", (Utterance("u", "Ada", "Oh no!", 0),)), 256)
+    reader = AnchorReader(str(tmp_path), 256)
+    loaded = reader.tokenizer
+    (example,) = reader.examples(Dialogue("d", (Utterance("u", "Ada", "Oh no!", 0),)))
+    ids = example["input_ids"]
     words = loaded.convert_ids_to_tokens(ids)
     mask = ids.index(loaded.mask_token_id)
     assert words[mask - 1] == "\u0120feels"
