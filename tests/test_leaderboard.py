@@ -312,6 +312,35 @@ def test_another_copy_of_the_corpus_is_another_row(root):
     assert [line.count("--") for line in lines] == [1]  # ranked on EmoryNLP alone
 
 
+def test_a_copy_that_is_not_the_release_is_marked_wherever_it_is_shown(root):
+    """Also where most rows are of it: those of the release are what others are ranked with."""
+    for name in ("equal", "bad"):
+        for file in (root / f"records/meld/{name}").glob("*.json"):
+            made = {"dataset_digest": "f" * 64, "dataset_official": False}
+            store(file, {**stored(file), **made})
+    rows = {row.method: row for row in tracks(root)[GOOD.encoder].rows}
+    assert rows["good"].title == "good"
+    assert rows["equal"].title == "equal, copy ffffffff"
+    assert rows["equal"].unranked == rows["bad"].unranked == "another copy of the corpus"
+    assert any("not the official release" in note for note in rows["equal"].notes)
+    build(root)
+    for name in ("README.md", "index.html"):
+        assert "equal, copy ffffffff" in (root / name).read_text()
+    assert "equal, copy ffffffff" in latex(root)[0]
+    compared = compare_methods(root, "good:paper", "equal", "meld")
+    assert compared.b.configuration.endswith("copy ffffffff")
+
+
+def test_the_same_seed_on_two_copies_is_two_runs(root):
+    file = next((root / "records/meld/equal").glob("*-seed1.json"))
+    other = file.with_name(file.name.replace("-seed1", "-ffffffff-seed1"))
+    store(other, {**stored(file), "dataset_digest": "f" * 64, "dataset_official": False})
+    board = read_board(root)
+    assert not board.skipped
+    titles = [row.title for row in tracks(root)[GOOD.encoder].rows]
+    assert {"equal", "equal, copy ffffffff"} <= set(titles)
+
+
 def test_a_record_that_does_not_say_its_corpus_is_of_the_usual_copy(root):
     file = next((root / "records/meld/equal").glob("*.json"))
     old = stored(file)

@@ -67,8 +67,9 @@ def show(console: Console, path: Path, record: Record) -> None:
 
 
 def run_title(record: Record) -> str:
-    """``eacl on meld, seed 1``."""
-    return f"{record.method} on {record.dataset}, seed {record.seed}"
+    """``eacl on meld, seed 1``; another copy of the corpus than the release is said to be one."""
+    copy = "" if record.dataset_official is not False else ", a copy that is not the release"
+    return f"{record.method} on {record.dataset}{copy}, seed {record.seed}"
 
 
 def metrics_table(
@@ -128,7 +129,8 @@ def _head(path: Path, record: Record) -> Table:
         "encoder": f"{encoder.name or 'unknown'} {encoder.digest[:12]}",
         "context": record.context,
         "selection": record.selection,
-        "corpus": f"{record.dataset} {record.dataset_digest[:12]}",
+        "corpus": f"{record.dataset} {record.dataset_digest[:12]}"
+        + (" (not the official release)" if record.dataset_official is False else ""),
     }
     if record.oracle_gap is not None:
         rows["oracle gap"] = f"{record.oracle_gap:.2f} (best test epoch − selected epoch)"

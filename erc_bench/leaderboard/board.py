@@ -32,7 +32,16 @@ from erc_bench.evaluation.statistics import (
 )
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
-from erc_bench.leaderboard.runs import COST, MADE_WITH, Run, Skipped, most, read_runs, usual
+from erc_bench.leaderboard.runs import (
+    COST,
+    MADE_WITH,
+    Run,
+    Skipped,
+    copy_mark,
+    most,
+    read_runs,
+    usual,
+)
 from erc_bench.settings.presets import default_preset, is_trial
 from erc_bench.settings.registry import confusable_labels
 
@@ -248,8 +257,9 @@ def make_track(
     by_row: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         by_row.setdefault((run.method, run.config_hash, run.test_set, run.corpus), []).append(run)
-    usual_test_set = usual([run.test_set for run in runs])
-    usual_corpus = usual([run.corpus for run in runs if run.test_set == usual_test_set])
+    official = [run for run in runs if run.official] or runs
+    usual_test_set = usual([run.test_set for run in official])
+    usual_corpus = usual([run.corpus for run in official if run.test_set == usual_test_set])
     made: list[tuple[dict[str, Any], ResampledScores | None]] = []
     for of_row in by_row.values():
         of_row.sort(key=lambda run: run.seed)
@@ -313,7 +323,7 @@ def _row(
     devices = _kinds(runs, "device")
     row = Row(
         method=first.method,
-        title=titles[first.method],
+        title=", ".join(part for part in (titles[first.method], copy_mark(first)) if part),
         config_hash=first.config_hash,
         preset=first.preset,
         overrides=first.overrides,
@@ -370,6 +380,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
     """What the seeds of a row share or do not share, where it bears on their spread, and the share
     of utterances without an answer where there are any."""
     found = []
+    if not runs[0].official:
+        found.append("its corpus is a copy that is not the official release")
     unanswered = 100 * np.mean([np.array(run.predicted) == NO_ANSWER for run in runs])
     if unanswered:
         found.append(f"{unanswered:.2f} % of its predictions are no answer, which counts as wrong")

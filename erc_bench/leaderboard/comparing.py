@@ -16,7 +16,7 @@ from erc_bench.evaluation.statistics import Comparison, compare, compare_with_fi
 from erc_bench.leaderboard.board import ALPHA, notes, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
-from erc_bench.leaderboard.runs import Run, read_runs
+from erc_bench.leaderboard.runs import Run, copy_mark, read_runs
 from erc_bench.records.store import read_record
 from erc_bench.settings.experiment import flat
 from erc_bench.settings.presets import is_trial
@@ -345,7 +345,7 @@ def _encoder(run: Run) -> str:
 def _configuration(run: Run) -> str:
     """``small, temperature=0.05, all-MiniLM-L6-v2``."""
     encoder = run.encoder.split("/")[-1]
-    return ", ".join(part for part in (run.preset, *run.overrides, encoder) if part)
+    return ", ".join(p for p in (run.preset, *run.overrides, encoder, copy_mark(run)) if p)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -94,6 +94,8 @@ class Run:
     corpus: str
     """Digest of the whole corpus, its texts and the other splits among it. A record that does not
     say it is taken to be of the copy that most on its test set are of."""
+    official: bool
+    """Whether the corpus is the official release, as far as the record says."""
     dev_weighted_f1: float | None
     calibration_error: float | None
     oracle_gap: float | None
@@ -120,7 +122,7 @@ def read_runs(root: Path, cache: Cache) -> tuple[list[Run], list[Skipped]]:
             skipped.append(Skipped(file, found))
             continue
         run = Run(file=file, **found)
-        same = (run.dataset, run.method, run.config_hash, run.encoder_digest, run.seed)
+        same = (run.dataset, run.corpus, run.method, run.config_hash, run.encoder_digest, run.seed)
         if same in seen:
             reason = f"{file} holds the same run as {seen[same]}. Delete one of them."
             skipped.append(Skipped(file, reason))
@@ -139,6 +141,11 @@ def _with_corpora(runs: list[Run]) -> list[Run]:
         run if run.corpus else replace(run, corpus=usual(copies[run.dataset, run.test_set]))
         for run in runs
     ]
+
+
+def copy_mark(run: Run) -> str:
+    """What tells a run on another copy of a corpus from others wherever it is shown."""
+    return "" if run.official else f"copy {run.corpus[:8]}"
 
 
 def most(names: Sequence[str]) -> list[str]:
@@ -234,6 +241,7 @@ class _Record(msgspec.Struct, kw_only=True):
     method: str
     dataset: str
     dataset_digest: str = ""
+    dataset_official: bool | None = None
     labels: list[str]
     preset: str = ""
     overrides: list[str] = []
@@ -322,6 +330,7 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
         **of_test_set,
         "predicted": predicted,
         "corpus": record.dataset_digest,
+        "official": record.dataset_official is not False,
         "dev_weighted_f1": None if dev is None else _float(dev.weighted_f1),
         "calibration_error": _float(record.metrics.test.calibration_error),
         "oracle_gap": _float(record.oracle_gap),
