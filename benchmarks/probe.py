@@ -76,9 +76,9 @@ def main() -> None:
         sys.exit("The probe needs scikit-learn, of the extra dev: pip install -e '.[dev]'.")
     path = find_record(args.leaderboard_dir, args.run)
     record = read_record(path)
-    if record["method"] not in READERS:
+    if record.method not in READERS:
         raise ErcBenchError(
-            f"{args.run} is a run of {record['method']}, which reads no state of a mask; the probe "
+            f"{args.run} is a run of {record.method}, which reads no state of a mask; the probe "
             f"is for {', '.join(READERS)}."
         )
     model = Model(path, record)

@@ -17,7 +17,7 @@ import numpy as np
 
 from erc_bench.evaluation.slices import class_scores, confusions
 from erc_bench.evaluation.statistics import weighted_f1
-from erc_bench.records.store import SCHEMA, write_record
+from erc_bench.records.schema import SCHEMA
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 PRIOR = (0.13, 0.03, 0.02, 0.15, 0.48, 0.08, 0.11)
@@ -170,9 +170,20 @@ def write_records(
             for seed in method.seeds:
                 folder = root / "records" / dataset / method.name
                 path = folder / f"{method.config_hash}-seed{seed}.json"
-                write_record(path, record(method, dataset, seed, dialogues))
+                store(path, record(method, dataset, seed, dialogues))
                 written.append(path)
     return written
+
+
+def store(path: Path, made: dict[str, Any]) -> None:
+    """Write a record as it is, whatever is wrong with it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(made, ensure_ascii=False, separators=(",", ":")), "utf-8")
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """The JSON object of a record's file."""
+    return json.loads(path.read_text("utf-8"))
 
 
 GOOD, EQUAL, BAD = Method("good", 0.5), Method("equal", 0.5), Method("bad", -0.3)
@@ -185,7 +196,7 @@ def write_leaderboard(root: Path) -> None:
     write_records(root, [GOOD, EQUAL, BAD], ["meld", "emorynlp"], SIZE)
     small = [Method("good", 0.2, (1, 2), SMALL, "small"), Method("bad", 0.0, (4,), SMALL, "small")]
     write_records(root, small, ["meld"], SIZE)
-    elsewhere = {"external": True, "encoder": None, "training": {}, "context": None}
+    elsewhere = {"external": True, "encoder": None, "training": {}, "context": "unknown"}
     external = Method("my-llm", 0.6, (0,), "", "external", changes=elsewhere)
     write_records(root, [external], ["meld"], SIZE)
     write_records(root, [Method("good", -1, (1,), preset="smoke")], ["meld"], SIZE)

@@ -85,7 +85,7 @@ def test_the_probe_reads_what_the_method_read(method, tiny_encoder, tmp_path, mo
     monkeypatch.setattr(sys, "argv", ["probe", method, "--leaderboard-dir", str(tmp_path)])
     probe.main()
     own, *others = capsys.readouterr().out.splitlines()
-    assert own.endswith(f" {record['metrics']['dev']['weighted_f1']:.2f}")
+    assert own.endswith(f" {record.metrics.dev.weighted_f1:.2f}")
     assert len(others) == len(probe.SHARES) + len(probe.STRENGTHS)
     assert all(0 < float(line.rpartition(" ")[2]) <= 100 for line in others)
 

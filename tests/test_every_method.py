@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from fitting import Fitted, resumed_equals_uninterrupted
 from lightning import Callback
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.errors import ErcBenchError
+from erc_bench.execution import recording
 from erc_bench.execution.recording import make_record
 from erc_bench.execution.run import run
 from erc_bench.method.datamodule import ErcDataModule
+from erc_bench.records.schema import Predictions, parse_record, to_json
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import method_class, method_names
 from erc_bench.training.checkpoints import load_weights
@@ -234,10 +238,11 @@ def test_bfloat16_trains_and_predicts_like_float32(
             assert fitted.method.scores(batch).dtype == torch.float32
     experiment = Experiment(method, "demo", "smoke", 1, settings)
     record = make_record(
-        experiment, fitted.method, fitted.datamodule, fitted.trainer, fitted.log, predictions
+        experiment, fitted.method, fitted.datamodule, fitted.trainer, fitted.log, predictions, 1.0
     )
-    assert json.loads(json.dumps(record, allow_nan=False)) == record
-    for each in record["predictions"]["test"]["probabilities"]:
+    contents = json.dumps(to_json(record), allow_nan=False).encode()
+    assert parse_record(contents, tmp_path / "r.json") == record
+    for each in record.predictions.test.probabilities:
         assert sum(each) == pytest.approx(1, abs=1e-3)
         assert each == [round(p, 4) for p in each]
     _, half = predictions["test"]
@@ -249,16 +254,29 @@ def test_bfloat16_trains_and_predicts_like_float32(
     torch.testing.assert_close(half, full, atol=0.05, rtol=0)
 
 
+def test_a_method_can_not_score_itself(small_demo: Corpus) -> None:
+    class Boasting:
+        def extra_metrics(self, datamodule: object, split: str) -> dict[str, float]:
+            return {"accuracy": 100.0, "speed": 1.0}
+
+    datamodule = SimpleNamespace(corpus=small_demo)
+    stored = Predictions(
+        ids=["a", "b"], gold=[0, 1], predicted=[1, 0], probabilities=[[0.0, 1.0] + [0.0] * 5] * 2
+    )
+    with pytest.raises(ErcBenchError, match="Boasting reports a metric 'accuracy' of its own"):
+        recording._metrics(Boasting(), datamodule, "test", stored)
+
+
 def test_it_learns_the_demo_corpus(method: str, demo: Corpus, tiny_encoder: str, tmp_path) -> None:
     settings = [f"encoder={tiny_encoder}", *ALWAYS, "epochs=5", *METHODS[method]]
     outcome = run(resolve(method, "demo", preset="smoke", overrides=settings), tmp_path)
     record = outcome.record
-    gold = torch.tensor(record["predictions"]["test"]["gold"])
+    gold = torch.tensor(record.predictions.test.gold)
     majority = gold.bincount().max().item() / len(gold)
-    assert record["metrics"]["test"]["accuracy"] > 100 * majority + 15
-    losses = [epoch["train/loss"] for epoch in record["training"]["curves"]]
+    assert record.metrics.test.accuracy > 100 * majority + 15
+    losses = [epoch["train/loss"] for epoch in record.training.curves]
     assert losses[-1] < 0.9 * losses[0]
-    assert record["context"] in ("past", "full")
+    assert record.context in ("past", "full")
     again = method_class(method)(
         resolve(method, "demo", preset="smoke", overrides=settings).config, demo.labels
     )
@@ -268,5 +286,5 @@ def test_it_learns_the_demo_corpus(method: str, demo: Corpus, tiny_encoder: str,
     load_weights(again, folder / "model.ckpt")
     trainer = build_trainer(again, tmp_path / "again", [])
     _, probabilities = predict(trainer, again, datamodule, "test")
-    stored = torch.tensor(record["predictions"]["test"]["probabilities"])
+    stored = torch.tensor(record.predictions.test.probabilities)
     torch.testing.assert_close(probabilities, stored, atol=6e-5, rtol=0)

@@ -62,8 +62,8 @@ def command(jobs: list[Job], *options: str) -> list[str]:
 
 
 def predictions(job: Job) -> dict[str, Any]:
-    stored = read_record(record_path(job.root, job.experiment))["predictions"]
-    return {split: stored[split]["probabilities"] for split in ("dev", "test")}
+    stored = read_record(record_path(job.root, job.experiment)).predictions
+    return {split: of_split.probabilities for split, of_split in stored.items()}
 
 
 def until(condition: Callable[[], Any], seconds: float = 120) -> None:
@@ -108,7 +108,7 @@ def test_a_run_of_a_grid_is_the_run_itself(whole, tmp_path: Path) -> None:
     run(alone.experiment, tmp_path)
     assert predictions(alone) == predictions(jobs[1])
     shared = [read_record(record_path(job.root, job.experiment)) for job in (alone, jobs[1])]
-    assert [record["environment"]["runs_at_once"] for record in shared] == [1, 2]
+    assert [record.environment.runs_at_once for record in shared] == [1, 2]
 
 
 def test_logs_are_apart(whole) -> None:
@@ -180,7 +180,7 @@ def test_a_damaged_record_stops_none_of_the_others(plan, whole, tmp_path: Path) 
     source = record_path(whole[0][0].root, whole[0][2].experiment)
     place = record_path(tmp_path, damaged.experiment)
     place.parent.mkdir(parents=True)
-    place.write_text(json.dumps({**read_record(source), "metrics": {}}))
+    place.write_text(json.dumps({**json.loads(source.read_text()), "metrics": {}}))
     report = run_grid([damaged, *others], 1)
     (ended,) = report.failures
     assert ended.job.experiment == damaged.experiment

@@ -12,12 +12,22 @@ import sys
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
-from synthetic_records import BAD, GOOD, SIZE, SMALL, Method, older, record, write_records
+from synthetic_records import (
+    BAD,
+    GOOD,
+    SIZE,
+    SMALL,
+    Method,
+    older,
+    record,
+    store,
+    stored,
+    write_records,
+)
 
 from erc_bench.leaderboard import Built, build, check, compare_methods, latex, read_board, rescore
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.runs import dialogues_of
-from erc_bench.records.store import read_record, write_record
 
 NAMES = ("README.md", "index.html", "leaderboard.csv", "leaderboard.json")
 
@@ -209,7 +219,7 @@ def test_the_time_of_a_training_holds_that_of_its_encoders_fine_tuning(tmp_path)
 def test_another_copy_of_the_corpus_is_another_row(root):
     folder = next((root / "records/meld/equal").glob("*.json")).parent
     for file in folder.glob("*.json"):
-        write_record(file, {**read_record(file), "dataset_digest": "f" * 64})
+        store(file, {**stored(file), "dataset_digest": "f" * 64})
     track = tracks(root)[GOOD.encoder]
     assert ranks(track) == {"good": 1, "equal": None, "bad": 2}
     assert {r.method: r.unranked for r in track.rows}["equal"] == "another copy of the corpus"
@@ -223,9 +233,9 @@ def test_another_copy_of_the_corpus_is_another_row(root):
 
 def test_a_record_that_does_not_say_its_corpus_is_of_the_usual_copy(root):
     file = next((root / "records/meld/equal").glob("*.json"))
-    old = read_record(file)
+    old = stored(file)
     del old["dataset_digest"]
-    write_record(file, old)
+    store(file, old)
     assert ranks(tracks(root)[GOOD.encoder]) == {"good": 1, "equal": 1, "bad": 3}
 
 
@@ -256,12 +266,12 @@ def test_trials_are_never_in_the_ranking(written):
 @pytest.mark.parametrize("change", [lambda names: [*names, "bored"], lambda names: names[::-1]])
 def test_a_row_of_another_label_set_keeps_its_own_names(root, change):
     for file in (root / "records/meld/equal").iterdir():
-        changed = read_record(file)
+        changed = stored(file)
         predictions = changed["predictions"]["test"]
         names = change(changed["labels"])
         for kind in ("gold", "predicted"):
             predictions[kind] = [names.index(changed["labels"][c]) for c in predictions[kind]]
-        write_record(file, {**changed, "labels": names})
+        store(file, {**changed, "labels": names})
     row = next(r for r in tracks(root)[GOOD.encoder].rows if r.method == "equal")
     assert row.unranked == "another test set"
     build(root)
@@ -273,12 +283,12 @@ def test_a_row_of_another_label_set_keeps_its_own_names(root, change):
 def test_another_test_set_is_not_ranked(root):
     path = next((root / "records/meld/equal").glob("*.json")).parent
     for file in path.iterdir():
-        changed = read_record(file)
+        changed = stored(file)
         for key in ("ids", "gold", "predicted", "probabilities", "dialogue"):
             changed["predictions"]["test"][key] = changed["predictions"]["test"][key][:-1]
         facts = changed["predictions"]["test"]["facts"]
         changed["predictions"]["test"]["facts"] = {k: v[:-1] for k, v in facts.items()}
-        write_record(file, changed)
+        store(file, changed)
     rescore(root)
     track = tracks(root)[GOOD.encoder]
     assert ranks(track) == {"good": 1, "equal": None, "bad": 2}
@@ -336,10 +346,10 @@ def test_check_tells_what_is_stale(root):
 def test_a_changed_record_is_seen(root):
     before = tracks(root)[GOOD.encoder]
     path = root / f"records/meld/good/{GOOD.config_hash}-seed1.json"
-    changed = read_record(path)
+    changed = stored(path)
     test = changed["predictions"]["test"]
     test["predicted"] = test["gold"]
-    write_record(path, changed)
+    store(path, changed)
     rescore(root)
     after = tracks(root)[GOOD.encoder]
     assert max(max(row.values) for row in before.rows) < 100
@@ -436,7 +446,7 @@ def test_a_record_of_schema_1_is_read_without_slices(tmp_path):
     write_records(tmp_path, [GOOD], dialogues=80)
     write_records(tmp_path, [BAD], dialogues=80)
     for path in (tmp_path / "records/meld/bad").iterdir():
-        write_record(path, older(read_record(path)))
+        store(path, older(stored(path)))
     track = tracks(tmp_path)[GOOD.encoder]
     assert ranks(track) == {"good": 1, "bad": 2}
     assert [bool(row.slices) for row in track.rows] == [True, False]
@@ -459,11 +469,11 @@ def test_dialogues_from_ids(ids, expected):
 def test_without_dialogues_nothing_is_ranked(tmp_path):
     write_records(tmp_path, [GOOD])
     for path in (tmp_path / "records/meld/good").iterdir():
-        old = older(read_record(path))
+        old = older(stored(path))
         old["predictions"]["test"]["ids"] = [
             f"{i}" for i, _ in enumerate(old["predictions"]["test"]["ids"])
         ]
-        write_record(path, old)
+        store(path, old)
     row = tracks(tmp_path)[GOOD.encoder].rows[0]
     assert (row.rank, row.unranked, row.interval) == (None, "the dialogues are not known", None)
     assert row.seed_interval is not None
@@ -484,19 +494,19 @@ def nested_dialogues(made):
         (lambda r: json.dumps({**r, "schema": "two"}), "its schema is 'two'"),
         (lambda r: json.dumps({k: v for k, v in r.items() if k != "labels"}), "lacks labels"),
         (lambda r: json.dumps({**r, "labels": ["joy", "anger"]}), "something else than classes"),
-        (lambda r: json.dumps({**r, "predictions": {}}), "there is no 'test'"),
+        (lambda r: json.dumps({**r, "predictions": {}}), "$.predictions.test: it is not there"),
         (lambda r: json.dumps({**r, "metrics": {"test": {"weighted_f1": 99.0}}}), "rescore"),
-        (lambda r: json.dumps({**r, "metrics": None}), "damaged record"),
+        (lambda r: json.dumps({**r, "metrics": None}), "damaged record: $.metrics: Expected"),
         (lambda r: json.dumps({**r, "seed": 1}), "holds the same run as"),
         (lambda r: json.dumps({**r, "seed": math.inf}), "is not a readable record"),
-        (lambda r: json.dumps({**r, "seed": None}), "damaged record"),
+        (lambda r: json.dumps({**r, "seed": None}), "damaged record: $.seed: Expected `int`"),
         (lambda r: "[" * 200_000, "is not a readable record"),
-        (nested_dialogues, "dialogue numbers are not one for each"),
+        (nested_dialogues, "$.predictions.test.dialogue[0]: Expected `int`, got `array`"),
     ],
 )
 def test_a_broken_record_is_named_and_left_out(tmp_path, damage, reason):
     paths = write_records(tmp_path, [GOOD])
-    paths[1].write_text(damage(read_record(paths[1])))
+    paths[1].write_text(damage(stored(paths[1])))
     built = build(tmp_path)
     file = paths[1].relative_to(tmp_path).as_posix()
     assert [s.file for s in built.skipped] == [file]
@@ -518,23 +528,23 @@ def test_rescore_finds_nothing_to_change_in_sound_records(written):
 
 def test_rescore_puts_metrics_right_and_names_what_is_broken(root):
     files = sorted((root / "records/meld/good").glob("*.json"))
-    truth = read_record(files[0])
+    truth = stored(files[0])
     wrong = json.loads(json.dumps(truth))
     wrong["metrics"]["test"]["weighted_f1"] = 99.0
     wrong["metrics"]["dev"]["per_class"]["joy"]["f1"] = 1.0
     wrong["metrics"]["test"]["speaker_accuracy"] = 12.5
-    write_record(files[0], wrong)
+    store(files[0], wrong)
     files[1].write_text("{")
-    short = read_record(files[2])
+    short = stored(files[2])
     short["predictions"]["test"]["probabilities"] = [[0.5, 0.5]]
-    write_record(files[2], short)
+    store(files[2], short)
     found = rescore(root)
     assert [c.file for c in found.changed] == [files[0].relative_to(root).as_posix()]
     assert found.changed[0].figures[0].startswith("dev per_class")
     assert found.changed[0].figures[1].startswith("test weighted_f1 99.0000 → ")
     assert [b.file for b in found.broken] == [f.relative_to(root).as_posix() for f in files[1:3]]
     assert str(root) not in found.broken[0].reason
-    fixed = read_record(files[0])
+    fixed = stored(files[0])
     assert fixed["metrics"]["test"].pop("speaker_accuracy") == 12.5
     for split in ("dev", "test"):
         for name in ("weighted_f1", "accuracy", "macro_f1"):

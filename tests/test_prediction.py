@@ -288,9 +288,9 @@ def test_what_no_longer_fits_the_model(root: Path, capsys, tiny_encoder: str) ->
     assert "no setting 'tempersture'" in message(config={**config, "tempersture": 1})
     assert "'batch_size'" in message(config={**config, "batch_size": "many"})
     assert "do not fit the method 'eacl'" in message(config={**config, "projection_size": 7})
-    assert "do not fit the method 'eacl'" in message(labels=record["labels"][:-1])
+    assert "something else than classes 0…5" in message(labels=record["labels"][:-1])
     assert "another encoder" in message(encoder={"name": "x", "digest": "0" * 64})
-    assert "damaged record" in message(encoder=None)
+    assert "damaged record: $.encoder: it does not say which" in message(encoder=None)
     assert "There is no encoder 'gone'" in message(config={**config, "encoder": "gone"})
     del config["temperature"]
     path.write_text(json.dumps({**record, "config": config}))

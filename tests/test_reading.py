@@ -186,13 +186,19 @@ def test_a_plot_spans_its_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"metrics": {}}, {"metrics": None}, {"predictions": []}, {"config": 3}]
+    ("values", "field"),
+    [
+        ({"metrics": {}}, "$.metrics.test: it is not there"),
+        ({"metrics": None}, "$.metrics: Expected"),
+        ({"predictions": []}, "$.predictions: Expected"),
+        ({"config": 3}, "$.config: Expected"),
+    ],
 )
-def test_a_damaged_record_is_named(values, root: Path, capsys) -> None:
+def test_a_damaged_record_is_named(values, field: str, root: Path, capsys) -> None:
     change(root, **values)
     assert main(["show", "finetune", "--quiet"]) == 2
     message = capsys.readouterr().err
-    assert "seed1.json is a damaged record: " in message
+    assert f"seed1.json is a damaged record: {field}" in message
     assert "--force" in message
 
 
@@ -224,7 +230,7 @@ def test_right_and_wrong_are_coloured(root: Path, record: dict, demo, monkeypatc
     for key in ("NO_COLOR", "TERM"):
         monkeypatch.delenv(key, raising=False)
     gold = record["predictions"]["test"]["gold"]
-    predictions = {"test": {**record["predictions"]["test"], "predicted": [gold[0], *gold[1:]]}}
+    predictions = {"test": {**record["predictions"]["test"], "predicted": list(gold)}}
     predictions["test"]["predicted"][1] = (gold[1] + 1) % 7
     change(root, predictions=predictions)
     assert main(["explain", "finetune", "--dialogue", "test-d0"]) == 0
@@ -270,11 +276,27 @@ def test_explain_says_what_is_wrong(root: Path, record: dict, capsys) -> None:
     change(root, dataset="iemocap")
     assert "SAIL" in fails(capsys, *explain)
     change(root, dataset=None)
-    assert "is a damaged record: its dataset and" in fails(capsys, *explain)
+    assert "is a damaged record: $.dataset: Expected" in fails(capsys, *explain)
+    change(root, dataset="demo", dataset_digest="")
+    assert "$.dataset_digest: it does not say which copy" in fails(capsys, *explain)
+    ids = record["predictions"]["test"]["ids"]
+    test = {**record["predictions"]["test"], "ids": [*ids[:-1], "another"]}
+    whole = {"dataset_digest": record["dataset_digest"], "predictions": {"test": test}}
+    change(root, **whole)
+    assert "its labels and ids are not those of demo" in fails(capsys, *explain)
+
+
+def test_explain_an_utterance_without_an_answer(root: Path, record: dict, demo, capsys) -> None:
+    test = record["predictions"]["test"]
+    test["predicted"][0], test["probabilities"][0] = -1, None
+    change(root, predictions={"test": test})
+    assert main(["explain", "finetune", "--dialogue", "test-d0"]) == 0
+    (first,) = (row for row in capsys.readouterr().out.splitlines() if row.startswith("1 "))
+    assert re.search(rf"{record['labels'][test['gold'][0]]} +no answer", first)
 
 
 @pytest.mark.filterwarnings("ignore:.*not comparable")
-def test_turns_without_a_label(root: Path, record: dict, elsewhere: Path, capsys) -> None:
+def test_turns_without_a_label(elsewhere: Path, capsys) -> None:
     """And speakers by the name that prompts call them, brackets and all."""
     from iemocap_layout import write_release
 
@@ -283,16 +305,12 @@ def test_turns_without_a_label(root: Path, record: dict, elsewhere: Path, capsys
     write_release(elsewhere / "data" / "iemocap")
     corpus = corpus_source("iemocap").load(elsewhere / "data")
     turns = [d.utterances[i] for d in corpus.dialogues("test") for i in d.labelled]
-    held = {"ids": [u.id for u in turns], "gold": [u.label for u in turns]}
-    held["predicted"] = [u.label for u in turns]
-    change(
-        root,
-        dataset="iemocap",
-        dataset_digest=corpus.digest,
-        labels=list(corpus.labels.names),
-        predictions={"test": held},
-    )
-    argv = ["explain", "finetune", "--data-dir", "data", "--quiet"]
+    lines = (json.dumps({"id": u.id, "label": corpus.labels.names[u.label]}) for u in turns)
+    Path("p.jsonl").write_text("\n".join(lines))
+    where = ["--data-dir", "data", "--quiet"]
+    assert main(["score", "p.jsonl", "--dataset", "iemocap", "--name", "x", *where]) == 0
+    capsys.readouterr()
+    argv = ["explain", "x", *where]
     assert main([*argv, "--dialogue", "test-Ses05F_impro04"]) == 0
     out = capsys.readouterr().out
     assert out.count("no label") == 3

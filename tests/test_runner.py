@@ -21,7 +21,8 @@ from erc_bench.evaluation.metrics import evaluate
 from erc_bench.execution import run as runner
 from erc_bench.execution.run import run
 from erc_bench.methods.eacl import EACL
-from erc_bench.records.store import RecordError, read_record, record_path, run_folder
+from erc_bench.records.schema import Record, RecordError, to_json
+from erc_bench.records.store import read_record, record_path, run_folder
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import corpus_source
 from erc_bench.training import checkpoints, environment
@@ -49,8 +50,8 @@ def finished_run(quick, tmp_path_factory: pytest.TempPathFactory):
     return root, experiment, run(experiment, root)
 
 
-def predictions(record: dict) -> dict:
-    return {split: record["predictions"][split]["probabilities"] for split in ("dev", "test")}
+def predictions(record: Record) -> dict:
+    return {split: stored.probabilities for split, stored in record.predictions.items()}
 
 
 def cut_off(monkeypatch, experiment: Experiment, root: Path, epoch: int) -> None:
@@ -88,44 +89,44 @@ def best_of(folder: Path) -> Path:
 def test_the_record_says_what_was_done_and_what_came_out(finished_run, demo) -> None:
     root, experiment, outcome = finished_run
     record = read_record(record_path(root, experiment))
-    assert record == json.loads(json.dumps(outcome.record))
-    assert (record["method"], record["dataset"], record["seed"]) == ("eacl", "demo", 1)
-    assert record["config"] == experiment.settings
-    assert record["config_hash"] == experiment.hash
-    assert record["dataset_digest"] == demo.digest
-    assert (record["context"], record["selection"]) == ("past", "dev weighted_f1")
-    assert len(record["encoder"]["digest"]) == 64
-    assert record["training"]["epochs"] == len(record["training"]["curves"]) == 3
-    assert record["training"]["utterances_per_second"] > 0
-    assert record["training"]["peak_memory_mib"] > 100
-    assert record["environment"]["versions"]["torch"] == torch.__version__
+    assert record == outcome.record
+    assert (record.method, record.dataset, record.seed) == ("eacl", "demo", 1)
+    assert record.config == experiment.settings
+    assert record.config_hash == experiment.hash
+    assert record.dataset_digest == demo.digest
+    assert (record.context, record.selection) == ("past", "dev weighted_f1")
+    assert len(record.encoder.digest) == 64
+    assert record.training.epochs == len(record.training.curves) == 3
+    assert record.training.utterances_per_second > 0
+    assert record.training.peak_memory_mib > 100
+    assert record.environment.versions["torch"] == torch.__version__
 
 
 def test_every_labelled_utterance_is_predicted_once_in_corpus_order(finished_run, demo) -> None:
     record = finished_run[2].record
     for split in ("dev", "test"):
-        stored = record["predictions"][split]
+        stored, metrics = getattr(record.predictions, split), getattr(record.metrics, split)
         wanted = [u for d in demo.dialogues(split) for u in d.utterances if u.label is not None]
-        assert stored["ids"] == [u.id for u in wanted]
-        assert stored["gold"] == [u.label for u in wanted]
+        assert stored.ids == [u.id for u in wanted]
+        assert stored.gold == [u.label for u in wanted]
         again = evaluate(
-            torch.tensor(stored["predicted"]),
-            torch.tensor(stored["gold"]),
-            record["labels"],
-            torch.tensor(stored["probabilities"]),
+            torch.tensor(stored.predicted),
+            torch.tensor(stored.gold),
+            record.labels,
+            torch.tensor(stored.probabilities),
         )
         for figure, value in again.items():
-            assert record["metrics"][split][figure] == value
+            assert to_json(metrics)[figure] == value
 
 
 def test_dev_selects_and_the_oracle_gap_is_apart(finished_run) -> None:
     record = finished_run[2].record
-    curves = record["training"]["curves"]
+    curves = record.training.curves
     on_dev = [epoch["dev/weighted_f1"] for epoch in curves]
     on_test = [epoch["test/weighted_f1"] for epoch in curves]
-    best = record["training"]["best_epoch"] - 1
+    best = record.training.best_epoch - 1
     assert on_dev[best] == max(on_dev)
-    assert record["oracle_gap"] == pytest.approx(max(on_test) - on_test[best])
+    assert record.oracle_gap == pytest.approx(max(on_test) - on_test[best])
 
 
 def test_attention_is_not_left_to_cudnn(finished_run) -> None:
@@ -175,10 +176,10 @@ def test_a_finished_run_in_a_read_only_folder_is_skipped(quick, tmp_path: Path) 
 def test_a_damaged_record_is_said_and_force_repeats_it(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=1")
     whole = run(experiment, tmp_path)
-    whole.path.write_text(json.dumps({**whole.record, "metrics": {}}))
+    whole.path.write_text(json.dumps({**to_json(whole.record), "metrics": {}}))
     with pytest.raises(RecordError, match="--force"):
         run(experiment, tmp_path)
-    assert run(experiment, tmp_path, force=True).record["metrics"] == whole.record["metrics"]
+    assert run(experiment, tmp_path, force=True).record.metrics == whole.record.metrics
 
 
 def test_a_repetition_that_fails_leaves_record_and_model_as_they_were(
@@ -222,9 +223,9 @@ def test_the_same_seed_repeats_bit_for_bit_and_another_differs(quick, tmp_path: 
     two = run(quick(), tmp_path / "two").record
     three = run(quick(seed=2), tmp_path / "three").record
     assert predictions(one) == predictions(two)
-    assert one["metrics"] == two["metrics"]
-    assert [e["train/loss"] for e in one["training"]["curves"]] == [
-        e["train/loss"] for e in two["training"]["curves"]
+    assert one.metrics == two.metrics
+    assert [e["train/loss"] for e in one.training.curves] == [
+        e["train/loss"] for e in two.training.curves
     ]
     assert predictions(one) != predictions(three)
 
@@ -263,9 +264,9 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
     assert not record_path(root, experiment).exists()
     resumed = run(experiment, root, resume=True).record
     assert predictions(resumed) == predictions(whole)
-    assert resumed["metrics"] == whole["metrics"]
-    assert resumed["training"]["best_epoch"] == whole["training"]["best_epoch"]
-    assert len(resumed["training"]["curves"]) == 4
+    assert resumed.metrics == whole.metrics
+    assert resumed.training.best_epoch == whole.training.best_epoch
+    assert len(resumed.training.curves) == 4
 
 
 def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
@@ -273,11 +274,11 @@ def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
 ) -> None:
     experiment = quick("epochs=6", "patience=1", "encoder_lr=1e-9", "lr=1e-9")
     whole = run(experiment, tmp_path / "whole").record
-    assert whole["training"]["epochs"] == 2
+    assert whole.training.epochs == 2
     root = tmp_path / "killed"
     cut_off_at_the_end(monkeypatch, experiment, root)
     resumed = run(experiment, root, resume=True).record
-    assert resumed["training"]["epochs"] == 2
+    assert resumed.training.epochs == 2
     assert predictions(resumed) == predictions(whole)
 
 
@@ -315,11 +316,11 @@ def test_a_record_names_all_places_that_trained(quick, tmp_path: Path, monkeypat
     monkeypatch.setattr(environment, "COMMIT", "new")
     monkeypatch.setattr(environment, "device_name", lambda: "another")
     resumed = run(experiment, tmp_path, resume=True).record
-    assert resumed["environment"]["git_commit"] == "old → new"
-    assert resumed["environment"]["device"] == f"{device_name()} → another"
-    assert resumed["environment"]["threads"] == torch.get_num_threads()
+    assert resumed.environment.git_commit == "old → new"
+    assert resumed.environment.device == f"{device_name()} → another"
+    assert resumed.environment.threads == torch.get_num_threads()
     again = run(experiment, tmp_path, force=True).record
-    assert again["environment"]["git_commit"] == "new"
+    assert again.environment.git_commit == "new"
 
 
 def test_environments_of_a_run_resumed_again_and_of_an_old_checkpoint() -> None:
@@ -463,7 +464,7 @@ def test_a_moved_folder_resumes_to_the_same_result(quick, tmp_path: Path, monkey
     (tmp_path / "before").rename(tmp_path / "after")
     resumed = run(experiment, tmp_path / "after", resume=True).record
     assert predictions(resumed) == predictions(whole)
-    assert resumed["training"]["best_epoch"] == whole["training"]["best_epoch"]
+    assert resumed.training.best_epoch == whole.training.best_epoch
 
 
 def test_a_diverged_run_leaves_no_record(quick, tmp_path: Path) -> None:

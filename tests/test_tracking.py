@@ -17,10 +17,11 @@ from erc_bench import tracking
 from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.run import run
+from erc_bench.records.schema import Predictions, Record
 from erc_bench.records.store import record_path
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.tracking import wandb_mode
-from erc_bench.tracking.run import variant
+from erc_bench.tracking.run import prediction_rows, variant
 from erc_bench.training.trainer import build_trainer
 
 KEY = "0" * 40
@@ -145,7 +146,7 @@ def test_runs_are_of_one_variant_only_with_the_same_settings() -> None:
 
 def test_its_curves_are_those_of_the_record(finished_run) -> None:
     _, outcome, one = finished_run
-    curves = outcome.record["training"]["curves"]
+    curves = outcome.record.training.curves
     names = set(curves[0]) - {"epoch"}
     assert {"train/loss", "train/contrastive", "train/ce", "dev/weighted_f1"} <= names
     for name in names:
@@ -157,30 +158,45 @@ def test_its_curves_are_those_of_the_record(finished_run) -> None:
 
 def test_its_summary_is_the_records_metrics(finished_run) -> None:
     _, outcome, one = finished_run
-    for split, metrics in outcome.record["metrics"].items():
+    for split, metrics in outcome.record.metrics.items():
         for name in ("weighted_f1", "macro_f1", "accuracy", "calibration_error"):
-            assert one.summary[f"{split}/{name}"] == pytest.approx(metrics[name])
-        for label, each in metrics["per_class"].items():
-            assert one.summary[f"{split}/f1/{label}"] == pytest.approx(each["f1"])
-    assert one.summary["training/best_epoch"] == outcome.record["training"]["best_epoch"]
+            assert one.summary[f"{split}/{name}"] == pytest.approx(getattr(metrics, name))
+        for label, each in metrics.per_class.items():
+            assert one.summary[f"{split}/f1/{label}"] == pytest.approx(each.f1)
+    assert one.summary["training/best_epoch"] == outcome.record.training.best_epoch
 
 
 def test_confusion_predictions_and_result_are_tables(finished_run) -> None:
     _, outcome, one = finished_run
-    labels = outcome.record["labels"]
-    test = outcome.record["predictions"]["test"]
+    labels = outcome.record.labels
+    test = outcome.record.predictions.test
     confusion = {(gold, predicted): n for gold, predicted, n in one.table("confusion_matrix_table")}
-    wanted = outcome.record["metrics"]["test"]["confusion"]
+    wanted = outcome.record.metrics.test.confusion
     assert [[confusion[a, b] for b in labels] for a in labels] == wanted
     rows = one.table("predictions")
-    assert [row[0] for row in rows] == test["ids"]
-    assert [row[1] for row in rows] == [labels[gold] for gold in test["gold"]]
-    assert [row[2] for row in rows] == [labels[predicted] for predicted in test["predicted"]]
-    assert [row[3] for row in rows] == [max(each) for each in test["probabilities"]]
+    assert [row[0] for row in rows] == test.ids
+    assert [row[1] for row in rows] == [labels[gold] for gold in test.gold]
+    assert [row[2] for row in rows] == [labels[predicted] for predicted in test.predicted]
+    assert [row[3] for row in rows] == [max(each) for each in test.probabilities]
     assert [row[4] for row in rows] == [row[1] == row[2] for row in rows]
     ((name, seed, score),) = one.table("result")
     assert (name.split()[0], seed) == ("eacl", 1)
-    assert score == outcome.record["metrics"]["test"]["weighted_f1"]
+    assert score == outcome.record.metrics.test.weighted_f1
+
+
+def test_a_prediction_without_an_answer_or_probabilities_has_none_there() -> None:
+    answered = Predictions(ids=["a", "b"], gold=[0, 1], predicted=[0, 0])
+    assert prediction_rows(answered, ["joy", "anger"]) == [
+        ["a", "joy", "joy", None, True],
+        ["b", "anger", "joy", None, False],
+    ]
+    silent = Predictions(
+        ids=["a", "b"], gold=[0, 1], predicted=[-1, 1], probabilities=[None, [0.2, 0.8]]
+    )
+    assert prediction_rows(silent, ["joy", "anger"]) == [
+        ["a", "joy", None, None, False],
+        ["b", "anger", "anger", 0.8, True],
+    ]
 
 
 def test_the_record_is_an_artifact(finished_run) -> None:
@@ -204,10 +220,8 @@ def test_no_text_of_the_corpus_goes_there(finished_run, demo) -> None:
                     assert utterance.text.encode() not in contents
 
 
-def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in ("config_hash", "metrics", "predictions")} | {
-        "curves": record["training"]["curves"]
-    }
+def without_times(record: Record) -> list[Any]:
+    return [record.config_hash, record.metrics, record.predictions, record.training.curves]
 
 
 def test_two_runs_in_one_process_are_two_there_and_change_nothing(
@@ -222,9 +236,7 @@ def test_two_runs_in_one_process_are_two_there_and_change_nothing(
     for record, experiment, one in zip(tracked, seeds, (first, second), strict=True):
         plain = run(experiment, tmp_path / "off", wandb="off").record
         assert without_times(record) == without_times(plain)
-        assert one.summary["test/weighted_f1"] == pytest.approx(
-            plain["metrics"]["test"]["weighted_f1"]
-        )
+        assert one.summary["test/weighted_f1"] == pytest.approx(plain.metrics.test.weighted_f1)
     assert not (tmp_path / "off" / "wandb").exists()
     assert "wandb:" not in "".join(capsys.readouterr())
 
@@ -277,7 +289,7 @@ def test_a_run_that_breaks_off_is_failed_there_and_one_that_resumes_is_whole(
     assert "resumed" in resumed.run["tags"]
     assert resumed.run["run_group"] == broken.run["run_group"]
     for name in ("train/loss", "dev/weighted_f1"):
-        curve = [(epoch["epoch"], epoch[name]) for epoch in outcome.record["training"]["curves"]]
+        curve = [(epoch["epoch"], epoch[name]) for epoch in outcome.record.training.curves]
         assert resumed.curve(name) == curve
         assert len(curve) == 3
 
@@ -289,7 +301,7 @@ def test_learning_rates_that_a_method_sets_itself(quick, tmp_path: Path, method:
     outcome = run(quick(*settings, method=method), tmp_path, wandb="offline")
     (one,) = logged(tmp_path)
     assert [epoch for epoch, _ in one.curve("train/loss")] == [1, 2]
-    config = outcome.record["config"]
+    config = outcome.record.config
     if method == "spcl":
         rates = one.curve("lr/rest", "optimizer_step")
         assert rates[0] == (0, 0)

@@ -8,13 +8,16 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from erc_bench import __version__
 from erc_bench.cli.parser import CommandParser
 from erc_bench.errors import ErcBenchError, explain
 from erc_bench.progress import console, duration, say, show_warning
 from erc_bench.tracking import MODES
+
+if TYPE_CHECKING:
+    from erc_bench.records.schema import Record, Training
 
 INTERRUPTED = 130
 
@@ -329,23 +332,27 @@ def command_run(args: argparse.Namespace) -> int:
 
 def print_outcome(outcome: Any) -> None:
     """The table at the end of a run, where its record is, and how long it took."""
-    from erc_bench.cli.printing import metrics_table
-    from erc_bench.records.store import sound
+    from erc_bench.cli.printing import metrics_table, run_title
 
     record, out = outcome.record, _console()
-    with sound(outcome.path):
-        out.print(metrics_table(record))
+    out.print(metrics_table(run_title(record), record.labels, dict(record.metrics.items())))
     head = "Finished before (--force repeats it)" if outcome.skipped else "Record"
     out.print(f"{head}: {outcome.path}", soft_wrap=True)
-    if "oracle_gap" in record:
-        out.print(f"Oracle gap: {record['oracle_gap']:.2f} (best test epoch − selected epoch)")
-    if not outcome.skipped:
-        training, scored = record["training"], record["metrics"]["test"]["utterances"]
-        out.print(
-            f"{scored} test utterances; {duration(training['wall_seconds'])}, "
-            f"{training['epochs']} epochs, best {training['best_epoch']}, "
-            f"{training['utterances_per_second']:.0f} utterances/s in training"
-        )
+    if record.oracle_gap is not None:
+        out.print(f"Oracle gap: {record.oracle_gap:.2f} (best test epoch − selected epoch)")
+    if not outcome.skipped and record.training is not None:
+        out.print(f"{record.metrics.test.utterances} test utterances; {_took(record.training)}")
+
+
+def _took(training: Training) -> str:
+    """``1 min 5 s, 8 epochs, best 6, 44 utterances/s in training``, as far as it is known."""
+    parts = {
+        "{}": training.wall_seconds and duration(training.wall_seconds),
+        "{} epochs": training.epochs,
+        "best {}": training.best_epoch,
+        "{:.0f} utterances/s in training": training.utterances_per_second,
+    }
+    return ", ".join(text.format(value) for text, value in parts.items() if value is not None)
 
 
 def command_config(args: argparse.Namespace) -> None:
@@ -442,12 +449,13 @@ def command_score(args: argparse.Namespace) -> None:
         force=args.force,
     )
     out = _console()
-    out.print(metrics_table(scored.record))
+    title = f"{args.name} on {args.dataset}, seed {args.seed}"
+    out.print(metrics_table(title, scored.labels, scored.metrics))
     where = f"Record: {scored.path}" if scored.path else "Not stored: a record stands on test."
     out.print(where, soft_wrap=True)
 
 
-def _run_of(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+def _run_of(args: argparse.Namespace) -> tuple[Path, Record]:
     """The record that RUN means, and its file."""
     from erc_bench.records.store import find_record, read_record
 
@@ -458,11 +466,8 @@ def _run_of(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 def command_show(args: argparse.Namespace) -> None:
     """``erc-bench show``."""
     from erc_bench.cli.printing import show
-    from erc_bench.records.store import sound
 
-    path, record = _run_of(args)
-    with sound(path):
-        show(_console(), path, record)
+    show(_console(), *_run_of(args))
 
 
 def command_explain(args: argparse.Namespace) -> None:

@@ -16,7 +16,16 @@ from erc_bench.corpus.conversation import Corpus, Dialogue
 from erc_bench.errors import ErcBenchError, nearest
 from erc_bench.evaluation.slices import facts_of, slices
 from erc_bench.progress import duration
-from erc_bench.records.store import sound
+from erc_bench.records.schema import (
+    NO_ANSWER,
+    Encoder,
+    Facts,
+    Metrics,
+    Record,
+    Training,
+    damaged,
+    to_json,
+)
 from erc_bench.settings.registry import corpus_source
 
 if TYPE_CHECKING:
@@ -38,43 +47,65 @@ RIGHT, WRONG = "green", "red"
 # --- a run
 
 
-def show(console: Console, path: Path, record: Mapping[str, Any]) -> None:
+def show(console: Console, path: Path, record: Record) -> None:
     """Print a run: metrics, classes, confusion, slices, curves, what it cost, its settings."""
     console.print(_head(path, record))
-    console.print(metrics_table(record, by_class=False))
+    metrics = dict(record.metrics.items())
+    console.print(metrics_table(run_title(record), record.labels, metrics, by_class=False))
     console.print(_class_table(record))
     console.print(_confusion_table(record))
-    if record["predictions"]["test"].get("facts"):
-        console.print(_slice_table(record))
-    training = record.get("training") or {}
-    if training.get("curves"):
-        _print_curves(console, training)
-    values = {**training, **(record.get("environment") or {})}
-    for title, of_title in (("Training", values), ("Settings", record["config"])):
+    if record.predictions.test.facts is not None:
+        console.print(_slice_table(record, record.predictions.test.facts))
+    values: dict[str, Any] = {}
+    if record.training is not None:
+        _print_curves(console, record.training)
+        values |= to_json(record.training)
+    if record.environment is not None:
+        values |= to_json(record.environment)
+    for title, of_title in (("Training", values), ("Settings", record.config)):
         console.print(f"\n{title}", style="bold")
         _print_values(console, {k: v for k, v in of_title.items() if k != "curves"})
 
 
-def metrics_table(record: Mapping[str, Any], by_class: bool = True) -> Table:
+def run_title(record: Record) -> str:
+    """``eacl on meld, seed 1``."""
+    return f"{record.method} on {record.dataset}, seed {record.seed}"
+
+
+def metrics_table(
+    title: str, labels: Sequence[str], metrics: Mapping[str, Metrics], by_class: bool = True
+) -> Table:
     """The figures of each split in percent, test first; with F1 by class below them."""
-    splits = [split for split in ("test", "dev") if split in record["metrics"]]
-    figures = [record["metrics"][split] for split in splits]
-    table = Table(title=f"{record['method']} on {record['dataset']}, seed {record['seed']}")
+    splits = [split for split in ("test", "dev") if split in metrics]
+    figures = [_figures(metrics[split]) for split in splits]
+    table = Table(title=title)
     table.add_column("")
     for split in splits:
         table.add_column(split, justify="right")
-    names = [name for name, value in figures[0].items() if isinstance(value, float)]
-    for name in names:
+    for name in figures[0]:
         table.add_row(
             TITLES.get(name, name.replace("_", " ")),
-            *(f"{of_split[name]:.2f}" for of_split in figures),
-            end_section=name == names[-1],
+            *(f"{of_split[name]:.2f}" if name in of_split else "–" for of_split in figures),
+            end_section=name == list(figures[0])[-1],
         )
-    for name in record["labels"] if by_class else ():
+    for name in labels if by_class else ():
         table.add_row(
-            f"F1 {name}", *(f"{of_split['per_class'][name]['f1']:.2f}" for of_split in figures)
+            f"F1 {name}", *(f"{metrics[split].per_class[name].f1:.2f}" for split in splits)
         )
     return table
+
+
+def _figures(metrics: Metrics) -> dict[str, float]:
+    """What is shown in percent: the protocol's figures, and the method's own that are numbers."""
+    figures = {
+        "weighted_f1": metrics.weighted_f1,
+        "accuracy": metrics.accuracy,
+        "macro_f1": metrics.macro_f1,
+        "calibration_error": metrics.calibration_error,
+        "no_answer": metrics.no_answer,
+        **{name: value for name, value in metrics.extra.items() if isinstance(value, float)},
+    }
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _table(*columns: str | Column, title: str = "") -> Table:
@@ -89,20 +120,20 @@ def _table(*columns: str | Column, title: str = "") -> Table:
     )
 
 
-def _head(path: Path, record: Mapping[str, Any]) -> Table:
-    encoder = record.get("encoder") or {}
+def _head(path: Path, record: Record) -> Table:
+    encoder = record.encoder or Encoder()
     rows = {
         "record": str(path),
-        "made": f"{record.get('created', '')}",
-        "preset": " ".join([record.get("preset") or "", *(record.get("overrides") or [])]),
-        "encoder": f"{encoder.get('name') or 'unknown'} {(encoder.get('digest') or '')[:12]}",
-        "context": record.get("context") or "unknown",
-        "selection": record.get("selection") or "unknown",
-        "corpus": f"{record['dataset']} {str(record.get('dataset_digest', ''))[:12]}",
+        "made": record.created,
+        "preset": " ".join([record.preset, *record.overrides]),
+        "encoder": f"{encoder.name or 'unknown'} {encoder.digest[:12]}",
+        "context": record.context,
+        "selection": record.selection,
+        "corpus": f"{record.dataset} {record.dataset_digest[:12]}",
     }
-    if "oracle_gap" in record:
-        rows["oracle gap"] = f"{record['oracle_gap']:.2f} (best test epoch − selected epoch)"
-    if record.get("external"):
+    if record.oracle_gap is not None:
+        rows["oracle gap"] = f"{record.oracle_gap:.2f} (best test epoch − selected epoch)"
+    if record.external:
         rows["external"] = "predicted elsewhere: how it was trained and selected is not known"
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in rows.items():
@@ -110,38 +141,38 @@ def _head(path: Path, record: Mapping[str, Any]) -> Table:
     return table
 
 
-def _class_table(record: Mapping[str, Any]) -> Table:
-    metrics = record["metrics"]
+def _class_table(record: Record) -> Table:
+    test, dev = record.metrics.test, record.metrics.dev
     table = _table("", title="By class, on test")
-    for column in ("support", "precision", "recall", "F1", *(["F1 on dev"] * ("dev" in metrics))):
+    for column in ("support", "precision", "recall", "F1", *(["F1 on dev"] if dev else [])):
         table.add_column(column, justify="right")
-    for name in record["labels"]:
-        of_class = metrics["test"]["per_class"][name]
-        shares = [f"{of_class[figure]:.2f}" for figure in ("precision", "recall", "f1")]
-        on_dev = [f"{metrics['dev']['per_class'][name]['f1']:.2f}"] if "dev" in metrics else []
-        table.add_row(Text(name), f"{of_class['support']:,}", *shares, *on_dev)
+    for name in record.labels:
+        of_class = test.per_class[name]
+        shares = [of_class.precision, of_class.recall, of_class.f1]
+        shares += [dev.per_class[name].f1] if dev else []
+        table.add_row(Text(name), f"{of_class.support:,}", *(f"{share:.2f}" for share in shares))
     return table
 
 
-def _confusion_table(record: Mapping[str, Any]) -> Table:
+def _confusion_table(record: Record) -> Table:
     """Counts, rows gold; the more of a row lie in a cell, the bolder it is."""
     table = _table("gold ↓ predicted →", title="Confusion on test")
-    for name in record["labels"]:
+    for name in record.labels:
         table.add_column(Text(name), justify="right")
-    for c, row in enumerate(record["metrics"]["test"]["confusion"]):
+    for c, row in enumerate(record.metrics.test.confusion):
         cells = []
         for k, count in enumerate(row):
             colour = RIGHT if k == c else WRONG
             weight = "bold " if 4 * count >= sum(row) else "dim " if 20 * count < sum(row) else ""
             cells.append(Text(f"{count:,}", style=weight + colour if count else "dim"))
-        table.add_row(Text(record["labels"][c]), *cells)
+        table.add_row(Text(record.labels[c]), *cells)
     return table
 
 
-def _slice_table(record: Mapping[str, Any]) -> Table:
-    test = record["predictions"]["test"]
-    facts, classes = facts_of(test["facts"]), len(record["labels"])
-    found = [p for p in slices(test["gold"], [test["predicted"]], facts, classes) if p.support]
+def _slice_table(record: Record, recorded: Facts) -> Table:
+    test = record.predictions.test
+    facts, classes = facts_of(recorded.columns()), len(record.labels)
+    found = [p for p in slices(test.gold, [test.predicted], facts, classes) if p.support]
     table = _table("", "", title="Parts of test")
     for column in ("support", "weighted-F1", "accuracy"):
         table.add_column(column, justify="right")
@@ -157,9 +188,9 @@ def _slice_table(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def _print_curves(console: Console, training: Mapping[str, Any]) -> None:
+def _print_curves(console: Console, training: Training) -> None:
     """The loss and dev's figure large, whatever else was logged in a line each."""
-    curves = training["curves"]
+    curves = training.curves
     names = list(dict.fromkeys(name for epoch in curves for name in epoch if name != "epoch"))
     # A single epoch is no curve.
     large = [n for n in ("dev/weighted_f1", "train/loss") if n in names and len(curves) > 1]
@@ -170,17 +201,17 @@ def _print_curves(console: Console, training: Mapping[str, Any]) -> None:
         edges = [f"{high:9.4g}", *[""] * (HEIGHT - 2), f"{low:9.4g}"]
         for edge, line in zip(edges, lines, strict=True):
             console.print(Text(f"{edge:>9} │{line}"), no_wrap=True, crop=False)
-        best, columns = training.get("best_epoch"), len(lines[0])
+        best, columns = training.best_epoch, len(lines[0])
         if best:
             at = min(columns - 1, (2 * best - 1) * columns // (2 * len(curves)))
             console.print(f"{'':9} └{'─' * at}▲ epoch {best} of {len(curves)}")
     small = [name for name in names if name not in large]
     if small:
         table = _table("", "first", "last", "")
-        for name in small:
-            values = [epoch.get(name) for epoch in curves]
+        for figure in small:
+            values = [epoch.get(figure) for epoch in curves]
             ends = ["–" if v is None else f"{v:.4g}" for v in (values[0], values[-1])]
-            table.add_row(Text(name), *ends, Text(plot(values, 1)[0][0], no_wrap=True))
+            table.add_row(Text(figure), *ends, Text(plot(values, 1)[0][0], no_wrap=True))
         console.print()
         console.print(table)
 
@@ -213,8 +244,9 @@ def _print_values(console: Console, values: Mapping[str, Any], indent: str = "  
             console.print(Text(f"{indent}{key}:"))
             _print_values(console, value, indent + "  ")
         else:
-            text = duration(value) if key.endswith("_seconds") and value else f"{value}"
-            key = key.removesuffix("_seconds") if key.endswith("_seconds") else key
+            timed = key.endswith("_seconds") and isinstance(value, (int, float))
+            text = duration(value) if timed and value else f"{value}"
+            key = key.removesuffix("_seconds") if timed else key
             console.print(Text(f"{indent}{key}: {text}"), soft_wrap=True)
 
 
@@ -226,13 +258,13 @@ class Predicted:
     """What a record holds of one utterance."""
 
     label: int
-    probabilities: list[float] | None
+    probabilities: Sequence[float] | None
 
 
 def explain(
     console: Console,
     path: Path,
-    record: Mapping[str, Any],
+    record: Record,
     *,
     dialogue: str | None = None,
     worst: int = 10,
@@ -256,11 +288,10 @@ def explain(
     """
     if worst < 1:
         raise ErcBenchError(f"--worst {worst} lists nothing: give 1 or more.")
-    with sound(path):
-        name, digest = record["dataset"], record["dataset_digest"]
-        if not (isinstance(name, str) and isinstance(digest, str)):
-            raise TypeError("its dataset and dataset_digest are not both text")
-    corpus = corpus_source(name).load(data_dir)
+    digest = record.dataset_digest
+    if not digest:
+        raise damaged(path, "$.dataset_digest: it does not say which copy of the corpus it is of")
+    corpus = corpus_source(record.dataset).load(data_dir)
     if corpus.digest != digest:
         raise ErcBenchError(
             f"The copy of {corpus.name} here is not the one of {path}: its digest is "
@@ -269,21 +300,11 @@ def explain(
         )
     if dialogue is not None:
         split, found = _find_dialogue(corpus, dialogue)
-    with sound(path):
-        _check_split(record, split, path)
-        predicted = _predicted(record, split)
-        if dialogue is None:
-            _print_worst(console, corpus.dialogues(split), predicted, worst)
-        else:
-            _print_dialogue(console, found, predicted, record["labels"])
-
-
-def _check_split(record: Mapping[str, Any], split: str, path: Path) -> None:
-    if split not in record["predictions"]:
-        raise ErcBenchError(
-            f"{path} holds no predictions on {split}, only on "
-            f"{' and '.join(record['predictions'])}."
-        )
+    predicted = _predicted(record, split, corpus, path)
+    if dialogue is None:
+        _print_worst(console, corpus.dialogues(split), predicted, worst)
+    else:
+        _print_dialogue(console, found, predicted, record.labels)
 
 
 def _find_dialogue(corpus: Corpus, name: str) -> tuple[str, Dialogue]:
@@ -301,11 +322,23 @@ def _find_dialogue(corpus: Corpus, name: str) -> tuple[str, Dialogue]:
     )
 
 
-def _predicted(record: Mapping[str, Any], split: str) -> dict[str, Predicted]:
+def _predicted(record: Record, split: str, corpus: Corpus, path: Path) -> dict[str, Predicted]:
     """What was predicted of each utterance of a split, by its id."""
-    held = record["predictions"][split]
-    rows = held.get("probabilities") or [None] * len(held["ids"])
-    columns = zip(held["ids"], held["predicted"], rows, strict=True)
+    stored = dict(record.predictions.items())
+    if split not in stored:
+        raise ErcBenchError(
+            f"{path} holds no predictions on {split}, only on {' and '.join(stored)}."
+        )
+    of_split = stored[split]
+    asked = [d.utterances[i] for d in corpus.dialogues(split) for i in d.labelled]
+    if record.labels != list(corpus.labels.names) or of_split.ids != [u.id for u in asked]:
+        raise damaged(
+            path,
+            f"$.predictions.{split}: its labels and ids are not those of {corpus.name}, whose "
+            "digest it has",
+        )
+    rows = of_split.probabilities or [None] * len(asked)
+    columns = zip(of_split.ids, of_split.predicted, rows, strict=True)
     return {name: Predicted(label, row) for name, label, row in columns}
 
 
@@ -354,6 +387,8 @@ def _print_dialogue(
 
 def _confidence(labels: Sequence[str], label: int, probabilities: Sequence[float] | None) -> str:
     """``joy 81 %``; the name alone where there are no probabilities."""
+    if label == NO_ANSWER:
+        return "no answer"
     return labels[label] + (f" {100 * probabilities[label]:.0f} %" if probabilities else "")
 
 

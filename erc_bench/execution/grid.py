@@ -26,6 +26,7 @@ from rich.text import Text
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.jobs import Ended, Executor, Job, default_workers, local
 from erc_bench.progress import Stopwatch, console, duration, say
+from erc_bench.records.schema import Record
 from erc_bench.records.store import cannot_write, finished, leftovers, record_path, run_folder
 
 PATIENCE = 1.0
@@ -144,7 +145,7 @@ class _Grid:
             )
         return left
 
-    def _record(self, job: Job) -> dict[str, Any] | None:
+    def _record(self, job: Job) -> Record | None:
         """The record that makes a job superfluous.
 
         With ``force`` only one that somebody made since this grid began. A broken one is none, and
@@ -192,14 +193,13 @@ class _Grid:
         self._say(job, f"failed, see {job.log}")
         return []
 
-    def _count(self, job: Job, record: dict[str, Any]) -> None:
+    def _count(self, job: Job, record: Record) -> None:
         experiment = job.experiment
         del self.left[experiment.name]
         kind = experiment.method, experiment.dataset
-        score = record["metrics"]["test"]["weighted_f1"]
-        self.report.scores[kind].append(score)
-        with contextlib.suppress(KeyError, TypeError, ValueError):  # an estimate can do without
-            self.seconds[kind].append(float(record["training"]["wall_seconds"]))
+        self.report.scores[kind].append(record.metrics.test.weighted_f1)
+        if record.training and record.training.wall_seconds is not None:
+            self.seconds[kind].append(record.training.wall_seconds)
 
     def _say(self, job: Job, text: str) -> None:
         say(f"[{self.total - len(self.left)}/{self.total}] {job.experiment.name}  {text}")
@@ -259,9 +259,10 @@ class _Grid:
         return total / min(self.workers, len(self.left))
 
 
-def _scores(record: dict[str, Any]) -> str:
-    test, dev = (record["metrics"][split]["weighted_f1"] for split in ("test", "dev"))
-    return f"weighted-F1 {test:.2f} (dev {dev:.2f})"
+def _scores(record: Record) -> str:
+    dev = record.metrics.dev
+    on_dev = f" (dev {dev.weighted_f1:.2f})" if dev else ""
+    return f"weighted-F1 {record.metrics.test.weighted_f1:.2f}{on_dev}"
 
 
 def _is_taken(job: Job) -> bool:

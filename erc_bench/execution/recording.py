@@ -8,16 +8,26 @@ import resource
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning import Trainer
 
+from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.metrics import evaluate
 from erc_bench.evaluation.slices import recorded_facts
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.datamodule import ErcDataModule
-from erc_bench.records.store import SCHEMA
+from erc_bench.records.schema import (
+    Encoder,
+    Environment,
+    Facts,
+    Metrics,
+    Predictions,
+    Record,
+    Splits,
+    Training,
+    typed,
+)
 from erc_bench.settings.experiment import Experiment
 from erc_bench.training.checkpoints import selecting_checkpoint
 from erc_bench.training.log import TrainingLog
@@ -30,8 +40,9 @@ def make_record(
     trainer: Trainer,
     log: TrainingLog,
     predictions: dict[str, tuple[torch.Tensor, torch.Tensor]],
-) -> dict[str, Any]:
-    """The record of a trained method, but for the time it took.
+    wall_seconds: float,
+) -> Record:
+    """The record of a trained method.
 
     Args:
         experiment: what was run.
@@ -40,52 +51,77 @@ def make_record(
         trainer: what trained it.
         log: the course of the training.
         predictions: for dev and test the rows ``(N,)`` and probabilities ``(N, C)``.
+        wall_seconds: the time of the whole run.
     """
     corpus = datamodule.corpus
-    metrics, stored = {}, {}
-    for split, (rows, probabilities) in predictions.items():
-        gold, predicted = datamodule.gold[rows], probabilities.argmax(dim=1)
-        rounded = [[round(p, 4) for p in each] for each in probabilities.tolist()]
-        metrics[split] = {
-            # Of what is stored, so that the metrics can be recomputed from the record.
-            **evaluate(predicted, gold, corpus.labels.names, torch.tensor(rounded)),
-            **method.extra_metrics(datamodule, split),
-        }
-        stored[split] = {
-            "ids": [datamodule.ids[row] for row in rows],
-            "gold": gold.tolist(),
-            "predicted": predicted.tolist(),
-            "probabilities": rounded,
-            **recorded_facts(corpus, split),
-        }
-    best = log.best_epoch(selecting_checkpoint(trainer))
-    record = {
-        "schema": SCHEMA,
-        "method": experiment.method,
-        "dataset": experiment.dataset,
-        "dataset_digest": corpus.digest,
-        "labels": list(corpus.labels.names),
-        "preset": experiment.preset,
-        "overrides": list(experiment.overrides),
-        "seed": experiment.seed,
-        "config": experiment.settings,
-        "config_hash": experiment.hash,
-        "context": method.context,
-        "selection": f"dev {experiment.config.select_on}",
-        "encoder": method.encoder_identity(),
-        "metrics": metrics,
-        "training": {
-            **log.figures(best),
-            "parameters": sum(p.numel() for p in method.parameters()),
-            "peak_memory_mib": peak_memory_mib(),
-        },
-        "environment": log.environment,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "predictions": stored,
+    stored = {
+        split: _predictions(datamodule, split, *found) for split, found in predictions.items()
     }
-    if experiment.config.evaluation.oracle:
-        record["oracle_gap"] = log.oracle_gap(best)
-    return record
+    metrics = {
+        split: _metrics(method, datamodule, split, of_split) for split, of_split in stored.items()
+    }
+    best = log.best_epoch(selecting_checkpoint(trainer))
+    training = Training(
+        **log.figures(best),
+        parameters=sum(p.numel() for p in method.parameters()),
+        peak_memory_mib=peak_memory_mib(),
+        wall_seconds=round(wall_seconds, 1),
+    )
+    return Record(
+        method=experiment.method,
+        dataset=experiment.dataset,
+        dataset_digest=corpus.digest,
+        labels=list(corpus.labels.names),
+        preset=experiment.preset,
+        overrides=list(experiment.overrides),
+        seed=experiment.seed,
+        config=experiment.settings,
+        config_hash=experiment.hash,
+        context=method.context,
+        selection=f"dev {experiment.config.select_on}",
+        encoder=typed(method.encoder_identity(), Encoder),
+        metrics=Splits.of(metrics),
+        oracle_gap=log.oracle_gap(best) if experiment.config.evaluation.oracle else None,
+        training=training,
+        environment=typed(log.environment, Environment),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        predictions=Splits.of(stored),
+    )
+
+
+def _predictions(
+    datamodule: ErcDataModule, split: str, rows: torch.Tensor, probabilities: torch.Tensor
+) -> Predictions:
+    facts = recorded_facts(datamodule.corpus, split)
+    return Predictions(
+        ids=[datamodule.ids[row] for row in rows],
+        gold=datamodule.gold[rows].tolist(),
+        predicted=probabilities.argmax(dim=1).tolist(),
+        probabilities=[[round(p, 4) for p in each] for each in probabilities.tolist()],
+        dialogue=facts["dialogue"],
+        facts=Facts(**facts["facts"]),
+    )
+
+
+def _metrics(
+    method: ErcMethod, datamodule: ErcDataModule, split: str, stored: Predictions
+) -> Metrics:
+    """The scores of what is stored, so that they can be recomputed from the record; and the
+    method's own, which have other names."""
+    figures = evaluate(
+        torch.tensor(stored.predicted),
+        torch.tensor(stored.gold),
+        datamodule.corpus.labels.names,
+        torch.tensor(stored.probabilities),
+    )
+    own = method.extra_metrics(datamodule, split)
+    if again := own.keys() & {*figures, "no_answer"}:
+        raise ErcBenchError(
+            f"The method {type(method).__name__} reports a metric {min(again)!r} of its own, which "
+            "is the name of one that is computed for every method alike. Give its extra_metrics "
+            "other names."
+        )
+    return typed({**figures, **own}, Metrics)
 
 
 def peak_memory_mib() -> float:

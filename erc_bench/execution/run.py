@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -16,6 +15,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.execution.recording import forget_peak_memory, make_record
 from erc_bench.method.datamodule import ErcDataModule
 from erc_bench.progress import Stopwatch, say
+from erc_bench.records.schema import Record
 from erc_bench.records.store import (
     NEW_MODEL,
     UNWRITABLE,
@@ -52,7 +52,7 @@ class RunTakenError(ErcBenchError):
 class Outcome:
     """A finished run: its record and where it is."""
 
-    record: dict[str, Any]
+    record: Record
     path: Path
     skipped: bool = False
     """It was finished before and not done again."""
@@ -156,7 +156,7 @@ def _run(
     clock: Stopwatch,
     tracker: Tracker,
     at_once: int,
-) -> dict[str, Any]:
+) -> Record:
     last = folder / "last.ckpt"
     config = experiment.config
     gc.collect()  # the model of a run before this one
@@ -194,10 +194,9 @@ def _run(
             predictions = {
                 split: predict(trainer, method, datamodule, split) for split in ("dev", "test")
             }
-            record = make_record(experiment, method, datamodule, trainer, log, predictions)
+            seconds = clock.seconds + log.earlier_seconds
+            return make_record(experiment, method, datamodule, trainer, log, predictions, seconds)
         except BaseException:
             # A record written later, by a rescoring say, is not this model's.
             new_model.unlink(missing_ok=True)
             raise
-        record["training"]["wall_seconds"] = round(clock.seconds + log.earlier_seconds, 1)
-        return record

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from erc_bench.corpus.text_files import (
     read_given,
 )
 from erc_bench.errors import ErcBenchError
+from erc_bench.records.schema import Record
 
 
 def read_dialogues(given: str) -> list[Dialogue]:
@@ -68,15 +69,15 @@ def read_turns() -> Iterator[Utterance]:
             yield turn_of_line(text, f"{STANDARD_INPUT}, line {number}")
 
 
-def check_stream(record: Mapping[str, Any], given: str) -> None:
+def check_stream(record: Record, given: str) -> None:
     """Whether the model of a run can answer turn by turn.
 
     Raises:
         ErcBenchError: it reads later turns as well, or a file is given instead of standard input.
     """
-    if record.get("context") != "past":
+    if record.context != "past":
         raise ErcBenchError(
-            f"--stream answers before the next turn is known, and {record['method']!r} reads the "
+            f"--stream answers before the next turn is known, and {record.method!r} reads the "
             "whole dialogue: a later turn would change its answer to an earlier one. Give it whole "
             "dialogues without --stream, or take a run of a method whose context is past "
             "(`erc-bench methods`)."

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.errors import ErcBenchError
 from erc_bench.inference.dialogue_files import dialogue
 from erc_bench.method.datamodule import ErcDataModule
 from erc_bench.progress import say
-from erc_bench.records.store import model_file, run_name, sound
+from erc_bench.records.schema import Record, damaged
+from erc_bench.records.store import model_file, run_name
 from erc_bench.settings.experiment import stored_config
 from erc_bench.settings.registry import method_class
 from erc_bench.training.checkpoints import load_weights
@@ -50,12 +50,13 @@ class Model:
         ErcBenchError: there are no weights, or they, the settings or the encoder do not fit.
     """
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: Record) -> None:
         weights = model_file(path, record)
-        with sound(path):
-            name, self.dataset = str(record["method"]), str(record["dataset"])
-            settings, digest = dict(record["config"]), str(record["encoder"]["digest"])
-            self.labels = LabelSet(tuple(record["labels"]))
+        if record.encoder is None:
+            raise damaged(path, "$.encoder: it does not say which encoder the weights are for")
+        name, self.dataset = record.method, record.dataset
+        settings, digest = record.config, record.encoder.digest
+        self.labels = LabelSet(tuple(record.labels))
         say(f"Loading the model of {run_name(path)} …")
         config = stored_config(name, settings, f"{path}, config")
         for setting in asdict(config).keys() - settings.keys():

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import orjson
+import msgspec
 
 from erc_bench.records.store import replacing
 
@@ -39,7 +39,7 @@ class Cache:
             *(here.parent / "evaluation").glob("*.py"),
         ]
         contents = b"".join(hashlib.sha256(p.read_bytes()).digest() for p in sorted(files))
-        contents += " ".join(map(version, ("numpy", "orjson", "scipy"))).encode()
+        contents += " ".join(map(version, ("numpy", "msgspec", "scipy"))).encode()
         return hashlib.sha256(contents).hexdigest()
 
     def key(self, *parts: Any) -> str:
@@ -51,8 +51,8 @@ class Cache:
         """The value of a key, or None."""
         self.used.add(key)
         try:
-            return orjson.loads((self.folder / f"{key}.json").read_bytes())
-        except (OSError, ValueError):
+            return msgspec.json.decode((self.folder / f"{key}.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
             return None
 
     def write(self, key: str, value: Any) -> None:

@@ -224,7 +224,7 @@ def _unpaired(name: str, runs: Sequence[Run], paired: Sequence[int]) -> list[str
 def _settings(root: Path, one: Run, other: Run) -> list[str]:
     """A note on the settings in which two configurations of a method differ; one that only the
     newer of two records has is none."""
-    a, b = (flat(read_record(root / run.file).get("config") or {}) for run in (one, other))
+    a, b = (flat(read_record(root / run.file).config) for run in (one, other))
     differing = [
         f"{key} {a[key]} and {b[key]}"
         for key in a

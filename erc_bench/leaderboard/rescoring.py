@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.progress import track
-from erc_bench.records.store import RecordError, read_record, record_files, sound, write_record
+from erc_bench.records.schema import RecordError, Unscored, parse_unscored
+from erc_bench.records.store import record_contents, record_files, write_record
 
 TOLERANCE = 1e-4
 """Up to this, in points, a stored figure stands as it is."""
@@ -60,49 +61,44 @@ def rescore(root: Path) -> Rescored:
     for path in track(list(record_files(root)), "Re-scoring"):
         file = path.relative_to(root).as_posix()
         try:
-            record = read_record(path)
-            with sound(path):
-                metrics, figures = _metrics(record)
+            record = parse_unscored(record_contents(path), path)
         except RecordError as error:
             broken.append(Skipped(file, str(error).replace(f"{root}/", "")))
             continue
         good += 1
+        metrics, figures = _metrics(record)
         if figures:
-            write_record(path, {**record, "metrics": metrics})
+            extra = {**record.extra, "metrics": metrics}
+            write_record(path, msgspec.structs.replace(record, extra=extra))
             changed.append(Changed(file, figures))
     return Rescored(good, changed, broken)
 
 
-def _metrics(record: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _metrics(record: Unscored) -> tuple[dict[str, Any], list[str]]:
     """A record's metrics as its predictions give them, and what differs from the stored ones."""
     import torch
 
     from erc_bench.evaluation.metrics import evaluate
-    from erc_bench.evaluation.statistics import checked_labels
 
-    metrics, changes = copy.deepcopy(record["metrics"]), []
-    for split, stored in record["predictions"].items():
-        gold, predicted = checked_labels(
-            stored["gold"], [stored["predicted"]], len(record["labels"])
-        )
-        probabilities = stored.get("probabilities")
-        if probabilities is not None:
-            probabilities = np.asarray(probabilities, dtype=np.float32)
-            shape = (len(gold), len(record["labels"]))
-            if probabilities.shape != shape or not np.isfinite(probabilities).all():
-                raise ValueError(f"the probabilities on {split} are not numbers {shape}")
+    stored = record.extra["metrics"]
+    metrics, changes = dict(stored) if isinstance(stored, dict) else {}, []
+    for split, predictions in record.predictions.items():
+        probabilities = None
+        if predictions.probabilities is not None:
+            no_answer = [math.nan] * len(record.labels)
+            probabilities = torch.tensor([row or no_answer for row in predictions.probabilities])
         computed = evaluate(
-            torch.from_numpy(predicted[0]),
-            torch.from_numpy(gold),
-            record["labels"],
-            None if probabilities is None else torch.from_numpy(probabilities),
+            torch.tensor(predictions.predicted),
+            torch.tensor(predictions.gold),
+            record.labels,
+            probabilities,
         )
-        of_split = metrics.setdefault(split, {})
+        before = metrics.get(split)
+        metrics[split] = of_split = dict(before) if isinstance(before, dict) else {}
         for name, value in computed.items():
-            before = of_split.get(name)
-            if not _same(before, value, name):
+            if not _same(of_split.get(name), value, name):
+                changes.append(f"{split} {name} {_short(of_split.get(name))} → {_short(value)}")
                 of_split[name] = value
-                changes.append(f"{split} {name} {_short(before)} → {_short(value)}")
     return metrics, changes
 
 

@@ -1,30 +1,47 @@
-"""Records → runs: what the leaderboard needs of each, checked."""
+"""Records → runs: what the leaderboard needs of each.
+
+A thousand records are read in seconds, so only these fields are: of everything else, the
+probabilities and dev's predictions above all, nothing but the JSON is looked at.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import marshal
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
-from erc_bench.evaluation.slices import UtteranceFacts
-from erc_bench.evaluation.statistics import checked_labels, weighted_f1
+from erc_bench.evaluation.statistics import weighted_f1
 from erc_bench.leaderboard.cache import Cache
-from erc_bench.records.store import RecordError, parse_record, record_files, sound
+from erc_bench.records.schema import (
+    NO_ANSWER,
+    SCHEMA,
+    Encoder,
+    Environment,
+    FineTuning,
+    GoldLabels,
+    LabelOrNone,
+    Number,
+    RecordError,
+    damaged,
+    gold_faults,
+    label_faults,
+    parse_record,
+    prediction_faults,
+)
+from erc_bench.records.store import record_files
+
+T = TypeVar("T")
 
 SHARED = ("gold", "dialogue", "facts")
 """What all runs on a test set have in common."""
-
-PROBABILITIES = re.compile(rb'"probabilities":\s*\[[][0-9eE+.,\s-]*\]')
-"""More than half of a record, and nothing here reads it. No string can hold this: its quotes would
-be escaped."""
 
 AGREEMENT = 1e-3
 """How far a record's weighted-F1 may lie from that of its predictions, in points."""
@@ -177,6 +194,64 @@ def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any]
     return list(found.values())
 
 
+class _Scores(msgspec.Struct):
+    weighted_f1: Number
+    calibration_error: Number | None = None
+
+
+class _Metrics(msgspec.Struct, kw_only=True):
+    dev: _Scores | None = None
+    test: _Scores
+
+
+class _Predictions(msgspec.Struct, kw_only=True):
+    """What all runs on a test set share stays JSON: it is read once for all of them."""
+
+    ids: msgspec.Raw
+    gold: msgspec.Raw
+    dialogue: msgspec.Raw = msgspec.Raw(b"null")
+    facts: msgspec.Raw = msgspec.Raw(b"null")
+    predicted: list[LabelOrNone]
+
+
+class _Splits(msgspec.Struct):
+    test: _Predictions
+
+
+class _Training(msgspec.Struct):
+    fit_seconds: Number | None = None
+    utterances_per_second: Number | None = None
+    peak_memory_mib: Number | None = None
+    parameters: Number | None = None
+    epochs: Number | None = None
+
+
+class _Record(msgspec.Struct, kw_only=True):
+    """The fields of a :class:`erc_bench.records.schema.Record` that are read here."""
+
+    schema: int
+    external: bool = False
+    method: str
+    dataset: str
+    dataset_digest: str = ""
+    labels: list[str]
+    preset: str = ""
+    overrides: list[str] = []
+    seed: int
+    config_hash: str
+    context: str = "unknown"
+    selection: str = "unknown"
+    encoder: Encoder | None = None
+    metrics: _Metrics
+    oracle_gap: Number | None = None
+    training: _Training | None = None
+    environment: Environment | None = None
+    predictions: _Splits
+
+
+_RECORD, _GOLD = msgspec.json.Decoder(_Record), msgspec.json.Decoder(GoldLabels)
+
+
 def _read_one(
     file: str, contents: bytes, test_sets: dict[str, dict[str, Any]]
 ) -> dict[str, Any] | str:
@@ -184,90 +259,111 @@ def _read_one(
 
     The parts that are :data:`SHARED` are pairs of a digest and the value.
     """
+    path = Path(file)
     try:
-        record = parse_record(PROBABILITIES.sub(b'"probabilities":[]', contents), Path(file))
-        with sound(Path(file)):
-            return _distil(record, file, test_sets)
+        record = _decoded(contents, _RECORD, contents, path)
+        if not 1 <= record.schema <= SCHEMA:
+            parse_record(contents, path)
+        return _fields_of_run(record, _of_test_set(record, contents, path, test_sets), path)
     except RecordError as error:
         return str(error)
 
 
-def _distil(
-    record: dict[str, Any], file: str, test_sets: dict[str, dict[str, Any]]
+def _decoded(json: bytes, decoder: msgspec.json.Decoder[T], contents: bytes, path: Path) -> T:
+    """A part of a record's ``contents``; where it does not fit, the whole is read as a record is,
+    to say what is wrong with it, and where."""
+    try:
+        return decoder.decode(json)
+    except (ValueError, RecursionError):
+        parse_record(contents, path)
+        raise  # that found nothing: this is no fault of the file's
+
+
+def _of_test_set(
+    record: _Record, contents: bytes, path: Path, test_sets: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    labels = list(map(str, record["labels"]))
-    test = record["predictions"]["test"]
-    raw = [labels, test["ids"], test["gold"], test.get("dialogue"), test.get("facts")]
-    key = _digest(raw)
+    """The fields that depend on nothing but the test set, in the form of :func:`_read_one`'s."""
+    test = record.predictions.test
+    parts = (test.ids, test.gold, test.dialogue, test.facts)
+    key = _digest([record.labels, *map(bytes, parts)])
     if key not in test_sets:  # most records are of one that was met before
-        test_sets[key] = _test_set(*raw)
-    of_test_set = test_sets[key]
-    gold, predicted = checked_labels(of_test_set["gold"][1], [test["predicted"]], len(labels))
-    metrics = record["metrics"]
-    stored, counted = float(metrics["test"]["weighted_f1"]), f1_of(gold, predicted, len(labels))
+        json = b'{"ids":%b,"gold":%b,"dialogue":%b,"facts":%b}' % tuple(map(bytes, parts))
+        test_sets[key] = _test_set(record.labels, _decoded(json, _GOLD, contents, path), path)
+    return test_sets[key]
+
+
+def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> dict[str, Any]:
+    predicted, gold = record.predictions.test.predicted, of_test_set["gold"][1]
+    classes = len(record.labels)
+    for fault in prediction_faults(predicted, len(gold), classes, "$.predictions.test"):
+        raise damaged(path, fault)
+    stored = record.metrics.test.weighted_f1
+    counted = f1_of(np.array(gold), np.array(predicted), classes)
     if not abs(stored - counted) <= AGREEMENT:
         raise RecordError(
-            f"{file} says weighted-F1 {stored:.4f}, but its predictions give {counted:.4f}. "
+            f"{path} says weighted-F1 {stored:.4f}, but its predictions give {counted:.4f}. "
             "`erc-bench rescore` puts that right."
         )
-    encoder = record.get("encoder") or {}
-    training = record.get("training") or {}
-    made = dict(record.get("environment") or {}, vectors=encoder.get("vectors"))
-    if not isinstance(made.get("runs_at_once"), int):  # a run resumed from before records said it
-        made["runs_at_once"] = None
-    made["torch"] = (made.get("versions") or {}).get("torch")
-    fine_tuning = encoder.get("fine_tuning") or {}
-    versions = fine_tuning.get("versions") or {}
-    made["fine_tuning"] = fine_tuning.get("git_commit") or versions.get("erc-bench")
-    cost = {name: _number(training.get(name)) for name in COST}
-    if cost["fit_seconds"] is not None:
-        cost["fit_seconds"] += _number(fine_tuning.get("seconds")) or 0
+    encoder = record.encoder or Encoder()
+    dev = record.metrics.dev
     return {
-        "method": str(record["method"]),
-        "dataset": str(record["dataset"]),
-        "config_hash": str(record["config_hash"]),
-        "preset": str(record.get("preset") or ""),
-        "overrides": list(map(str, record.get("overrides") or [])),
-        "seed": int(record["seed"]),
-        "context": str(record.get("context") or "unknown"),
-        "selection": str(record.get("selection") or "unknown"),
-        "encoder": str(encoder.get("name") or ""),
-        "encoder_digest": str(encoder.get("digest") or ""),
-        "external": bool(record.get("external")),
-        "labels": labels,
+        "method": record.method,
+        "dataset": record.dataset,
+        "config_hash": record.config_hash,
+        "preset": record.preset,
+        "overrides": record.overrides,
+        "seed": record.seed,
+        "context": record.context,
+        "selection": record.selection,
+        "encoder": encoder.name,
+        "encoder_digest": encoder.digest,
+        "external": record.external,
+        "labels": record.labels,
         **of_test_set,
-        "predicted": predicted[0].tolist(),
-        "corpus": str(record.get("dataset_digest") or ""),
-        "dev_weighted_f1": _number((metrics.get("dev") or {}).get("weighted_f1")),
-        "calibration_error": _number(metrics["test"].get("calibration_error")),
-        "oracle_gap": _number(record.get("oracle_gap")),
-        "cost": cost,
-        "made": {name: str(made.get(name) or "") for name in MADE_WITH},
+        "predicted": predicted,
+        "corpus": record.dataset_digest,
+        "dev_weighted_f1": None if dev is None else _float(dev.weighted_f1),
+        "calibration_error": _float(record.metrics.test.calibration_error),
+        "oracle_gap": _float(record.oracle_gap),
+        "cost": _cost(record.training or _Training(), encoder.fine_tuning),
+        "made": _made_with(record.environment or Environment(), encoder),
     }
 
 
-def _test_set(labels: list[str], ids: Any, gold: Any, dialogue: Any, facts: Any) -> dict[str, Any]:
-    """The fields of a :class:`Run` that depend on nothing but its test set, checked, in the form
-    of :func:`_read_one`'s."""
-    y, _ = checked_labels(gold, [gold], len(labels))
-    n = len(y)
-    ids = list(map(str, ids))
-    if len(ids) != n or len(set(ids)) != n:
-        raise ValueError(f"{len(set(ids))} different utterance ids for {n} predictions")
-    dialogue = dialogue or dialogues_of(ids)
+def _cost(training: _Training, fine_tuning: FineTuning | None) -> dict[str, float | None]:
+    cost = {name: _float(getattr(training, name)) for name in COST}
+    if cost["fit_seconds"] is not None and fine_tuning is not None:
+        cost["fit_seconds"] += fine_tuning.seconds or 0
+    return cost
+
+
+def _made_with(environment: Environment, encoder: Encoder) -> dict[str, str]:
+    """By :data:`MADE_WITH`; empty where the record does not say it."""
+    fine_tuning = encoder.fine_tuning or FineTuning()
+    at_once = environment.runs_at_once  # text in a run resumed from before records said it
+    made = {
+        "vectors": encoder.vectors,
+        "fine_tuning": fine_tuning.git_commit or fine_tuning.versions.get("erc-bench"),
+        "git_commit": environment.git_commit,
+        "torch": environment.versions.get("torch"),
+        "precision": environment.precision,
+        "device": environment.device,
+        "runs_at_once": at_once if isinstance(at_once, int) else None,
+    }
+    return {name: str(made[name] or "") for name in MADE_WITH}
+
+
+def _test_set(labels: list[str], test: GoldLabels, path: Path) -> dict[str, Any]:
+    for fault in (*label_faults(labels), *gold_faults(test, len(labels), "$.predictions.test")):
+        raise damaged(path, fault)
+    dialogue = test.dialogue if test.dialogue is not None else dialogues_of(test.ids)
     if dialogue is not None:
-        if np.shape(dialogue) != (n,):
-            raise ValueError(f"the dialogue numbers are not one for each of {n} predictions")
         dialogue = np.unique(dialogue, return_inverse=True)[1].tolist()
-    if facts is not None:
-        columns = {name: np.asarray(facts[name]) for name in UtteranceFacts.__annotations__}
-        if any(c.shape != (n,) or c.dtype.kind not in "biu" for c in columns.values()):
-            raise ValueError(f"the facts are not whole numbers for {n} utterances")
-        facts = {name: column.astype(int).tolist() for name, column in columns.items()}
-    text = "\n".join([*labels, "", *ids]).encode()
-    for array in (y, dialogue or []):
+    text = "\n".join([*labels, "", *test.ids]).encode()
+    for array in (test.gold, dialogue or []):
         text += np.asarray(array, dtype=np.int64).tobytes()
-    shared = {"gold": y.tolist(), "dialogue": dialogue, "facts": facts}
+    facts = None if test.facts is None else test.facts.columns()
+    shared = {"gold": test.gold, "dialogue": dialogue, "facts": facts}
     return {
         "test_set": hashlib.sha256(text).hexdigest(),
         **{part: (_digest(value), value) for part, value in shared.items()},
@@ -280,10 +376,16 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(marshal.dumps(value, 2)).hexdigest()
 
 
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
 def f1_of(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Weighted-F1 in percent of predictions ``(1, N)``."""
-    cell = np.bincount(gold * classes + predicted[0], minlength=classes**2)
-    return float(weighted_f1(cell.reshape(classes, classes)))
+    """Weighted-F1 in percent of predictions ``(N,)``; no answer is wrong."""
+    # As a class more, which gold never has, and whose weight is thus 0.
+    answers = np.where(predicted == NO_ANSWER, classes, predicted)
+    cell = np.bincount(gold * (classes + 1) + answers, minlength=(classes + 1) ** 2)
+    return float(weighted_f1(cell.reshape(classes + 1, classes + 1)))
 
 
 def dialogues_of(ids: Iterable[str]) -> list[int] | None:
@@ -300,7 +402,3 @@ def dialogues_of(ids: Iterable[str]) -> list[int] | None:
     if starts.sum() != len(set(prefixes.tolist())):
         return None
     return (np.cumsum(starts) - 1).tolist()
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from erc_bench import __version__
 from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Utterance
@@ -18,7 +17,17 @@ from erc_bench.errors import ErcBenchError, nearest
 from erc_bench.evaluation.slices import recorded_facts
 from erc_bench.leaderboard.published import read_published
 from erc_bench.records.prediction_files import Prediction, read_predictions
-from erc_bench.records.store import SCHEMA, read_record, write_record
+from erc_bench.records.schema import (
+    Encoder,
+    Environment,
+    Facts,
+    Metrics,
+    Predictions,
+    Record,
+    Splits,
+    typed,
+)
+from erc_bench.records.store import read_record, write_record
 from erc_bench.settings.registry import corpus_source, method_names
 
 SLACK = 0.01
@@ -27,10 +36,13 @@ SLACK = 0.01
 
 @dataclass(frozen=True)
 class Scored:
-    """What was scored: the record, and where it is; None where dev alone was scored."""
+    """What was scored, and where the record of it is."""
 
-    record: dict[str, Any]
+    labels: Sequence[str]
+    metrics: Mapping[str, Metrics]
+    """By split."""
     path: Path | None
+    """None where dev alone was scored."""
 
 
 def score(
@@ -75,32 +87,28 @@ def score(
     given = list(read_predictions(text, called, source.labels))
     corpus = source.load(data_dir)
     held = match(given, corpus, [split for split in SPLITS if split in splits], called)
-    record = {
-        "schema": SCHEMA,
-        "external": True,
-        "method": name,
-        "dataset": dataset,
-        "dataset_digest": corpus.digest,
-        "labels": list(corpus.labels.names),
-        "preset": "external",
-        "overrides": [],
-        "seed": seed,
-        "config": described,
-        "config_hash": _hash(name),
-        "context": context,
-        "selection": "unknown",
-        "encoder": {"name": encoder, "digest": ""},
-        "metrics": {split: _metrics(columns, corpus.labels) for split, columns in held.items()},
-        "environment": {"versions": {"erc-bench": __version__}},
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "predictions": {
-            split: {**columns, **recorded_facts(corpus, split)} for split, columns in held.items()
-        },
-    }
+    metrics = {split: _metrics(predictions, corpus.labels) for split, predictions in held.items()}
     if "test" not in splits:
-        return Scored(record, None)
+        return Scored(corpus.labels.names, metrics, None)
+    record = Record(
+        external=True,
+        method=name,
+        dataset=dataset,
+        dataset_digest=corpus.digest,
+        labels=list(corpus.labels.names),
+        preset="external",
+        seed=seed,
+        config=described,
+        config_hash=_hash(name),
+        context=context,
+        encoder=Encoder(name=encoder),
+        metrics=Splits.of(metrics),
+        environment=Environment(versions={"erc-bench": __version__}),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        predictions=Splits.of(held),
+    )
     write_record(path, record)
-    return Scored(record, path)
+    return Scored(corpus.labels.names, metrics, path)
 
 
 def _place(root: Path, dataset: str, name: str, seed: int) -> Path:
@@ -138,7 +146,7 @@ def _check_free(path: Path, name: str, described: Mapping[str, str], force: bool
             "of the same thing has another --seed, and another thing another --name."
         )
     for other in sorted(path.parent.glob(f"{_hash(name)}-seed*.json")):
-        if other != path and read_record(other).get("config") != described:
+        if other != path and read_record(other).config != described:
             raise ErcBenchError(
                 f"{other} was stored as {name!r} with another --context or --encoder. Describe all "
                 "its seeds alike, or give another --name."
@@ -150,10 +158,9 @@ def _check_free(path: Path, name: str, described: Mapping[str, str], force: bool
 
 def match(
     given: Sequence[Prediction], corpus: Corpus, splits: Sequence[str], name: str
-) -> dict[str, dict[str, Any]]:
-    """What a record holds of the predictions on each split, in corpus order.
-
-    ``ids``, ``gold``, ``predicted`` and, if there are any, ``probabilities`` with four decimals.
+) -> dict[str, Predictions]:
+    """What a record holds of the predictions on each split, in corpus order; probabilities, if
+    there are any, with four decimals.
 
     Args:
         given: the predictions of a file, in any order.
@@ -180,24 +187,26 @@ def match(
         )
     by_id = {p.id: p for p in given}
     return {
-        split: _columns(turns, [by_id[u.id] for u in turns], corpus.labels)
+        split: _predictions(corpus, split, turns, [by_id[u.id] for u in turns])
         for split, turns in wanted.items()
     }
 
 
-def _columns(
-    turns: Sequence[Utterance], predictions: Sequence[Prediction], labels: LabelSet
-) -> dict[str, Any]:
-    columns: dict[str, Any] = {
-        "ids": [u.id for u in turns],
-        "gold": [u.label for u in turns],
-        "predicted": [_class(p.label, labels) for p in predictions],
-    }
-    if predictions[0].probabilities is not None:
-        columns["probabilities"] = [
-            [round(value, 4) for value in _distribution(p, labels)] for p in predictions
-        ]
-    return columns
+def _predictions(
+    corpus: Corpus, split: str, turns: Sequence[Utterance], given: Sequence[Prediction]
+) -> Predictions:
+    labels, facts = corpus.labels, recorded_facts(corpus, split)
+    probabilities: list[list[float] | None] | None = None
+    if given[0].probabilities is not None:
+        probabilities = [[round(value, 4) for value in _distribution(p, labels)] for p in given]
+    return Predictions(
+        ids=[u.id for u in turns],
+        gold=[u.label for u in turns if u.label is not None],
+        predicted=[c for p in given if (c := _class(p.label, labels)) is not None],
+        probabilities=probabilities,
+        dialogue=facts["dialogue"],
+        facts=Facts(**facts["facts"]),
+    )
 
 
 def _wrong_ids(
@@ -285,15 +294,16 @@ def _count(things: Sized, noun: str) -> str:
     return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
 
 
-def _metrics(columns: Mapping[str, Any], labels: LabelSet) -> dict[str, Any]:
+def _metrics(predictions: Predictions, labels: LabelSet) -> Metrics:
     import torch
 
     from erc_bench.evaluation.metrics import evaluate
 
-    probabilities = columns.get("probabilities")
-    return evaluate(
-        torch.tensor(columns["predicted"]),
-        torch.tensor(columns["gold"]),
+    probabilities = predictions.probabilities
+    figures = evaluate(
+        torch.tensor(predictions.predicted),
+        torch.tensor(predictions.gold),
         labels.names,
         None if probabilities is None else torch.tensor(probabilities),
     )
+    return typed(figures, Metrics)

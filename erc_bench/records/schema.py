@@ -350,7 +350,10 @@ def _decoded(contents: bytes | msgspec.Raw, kind: Any, path: Path, place: str = 
         return _decoder(kind).decode(contents)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at ")
-        raise damaged(path, f"{place}{where.strip('`').removeprefix('$')}: {what}") from error
+        where = place + where.strip("`").removeprefix("$")
+        if what.startswith("Object missing required field"):
+            where, what = f"{where}.{what.split('`')[1]}", "it is not there"
+        raise damaged(path, f"{where}: {what}") from error
     except (ValueError, RecursionError) as error:
         raise RecordError(
             f"{path} is not a readable record: {_unreadable(bytes(contents), error)}"

@@ -1,7 +1,8 @@
-"""The record of a finished run: its schema, an atomic store, and finding finished runs.
+"""The store of records: written whole or not at all, found by what users call a run.
 
 ``<root>/records/<dataset>/<method>/<hash>-seed<k>.json`` holds one run; ``<root>/runs/…`` its
-checkpoints. A record appears under its name only when it is complete.
+checkpoints. A record appears under its name only when it is complete. What it holds is told in
+:mod:`erc_bench.records.schema`.
 """
 
 from __future__ import annotations
@@ -9,28 +10,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
-
-import orjson
+from typing import TYPE_CHECKING, BinaryIO
 
 from erc_bench.errors import ErcBenchError, nearest
+from erc_bench.records.schema import (
+    Record,
+    RecordError,
+    Unscored,
+    damaged,
+    parse_record,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from erc_bench.settings.experiment import Experiment
-
-SCHEMA = 2
-"""Version of the record's form; it grows when a reader must tell forms apart.
-
-1: no facts of the utterances, nor which dialogue each belongs to, beside the predictions.
-"""
-
-IDENTITY = ("method", "dataset", "config_hash", "seed")
-REQUIRED = ("schema", *IDENTITY, "labels", "metrics", "predictions")
-
 
 UNWRITABLE = frozenset(
     {
@@ -51,10 +47,6 @@ NEW_MODEL = "model.new.ckpt"
 
 UNFINISHED = ("last.ckpt", "best-*.ckpt", NEW_MODEL)
 """What an unfinished run has in its folder; the last checkpoint first, since it names the best."""
-
-
-class RecordError(ErcBenchError):
-    """A file in the place of a record that is none."""
 
 
 def record_path(root: Path, experiment: Experiment) -> Path:
@@ -140,48 +132,35 @@ def leftovers(root: Path, experiment: Experiment) -> list[Path]:
     return [file for file in found if file.stat().st_mtime_ns <= done]
 
 
-def write_record(path: Path, record: dict[str, Any]) -> None:
+def write_record(path: Path, record: Record | Unscored) -> None:
     """Store a record under its name, complete or not at all."""
-    write_atomically(
-        path, json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-    )
+    text = json.dumps(to_json(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    write_atomically(path, text + "\n")
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A stored record.
+def read_record(path: Path) -> Record:
+    """A stored record, checked.
 
     Raises:
-        RecordError: the file is not JSON, not a record, or of a newer schema.
+        RecordError: the file can't be read, is not JSON, not a record, of a newer schema, or
+            something in it does not fit.
+    """
+    return parse_record(record_contents(path), path)
+
+
+def record_contents(path: Path) -> bytes:
+    """The bytes of a record's file.
+
+    Raises:
+        RecordError: it can't be read.
     """
     try:
-        return parse_record(path.read_bytes(), path)
+        return path.read_bytes()
     except OSError as error:
         raise RecordError(f"{path} can't be read: {error.strerror or error}.") from error
 
 
-def parse_record(contents: bytes, path: Path) -> dict[str, Any]:
-    """A record from the contents of its file; errors as :func:`read_record`'s, naming ``path``."""
-    try:
-        record = orjson.loads(contents)
-    except ValueError as error:
-        raise RecordError(
-            f"{path} is not a readable record: {error}. If it is a run's, repeat that with "
-            "--force, which replaces it."
-        ) from error
-    missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
-    if missing:
-        raise RecordError(f"{path} is not a record: it lacks {', '.join(missing)}.")
-    if not isinstance(record["schema"], int):
-        raise RecordError(f"{path} is not a record: its schema is {record['schema']!r}.")
-    if record["schema"] > SCHEMA:
-        raise RecordError(
-            f"{path} has schema {record['schema']}; this version reads up to {SCHEMA}. Upgrade "
-            "erc-bench."
-        )
-    return record
-
-
-def finished(root: Path, experiment: Experiment) -> dict[str, Any] | None:
+def finished(root: Path, experiment: Experiment) -> Record | None:
     """The record of the same method, dataset, settings and seed, if there is one.
 
     Raises:
@@ -191,15 +170,9 @@ def finished(root: Path, experiment: Experiment) -> dict[str, Any] | None:
     if not path.exists():
         return None
     record = read_record(path)
-    with sound(path):
-        for split in ("dev", "test"):
-            if not _is_number(record["metrics"][split]["weighted_f1"]):
-                raise ValueError(f"its weighted-F1 on {split} is no number")
+    if record.metrics.dev is None:
+        raise damaged(path, "$.metrics.dev: not there, though a run is selected on dev")
     return record
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def record_files(root: Path) -> Iterator[Path]:
@@ -274,7 +247,7 @@ def _begins(wanted: Sequence[str], name: str) -> bool:
 
 def _preset(path: Path) -> str:
     try:
-        return str(read_record(path).get("preset") or "unknown")
+        return read_record(path).preset or "unknown"
     except RecordError:
         return "unknown"
 
@@ -283,19 +256,19 @@ def _listed(shown: Sequence[str], count: int) -> str:
     return "; ".join(shown) + (f"; and {count - len(shown)} more" if count > len(shown) else "")
 
 
-def model_file(path: Path, record: dict[str, Any]) -> Path:
+def model_file(path: Path, record: Record) -> Path:
     """The weights of the run that a record file tells of, in the same store.
 
     Raises:
         ErcBenchError: there are none.
     """
-    if record.get("external"):
+    if record.external:
         raise ErcBenchError(
-            f"{record['method']!r} was predicted elsewhere and only its predictions are on record: "
+            f"{record.method!r} was predicted elsewhere and only its predictions are on record: "
             "there is no model to predict with."
         )
     root = path.absolute().parent.parent.parent.parent
-    folder = root / "runs" / str(record["dataset"]) / str(record["method"]) / path.stem
+    folder = root / "runs" / record.dataset / record.method / path.stem
     weights = folder / "model.ckpt"
     if not weights.is_file():
         raise ErcBenchError(
@@ -304,16 +277,3 @@ def model_file(path: Path, record: dict[str, Any]) -> Path:
             "replace this record)."
         )
     return weights
-
-
-@contextlib.contextmanager
-def sound(path: Path) -> Iterator[None]:
-    """Use a record: whatever does not hold what it should surfaces as a damaged record."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise RecordError(
-            f"{path} is a damaged record: {what}. If it is a run's, repeat that with --force, "
-            "which replaces it."
-        ) from error

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
 from erc_bench.progress import say
+from erc_bench.records.schema import NO_ANSWER, Predictions, Record, to_json
 from erc_bench.settings.experiment import Experiment, flat, resolve
 from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_settings
 from erc_bench.training.log import TrainingLog
@@ -137,17 +138,18 @@ class Tracker:
             with self._unharmed("logging"):
                 self.run.log(dict(values))
 
-    def complete(self, record: dict[str, Any], path: Path) -> None:
+    def complete(self, record: Record, path: Path) -> None:
         """Log what came out: figures, confusion matrix, predictions, and the record's file."""
         if self.run is None:
             return
         with self._unharmed("logging the results"):
             import wandb
 
-            labels, test = record["labels"], record["predictions"]["test"]
+            labels, test = record.labels, record.predictions.test
+            answered = [p for p in zip(test.gold, test.predicted, strict=True) if p[1] != NO_ANSWER]
             matrix = wandb.plot.confusion_matrix(
-                y_true=test["gold"],
-                preds=test["predicted"],
+                y_true=[gold for gold, _ in answered],
+                preds=[predicted for _, predicted in answered],
                 class_names=labels,
                 title="Confusion on test",
             )
@@ -155,15 +157,15 @@ class Tracker:
                 columns=["id", "gold", "predicted", "confidence", "right"],
                 data=prediction_rows(test, labels),
             )
-            score = record["metrics"]["test"]["weighted_f1"]
+            score = record.metrics.test.weighted_f1
             result = wandb.Table(
                 columns=["variant", "seed", "weighted_f1"],
-                data=[[variant(self.experiment), record["seed"], score]],
+                data=[[variant(self.experiment), record.seed, score]],
             )
             self.run.log({"confusion_matrix": matrix, "predictions": predictions, RESULT: result})
             # Last, so that the figures of the selected epoch replace those of the last one.
             self.run.summary.update(summary(record))
-            name = f"{record['dataset']}-{record['method']}-{path.stem}"
+            name = f"{record.dataset}-{record.method}-{path.stem}"
             artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type="record")
             artifact.add_file(str(path), name=path.name)
             self.run.log_artifact(artifact)
@@ -259,32 +261,37 @@ def variant(experiment: Experiment) -> str:
     return " ".join([experiment.method, *changed, f"({experiment.hash[:6]})"])
 
 
-def summary(record: Mapping[str, Any]) -> dict[str, float]:
+def summary(record: Record) -> dict[str, float]:
     """The figures of a record, each under a name such as ``test/weighted_f1`` or ``dev/f1/joy``."""
     figures: dict[str, float] = {}
-    for split, metrics in record["metrics"].items():
-        for name, value in metrics.items():
-            if isinstance(value, (int, float)):
-                figures[f"{split}/{name}"] = value
-        for label, values in metrics["per_class"].items():
-            figures[f"{split}/f1/{label}"] = values["f1"]
-    for name, value in record["training"].items():
-        if isinstance(value, (int, float)):
-            figures[f"training/{name}"] = value
-    if "oracle_gap" in record:
-        figures["oracle_gap"] = record["oracle_gap"]
+    for split, metrics in record.metrics.items():
+        figures.update(_numbers(to_json(metrics), split))
+        for label, of_class in metrics.per_class.items():
+            figures[f"{split}/f1/{label}"] = of_class.f1
+    if record.training is not None:
+        figures.update(_numbers(to_json(record.training), "training"))
+    if record.oracle_gap is not None:
+        figures["oracle_gap"] = record.oracle_gap
     return figures
 
 
-def prediction_rows(predictions: Mapping[str, Any], labels: list[str]) -> list[list[Any]]:
-    """Utterance id, gold and predicted label, the latter's probability, whether it is right."""
+def _numbers(values: Mapping[str, Any], group: str) -> dict[str, float]:
+    return {f"{group}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+
+
+def prediction_rows(predictions: Predictions, labels: list[str]) -> list[list[Any]]:
+    """Utterance id, gold and predicted label, the latter's probability, whether it is right; None
+    where there is no such thing."""
+    rows = predictions.probabilities or [None] * len(predictions.ids)
     return [
-        [name, labels[gold], labels[predicted], probabilities[predicted], gold == predicted]
-        for name, gold, predicted, probabilities in zip(
-            predictions["ids"],
-            predictions["gold"],
-            predictions["predicted"],
-            predictions["probabilities"],
-            strict=True,
+        [
+            name,
+            labels[gold],
+            None if predicted == NO_ANSWER else labels[predicted],
+            row and row[predicted],
+            gold == predicted,
+        ]
+        for name, gold, predicted, row in zip(
+            predictions.ids, predictions.gold, predictions.predicted, rows, strict=True
         )
     ]

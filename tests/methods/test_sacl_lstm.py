@@ -476,13 +476,13 @@ def test_a_resumed_run_leaves_the_same_record(demo, tmp_path, monkeypatch) -> No
             runner.run(experiment, tmp_path / "cut")
     assert not list((tmp_path / "cut").rglob("*.json"))
     resumed = runner.run(experiment, tmp_path / "cut", resume=True).record
-    assert resumed["predictions"] == whole["predictions"]
-    assert resumed["metrics"] == whole["metrics"]
-    assert resumed["training"]["curves"] == whole["training"]["curves"]
-    assert whole["context"] == "full"
-    assert whole["encoder"]["name"] == "demo.pkl"
-    assert resumed["encoder"] == whole["encoder"]
-    assert len(whole["encoder"]["vectors"]) == 64
+    assert resumed.predictions == whole.predictions
+    assert resumed.metrics == whole.metrics
+    assert resumed.training.curves == whole.training.curves
+    assert whole.context == "full"
+    assert whole.encoder.name == "demo.pkl"
+    assert resumed.encoder == whole.encoder
+    assert len(whole.encoder.vectors) == 64
 
 
 LABELS = LabelSet(("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"))

@@ -89,16 +89,16 @@ def prepared(
 def test_both_tasks_are_learnt_and_recorded(config, form, tmp_path):
     config = replace(config, speaker=form, epochs=4)
     outcome = run(Experiment("speaker-mtl", "demo", "paper", 1, config), tmp_path)
-    curves = outcome.record["training"]["curves"]
+    curves = outcome.record.training.curves
     # The demo gives speakers away only where somebody is addressed.
     for part, falls in (("loss", 0.8), ("cer", 0.7), ("si", 0.99)):
         assert curves[-1][f"train/{part}"] < falls * curves[0][f"train/{part}"], part
-    test = outcome.record["metrics"]["test"]
-    support = [figures["support"] for figures in test["per_class"].values()]
-    assert test["accuracy"] > 100 * max(support) / sum(support) + 5
-    assert outcome.record["context"] == "full"
+    test = outcome.record.metrics.test
+    support = [figures.support for figures in test.per_class.values()]
+    assert test.accuracy > 100 * max(support) / sum(support) + 5
+    assert outcome.record.context == "full"
     for split in ("dev", "test"):
-        assert 0 < outcome.record["metrics"][split]["speaker_accuracy"] < 100
+        assert 0 < getattr(outcome.record.metrics, split).extra["speaker_accuracy"] < 100
 
 
 def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path):
