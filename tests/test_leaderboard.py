@@ -40,6 +40,7 @@ from erc_bench.leaderboard import (
 )
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.runs import dialogues_of, read_runs
+from erc_bench.records.store import read_record
 
 NAMES = ("README.md", "index.html", "leaderboard.csv", "leaderboard.json")
 
@@ -665,6 +666,24 @@ def test_rescore_puts_metrics_right_and_names_what_is_broken(root):
         truth["metrics"]["dev"]["per_class"]["joy"]["f1"], abs=1e-3
     )
     assert files[1].read_text() == "{"
+
+
+@pytest.mark.parametrize("metrics", [None, {}, [], {"test": {"weighted_f1": "99", "own": 1.5}}])
+def test_rescore_makes_metrics_that_are_missing_and_drops_nothing(tmp_path, metrics):
+    (path,) = write_records(tmp_path, [Method("a", seeds=(1,))])
+    truth = {**stored(path), "trials": {"number": 30}}
+    store(path, {**truth, "metrics": metrics})
+    assert [c.file for c in rescore(tmp_path).changed] == ["records/meld/a/" + path.name]
+    found = read_record(path)
+    assert found.metrics.test.extra == (
+        {"own": 1.5} if isinstance(metrics, dict) and metrics else {}
+    )
+    for split, of_split in found.metrics.items():
+        f1 = truth["metrics"][split]["weighted_f1"]
+        assert of_split.weighted_f1 == pytest.approx(f1, abs=1e-3)
+    rest = {**stored(path), "metrics": None}
+    assert (rest, list(rest)) == ({**truth, "metrics": None}, list(truth))
+    assert build(tmp_path).skipped == []
 
 
 # --- cost

@@ -17,10 +17,10 @@ from erc_bench import tracking
 from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.run import run
-from erc_bench.records.schema import Record
+from erc_bench.records.schema import Predictions, Record
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.tracking import wandb_mode
-from erc_bench.tracking.run import variant
+from erc_bench.tracking.run import prediction_rows, variant
 from erc_bench.training import train
 from erc_bench.training.train import build_trainer
 
@@ -182,6 +182,21 @@ def test_confusion_predictions_and_result_are_tables(finished_run) -> None:
     ((name, seed, score),) = one.table("result")
     assert (name.split()[0], seed) == ("eacl", 1)
     assert score == outcome.record.metrics.test.weighted_f1
+
+
+def test_a_prediction_without_an_answer_or_probabilities_has_none_there() -> None:
+    answered = Predictions(ids=["a", "b"], gold=[0, 1], predicted=[0, 0])
+    assert prediction_rows(answered, ["joy", "anger"]) == [
+        ["a", "joy", "joy", None, True],
+        ["b", "anger", "joy", None, False],
+    ]
+    silent = Predictions(
+        ids=["a", "b"], gold=[0, 1], predicted=[-1, 1], probabilities=[None, [0.2, 0.8]]
+    )
+    assert prediction_rows(silent, ["joy", "anger"]) == [
+        ["a", "joy", None, None, False],
+        ["b", "anger", "anger", 0.8, True],
+    ]
 
 
 def test_the_record_is_an_artifact(finished_run) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.metrics import evaluate
 from erc_bench.evaluation.slices import recorded_facts
@@ -87,12 +88,15 @@ def _scored(
     gold, classes = data.gold[predicted.rows], predicted.classes
     answered = (classes != NO_ANSWER).tolist()
     rounded = [[round(p, 4) for p in row] for row in predicted.probabilities.tolist()]
-    figures = {
-        # Of what is stored, so that the metrics can be recomputed from the record.
-        **evaluate(classes, gold, corpus.labels.names, torch.tensor(rounded)),
-        **predicted.extra,
-    }
-    return figures, {
+    # Of what is stored, so that the metrics can be recomputed from the record.
+    figures = evaluate(classes, gold, corpus.labels.names, torch.tensor(rounded))
+    if again := predicted.extra.keys() & {*figures, "no_answer"}:
+        raise ErcBenchError(
+            f"The method {type(trained.method).__name__} reports a metric {min(again)!r} of its "
+            "own, which is the name of one that is computed for every method alike. Give its "
+            "extra_metrics other names."
+        )
+    return {**figures, **predicted.extra}, {
         "ids": [data.ids[row] for row in predicted.rows],
         "gold": gold.tolist(),
         "predicted": classes.tolist(),
