@@ -6,6 +6,7 @@ Every example is the last ``max_len`` tokens of *context + query*; nothing is pa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 import numpy as np
@@ -32,12 +33,13 @@ def window_starts(lengths: list[int], max_len: int) -> list[int]:
     For turn ``i`` it is the first of ``i - 8 … i - 1`` with ``sum(lengths[l..i]) + 8 + lengths[i]
     <= max_len``, or ``i - 1`` if there is none; for the first turn 0.
     """
-    ends = np.concatenate([[0], np.cumsum(lengths)])
+    ends = list(accumulate(lengths, initial=0))
     starts = []
     for i, length in enumerate(lengths):
-        first = max(0, i - MOST_TURNS)
-        fits = ends[i + 1] - ends[first:i] + 8 + length <= max_len
-        starts.append(first + int(fits.argmax()) if fits.any() else max(0, i - 1))
+        room = max_len - 8 - length
+        possible = range(max(0, i - MOST_TURNS), i)
+        fitting = (first for first in possible if ends[i + 1] - ends[first] <= room)
+        starts.append(next(fitting, max(0, i - 1)))
     return starts
 
 
@@ -55,6 +57,7 @@ class PromptReader(Reader):
     ) -> None:
         self.tokenizer = load_tokenizer(encoder)
         self.texts = TextEncoder(self.tokenizer)
+        self.mask = self.tokenizer.mask_token
         self.max_len = max_len
         self.read_at = read_at
 
@@ -96,7 +99,7 @@ class AnchorReader(PromptReader):
         return f"{speaker} says: {text}"
 
     def query_text(self, speaker: str, text: str) -> str:
-        return f"For utterance: {text} {speaker} feels {self.tokenizer.mask_token} "
+        return f"For utterance: {text} {speaker} feels {self.mask} "
 
     def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
         """``targets`` and ``input_ids`` of each labelled turn."""
@@ -108,7 +111,7 @@ class AnchorReader(PromptReader):
         starts = window_starts([len(turn) for turn in turns], self.max_len)
         examples: list[Example] = []
         for i, query in zip(dialogue.labelled, queries, strict=True):
-            context = [t for turn in turns[starts[i] : i] for t in turn]
+            context = chain.from_iterable(turns[starts[i] : i])
             ids = [*self.texts.before, *context, *query]
             examples.append({"targets": [i], "input_ids": ids[-self.max_len :]})
         return examples
@@ -125,11 +128,16 @@ class PrototypeReader(PromptReader):
     turn``, which no other example has.
     """
 
+    def __init__(self, encoder: str, max_len: int) -> None:
+        super().__init__(encoder, max_len)
+        introduction = "For utterance:"
+        self.introduction = self.tokenizer(introduction, add_special_tokens=False).input_ids
+
     def context_text(self, speaker: str, text: str) -> str:
         return f"{speaker}:{text}"
 
     def query_text(self, speaker: str, text: str) -> str:
-        return f"{speaker} feels {self.tokenizer.mask_token}"
+        return f"{speaker} feels {self.mask}"
 
     def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
         """``targets`` and ``input_ids``; ``turn`` is the last turn of the context, ``window`` the
@@ -137,14 +145,13 @@ class PrototypeReader(PromptReader):
         utterances = dialogue.utterances
         turns = self.texts.continued([self.context_text(u.name, u.text) for u in utterances])
         ends = self.texts.continued([self.query_text(u.name, u.text) for u in utterances])
-        introduction = self.tokenizer("For utterance:", add_special_tokens=False).input_ids
         starts = window_starts([len(turn) for turn in turns], self.max_len)
         examples: list[Example] = []
         for i in dialogue.labelled:
-            context = [t for turn in turns[starts[i] : i + 1] for t in turn]
+            context = list(chain.from_iterable(turns[starts[i] : i + 1]))
             earlier = range(starts[i], i) if training and i >= FIRST_LOOKBACK else ()
             for j in (*(j for j in earlier if utterances[j].label is not None), i):
-                ids = [*self.texts.before, *context, *introduction, *turns[j], *ends[j]]
+                ids = [*self.texts.before, *context, *self.introduction, *turns[j], *ends[j]]
                 window = {"targets": [j], "turn": i, "window": starts[i]}
                 examples.append({"input_ids": ids[-self.max_len :], **window})
         return examples

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue
+from erc_bench.garbage import no_garbage_collection
 from erc_bench.method.batches import Batches
 from erc_bench.method.config import MethodConfig
 from erc_bench.method.ragged import Columns, Ragged, from_arrow, join, take
@@ -208,6 +209,7 @@ class _Collated(Dataset[Batch]):
         return self.batch({name: take(c, examples) for name, c in self.columns.items()})
 
 
+@no_garbage_collection()  # an example is several lists
 def _examples(reader: Reader, dialogues: Sequence[Dialogue], *, training: bool) -> dict[str, Any]:
     """The examples of some dialogues as columns, with ``dialogue``, the number of each one's."""
     reader.preload(dialogues)

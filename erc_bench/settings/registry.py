@@ -9,6 +9,7 @@ its name: beside the method's module, or in ``erc_bench.experiments``. Listing i
 from __future__ import annotations
 
 import importlib.util
+import sys
 from functools import cache
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erc_bench.errors import ErcBenchError, did_you_mean
+from erc_bench.garbage import no_garbage_collection
 
 if TYPE_CHECKING:
     from erc_bench.corpus.source import CorpusSource
@@ -76,7 +78,11 @@ def method_names() -> list[str]:
 
 def method_class(name: str) -> type[ErcMethod]:
     """The class of a method by its name; an unknown name is an error that names the nearest."""
-    return _load(METHODS, "method", name)
+    # With the first one come PyTorch, transformers and Lightning. There is no model yet that would
+    # be frozen with them.
+    first = "lightning" not in sys.modules
+    with no_garbage_collection(freeze=first):
+        return _load(METHODS, "method", name)
 
 
 def corpus_names() -> list[str]:
