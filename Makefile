@@ -12,7 +12,7 @@ demo: $(VENV)/.small
 	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small --leaderboard-dir demo
 
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m slow
@@ -22,7 +22,7 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 
 types: $(VENV)/.dev
-	$(VENV)/bin/mypy erc_bench methods datamodules benchmarks
+	$(VENV)/bin/mypy erc_bench methods datamodules benchmarks docs
 
 bench: $(VENV)/.small
 	$(VENV)/bin/python -m benchmarks

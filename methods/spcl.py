@@ -60,7 +60,7 @@ class SPCLConfig(MethodConfig):
     projection: bool = False  # a linear layer between encoder and loss
     encoder_lr: float = 1e-5  # highest learning rate of the encoder
     lr: float = 1e-3  # highest learning rate of everything else
-    warmup_steps: int = 128  # of the first epoch
+    warmup_steps: int = 128  # of the first epoch; all of them if it has fewer
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
     fgm: float = 0.0  # length of the adversarial step on the word embeddings; 0 = none
     skip_first: bool = False  # never draw the first training example
@@ -355,9 +355,10 @@ class SPCL(ErcMethod):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Learning rates of this step, from its place in the epoch alone: a resumed run has the
         same, however many batches the curriculum gives each epoch."""
-        warmup = self.config.warmup_steps if self.current_epoch == 0 else 0
         every = self.config.accumulate
         steps = math.ceil(int(self.trainer.num_training_batches) / every)
+        # Where the first epoch is shorter, the rates reach their height at its end all the same.
+        warmup = min(self.config.warmup_steps, steps) if self.current_epoch == 0 else 0
         factor = rate(batch_idx // every, steps, warmup)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = factor * group["initial_lr"]

@@ -415,11 +415,18 @@ def test_the_rates_restart_every_epoch_and_warm_up_once(config, small_demo, tmp_
             self.seen.append((trainer.current_epoch, batch_idx, steps, group["lr"]))
 
     rates = Rates()
-    fitted(SPCL, config, small_demo, tmp_path, rates)
+    fitted(SPCL, config, small_demo, tmp_path / "long", rates)
     for epoch, step, steps, value in rates.seen:
         warmup = 4 if epoch == 0 else 0
         assert value == pytest.approx(config.encoder_lr * rate(step, steps, warmup))
     assert {epoch for epoch, *_ in rates.seen} == {0, 1, 2}
+    # An epoch that is shorter than the warm-up is all warm-up, up to the full rate.
+    short = Rates()
+    one_epoch = replace(config, epochs=1, warmup_steps=128)
+    fitted(SPCL, one_epoch, small_demo, tmp_path / "short", short)
+    for _, step, steps, value in short.seen:
+        assert steps < 128
+        assert value == pytest.approx(config.encoder_lr * step / steps)
 
 
 def test_settings_are_checked() -> None:
