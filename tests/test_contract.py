@@ -499,7 +499,6 @@ def test_what_a_method_lacks_is_named(small_demo) -> None:
     for call, name in (
         (lambda: method.forward({}), "forward"),
         (lambda: method.loss(None, {}), "loss"),
-        (lambda: method.scores(None, {}), "scores"),
     ):
         with pytest.raises(NotImplementedError, match=f"ErcMethod.*{name}"):
             call()

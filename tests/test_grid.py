@@ -169,7 +169,7 @@ def test_failing_runs_stop_none_of_the_others(
     settings = ["encoder=no/such-encoder", *QUICK]
     wrong = resolve("eacl", "demo", preset="smoke", overrides=settings)
     odd, broken, *good = jobs
-    (odd.place.folder / "model.unnamed.ckpt.tmp").mkdir(parents=True)
+    (odd.place.folder / "best-epoch=9.ckpt").mkdir(parents=True)
     place = broken.place.record
     place.parent.mkdir(parents=True)
     place.write_text("{")
@@ -332,7 +332,7 @@ def test_a_record_that_appears_meanwhile_is_taken(planned, tmp_path: Path, force
         for job in todo:
             drawn.append(job)
             for each in jobs:  # the second is done by somebody else
-                run(each.experiment, each.root, force=force)
+                run(each.experiment, each.place.root, force=force)
             yield Ended(job)
 
     report = run_jobs(jobs, 1, with_another)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
@@ -13,10 +13,11 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.files import sha256_of
 from erc_bench.inference.dialogue_files import dialogue
+from erc_bench.method.config import is_added_later
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import say
 from erc_bench.records.place import model_file
-from erc_bench.records.schema import Encoder, Record
+from erc_bench.records.schema import Record, damaged
 from erc_bench.records.store import run_name
 from erc_bench.settings.experiment import stored_config
 from erc_bench.settings.registry import method_class
@@ -62,10 +63,13 @@ class Model:
         say(f"Loading the model of {run_name(path)} …")
         _check_digest(path, record, weights)
         config = stored_config(record.method, record.config, f"{path}, config")
-        for setting in asdict(config).keys() - record.config.keys():
+        later = {each.name for each in fields(config) if is_added_later(each)}
+        for setting in asdict(config).keys() - record.config.keys() - later:
             say(f"Note: the record is older than the setting {setting}; its default is taken.")
         kind = method_class(record.method)
-        encoder, recorded = kind.encoder_identity(config), record.encoder or Encoder()
+        if record.encoder is None:
+            raise damaged(path, "$.encoder: it does not say which")
+        encoder, recorded = kind.encoder_identity(config), record.encoder
         if encoder["digest"] != recorded.digest:
             raise ErcBenchError(
                 f"{encoder['name']!r} is another encoder than that of {path}: its weights have the "

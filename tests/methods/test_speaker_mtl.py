@@ -442,8 +442,9 @@ def test_a_corpus_without_emotions_is_described_and_nothing_is_trained_on_it(
     config, bystanders, tmp_path
 ):
     console = Console(file=io.StringIO(), width=100)
-    data_stats(console, bystanders)
-    data_list(console)
+    source = registry.corpus_source(bystanders)
+    data_stats(console, source)
+    data_list(console, [source])
     assert console.file.getvalue().count("who speaks, and nothing of what they feel") == 2
     with pytest.raises(ErcBenchError, match="no emotion labels"):
         run(Experiment("speaker-mtl", bystanders, "paper", 1, config), tmp_path)
