@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from synthetic_records import Method, write_records
 
 from benchmarks import __main__ as benchmark
-from benchmarks import probe
-from benchmarks.side_by_side import CHECKED, RECIPES, TOLERANCE, Case, losses, sample
+from benchmarks import probe, startup
+from benchmarks.sampling import EVALUATION_ROUNDS, PER_ROUND, SampledDataModule, sample
+from benchmarks.side_by_side import CHECKED, RECIPES, TOLERANCE, Case, losses
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.run import run
+from erc_bench.method.data import ErcDataModule
 from erc_bench.settings.experiment import resolve
 
 
@@ -42,6 +46,25 @@ def test_a_sample_has_the_mean_of_all_batches():
     assert len(warming) == 4
     means = [sizes[batches_of_round].mean() for batches_of_round in rounds]
     assert np.mean(means) == pytest.approx(sizes.mean(), rel=0.01)
+
+
+def test_a_pass_over_some_batches_has_the_size_of_the_whole(small_demo, tiny_encoder, monkeypatch):
+    case = Case("spcl", "small", "demo", "float32", tiny_encoder, ("evaluation.batch_size=4",))
+    data = SampledDataModule(small_demo, case.build(small_demo), rounds=1)
+    read = []
+
+    def encode(self, split, function, examples):
+        read.extend(examples)
+        return torch.from_numpy(examples).float(), torch.from_numpy(examples)
+
+    monkeypatch.setattr(ErcDataModule, "encode", encode)
+    examples = np.arange(3, 143)
+    values, labels = data.encode("train", None, examples)
+    assert len(values) == len(labels) == len(examples)
+    assert data.batches["survey"] == 140 / 4
+    assert len(read) == 4 * PER_ROUND * (EVALUATION_ROUNDS + 1)
+    assert set(labels.tolist()) == set(read) <= set(examples)
+    assert len(data.laps["survey"]) == 1
 
 
 def test_the_command_prints_ratios_and_memory(tiny_encoder):
@@ -97,3 +120,45 @@ def test_the_probe_names_the_methods_it_is_for(tmp_path, monkeypatch):
     )
     with pytest.raises(ErcBenchError, match="sacl-lstm, which reads no state of a mask"):
         probe.main()
+
+
+QUICK = ["--dataset", "demo", "--preset", "smoke", "max_len=32", "max_batches=1"]
+
+
+@pytest.mark.parametrize("method", ["eacl", "spcl", "speaker-mtl"])
+def test_startup_ends_at_the_first_training_step(method, tiny_encoder, tmp_path):
+    arguments = ["--method", method, *QUICK, f"encoder={tiny_encoder}"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = startup.seconds_to_first_step(sys.executable, arguments, tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert seconds == pytest.approx(
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, abs=0.1
+    )
+    root = tmp_path / "leaderboard"
+    assert (root / "runs").is_dir()
+    assert not [*root.glob("records/*/*/*"), *root.rglob("*.ckpt")]
+
+
+def test_startup_says_why_no_step_was_reached(tmp_path):
+    with pytest.raises(ErcBenchError, match=r"step was reached: .* no method 'eaclx'"):
+        startup.seconds_to_first_step(sys.executable, ["--method", "eaclx", *QUICK], tmp_path)
+
+
+def test_startup_compares_versions_that_take_turns(tmp_path, monkeypatch, capsys):
+    python, other = sys.executable, str(tmp_path)
+    order, seconds = [], {python: iter([90, 2, 5, 3]), other: iter([80, 6, 4, 6])}
+
+    def measured(version, arguments, folder):
+        order.append(version)
+        assert arguments[:2] == ["--method", "finetune"]
+        assert arguments[-1] == "max_len=32"
+        return next(seconds[version])
+
+    monkeypatch.setattr(startup, "seconds_to_first_step", measured)
+    options = ["--method", "finetune", "--against", other, "--set", "max_len=32"]
+    monkeypatch.setattr(sys, "argv", ["startup", *options])
+    startup.main()
+    *_, this_one, that = capsys.readouterr().out.splitlines()
+    assert order == [python, other] * 4
+    assert this_one == "| finetune | this one | 3.0 | 2.0 … 5.0 | 1.00 |"
+    assert that == f"| finetune | {other} | 6.0 | 4.0 … 6.0 | 2.00 |"
