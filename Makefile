@@ -15,7 +15,8 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "slow and not timed" -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -m timed
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,7 @@
 """Which examples stand together in a batch: each once, of similar length, the same for a seed."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +69,7 @@ def _share(rank: int, port: int) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_devices_score_every_utterance_once() -> None:
     import socket
 

@@ -67,6 +67,7 @@ def test_a_pass_over_some_batches_has_the_size_of_the_whole(small_demo, tiny_enc
     assert len(data.laps["survey"]) == 1
 
 
+@pytest.mark.slow
 def test_the_command_prints_ratios_and_memory(tiny_encoder):
     command = [sys.executable, "-m", "benchmarks", "--dataset", "demo", "--method", "eacl"]
     command += ["--encoder", tiny_encoder, "--steps", "1", "--precision", "float32"]

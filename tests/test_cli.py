@@ -459,6 +459,7 @@ def _small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 
 
+@pytest.mark.slow
 def test_a_full_output_folder(tiny_encoder: str, elsewhere: Path) -> None:
     """The examples are cached first, so that only checkpoints and the record are left to write."""
     settings = [f"encoder={tiny_encoder}", *QUICK]

@@ -147,6 +147,7 @@ def test_a_malicious_pickle_runs_nothing(bert: Path, tmp_path: Path, form: str) 
         assert "could run code" in message
 
 
+@pytest.mark.slow
 def test_the_advice_for_other_pickles_makes_a_complete_folder(bert: Path, tmp_path: Path) -> None:
     weights = pickled(bert)
     torch.save({**weights, "epochs": FurtherThings()}, bert / "pytorch_model.bin")

@@ -325,6 +325,7 @@ def test_the_record_of_bfloat16_holds_probabilities(
         assert each == [round(p, 4) for p in each]
 
 
+@pytest.mark.slow
 def test_it_learns_the_demo_corpus(method: str, demo: Corpus, tiny_encoder: str, tmp_path) -> None:
     settings = [f"encoder={tiny_encoder}", *ALWAYS, "epochs=5", *METHODS[method]]
     experiment = resolve(method, "demo", preset="smoke", overrides=settings)

@@ -486,6 +486,7 @@ def test_the_leaderboard_and_the_rest_read_it(answers, elsewhere, capsys) -> Non
     assert "my-llm was predicted elsewhere" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_program_itself(answers, elsewhere) -> None:
     lines = "".join(f'{{"id": "{i}", "label": "{x}"}}\n' for i, x in answers["test"])
     command = [sys.executable, "-m", "erc_bench.cli", *score("-", "--quiet")]

@@ -248,6 +248,7 @@ def test_a_process_that_dies_is_a_failed_run(planned, tmp_path: Path) -> None:
 # --- several grids on one folder ---
 
 
+@pytest.mark.slow
 def test_two_grids_at_once_do_every_run_once(planned, whole, tmp_path: Path) -> None:
     jobs, said = planned(tmp_path / "board"), tmp_path / "said.txt"
     other = start(jobs, said)
@@ -450,6 +451,7 @@ def start(jobs: list[Job], log: Path, *options: str, **environment: str) -> subp
         )
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_grid_that_is_stopped_leaves_nobody_behind_and_goes_on(

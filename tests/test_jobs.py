@@ -24,6 +24,7 @@ def test_a_process_killed_here_is_not_said_to_have_wanted_memory() -> None:
     assert "memory" in jobs._died(-signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_an_executor_that_is_closed_stops_what_is_running(
     tiny_encoder: str, tmp_path: Path
 ) -> None:

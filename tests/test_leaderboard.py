@@ -689,6 +689,7 @@ def test_rescore_makes_metrics_that_are_missing_and_drops_nothing(tmp_path, metr
 # --- cost
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 def test_a_thousand_records_in_ten_seconds(tmp_path):
     encoders = ("one", "two", "three")

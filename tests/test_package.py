@@ -44,6 +44,7 @@ def test_the_wheel_holds_every_room_and_nothing_else_of_the_checkout(wheel: Path
         assert wanted in names
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_runs_in_an_empty_folder(
     wheel: Path, tiny_encoder: str, tmp_path: Path
 ) -> None:

@@ -385,6 +385,7 @@ def test_what_no_longer_fits_the_model(root: Path, capsys, tiny_encoder: str) ->
     assert "older than the setting temperature" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_stream_is_answered_line_by_line(root: Path) -> None:
     """The program itself: each answer comes before the next line is written."""
     command = [sys.executable, "-m", "erc_bench.cli", "predict", "eacl", "--stream", "--json"]

@@ -80,6 +80,7 @@ def cpu_seconds(code: str, folder: Path) -> float:
     return min(times)
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 def test_a_cached_run_trains_soon_after_its_encoder_could_be_loaded(
     tiny_encoder: str, tmp_path: Path

@@ -224,6 +224,7 @@ def without_times(record: Record) -> list[Any]:
     return [record.config_hash, record.metrics, record.predictions, record.training.curves]
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_process_are_two_there_and_change_nothing(
     quick, tmp_path: Path, capsys
 ) -> None:
@@ -337,6 +338,7 @@ def test_a_server_that_is_not_there_leaves_an_offline_run(
     assert f"wandb sync {one.folder}" in said
 
 
+@pytest.mark.slow
 def test_a_service_that_dies_takes_no_run_along(
     quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -426,6 +428,7 @@ def test_online_without_an_account_and_unknown_modes_are_errors(
         wandb_mode(None, tmp_path)
 
 
+@pytest.mark.slow
 def test_off_does_not_even_import_wandb(
     tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def test_it_is_found_and_run_through_its_entry_point(package, tmp_path):
     assert test["accuracy"] > 100 * max(support) / sum(support) + 20
 
 
+@pytest.mark.slow
 def test_its_own_test_passes(package, tmp_path):
     folder, installed = package
     test = ("pytest", "-q", "-p", "no:cacheprovider", str(folder))

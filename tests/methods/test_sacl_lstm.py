@@ -344,6 +344,7 @@ def test_it_returns_to_the_vectors_of_earlier_dialogues(small_demo, config, tmp_
     assert torch.equal(before, trained.predict("test").probabilities)
 
 
+@pytest.mark.slow
 def test_the_same_seed_repeats_and_another_attack_differs(small_demo, config, tmp_path) -> None:
     runs = [
         fitted(SACLLSTM, replace(config, **changed), small_demo, tmp_path / str(number))
@@ -439,6 +440,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(small_demo, config, tmp_pat
     resumed_equals_uninterrupted(SACLLSTM, config, small_demo, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_goes_on_with_the_vectors_it_began_with(
     small_demo, config, tmp_path, tiny_encoder
 ) -> None:
@@ -456,6 +458,7 @@ def test_a_resumed_training_goes_on_with_the_vectors_it_began_with(
     assert not torch.equal(anew.method.features, whole.method.features)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_leaves_the_same_record(demo, tmp_path, monkeypatch) -> None:
     path = write_cosmic(demo, tmp_path / "demo.pkl", SIZE)
     experiment = resolve(

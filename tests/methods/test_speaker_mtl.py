@@ -86,6 +86,7 @@ def prepared(
 # --- learning ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_both_tasks_are_learnt_and_recorded(config, form, tmp_path):
     config = replace(config, speaker=form, epochs=4)
@@ -119,6 +120,7 @@ class SingleTask(SpeakerMTL):
         return {"loss": F.cross_entropy(logits, batch["labels"])}
 
 
+@pytest.mark.slow
 def test_without_weight_it_is_the_single_task_model(config, small_demo, tmp_path):
     def predictions(kind: type[SpeakerMTL], name: str, **settings) -> torch.Tensor:
         trained = fitted(kind, replace(config, **settings), small_demo, tmp_path / name)
