@@ -77,6 +77,8 @@ def run(
     folder: Path | str = FOLDER,
     data_dir: Path | str | None = None,
     wandb: str = "off",
+    restart: bool = False,
+    force: bool = False,
 ) -> Run:
     """Train, select on dev, score test once, and leave a record; a finished run is not done again.
 
@@ -89,6 +91,8 @@ def run(
         folder: of the records and checkpoints.
         data_dir: where the corpora are, before the usual places.
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
+        restart: begin an interrupted run anew.
+        force: repeat a finished run.
 
     Raises:
         ErcBenchError: something that the caller can mend.
@@ -103,8 +107,14 @@ def run(
         for key, value in (settings or {}).items()
     ]
     experiment = resolve(method, dataset, preset=preset, seed=seed, overrides=overrides)
-    place = Path(data_dir) if data_dir else None
-    outcome = run_experiment(experiment, Path(folder), data_dir=place, wandb=wandb)
+    outcome = run_experiment(
+        experiment,
+        Path(folder),
+        data_dir=Path(data_dir) if data_dir else None,
+        wandb=wandb,
+        restart=restart,
+        force=force,
+    )
     return Run(outcome.path, outcome.record)
 
 

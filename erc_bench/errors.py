@@ -18,7 +18,10 @@ def explain(error: Exception, where: str = "--debug shows where") -> str:
     if isinstance(error, ErcBenchError):
         return str(error)
     reason = " ".join(str(error).split())
-    return f"failed with {type(error).__name__}: {reason} ({where})"
+    return (
+        f"failed with {type(error).__name__}: {reason}. This is a defect of erc-bench, or of the "
+        f"package that brings the method, and not of your files. Please report it ({where})."
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

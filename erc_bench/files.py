@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import platformdirs
+
 from erc_bench.errors import ErcBenchError
 
-UNWRITABLE = frozenset(
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the errors of a place that is full."""
+
+UNWRITABLE = FULL | frozenset(
     {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
         errno.EROFS,
         errno.EACCES,
         errno.EEXIST,
@@ -70,13 +72,19 @@ def cannot_write(path: Path, error: OSError) -> ErcBenchError:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return ErcBenchError(
             f"{path} can't be written: a file stands in the place of a folder on the way to it. "
-            "Choose another folder with --leaderboard-dir."
+            f"Choose another folder with {_chosen_by(path)}."
         )
     return ErcBenchError(
         f"{path} can't be written: {error.strerror or error}. Make room or check the permissions, "
-        "or choose another folder with --leaderboard-dir; an interrupted run goes on when the same "
-        "command is given again."
+        f"or choose another folder with {_chosen_by(path)}; an interrupted run goes on when the "
+        "same command is given again."
     )
+
+
+def _chosen_by(path: Path) -> str:
+    """What chooses the folder that a file of ours lies in."""
+    cache = platformdirs.user_cache_path("erc-bench", appauthor=False)
+    return "XDG_CACHE_HOME" if cache in path.absolute().parents else "--leaderboard-dir"
 
 
 def sha256_of(*paths: Path) -> str:

@@ -42,6 +42,7 @@ from .prompts import AnchorReader, prompt_states
 class EACLConfig(MethodConfig):
     """Hyper-parameters of EACL; defaults as in the paper."""
 
+    encoder: str = "princeton-nlp/sup-simcse-roberta-large"  # hub id or folder
     max_len: int = 256  # tokens of context and query
     projection_size: int = 1024  # m, size of the mapped space; never more than the encoder's
     dropout: float = 0.1  # before the classifier head

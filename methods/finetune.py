@@ -25,6 +25,7 @@ from .prompts import AnchorReader, prompt_states
 class FinetuneConfig(MethodConfig):
     """Hyper-parameters of plain fine-tuning, for a large encoder."""
 
+    encoder: str = "princeton-nlp/sup-simcse-roberta-large"  # hub id or folder
     epochs: int = 5
     batch_size: int = 32
     max_len: int = 256  # tokens of context and query

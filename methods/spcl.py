@@ -46,6 +46,7 @@ EASY = 0.3
 class SPCLConfig(MethodConfig):
     """Hyper-parameters of SPCL-CL; defaults as in the paper."""
 
+    encoder: str = "princeton-nlp/sup-simcse-roberta-large"  # hub id or folder
     epochs: int = 16
     batch_size: int = 32
     drop_last: bool = True
@@ -127,13 +128,13 @@ class Prototypes(nn.Module):
         A queue that would hold too many keeps some of them at random.
         """
         classes, pool, size = self.queues.shape
-        owners = torch.arange(classes, device=h.device)[:, None]
-        places = torch.arange(pool, device=h.device)
-        present = torch.cat([places < self.counts[:, None], owners == labels], dim=1)
+        numbers = torch.arange(classes, device=h.device)[:, None]
+        slots = torch.arange(pool, device=h.device)
+        present = torch.cat([slots < self.counts[:, None], numbers == labels], dim=1)
         keys = torch.rand(present.shape, generator=generator, device=h.device)
-        kept = keys.masked_fill(~present, 2.0).argsort(dim=1)[:, :pool]
+        chosen = keys.masked_fill(~present, 2.0).argsort(dim=1)[:, :pool]
         # Row of a vector among all queued ones, followed by the batch.
-        sources = torch.where(kept < pool, owners * pool + kept, (classes - 1) * pool + kept)
+        sources = torch.where(chosen < pool, numbers * pool + chosen, (classes - 1) * pool + chosen)
         vectors = torch.cat([self.queues.view(-1, size), h.to(self.queues.dtype)])
         self.queues.copy_(vectors[sources])
         self.counts.copy_(present.sum(dim=1).clamp_max(pool))

@@ -304,6 +304,12 @@ class SpeakerMTL(ErcMethod):
             chosen = most_frequent(speakers, self.config.main_speakers)
             head.main_speakers.copy_(torch.from_numpy(chosen))
 
+    @classmethod
+    def further_corpora(cls, config: MethodConfig) -> tuple[str, ...]:
+        """The extra corpus, if SI learns from one."""
+        assert isinstance(config, SpeakerMTLConfig)
+        return (config.extra_corpus,) if config.extra_corpus and config.si_weight else ()
+
     def further_dialogues(self, data: ErcDataModule) -> Sequence[Dialogue]:
         """The training dialogues of the extra corpus that share nothing with dev and test.
 

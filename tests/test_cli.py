@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from cyclopts import App
+from places import place_of
 from real_data import real_data
 
 from erc_bench import __version__, cli
@@ -21,7 +22,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.execution.grid import Report
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.presets import default_preset, presets
-from erc_bench.settings.registry import corpus_names, corpus_source, method_names
+from erc_bench.settings.registry import corpus_names, method_names
 
 QUICK = ("max_batches=2", "epochs=1", "max_len=32", "precision=float32", "stage2_epochs=1")
 
@@ -204,7 +205,7 @@ def test_methods_lists_what_is_registered(capsys: pytest.CaptureFixture) -> None
         (["--jobs", "0"], ["--jobs 0"]),
         (["--jobs", "two"], ["--jobs", "'two'"]),
         (["--wandb", "ofline"], ["--wandb", '"ofline"', 'Did you mean "offline"?']),
-        (["encoder=no/such-encoder"], ["'no/such-encoder'", "hub", "erc-bench[small]"]),
+        (["encoder=no/such-encoder"], ["'no/such-encoder'", "hub", "pip install"]),
     ],
 )
 def test_wrong_words_are_named(argv, words, capsys, elsewhere: Path) -> None:
@@ -430,13 +431,10 @@ def test_nothing_to_compare(capsys, elsewhere: Path) -> None:
 
 
 def test_an_unreadable_checkpoint(tiny_encoder: str, capsys, elsewhere: Path) -> None:
-    from erc_bench.execution.run import encoder_digest
-    from erc_bench.records.place import Place
 
     settings = [f"encoder={tiny_encoder}", *QUICK]
     experiment = resolve("eacl", "demo", preset="smoke", overrides=settings)
-    digests = corpus_source("demo").load(None).digest, encoder_digest(experiment)
-    last = Place.of(elsewhere / "leaderboard", experiment, *digests).folder / "last.ckpt"
+    last = place_of(elsewhere / "leaderboard", experiment).folder / "last.ckpt"
     last.parent.mkdir(parents=True)
     last.write_bytes(b"torn")
     for resume in ([], ["--resume"]):  # which is the default

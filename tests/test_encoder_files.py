@@ -37,11 +37,6 @@ WORDS = ["oh", "no", "says", "ada", "bo", "for", "utterance", "feels", ":", "!",
 VOCABULARY = len(SPECIAL) + len(WORDS)
 
 
-@pytest.fixture(autouse=True)
-def _looked_up_anew() -> None:
-    find_encoder.cache_clear()
-
-
 def save_tokenizer(folder: Path, template: str = "[CLS] $A [SEP]") -> None:
     """A tokenizer of a dozen words."""
     words = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
@@ -187,7 +182,6 @@ def in_parts(folder: Path, safetensors: bool) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("safetensors", [True, False])
 def test_weights_in_parts(bert: Path, safetensors: bool) -> None:
     assert_has(bert, in_parts(bert, safetensors))
-    find_encoder.cache_clear()
     (part,) = bert.glob("*-00002-of-00002.*")
     part.unlink()
     refused(bert, part.name, "Download the encoder again")
@@ -212,12 +206,10 @@ def test_a_published_recipes_encoder_that_has_only_pickled_weights(
     assert_has(name, weights)
     assert not find_encoder(name).safetensors
     (repository / "refs" / "refs" / "pr" / "9").write_text("b" * 40)
-    find_encoder.cache_clear()
     assert_has(name, weights)
     assert find_encoder(name).folder == converted
     # Of main, transformers may have fetched the weights last, and of the conversion only them.
     (converted / "config.json").unlink()
-    find_encoder.cache_clear()
     assert find_encoder(name).folder == main
 
 
@@ -479,7 +471,6 @@ def tried(folder: Path, files: dict[str, bytes], whole: dict[str, bytes]) -> Non
     folder.mkdir(parents=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    find_encoder.cache_clear()
     try:
         tokenizer = load_tokenizer(str(folder))
         encoder = load_encoder(str(folder), 8)

@@ -47,9 +47,7 @@ def test_a_tokenizer_is_all_of_its_files(tiny_encoder: str, tmp_path: Path) -> N
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache of the hub."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    find_encoder.cache_clear()
-    yield tmp_path / "hub"
-    find_encoder.cache_clear()
+    return tmp_path / "hub"
 
 
 def cached(cache: Path, name: str, revisions: dict[str, tuple[str, dict[str, bytes]]]) -> Path:

@@ -21,12 +21,13 @@ from lightning import Callback
 from torch.utils.data import DataLoader, Dataset
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.encoders.locating import find_encoder
 from erc_bench.execution.recording import make_record
 from erc_bench.execution.run import run
 from erc_bench.method.data import ErcDataModule
 from erc_bench.method.ragged import Columns, take
 from erc_bench.method.reader import Reader
-from erc_bench.records.place import model_file
+from erc_bench.records.place import Identity, model_file
 from erc_bench.records.schema import parse_record, to_json
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import method_class, method_names, plugin
@@ -312,6 +313,7 @@ def test_the_record_of_bfloat16_holds_probabilities(
     record = make_record(
         Experiment(method, "demo", "smoke", 1, settings),
         trained,
+        Identity(odd.digest, settings.encoder, find_encoder(settings.encoder).digest),
         predictions={split: trained.predict(split) for split in ("dev", "test")},
         model=("model.ckpt", "0" * 64),
         plugin=plugin(method),

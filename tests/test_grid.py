@@ -182,7 +182,7 @@ def test_failing_runs_stop_none_of_the_others(
     complaints = [by_name[name] for name in (wrong.name, odd.place.name, broken.place.name)]
     for complaint, words in zip(
         complaints,
-        (["'no/such-encoder'", "erc-bench[small]"], ["its log shows where"], ["--force"]),
+        (["'no/such-encoder'", "pip install"], ["its log shows where"], ["--force"]),
         strict=True,
     ):
         for word in words:
@@ -267,7 +267,7 @@ def test_two_grids_at_once_do_every_run_once(planned, whole, tmp_path: Path) -> 
 def test_a_run_that_is_taken_comes_last_and_its_record_is_waited_for(
     planned, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr(grid, "PATIENCE", 0.05)
+    monkeypatch.setattr(grid, "POLL_SECONDS", 0.05)
     jobs = planned(tmp_path, methods=["finetune"])
     taken, free = jobs
     folder = taken.place.folder
@@ -301,7 +301,7 @@ def test_a_run_that_is_taken_comes_last_and_its_record_is_waited_for(
 def test_a_run_that_was_given_up_elsewhere_is_done_here(
     planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid, "PATIENCE", 0.05)
+    monkeypatch.setattr(grid, "POLL_SECONDS", 0.05)
     taken, free = jobs = planned(tmp_path, methods=["finetune"])
     folder = taken.place.folder
     folder.mkdir(parents=True)

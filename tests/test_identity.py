@@ -12,12 +12,11 @@ from places import place_of
 from safetensors.torch import load_file, save_file
 
 from erc_bench.corpus.conversation import Corpus
-from erc_bench.encoders.locating import find_encoder
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution import run as execution
 from erc_bench.execution.grid import run_grid
 from erc_bench.execution.run import run
-from erc_bench.records.place import Place
+from erc_bench.records.place import Identity, Place
 from erc_bench.records.schema import to_json
 from erc_bench.records.store import read_record, write_record
 from erc_bench.settings import registry
@@ -29,9 +28,7 @@ QUICK = ("precision=float32", "max_len=32", "max_batches=2", "epochs=1")
 @pytest.fixture
 def encoder(tiny_encoder: str, tmp_path: Path) -> Path:
     """A copy of the tiny encoder that may be changed."""
-    find_encoder.cache_clear()
-    yield Path(shutil.copytree(tiny_encoder, tmp_path / "encoder"))
-    find_encoder.cache_clear()
+    return Path(shutil.copytree(tiny_encoder, tmp_path / "encoder"))
 
 
 def experiment(encoder: Path, seed: int = 1) -> Experiment:
@@ -46,7 +43,6 @@ def other_weights(encoder: Path) -> None:
     name = "embeddings.word_embeddings.weight"
     weights[name] = weights[name] + 0.1 * torch.randn_like(weights[name])
     save_file(weights, file, metadata={"format": "pt"})
-    find_encoder.cache_clear()  # as in another process
 
 
 def another_copy(corpus: Corpus) -> Corpus:
@@ -148,7 +144,11 @@ def test_committed_records_stay_finished() -> None:
             seed=record.seed,
             overrides=record.overrides or [],
         )
-        place = Place.of(board, experiment, record.dataset_digest, record.encoder.digest)
+        place = Place.of(
+            board,
+            experiment,
+            Identity(record.dataset_digest, record.encoder.name, record.encoder.digest),
+        )
         assert place.record == path
         assert place.finished() == record
 

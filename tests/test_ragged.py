@@ -17,6 +17,13 @@ def listed(column: Ragged) -> list:
     return [inner[a:b] for a, b in zip(column.offsets[:-1], column.offsets[1:], strict=True)]
 
 
+def test_lists_that_are_all_empty_are_of_whole_numbers() -> None:
+    column = from_arrow(pa.array([[], []]))
+    assert column.pad(0).shape == (2, 0)
+    nested = from_arrow(pa.array([[[], []], []]))
+    assert nested.values.values.dtype == column.values.dtype == np.int64
+
+
 @given(ROWS, st.data())
 def test_taking_and_padding_do_what_lists_do(rows: list[list[int]], data: st.DataObject) -> None:
     column = from_arrow(pa.array(rows, pa.list_(pa.int64())))

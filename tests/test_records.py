@@ -18,7 +18,7 @@ from erc_bench.cli.printing import show
 from erc_bench.errors import ErcBenchError
 from erc_bench.leaderboard import build, rescore, runs
 from erc_bench.records import schema
-from erc_bench.records.place import Place
+from erc_bench.records.place import Identity, Place
 from erc_bench.records.schema import (
     SCHEMA,
     Environment,
@@ -86,8 +86,9 @@ def fault(document: Any) -> str:
 def place_of_made(root: Path) -> Place:
     """The place of the made-up record."""
     record = read(made())
-    digests = record.dataset_digest or "", record.encoder.digest if record.encoder else ""
-    return Place.of(root, resolve("eacl", "demo"), *digests)
+    encoder = record.encoder.digest if record.encoder else ""
+    identity = Identity(record.dataset_digest or "", "", encoder)
+    return Place.of(root, resolve("eacl", "demo"), identity)
 
 
 def test_what_is_written_is_read_and_found(tmp_path: Path) -> None:

@@ -224,6 +224,32 @@ def power_cut(*_: object, **__: object) -> None:
     raise RuntimeError("power cut")
 
 
+def test_a_repetition_of_a_run_killed_before_it_tidied_up_trains(quick, tmp_path: Path) -> None:
+    """Its finished checkpoints are not gone on with."""
+    experiment = quick("epochs=1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("erc_bench.records.place.Place.tidy_up", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(experiment, tmp_path)
+    place = place_of(tmp_path, experiment)
+    assert place.record.exists()
+    assert place.is_interrupted()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("erc_bench.execution.run.make_record", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(experiment, tmp_path, force=True)
+    made = torch.load(place.folder / LAST, weights_only=True)["callbacks"]["TrainingLog"]
+    assert len(made["environments"]) == 1  # of one training, not of one that was gone on with
+
+
+def test_a_record_outside_a_store_has_no_model(quick, tmp_path: Path) -> None:
+    outcome = run(quick("epochs=1"), tmp_path)
+    moved = tmp_path / "r.json"
+    moved.write_bytes(outcome.path.read_bytes())
+    with pytest.raises(ErcBenchError, match="does not lie in a store"):
+        model_file(moved, outcome.record)
+
+
 def test_a_record_never_names_another_runs_model(quick, tmp_path: Path, monkeypatch) -> None:
     """Killed when the weights of a repetition are there and its record is not, or when the record
     is there and the old weights are not yet deleted."""

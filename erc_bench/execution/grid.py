@@ -24,7 +24,7 @@ from rich.text import Text
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.jobs import Ended, Executor, Job, default_workers, local
-from erc_bench.execution.run import encoder_digest, load_corpus
+from erc_bench.execution.run import identify, load_corpus
 from erc_bench.files import cannot_write
 from erc_bench.progress import Stopwatch, console, duration, say
 from erc_bench.records.place import Place
@@ -32,7 +32,7 @@ from erc_bench.records.schema import Record
 from erc_bench.settings.experiment import Experiment
 from erc_bench.training.frameworks import quiet_frameworks
 
-PATIENCE = 1.0
+POLL_SECONDS = 1.0
 """Seconds between two looks at the runs that other processes are at."""
 
 
@@ -154,9 +154,10 @@ def plan(
         reason = missing.get(experiment.dataset)
         if reason is None:
             try:
-                weights = encoder_digest(experiment)
-                place = Place.of(root, experiment, digests[experiment.dataset], weights)
-                jobs.append(Job(experiment, place, options))
+                with quiet_frameworks():
+                    digest = digests[experiment.dataset]
+                    identity = identify(experiment, digest, options.get("data_dir"))
+                jobs.append(Job(experiment, Place.of(root, experiment, identity), options))
                 continue
             except ErcBenchError as error:
                 reason = str(error)
@@ -269,7 +270,7 @@ class _Grid:
             say(f"Waiting for other processes: they are at the {runs} runs that are left.")
         self.others = runs
         if runs:
-            time.sleep(PATIENCE)
+            time.sleep(POLL_SECONDS)
 
     # --- what is seen meanwhile ---
 

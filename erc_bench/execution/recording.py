@@ -16,6 +16,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.metrics import evaluate
 from erc_bench.evaluation.slices import recorded_facts
+from erc_bench.records.place import Identity
 from erc_bench.records.schema import SCHEMA, Record, typed
 from erc_bench.settings.experiment import Experiment
 from erc_bench.training.scoring import Predicted
@@ -25,6 +26,7 @@ from erc_bench.training.train import Trained
 def make_record(
     experiment: Experiment,
     trained: Trained,
+    identity: Identity,
     *,
     predictions: Mapping[str, Predicted],
     model: tuple[str, str],
@@ -36,6 +38,7 @@ def make_record(
     Args:
         experiment: what was run.
         trained: the method with the weights that were evaluated, and the course of the training.
+        identity: the contents of the corpora and the encoder that it read.
         predictions: its answers on dev and test.
         model: name and SHA-256 of the file that holds its weights.
         plugin: distribution and version of the package that brought the method.
@@ -50,7 +53,7 @@ def make_record(
         "schema": SCHEMA,
         "method": experiment.method,
         "dataset": experiment.dataset,
-        "dataset_digest": corpus.digest,
+        "dataset_digest": identity.corpus_digest,
         "dataset_official": corpus.official,
         "labels": list(corpus.labels.names),
         "preset": experiment.preset,
@@ -61,7 +64,11 @@ def make_record(
         "context": method.context,
         "selection": f"dev {select_on}" if method.trains else "none",
         "trains": method.trains,
-        "encoder": {**type(method).encoder_identity(experiment.config), **method.recorded()},
+        "encoder": {
+            "name": identity.encoder,
+            "digest": identity.encoder_digest,
+            **method.recorded(),
+        },
         "plugin": dict(plugin),
         "model": {"file": model[0], "sha256": model[1]},
         "metrics": metrics,
@@ -75,6 +82,8 @@ def make_record(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "predictions": stored,
     }
+    if identity.further_corpora:
+        document["further_corpora"] = dict(identity.further_corpora)
     if experiment.config.evaluation.oracle and method.trains:
         document["oracle_gap"] = log.oracle_gap(select_on)
     return typed(document, Record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,11 @@ from lightning import seed_everything
 from erc_bench.corpus.conversation import SPLITS, Corpus
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.recording import forget_peak_memory, make_record
-from erc_bench.files import UNWRITABLE, cannot_write, sha256_of
+from erc_bench.files import FULL, UNWRITABLE, cannot_write, sha256_of
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import Stopwatch, say
-from erc_bench.records.place import Place
-from erc_bench.records.schema import Record
+from erc_bench.records.place import Identity, Place
+from erc_bench.records.schema import Record, RecordError
 from erc_bench.records.store import write_record
 from erc_bench.settings.experiment import Experiment
 from erc_bench.settings.registry import corpus_source, method_class, plugin
@@ -72,7 +73,8 @@ def run(
     clock = Stopwatch()
     with quiet_frameworks():
         corpus = load_corpus(experiment.dataset, data_dir)
-    place = Place.of(root, experiment, corpus.digest, encoder_digest(experiment))
+    identity = identify(experiment, corpus.digest, data_dir)
+    place = Place.of(root, experiment, identity)
     if expected is not None and place != expected:
         raise ErcBenchError(
             f"The corpus, the encoder or the settings of {experiment.name} are not those with "
@@ -83,6 +85,9 @@ def run(
     if record is not None and place.is_tidy():
         return Outcome(record, place.record, skipped=True)
     with place.locked():
+        if force and place.record.exists():
+            with contextlib.suppress(RecordError, OSError):
+                place.tidy_up()  # of the finished run: an interrupted repetition goes on
         record = None if force else place.finished()
         if record is not None:
             place.tidy_up()
@@ -95,14 +100,24 @@ def run(
         try:
             with Tracker(experiment, root, wandb) as tracker, quiet_frameworks():
                 record = _train_and_record(
-                    experiment, place, corpus, data_dir, restart, clock, tracker, runs_at_once
+                    experiment,
+                    place,
+                    identity,
+                    corpus,
+                    data_dir,
+                    restart,
+                    clock,
+                    tracker,
+                    runs_at_once,
                 )
                 place.tidy_up()
                 tracker.complete(record, place.record)
         except torch.OutOfMemoryError as error:
             raise _out_of_gpu_memory(experiment, error) from error
         except OSError as error:
-            if error.errno in UNWRITABLE:
+            file = Path(error.filename or place.folder).absolute()
+            here = file.is_relative_to(root.absolute())
+            if error.errno in FULL or (error.errno in UNWRITABLE and here):
                 raise cannot_write(Path(error.filename or place.folder), error) from error
             raise
     return Outcome(record, place.record)
@@ -130,15 +145,21 @@ def load_corpus(dataset: str, data_dir: Path | None) -> Corpus:
     return corpus
 
 
-def encoder_digest(experiment: Experiment) -> str:
-    """The digest of the weights that a run's encoder has; "" where it has none."""
+def identify(experiment: Experiment, corpus_digest: str, data_dir: Path | None) -> Identity:
+    """What tells a run from others of the same settings: the contents of what it reads."""
     kind = method_class(experiment.method)
-    return kind.encoder_identity(experiment.config)["digest"]
+    encoder = kind.encoder_identity(experiment.config)
+    further = {
+        name: corpus_source(name).load(data_dir).digest
+        for name in kind.further_corpora(experiment.config)
+    }
+    return Identity(corpus_digest, encoder["name"], encoder["digest"], further)
 
 
 def _train_and_record(
     experiment: Experiment,
     place: Place,
+    identity: Identity,
     corpus: Corpus,
     data_dir: Path | None,
     restart: bool,
@@ -153,7 +174,7 @@ def _train_and_record(
     method = kind(experiment.config, corpus.labels)
     data = ErcDataModule(corpus, method, seed=experiment.seed, data_dir=data_dir)
     resumed = place.is_interrupted() and not restart
-    tracker.start(kind.encoder_identity(experiment.config)["name"], resumed)
+    tracker.start(identity.encoder, resumed)
     trained = train(
         method,
         data,
@@ -170,6 +191,7 @@ def _train_and_record(
         record = make_record(
             experiment,
             trained,
+            identity,
             predictions={split: trained.predict(split) for split in ("dev", "test")},
             model=(place.new_model(digest).name, digest),
             plugin=plugin(experiment.method),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.encoders.fast import enabled
 from erc_bench.encoders.fast.backends import set_up_backends
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
@@ -103,7 +104,8 @@ class Model:
             corpus = Corpus.build(self.dataset, self.labels, {"test": asked})
             data = ErcDataModule(corpus, self.method)
             prepare(self.method, data)
-            predicted = predict(self.trainer, self.method, data, "test")
+            with enabled(self.method.config.speedups):
+                predicted = predict(self.trainer, self.method, data, "test", few=True)
         turns = [(d, i) for d in asked for i in d.labelled]
         found = zip(
             turns, predicted.classes.tolist(), predicted.probabilities.tolist(), strict=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,10 @@ def rescore(root: Path) -> Rescored:
         metrics, figures = _metrics(record)
         if figures:
             extra = {**record.extra, "metrics": metrics}
+            before = path.stat()
             write_record(path, msgspec.structs.replace(record, extra=extra))
+            # What is older than a record in its run's folder is of the run before it.
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
             changed.append(Changed(file, figures))
     return Rescored(good, changed, broken)
 

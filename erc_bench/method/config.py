@@ -42,7 +42,7 @@ class EvaluationConfig:
 class MethodConfig:
     """What every method is trained with; a method extends it by its own hyper-parameters."""
 
-    encoder: str = "princeton-nlp/sup-simcse-roberta-large"  # hub id or folder; "" = none
+    encoder: str = ""  # hub id or folder; "" = none
     epochs: int = 8  # passes over the training split
     max_batches: int = 0  # train on so many batches an epoch at most; 0 = all
     batch_size: int = 64  # examples per batch

@@ -16,6 +16,10 @@ from erc_bench.method.data import ErcDataModule
 from erc_bench.method.reader import Batch, Reader
 
 
+class StateMisfit(ValueError):  # noqa: N818  what it says is no error of the code
+    """A saved state is not of this method as it is now."""
+
+
 class ErcMethod(LightningModule):
     """Base class of all methods.
 
@@ -27,7 +31,8 @@ class ErcMethod(LightningModule):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     """Its settings, defaults as in the paper."""
     context: Literal["past", "full"]
-    """Whether predictions depend on later turns (``full``) or on ``past`` ones alone: tested."""
+    """Whether predictions depend on later turns (``full``) or on ``past`` ones alone: a promise,
+    which a test checks for every method of the suite."""
     trains: ClassVar[bool] = True
     """False: there is nothing to fit. It is evaluated, recorded and ranked like any other."""
     reader: Reader
@@ -65,6 +70,11 @@ class ErcMethod(LightningModule):
         name = config.encoder
         return {"name": name, "digest": find_encoder(name).digest if name else ""}
 
+    @classmethod
+    def further_corpora(cls, config: MethodConfig) -> tuple[str, ...]:
+        """Names of corpora that it reads beside the run's own: what they hold tells runs apart."""
+        return ()
+
     def prepare(self, data: ErcDataModule) -> None:
         """Before training or predicting: what is computed once from a corpus."""
 
@@ -86,8 +96,8 @@ class ErcMethod(LightningModule):
         """
 
     def extra_metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """Shares to record beside the emotion metrics: by name how many answers of the batch are
-        right, and how many were asked for ``(2,)``."""
+        """Percentages to record beside the emotion metrics: by name how many answers of the batch
+        are right, and how many were asked for ``(2,)``."""
         return {}
 
     def recorded(self) -> dict[str, Any]:
@@ -103,6 +113,14 @@ class ErcMethod(LightningModule):
         for name, buffer in self.named_buffers():
             if name in state and buffer.shape != state[name].shape:
                 buffer.resize_(state[name].shape)
+        own = self.state_dict()
+        for names, what in ((own.keys() - state, "lacks"), (state.keys() - own, "has besides")):
+            if names:
+                raise StateMisfit(f"it {what} {', '.join(sorted(names)[:3])}")
+        for name, value in own.items():
+            if value.shape != state[name].shape:
+                shapes = f"{tuple(state[name].shape)} and not {tuple(value.shape)}"
+                raise StateMisfit(f"its {name} has the shape {shapes}")
         self.load_state_dict(state)
 
     # --- what Lightning calls

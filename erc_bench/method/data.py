@@ -106,16 +106,7 @@ class ErcDataModule(LightningDataModule):
 
     def batch(self, columns: Columns) -> Batch:
         """Examples → the reader's batch, with ``rows`` and ``labels`` of their targets."""
-        targets = columns["targets"]
-        assert isinstance(targets, Ragged)
-        first_rows = np.asarray(columns["first_row"])
-        rows = torch.from_numpy(targets.values + first_rows[targets.row_of_value])
-        labels = self.gold[rows]
-        if (labels < 0).any():
-            raise RuntimeError(
-                f"{type(self.method.reader).__name__} targets a turn without a label."
-            )
-        return {**self.method.reader.collate(columns), "rows": rows, "labels": labels}
+        return make_batch(self.method.reader, self.gold, columns)
 
     def lengths(self, split: str) -> np.ndarray:
         """What an example costs ``(examples,)``: the length of its longest column."""
@@ -157,7 +148,7 @@ class ErcDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, split: str, batches: Batches) -> DataLoader[Batch]:
-        data = _Collated(self.batch, self.columns[split])
+        data = _Collated(self.method.reader, self.gold, self.columns[split])
         pin = torch.cuda.is_available()
         # Starting an iterator draws a number; from the global stream a resumed run draws fewer.
         own = torch.Generator()
@@ -198,15 +189,29 @@ class ErcDataModule(LightningDataModule):
         return torch.cat(values)[order], torch.cat(labels)[order]
 
 
+def make_batch(reader: Reader, gold: Tensor, columns: Columns) -> Batch:
+    """Examples → the reader's batch, with ``rows`` and ``labels`` of their targets."""
+    targets = columns["targets"]
+    assert isinstance(targets, Ragged)
+    first_rows = np.asarray(columns["first_row"])
+    rows = torch.from_numpy(targets.values + first_rows[targets.row_of_value])
+    labels = gold[rows]
+    if (labels < 0).any():
+        raise RuntimeError(f"{type(reader).__name__} targets a turn without a label.")
+    return {**reader.collate(columns), "rows": rows, "labels": labels}
+
+
 class _Collated(Dataset[Batch]):
     """A whole batch for a list of example numbers."""
 
-    def __init__(self, batch: Callable[[Columns], Batch], columns: Columns) -> None:
-        self.batch = batch
+    def __init__(self, reader: Reader, gold: Tensor, columns: Columns) -> None:
+        self.reader = reader
+        self.gold = gold
         self.columns = columns
 
     def __getitem__(self, examples: np.ndarray) -> Batch:
-        return self.batch({name: take(c, examples) for name, c in self.columns.items()})
+        columns = {name: take(c, examples) for name, c in self.columns.items()}
+        return make_batch(self.reader, self.gold, columns)
 
 
 @no_garbage_collection()  # an example is several lists

@@ -76,6 +76,8 @@ def from_arrow(column: pa.Array | pa.ChunkedArray) -> Column:
         offsets = np.asarray(column.offsets, dtype=np.int64)
         values = from_arrow(column.flatten())
         return Ragged(values, offsets - offsets[0])
+    if pa.types.is_null(column.type):  # of lists that are all empty
+        return np.zeros(len(column), dtype=np.int64)
     return column.to_numpy(zero_copy_only=False)
 
 

@@ -13,8 +13,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,31 @@ class RunTakenError(ErcBenchError):
 
 
 @dataclass(frozen=True)
+class Identity:
+    """The contents of what a run reads: they tell it from others of the same settings."""
+
+    corpus_digest: str
+    encoder: str
+    """Name of the encoder, or of the file of vectors that is read instead; "" = none."""
+    encoder_digest: str
+    further_corpora: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the corpora that the method reads beside the run's own, by their names."""
+
+    @property
+    def hash(self) -> str:
+        """8 hexadecimal digits over the contents, whatever the encoder's folder is called."""
+        further = [f"{name}={digest}" for name, digest in sorted(self.further_corpora.items())]
+        text = " ".join([self.corpus_digest, self.encoder_digest, *further])
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def is_of(self, record: Record) -> bool:
+        """Whether a record is of a run that read the same."""
+        encoder = record.encoder.digest if record.encoder else ""
+        found = record.dataset_digest, encoder, record.further_corpora or {}
+        return found == (self.corpus_digest, self.encoder_digest, dict(self.further_corpora))
+
+
+@dataclass(frozen=True)
 class Place:
     """A run's place in the store, found once and handed on."""
 
@@ -52,22 +77,23 @@ class Place:
     dataset: str
     run: str
     """``<config hash>-<data hash>-seed<k>``."""
-    corpus_digest: str
-    encoder_digest: str
+    identity: Identity
 
     @classmethod
-    def of(
-        cls, root: Path, experiment: Experiment, corpus_digest: str, encoder_digest: str
-    ) -> Place:
-        """The place of a run on a corpus with these contents, with an encoder of these weights.
+    def of(cls, root: Path, experiment: Experiment, identity: Identity) -> Place:
+        """The place of a run that reads these contents.
 
         A run that was finished before runs were named by these, and is just this one, keeps its.
         """
-        data = hashlib.sha256(f"{corpus_digest} {encoder_digest}".encode()).hexdigest()[:8]
-        names = [f"{experiment.hash}{data}-seed{experiment.seed}" for data in (f"-{data}", "")]
         here, before = (
-            cls(root, experiment.method, experiment.dataset, name, corpus_digest, encoder_digest)
-            for name in names
+            cls(
+                root,
+                experiment.method,
+                experiment.dataset,
+                f"{experiment.hash}{data}-seed{experiment.seed}",
+                identity,
+            )
+            for data in (f"-{identity.hash}", "")
         )
         with contextlib.suppress(RecordError):  # another's, as far as can be told
             if not here.record.exists() and before.finished() is not None:
@@ -105,9 +131,7 @@ class Place:
         record = read_record(self.record)
         if record.metrics.dev is None:
             raise damaged(self.record, "$.metrics.dev: not there, though a run is selected on dev")
-        encoder = record.encoder.digest if record.encoder else ""
-        same = (record.dataset_digest, encoder) == (self.corpus_digest, self.encoder_digest)
-        return record if same else None
+        return record if self.identity.is_of(record) else None
 
     def is_interrupted(self) -> bool:
         """Whether there is a checkpoint to go on from."""
@@ -215,7 +239,13 @@ def model_file(path: Path, record: Record) -> Path:
             f"{record.method!r} was predicted elsewhere and only its predictions are on record: "
             "there is no model to predict with."
         )
-    root = path.absolute().parents[3]
+    folders = path.absolute().parents
+    if len(folders) < 4 or folders[2].name != "records":
+        raise ErcBenchError(
+            f"{path} does not lie in a store (FOLDER/records/CORPUS/METHOD/), so its model can't "
+            "be found. Name the run, and its folder with --leaderboard-dir."
+        )
+    root = folders[3]
     name = record.model.file if record.model else "model.ckpt"
     weights = root / "runs" / record.dataset / record.method / path.stem / name
     if not weights.is_file():

@@ -254,6 +254,8 @@ class Record(Part, frozen=True, kw_only=True):
     """SHA-256 over the corpus; empty where it is not known."""
     dataset_official: bool | None = None
     """Whether that was the official release; None where it is not known."""
+    further_corpora: dict[str, str] | None = None
+    """Digests of the corpora that a method read beside it, by their names."""
     labels: list[str]
     """The C classes, in the order of their numbers."""
     preset: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -12,9 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import cannot_write, whole_file
-
-if TYPE_CHECKING:
-    from erc_bench.method.contract import ErcMethod
+from erc_bench.method.contract import ErcMethod, StateMisfit
 
 
 class Checkpoint(ModelCheckpoint):
@@ -40,29 +38,33 @@ class WholeFiles(TorchCheckpointIO):
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of ours; a file that is none is an error that says what to do."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+            raise ValueError("it holds no weights")
     except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
         raise ErcBenchError(
             f"The checkpoint {path} can't be read ({str(error).splitlines()[0]}). Begin the "
             "training anew with --restart, or repeat a finished run with --force."
         ) from error
+    return checkpoint
 
 
-def load_checkpoint(method: ErcMethod, path: Path) -> None:
-    """Put the weights of a checkpoint into a method.
+def load_checkpoint(method: ErcMethod, path: Path) -> dict[str, Any]:
+    """Put the weights of a checkpoint into a method; returns all of the checkpoint.
 
     Raises:
         ErcBenchError: it can't be read, or is of another method or version.
     """
-    state = read_checkpoint(path).get("state_dict", {})
+    checkpoint = read_checkpoint(path)
     try:
-        method.load_saved_state(state)
-    except (KeyError, RuntimeError) as error:
+        method.load_saved_state(checkpoint["state_dict"])
+    except StateMisfit as error:
         raise ErcBenchError(
-            f"The checkpoint {path} does not fit {type(method).__name__} as it is now "
-            f"({' '.join(str(error).split())[:200]}). Use the version of erc-bench that made it, "
-            "or begin anew with --restart, a finished run with --force."
+            f"The checkpoint {path} does not fit {type(method).__name__} as it is now ({error}). "
+            "Use the version of erc-bench that made it, or begin anew with --restart, a finished "
+            "run with --force."
         ) from error
+    return checkpoint
 
 
 def save_whole(checkpoint: Any, path: Path) -> None:

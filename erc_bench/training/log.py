@@ -66,11 +66,13 @@ class TrainingLog(Callback):
         self.environments = [environment(trainer, self.runs_at_once)]
 
     def figures(self, select_on: str) -> dict[str, Any]:
-        """Epochs, time and pace of the training, and its curves; of no training, zeros."""
+        """Epochs, time and pace of the training, and its curves; nothing of no training."""
+        if not self.curves:
+            return {}
         training = self.seconds - self.validation_seconds
         return {
             "epochs": len(self.curves),
-            "best_epoch": self.best_epoch(select_on) + 1 if self.curves else 0,
+            "best_epoch": self.best_epoch(select_on) + 1,
             "fit_seconds": round(self.seconds, 1),
             "utterances_per_second": round(self.utterances / max(training, 1e-9), 1),
             "curves": [

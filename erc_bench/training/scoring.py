@@ -102,8 +102,13 @@ class Scoring(Callback):
             self.counts[name] = self.counts.get(name, torch.zeros_like(count)) + count
 
 
-def predict(trainer: Trainer, method: ErcMethod, data: ErcDataModule, split: str) -> Predicted:
+def predict(
+    trainer: Trainer, method: ErcMethod, data: ErcDataModule, split: str, *, few: bool = False
+) -> Predicted:
     """What a method answers to every labelled utterance of a split, each scored once.
+
+    Of a whole split a trained method answers something, or its training diverged; of ``few``
+    utterances it may answer none.
 
     Raises:
         RuntimeError: an utterance is missing, doubled or unlabelled, or a method that does not
@@ -122,7 +127,7 @@ def predict(trainer: Trainer, method: ErcMethod, data: ErcDataModule, split: str
             f"{type(method).__name__} scored {scored} utterances of {split}, not exactly its "
             f"{len(data.rows(split))} labelled ones."
         )
-    _check_finite(method, scores, split)
+    _check_finite(method, scores, split, few)
     counts = {
         name: trainer.strategy.reduce(c, reduce_op="sum") for name, c in scoring.counts.items()
     }
@@ -132,13 +137,13 @@ def predict(trainer: Trainer, method: ErcMethod, data: ErcDataModule, split: str
     return Predicted(rows, predicted_classes(scores), scores.softmax(dim=1), extra)
 
 
-def _check_finite(method: ErcMethod, scores: Tensor, split: str) -> None:
+def _check_finite(method: ErcMethod, scores: Tensor, split: str, few: bool) -> None:
     """Tell an utterance without an answer, a row of NaN, from a training that diverged."""
     without = scores.isnan().all(dim=1)
     diverged = not scores[~without].isfinite().all()
     if method.trains:
         finite = all(bool(p.isfinite().all()) for p in method.parameters())
-        diverged = diverged or bool(without.all()) or not finite
+        diverged = diverged or not finite or (bool(without.all()) and not few)
     if diverged and not method.trains:
         raise RuntimeError(
             f"{type(method).__name__} gives scores on {split} that are neither finite numbers nor "

@@ -45,7 +45,8 @@ class Trained:
         if self.method.prepared_for != self.data.corpus.digest:
             self.method.prepare(self.data)  # it has predicted other dialogues since
             self.method.prepared_for = self.data.corpus.digest
-        return predict(self.trainer, self.method, self.data, split)
+        with enabled(self.method.config.speedups):
+            return predict(self.trainer, self.method, self.data, split)
 
 
 def train(
@@ -78,11 +79,25 @@ def train(
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
     set_up_backends()
+    with enabled(method.config.speedups):
+        return _train(method, data, folder, restart, callbacks, logger, runs_at_once)
+
+
+def _train(
+    method: ErcMethod,
+    data: ErcDataModule,
+    folder: Path,
+    restart: bool,
+    callbacks: Sequence[Callback],
+    logger: Any,
+    runs_at_once: int,
+) -> Trained:
     last = folder / LAST
     checkpoint = last if method.trains and last.exists() and not restart else None
     if checkpoint is not None:
         # What a method prepares may depend on what it had learnt, as the vectors it read.
-        load_checkpoint(method, checkpoint)
+        done = load_checkpoint(method, checkpoint)["epoch"] + 1
+        say(f"Going on after epoch {done} of {method.config.epochs} (--restart begins anew).")
     prepare(method, data)
     log = TrainingLog(data.seed, runs_at_once)
     trainer = build_trainer(method, data, folder, [log, *callbacks], logger)
@@ -217,10 +232,7 @@ def _selecting(trainer: Trainer) -> Checkpoint:
 
 
 def _fit(trainer: Trainer, method: ErcMethod, data: ErcDataModule, checkpoint: Path | None) -> None:
-    if checkpoint is not None:
-        done = read_checkpoint(checkpoint)["epoch"] + 1
-        say(f"Going on after epoch {done} of {trainer.max_epochs} (--restart begins anew).")
     # Pre-trained encoders come in eval mode, and Lightning leaves every module in its mode.
     method.train()
-    with enabled(method.config.speedups), interruptible():
+    with interruptible():
         trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)

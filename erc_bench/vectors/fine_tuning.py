@@ -169,7 +169,7 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
 
 
 def _can_be_resumed(part: Path) -> bool:
-    """Whether there are sound checkpoints to go on from; damaged ones are removed, with a line."""
+    """Whether there is a checkpoint to go on from; damaged ones are removed, with a line."""
     last = part / LAST
     if last.exists():
         try:

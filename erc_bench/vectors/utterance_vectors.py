@@ -29,7 +29,7 @@ from erc_bench.encoders.loading import load_encoder, load_tokenizer, tokenizer_d
 from erc_bench.encoders.locating import digest_of, find_encoder
 from erc_bench.encoders.tokenising import TextEncoder
 from erc_bench.errors import ErcBenchError
-from erc_bench.files import replacing
+from erc_bench.files import UNWRITABLE, replacing
 from erc_bench.method.batches import Batches
 from erc_bench.method.ragged import Ragged, encoder_inputs
 from erc_bench.progress import say, track
@@ -118,7 +118,7 @@ def utterance_vectors(
                         raise ErcBenchError(
                             "The fine-tuned encoder that these weights were trained on is not in "
                             f"{folder}. Copy that folder from the machine of the training, or "
-                            "repeat the training here."
+                            "repeat the training here (--restart, a finished run with --force)."
                         )
                     fine_tune(corpus, encoder, config, fine_tuned)
                 shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
@@ -127,6 +127,8 @@ def utterance_vectors(
                     with replacing(path, path.with_suffix(".tmp")) as file:
                         np.save(file, vectors.numpy(), allow_pickle=False)
     except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         raise ErcBenchError(
             f"{error.filename or folder} can not be written: {error.strerror or error}. Make room "
             "or set XDG_CACHE_HOME to a folder that can be written to."
