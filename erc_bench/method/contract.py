@@ -16,10 +16,6 @@ from erc_bench.method.data import ErcDataModule
 from erc_bench.method.reader import Batch, Reader
 
 
-class StateMisfit(ValueError):  # noqa: N818  what it says is no error of the code
-    """A saved state is not of this method as it is now."""
-
-
 class ErcMethod(LightningModule):
     """Base class of all methods.
 
@@ -113,14 +109,6 @@ class ErcMethod(LightningModule):
         for name, buffer in self.named_buffers():
             if name in state and buffer.shape != state[name].shape:
                 buffer.resize_(state[name].shape)
-        own = self.state_dict()
-        for names, what in ((own.keys() - state, "lacks"), (state.keys() - own, "has besides")):
-            if names:
-                raise StateMisfit(f"it {what} {', '.join(sorted(names)[:3])}")
-        for name, value in own.items():
-            if value.shape != state[name].shape:
-                shapes = f"{tuple(state[name].shape)} and not {tuple(value.shape)}"
-                raise StateMisfit(f"its {name} has the shape {shapes}")
         self.load_state_dict(state)
 
     # --- what Lightning calls

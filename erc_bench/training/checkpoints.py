@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import cannot_write, whole_file
-from erc_bench.method.contract import ErcMethod, StateMisfit
+from erc_bench.method.contract import ErcMethod
 
 
 class Checkpoint(ModelCheckpoint):
@@ -58,9 +58,13 @@ def load_checkpoint(method: ErcMethod, path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     try:
         method.load_saved_state(checkpoint["state_dict"])
-    except StateMisfit as error:
+    except RuntimeError as error:
+        heading, *misfits = str(error).splitlines()
+        if not heading.startswith("Error(s) in loading state_dict"):  # how torch tells a misfit
+            raise
         raise ErcBenchError(
-            f"The checkpoint {path} does not fit {type(method).__name__} as it is now ({error}). "
+            f"The checkpoint {path} does not fit {type(method).__name__} as it is now "
+            f"({' '.join(misfits)[:200].strip()}). "
             "Use the version of erc-bench that made it, or begin anew with --restart, a finished "
             "run with --force."
         ) from error
