@@ -355,7 +355,7 @@ def test_an_interrupted_run_goes_on_and_restart_begins_it_anew(
     cut_off(monkeypatch, experiment, tmp_path, epoch=2)
     assert "Going on after epoch 2 of 3" in capsys.readouterr().err
     cut_off(monkeypatch, experiment, tmp_path, epoch=0, restart=True)
-    assert "begun anew" in " ".join(capsys.readouterr().err.split())
+    assert "Beginning anew" in " ".join(capsys.readouterr().err.split())
     assert {path.name: path.read_bytes() for path in folder.glob("*.ckpt")} == before
     cut_off(monkeypatch, experiment, tmp_path, epoch=1, restart=True)
     assert torch.load(folder / LAST, weights_only=True)["epoch"] == 0

@@ -36,6 +36,8 @@ def leaderboard(
         stale, skipped = bool(found.paths), found.skipped
         for path in found.paths:
             print(f"{path} is stale; erc-bench leaderboard makes it anew.")
+        if not (stale or skipped):
+            print(f"{leaderboard_dir} is up to date.")
     else:
         built = board.build(leaderboard_dir)
         skipped = built.skipped

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from erc_bench.cli import common
 from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Preset, Several, Whole
 from erc_bench.errors import ErcBenchError
-from erc_bench.progress import duration, say
+from erc_bench.progress import duration
 from erc_bench.settings.presets import default_preset
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def run(
         "wandb": wandb_mode(wandb, leaderboard_dir),
     }
     if len(wanted) == 1:
-        say(f"Run {wanted[0].name}, preset {wanted[0].preset}")
         print_outcome(run_one(wanted[0], leaderboard_dir, **options))
         return 0
     report = run_grid(wanted, leaderboard_dir, workers=jobs, **options)

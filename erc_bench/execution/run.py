@@ -81,6 +81,8 @@ def run(
             f"which the grid was begun: {place.run} here, {expected.run} there. Give the command "
             "again."
         )
+    if expected is None:  # else a grid has said it, with the process
+        say(f"Run {place.name}, preset {experiment.preset}")
     record = None if force else place.finished()
     if record is not None and place.is_tidy():
         return Outcome(record, place.record, skipped=True)
@@ -94,8 +96,8 @@ def run(
             return Outcome(record, place.record, skipped=True)
         if restart and place.is_interrupted():
             say(
-                "An interrupted run is begun anew. Until an epoch has ended, Ctrl-C and the same "
-                "command without --restart go on with it instead."
+                "Beginning anew. The interrupted run is kept until the first new epoch ends; to "
+                "go on with it, press Ctrl-C before that and leave out --restart."
             )
         try:
             with Tracker(experiment, root, wandb) as tracker, quiet_frameworks():

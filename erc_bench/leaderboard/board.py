@@ -10,8 +10,9 @@ bytes.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,13 @@ def _corpus(
     mine = {key: runs for key, runs in groups.items() if key[:2] == (trial, name)}
     tracks = [computed[key] for key in mine]
     tracks.sort(key=lambda t: (t.rows[0].external, -t.rows[0].mean, t.encoder, t.digest))
+    named = Counter(track.encoder for track in tracks if not track.rows[0].external)
+    tracks = [
+        replace(track, encoder=f"{track.encoder} (weights {track.digest[:8]})")
+        if named[track.encoder] > 1 and track.digest and not track.rows[0].external
+        else track
+        for track in tracks
+    ]
     everything = [run for runs in mine.values() for run in runs]
     one = usual([run.test_set for run in everything])
     run = next((run for run in everything if run.test_set == one), None)

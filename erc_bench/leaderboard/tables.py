@@ -107,10 +107,11 @@ seed, for new dialogues alone). Every checkpoint is selected on dev; test is sco
 are compared only within a track: the same corpus, the same encoder weights. A rank is 1 + the
 number of rows that are resolved to be better (bootstrap over dialogues, the same for both methods;
 seeds of two methods are independent samples; Holm's correction over the track, p ≤ 0.05), so rows
-that can not be told apart share one; a row with one seed, or alone, takes none. Published figures
-stand beside ours and are never ranked with them: what keeps the two from being the same experiment
-is said in the column behind. Predictions made elsewhere stand in a track of their own and are never
-ranked: how they were selected is not known."""
+that can not be told apart share one; a row with one seed, alone, or on another copy of
+the corpus, takes none. Published figures stand beside ours and are never ranked with them: what
+keeps the two from being the same experiment is said in the column behind. Predictions made
+elsewhere stand in a track of their own and are never ranked, since how they were selected is not
+known."""
 
 
 def to_markdown(board: Board) -> str:

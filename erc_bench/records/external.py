@@ -87,9 +87,9 @@ def score(
     source = corpus_source(dataset)
     path = _place(root, dataset, name, seed, published)
     described = {"context": context, "encoder": encoder}
+    text, called = read_given(predictions)
     if "test" in splits:
         _check_free(path, name, described, force)
-    text, called = read_given(predictions)
     corpus = source.load(data_dir)
     ids = [u.id for split in corpus.contents.values() for d in split for u in d.utterances]
     file = read_predictions(text, called, source.labels, ids, column)

@@ -80,7 +80,7 @@ def find_record(root: Path, run: str) -> Path:
     if len(meant) == 1:
         return stored[meant[0]]
     if meant:
-        shown = [f"{n} (preset {_preset(stored[n])})" for n in meant[:MOST_LISTED]]
+        shown = [f"{n} ({_contents(stored[n])})" for n in meant[:MOST_LISTED]]
         raise ErcBenchError(
             f"{run!r} can mean several runs; say more of its name: {_listed(shown, len(meant))}."
         )
@@ -114,11 +114,15 @@ def _begins(wanted: Sequence[str], name: str) -> bool:
     return all(any(part.startswith(each) for part in parts) for each in wanted)
 
 
-def _preset(path: Path) -> str:
+def _contents(path: Path) -> str:
+    """What tells a run from others: ``preset small, corpus 254a3659, ...``."""
     try:
-        return read_record(path).preset or "unknown"
+        record = read_record(path)
     except RecordError:
-        return "unknown"
+        return "preset unknown"
+    weights = record.encoder.digest if record.encoder else ""
+    parts = {"preset": record.preset, "corpus": record.dataset_digest[:8], "weights": weights[:8]}
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if value)
 
 
 def _listed(shown: Sequence[str], count: int) -> str:
