@@ -127,6 +127,7 @@ QUICK = ["--dataset", "demo", "--preset", "smoke", "max_len=32", "max_batches=1"
 
 
 @pytest.mark.parametrize("method", ["eacl", "spcl", "speaker-mtl"])
+@pytest.mark.slow
 def test_startup_ends_at_the_first_training_step(method, tiny_encoder, tmp_path):
     arguments = ["--method", method, *QUICK, f"encoder={tiny_encoder}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

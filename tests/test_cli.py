@@ -140,6 +140,7 @@ def test_of_an_option_given_again_the_last_counts_and_lists_grow(asked) -> None:
     assert options["workers"] == 4
 
 
+@pytest.mark.slow
 def test_several_methods_datasets_and_seeds(
     tiny_encoder: str, capsys: pytest.CaptureFixture, elsewhere: Path
 ) -> None:
@@ -505,6 +506,7 @@ def test_the_leaderboard_of_a_run(tiny_encoder: str, capsys, elsewhere: Path) ->
     assert record.name in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_failing_run_of_several_does_not_stop_the_others(
     tiny_encoder: str, capsys, elsewhere: Path
 ) -> None:

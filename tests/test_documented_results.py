@@ -35,6 +35,7 @@ def test_every_table_has_its_place() -> None:
     assert sorted(re.findall("<!-- table: (.+?) -->", pages)) == sorted(tables.TABLES)
 
 
+@pytest.mark.slow
 def test_a_stale_table_is_found_and_written(tmp_path, monkeypatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("Before\n\n<!-- table: commands -->\nold\n<!-- end of table -->\n\nAfter\n")

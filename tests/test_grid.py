@@ -298,6 +298,7 @@ def test_a_run_that_is_taken_comes_last_and_its_record_is_waited_for(
     assert "done by another process" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_was_given_up_elsewhere_is_done_here(
     planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +321,7 @@ def test_a_run_that_was_given_up_elsewhere_is_done_here(
 
 
 @pytest.mark.parametrize("force", [False, True])
+@pytest.mark.slow
 def test_a_record_that_appears_meanwhile_is_taken(planned, tmp_path: Path, force: bool) -> None:
     """With ``force`` too: what another grid has done again since this one began is new enough."""
     jobs = planned(tmp_path, methods=["finetune"], force=force)

@@ -297,6 +297,7 @@ def command(experiment: Experiment, root: Path, *options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("epochs_done", [0, 2])
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
     quick, tmp_path: Path, epochs_done: int
 ) -> None:

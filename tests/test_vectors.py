@@ -323,6 +323,7 @@ def interrupted(corpus: Corpus, encoder: str, config: FeatureConfig, epoch: int,
     return folder
 
 
+@pytest.mark.slow
 def test_an_interrupted_fine_tuning_goes_on_to_the_same_encoder(
     corpus, tiny_encoder, tmp_path, monkeypatch, capsys
 ) -> None:

@@ -230,7 +230,7 @@ def to_latex(board: Board) -> str:
     """A booktabs table: published rows with their citation keys, then our tracks.
 
     Columns are the corpora that have runs, or all with published rows while there is none. Rank 1
-    of a track is bold.
+    of a track is bold. Rows on another copy of a corpus are left out.
     """
     corpora = [c for c in board.corpora if c.tracks] or board.corpora
     names = [c.name for c in corpora]
