@@ -98,7 +98,7 @@ def test_what_no_other_run_shares_is_enough(several: Path) -> None:
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        ("eacl/meld", ["several runs", "(preset paper)", "(preset small)", "/seed1", "/seed3"]),
+        ("eacl/meld", ["several runs", "(preset paper", "(preset small", "/seed1", "/seed3"]),
         ("seed10", ["several runs", "spcl/meld/", "spcl/iemocap/"]),
         ("meld/seed1", ["several runs"]),
         ("eacll/meld", ["There is no run 'eacll/meld'", "Did you mean 'eacl/meld'?", "There is:"]),
