@@ -208,10 +208,10 @@ def _corpus(
     mine = {key: runs for key, runs in groups.items() if key[:2] == (trial, name)}
     tracks = [computed[key] for key in mine]
     tracks.sort(key=lambda t: (t.rows[0].external, -t.rows[0].mean, t.encoder, t.digest))
-    named = Counter(track.encoder for track in tracks if not track.rows[0].external)
+    named = Counter(track.encoder for track in tracks)
     tracks = [
         replace(track, encoder=f"{track.encoder} (weights {track.digest[:8]})")
-        if named[track.encoder] > 1 and track.digest and not track.rows[0].external
+        if named[track.encoder] > 1 and track.digest
         else track
         for track in tracks
     ]

@@ -43,8 +43,7 @@ class Trained:
     def predict(self, split: str) -> Predicted:
         """What the method answers to every labelled utterance of a split."""
         if self.method.prepared_for != self.data.corpus.digest:
-            self.method.prepare(self.data)  # it has predicted other dialogues since
-            self.method.prepared_for = self.data.corpus.digest
+            _prepare(self.method, self.data)  # it has predicted other dialogues since
         with enabled(self.method.config.speedups):
             return predict(self.trainer, self.method, self.data, split)
 
@@ -117,10 +116,14 @@ def _train(
 
 def prepare(method: ErcMethod, data: ErcDataModule) -> None:
     """Let a method prepare itself for a corpus, before it is trained or predicts."""
-    method.prepare(data)
-    method.prepared_for = data.corpus.digest
+    _prepare(method, data)
     if "train" in data.splits and (further := method.further_dialogues(data)):
         data.add_training_dialogues(further)
+
+
+def _prepare(method: ErcMethod, data: ErcDataModule) -> None:
+    method.prepare(data)
+    method.prepared_for = data.corpus.digest
 
 
 def build_trainer(
