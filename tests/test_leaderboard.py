@@ -332,6 +332,14 @@ def test_a_copy_that_is_not_the_release_is_marked_wherever_it_is_shown(root):
     assert compared.b.configuration.endswith("copy ffffffff")
 
 
+def test_other_weights_of_one_name_have_a_heading_of_their_own(root):
+    for file in (root / "records/meld/equal").glob("*.json"):
+        record = stored(file)
+        store(file, {**record, "encoder": {**record["encoder"], "digest": "f" * 64}})
+    build(root)
+    assert f"\n### {GOOD.encoder} (weights ffffffff)\n" in (root / "README.md").read_text()
+
+
 def test_the_same_seed_on_two_copies_is_two_runs(root):
     file = next((root / "records/meld/equal").glob("*-seed1.json"))
     other = file.with_name(file.name.replace("-seed1", "-ffffffff-seed1"))
