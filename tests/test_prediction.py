@@ -13,7 +13,7 @@ from test_cli import elsewhere, fails, files
 
 from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
-from erc_bench.inference.dialogue_files import read_dialogues
+from erc_bench.inference.dialogue_files import read_dialogues, read_turns
 
 __all__ = ["elsewhere"]
 
@@ -340,6 +340,18 @@ def test_a_bad_line_ends_a_stream_behind_the_answers_before_it(
     streams = capsys.readouterr()
     assert len(streams.out.splitlines()) == 1
     assert "standard input, line 2" in streams.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+def test_who_types_a_bad_line_is_told_and_types_on(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyboard, terminal = os.openpty()
+    os.write(keyboard, b"Ann: Hi.\nHello\nBob: Hello.\n\x04")
+    with open(terminal, encoding="utf-8") as typed:
+        monkeypatch.setattr(sys, "stdin", typed)
+        turns = [(turn.speaker, turn.text) for turn in read_turns()]
+    os.close(keyboard)
+    assert turns == [("Ann", "Hi."), ("Bob", "Hello.")]
+    assert "standard input, line 2: not `Speaker: text`" in capsys.readouterr().err
 
 
 def test_a_run_without_its_model(root: Path, demo, capsys) -> None:

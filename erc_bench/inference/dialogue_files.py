@@ -110,11 +110,23 @@ def _turns(lines: list[tuple[int, str]], name: str) -> list[Utterance]:
 
 
 def read_turns() -> Iterator[Utterance]:
-    """The turns of standard input, each as soon as its line is there."""
+    """The turns of standard input, each as soon as its line is there.
+
+    A line that is no turn ends them, except where somebody types: there it is said, and the next
+    line is read.
+
+    Raises:
+        ErcBenchError: a line is no turn, and no terminal is typed at.
+    """
     for number, line in enumerate(sys.stdin.buffer, 1):
-        text = decoded(line, STANDARD_INPUT, number)
-        if text.strip():
-            yield turn_of_line(text, f"{STANDARD_INPUT}, line {number}")
+        try:
+            text = decoded(line, STANDARD_INPUT, number)
+            if text.strip():
+                yield turn_of_line(text, f"{STANDARD_INPUT}, line {number}")
+        except ErcBenchError as error:
+            if not sys.stdin.isatty():
+                raise
+            print(error, file=sys.stderr)  # with --quiet too
 
 
 def check_stream(record: Record, given: str) -> None:
