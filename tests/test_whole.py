@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from erc_bench.records import store
 from erc_bench.settings.registry import method_names
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -52,11 +53,11 @@ def records(folder: Path, method: str = "*") -> list[Path]:
 def run_name(folder: Path, method: str) -> str:
     """Name of a method's run with seed 1."""
     path = next(p for p in records(folder, method) if p.stem.endswith("-seed1"))
-    return f"{method}/demo/{path.stem.replace('-', '/')}"
+    return store.run_name(path)
 
 
 def test_the_grid_leaves_a_record_for_every_method_and_seed(folder: Path) -> None:
-    found = {(p.parent.name, p.stem.partition("-")[2]) for p in records(folder)}
+    found = {(p.parent.name, p.stem.rpartition("-")[2]) for p in records(folder)}
     assert found == {(m, f"seed{k}") for m in method_names() for k in (1, 2, 3)}
     before = {p: p.read_bytes() for p in records(folder)}
     erc_bench(folder, *GRID)
