@@ -324,7 +324,7 @@ def test_what_is_missing_is_no_answer(word, answers, demo) -> None:
     ],
 )
 def test_no_error_is_a_flood(change, answers, elsewhere, capsys) -> None:
-    objects = [change(name, n) for n, (name, _) in enumerate(answers["test"])]
+    objects = [change(name, n) for n, (name, _) in enumerate(answers["test"][:50])]
     (elsewhere / "p.jsonl").write_text("\n".join(map(json.dumps, objects)))
     assert len(fails(capsys, *score("p.jsonl"))) < 1000
 
