@@ -225,7 +225,7 @@ def test_runs_that_fail_alike_are_told_of_once(planned, tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_is_a_failed_run(planned, tmp_path: Path) -> None:
-    (victim,) = planned(tmp_path, "epochs=500", methods=["eacl"], seeds=1)
+    (victim,) = planned(tmp_path, "epochs=500", "patience=0", methods=["eacl"], seeds=1)
     jobs = [victim, *planned(tmp_path, methods=["finetune"])]
 
     def kill() -> None:

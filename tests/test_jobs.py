@@ -29,7 +29,7 @@ def test_an_executor_that_is_closed_stops_what_is_running(
     tiny_encoder: str, tmp_path: Path
 ) -> None:
     def job(method: str, epochs: int) -> Job:
-        quick = ["max_batches=2", "precision=float32"]
+        quick = ["max_batches=2", "precision=float32", "patience=0"]
         settings = [f"encoder={tiny_encoder}", *quick, f"epochs={epochs}"]
         experiment = resolve(method, "demo", preset="smoke", overrides=settings)
         return Job(experiment, place_of(tmp_path, experiment))
