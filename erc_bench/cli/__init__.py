@@ -56,10 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows the rest
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return app.meta(sys.argv[1:] if argv is None else argv) or 0
+        status = app.meta(words) or 0
+        if not status and any(flag in words for flag in app.help_flags):
+            run.print_settings(_named(words, "--method"))
+        return status
     except CycloptsError as error:
         complain(_misuse(error))
+        return 2
+    except ErcBenchError as error:  # of the settings; a command's own are told by launch
+        complain(str(error))
         return 2
 
 
@@ -99,6 +106,19 @@ def launch(
             return 2 if isinstance(error, ErcBenchError) else 1
         finally:
             console.quiet = False
+
+
+def _named(words: Sequence[str], option: str) -> list[str]:
+    """The values that an option has among some words, its settings ``key=value`` left out."""
+    found, here = [], False
+    for word in words:
+        if word.startswith("-"):
+            name, _, value = word.partition("=")
+            here = name == option
+            word = value
+        if here and word and "=" not in word:
+            found.append(word)
+    return found
 
 
 def _ordered(words: Sequence[str]) -> Sequence[str]:

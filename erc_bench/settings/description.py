@@ -1,0 +1,113 @@
+"""What the settings of a method are: name, kind, default, and the comment beside each.
+
+The comments of a configuration's dataclass are the one place where a setting is described.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import io
+import itertools
+import textwrap
+import tokenize
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from erc_bench.method.config import default_of
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting."""
+
+    name: str
+    """As ``key=value`` names it: ``features.lr``."""
+    kind: str
+    """``int``, ``float``, ``true or false``, ``text``, or the words it can be."""
+    default: str
+    text: str
+    """One line; empty where the source has none."""
+
+
+def settings_of(config: type, within: str = "") -> list[Setting]:
+    """Every setting of a configuration class, those of its groups behind it.
+
+    Args:
+        config: a dataclass, such as a method's ``Config``.
+        within: what stands before the names, as ``evaluation.`` of a group.
+    """
+    kinds = typing.get_type_hints(config)
+    texts: dict[str, str] = {}
+    for each in reversed(config.__mro__):
+        if dataclasses.is_dataclass(each):
+            texts |= _comments(each)
+    plain, groups = [], []
+    for setting in dataclasses.fields(config):
+        kind = kinds[setting.name]
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            groups += settings_of(kind, f"{within}{setting.name}.")
+        else:
+            plain.append(
+                Setting(
+                    f"{within}{setting.name}",
+                    _kind(kind),
+                    _written(default_of(setting)),
+                    texts.get(setting.name, ""),
+                )
+            )
+    return plain + groups
+
+
+def _kind(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(map(str, typing.get_args(kind)))
+    names = {bool: "true or false", str: "text", int: "int", float: "float"}
+    return names.get(kind, str(kind).replace("typing.", ""))
+
+
+def _written(value: Any) -> str:
+    """A value as YAML and ``key=value`` write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return '""' if value == "" else str(value)
+
+
+def _comments(config: type) -> dict[str, str]:
+    """The comment beside each field of a class, above it, or the first paragraph of the string
+    below it; not of its bases."""
+    try:
+        source = textwrap.dedent(inspect.getsource(config))
+    except (OSError, TypeError):  # made in a console, say
+        return {}
+    found: dict[str, str] = {}
+    names = set(config.__annotations__)
+    above: list[str] = []
+    line: list[tokenize.TokenInfo] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            text = token.string.lstrip("# ").strip()
+            if line and line[0].string in names:
+                found[line[0].string] = text
+            else:
+                above.append(text)
+        elif token.type in (tokenize.NEWLINE, tokenize.NL):
+            if line:
+                if above and line[0].string in names:
+                    found.setdefault(line[0].string, " ".join(above))
+                above = []
+                line = []
+        elif token.type not in (tokenize.INDENT, tokenize.DEDENT):
+            line.append(token)
+    (tree,) = ast.parse(source).body
+    assert isinstance(tree, ast.ClassDef)
+    for this, below in itertools.pairwise(tree.body):
+        if isinstance(this, ast.AnnAssign) and isinstance(this.target, ast.Name):
+            match below:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    paragraph = inspect.cleandoc(text).split("\n\n")[0]
+                    found.setdefault(this.target.id, " ".join(paragraph.replace("``", "").split()))
+    return found
