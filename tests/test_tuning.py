@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -217,10 +218,18 @@ def test_a_trial_reads_no_label_of_test(
         run(search_for.base, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def done_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder, for what is done when it is first asked for."""
+    return tmp_path_factory.mktemp("whole")
+
+
 @pytest.fixture
-def whole(searched_for, tmp_path: Path):
-    """A search of three trials that nothing befell."""
-    found, complaints = search([searched_for()], 3, tmp_path, executor=here)
+def whole(searched_for, done_once: Path, tmp_path: Path):
+    """A search of three trials that nothing befell, in a folder of one's own."""
+    search([searched_for()], 3, done_once, executor=here)
+    shutil.copytree(done_once, tmp_path, dirs_exist_ok=True)
+    found, complaints = search([searched_for()], 3, tmp_path, executor=nobody)
     assert complaints == []
     return found[0], tmp_path
 

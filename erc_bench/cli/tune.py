@@ -161,5 +161,6 @@ def onwards(searched: Searched, seeds: int | None) -> str:
     text = f"{name}: best of {len(searched.trials)} is trial {best.number} with {best.score:.2f}"
     text += f" on dev ({beside}). "
     if seeds:
-        return f"{text}Its runs: erc-bench show {base.method}/{base.dataset}/{best.config_hash}"
+        run = f"{base.method}/{base.dataset}/{best.config_hash}"
+        return f"{text}Its runs: erc-bench show {run}"
     return f"{text}Fresh seeds of it: the same command with --seeds 5."

@@ -194,6 +194,7 @@ class _Grid:
     ) -> None:
         self.start = time.time()
         self.total = len(jobs)
+        self.repeatable = all(job.repeatable for job in jobs)
         self.left = {job.place.name: job for job in jobs}
         self.running: dict[str, Stopwatch] = {}
         self.others = 0
@@ -209,7 +210,8 @@ class _Grid:
             if result := self._result(job):
                 self._count(job, result)
         if done := self.total - len(self.left):
-            say(f"{done} of {self.total} runs were finished before (--force repeats them).")
+            hint = " (--force repeats them)" if self.repeatable else ""
+            say(f"{done} of {self.total} runs were finished before{hint}.")
         left = list(self.left.values())
         interrupted = sum(job.place.is_interrupted() and not job.place.is_taken() for job in left)
         if interrupted and any(job.options.get("restart") for job in left):

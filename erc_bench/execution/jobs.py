@@ -18,7 +18,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from erc_bench.errors import ErcBenchError, explain
 from erc_bench.files import cannot_write
@@ -46,6 +46,8 @@ class Job:
     place: Place
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of :func:`erc_bench.execution.run.run`."""
+    repeatable: ClassVar[bool] = True
+    """Whether the user can have it done again by ``--force``."""
 
     def do(self, runs_at_once: int) -> None:
         """Do it in this process, as one of so many at a time."""

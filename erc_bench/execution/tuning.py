@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -147,6 +147,7 @@ class TrialJob(Job):
 
     place: TrialPlace
     study: Study
+    repeatable: ClassVar[bool] = False
 
     def do(self, runs_at_once: int) -> None:
         """Train it and score dev."""
