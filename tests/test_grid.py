@@ -415,7 +415,7 @@ def test_the_display_shows_each_run_and_the_whole(
 
 def test_the_time_that_is_left_is_estimated(planned, tmp_path: Path) -> None:
     jobs = planned(tmp_path)
-    state = grid._Grid([job.experiment for job in jobs], jobs)
+    state = grid._Grid(jobs)
     state.workers = 2
     assert "left" not in state.summary()
     state.seconds["finetune", "demo"] = [60.0, 62.0]

@@ -132,6 +132,11 @@ def _head(path: Path, record: Record) -> Table:
         "corpus": f"{record.dataset} {record.dataset_digest[:12]}"
         + (" (not the official release)" if record.dataset_official is False else ""),
     }
+    if record.tuned is not None:
+        rows["tuned"] = (
+            f"trial {record.tuned.chosen} of {record.tuned.trials} was best on dev (sampler "
+            f"{record.tuned.sampler}, seed {record.tuned.sampler_seed})"
+        )
     if record.oracle_gap is not None:
         rows["oracle gap"] = f"{record.oracle_gap:.2f} (best test epoch − selected epoch)"
     if record.external:

@@ -23,12 +23,11 @@ from rich.table import Table
 from rich.text import Text
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.execution.jobs import Ended, Executor, Job, default_workers, local
+from erc_bench.execution.jobs import Ended, Executor, Job, Result, default_workers, local
 from erc_bench.execution.run import identify, load_corpus
 from erc_bench.files import cannot_write
 from erc_bench.progress import Stopwatch, console, duration, say
 from erc_bench.records.place import Place
-from erc_bench.records.schema import Record
 from erc_bench.settings.experiment import Experiment
 from erc_bench.training.frameworks import quiet_frameworks
 
@@ -109,7 +108,27 @@ def run_grid(
         ErcBenchError: nothing can be written where the records belong.
     """
     jobs, impossible = plan(experiments, root, options)
-    grid = _Grid(experiments, jobs, impossible)
+    return do_jobs(jobs, root, impossible=impossible, workers=workers, executor=executor)
+
+
+def do_jobs(
+    jobs: Sequence[Job],
+    root: Path,
+    *,
+    impossible: Sequence[tuple[Experiment, str]] = (),
+    workers: int | None = None,
+    executor: Executor | None = None,
+) -> Report:
+    """Do every job that is not finished yet; else as :func:`run_grid`.
+
+    Args:
+        jobs: each once, in the order in which they are begun.
+        root: folder of the records and checkpoints.
+        impossible: what can't be done, with the reason; the report has it too.
+        workers: how many at a time; None is what this machine does well.
+        executor: what does them.
+    """
+    grid = _Grid(jobs, impossible)
     waiting = grid.unfinished()
     if not waiting:
         return grid.report
@@ -171,17 +190,16 @@ class _Grid:
     workers: int
 
     def __init__(
-        self,
-        experiments: Sequence[Experiment],
-        jobs: list[Job],
-        impossible: Sequence[tuple[Experiment, str]] = (),
+        self, jobs: Sequence[Job], impossible: Sequence[tuple[Experiment, str]] = ()
     ) -> None:
         self.start = time.time()
         self.total = len(jobs)
+        self.repeatable = all(job.repeatable for job in jobs)
         self.left = {job.place.name: job for job in jobs}
         self.running: dict[str, Stopwatch] = {}
         self.others = 0
         self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+        experiments = [*(job.experiment for job in jobs), *(e for e, _ in impossible)]
         self.report = Report({(e.method, e.dataset): [] for e in experiments})
         for experiment, reason in impossible:
             self.report.impossible.setdefault(reason, []).append(experiment.name)
@@ -189,10 +207,11 @@ class _Grid:
     def unfinished(self) -> list[Job]:
         """The jobs that are left to do; the others are counted."""
         for job in list(self.left.values()):
-            if record := self._record(job):
-                self._count(job, record)
+            if result := self._result(job):
+                self._count(job, result)
         if done := self.total - len(self.left):
-            say(f"{done} of {self.total} runs were finished before (--force repeats them).")
+            hint = " (--force repeats them)" if self.repeatable else ""
+            say(f"{done} of {self.total} runs were finished before{hint}.")
         left = list(self.left.values())
         interrupted = sum(job.place.is_interrupted() and not job.place.is_taken() for job in left)
         if interrupted and any(job.options.get("restart") for job in left):
@@ -204,8 +223,8 @@ class _Grid:
             say(f"Interrupted runs that go on from their last epoch: {interrupted}.")
         return left
 
-    def _record(self, job: Job) -> Record | None:
-        """The record that makes a job superfluous.
+    def _result(self, job: Job) -> Result | None:
+        """What a job came to, where a record makes it superfluous.
 
         With ``force`` only one that somebody made since this grid began. A broken one is none, and
         the run will say so; nor is one whose run was killed before it had tidied up.
@@ -215,7 +234,7 @@ class _Grid:
             if job.options.get("force") and made < self.start:
                 return None
             if job.place.is_tidy():
-                return job.place.finished()
+                return job.result()
         return None
 
     def startable(self, waiting: list[Job], put_off: list[Job]) -> Iterator[Job]:
@@ -223,9 +242,9 @@ class _Grid:
         for job in waiting:
             if job.place.is_taken():
                 put_off.append(job)
-            elif record := self._record(job):
-                self._count(job, record)
-                self._say(job, f"{_scores(record)}  done by another process")
+            elif result := self._result(job):
+                self._count(job, result)
+                self._say(job, f"{result.text}  done by another process")
             else:
                 self.running[job.place.name] = Stopwatch()
                 yield job
@@ -238,13 +257,13 @@ class _Grid:
             return [job]
         if not ended.failure:
             try:
-                record = job.place.finished()
+                result = job.result()
             except ErcBenchError as error:
                 ended = Ended(job, str(error))
             else:
-                if record is not None:
-                    self._count(job, record)
-                    self._say(job, f"{_scores(record)}  {duration(clock.seconds)}")
+                if result is not None:
+                    self._count(job, result)
+                    self._say(job, f"{result.text}  {duration(clock.seconds)}")
                     return []
                 ended = Ended(job, "it ended without a record.")
         del self.left[job.place.name]
@@ -252,14 +271,12 @@ class _Grid:
         self._say(job, f"failed, see {job.place.log}")
         return []
 
-    def _count(self, job: Job, record: Record) -> None:
-        experiment = job.experiment
+    def _count(self, job: Job, result: Result) -> None:
         del self.left[job.place.name]
-        kind = experiment.method, experiment.dataset
-        score = record.metrics.test.weighted_f1
-        self.report.scores[kind].append(score)
-        if record.training and record.training.wall_seconds is not None:
-            self.seconds[kind].append(float(record.training.wall_seconds))
+        kind = job.experiment.method, job.experiment.dataset
+        self.report.scores[kind].append(result.score)
+        if result.seconds is not None:
+            self.seconds[kind].append(float(result.seconds))
 
     def _say(self, job: Job, text: str) -> None:
         say(f"[{self.total - len(self.left)}/{self.total}] {job.place.name}  {text}")
@@ -317,12 +334,6 @@ class _Grid:
             elapsed = clock.seconds if clock else 0
             total += max(float(np.mean(kind)) - elapsed, 0)
         return total / min(self.workers, len(self.left))
-
-
-def _scores(record: Record) -> str:
-    test, dev = record.metrics.test, record.metrics.dev
-    on_dev = f" (dev {dev.weighted_f1:.2f})" if dev else ""
-    return f"weighted-F1 {test.weighted_f1:.2f}{on_dev}"
 
 
 def _last_line(file: Path) -> str:

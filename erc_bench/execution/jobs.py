@@ -18,7 +18,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from erc_bench.errors import ErcBenchError, explain
 from erc_bench.files import cannot_write
@@ -46,6 +46,42 @@ class Job:
     place: Place
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of :func:`erc_bench.execution.run.run`."""
+    repeatable: ClassVar[bool] = True
+    """Whether the user can have it done again by ``--force``."""
+
+    def do(self, runs_at_once: int) -> None:
+        """Do it in this process, as one of so many at a time."""
+        from erc_bench.execution.run import run
+
+        options = {"expected": self.place, "runs_at_once": runs_at_once, **self.options}
+        run(self.experiment, self.place.root, **options)
+
+    def result(self) -> Result | None:
+        """What it came to, if it is over.
+
+        Raises:
+            RecordError: a file stands in the record's place that is none.
+        """
+        record = self.place.finished()
+        if record is None:
+            return None
+        test, dev = record.metrics.test, record.metrics.dev
+        on_dev = f" (dev {dev.weighted_f1:.2f})" if dev else ""
+        seconds = record.training.wall_seconds if record.training else None
+        return Result(
+            float(test.weighted_f1), f"weighted-F1 {test.weighted_f1:.2f}{on_dev}", seconds
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job came to, as its grid shows it."""
+
+    score: float
+    """Weighted-F1 in percent: of a run on test."""
+    text: str
+    seconds: float | None
+    """How long it took; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -169,17 +205,13 @@ def perform(job: Job, threads: int, runs_at_once: int) -> Ended:
     """
     import torch
 
-    from erc_bench.execution.run import run
-
     try:
         _write_output_to(job.place.log)
         torch.set_num_threads(threads)
-        experiment = job.experiment
         # Whoever comes second at a run writes this into the log of the first, too.
         now, by = f"{datetime.now():%Y-%m-%d %H:%M:%S}", f"process {os.getpid()}"
-        say(f"{now}  Run {job.place.name}, {experiment.preset}, {by}")
-        options = {"expected": job.place, "runs_at_once": runs_at_once, **job.options}
-        run(experiment, job.place.root, **options)
+        say(f"{now}  Run {job.place.name}, {job.experiment.preset}, {by}")
+        job.do(runs_at_once)
     except RunTakenError:
         return Ended(job, taken=True)
     except KeyboardInterrupt:

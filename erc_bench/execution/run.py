@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from erc_bench.corpus.conversation import SPLITS, Corpus
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.recording import forget_peak_memory, make_record
 from erc_bench.files import FULL, UNWRITABLE, cannot_write, sha256_of
+from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import Stopwatch, say
 from erc_bench.records.place import Identity, Place
@@ -100,7 +102,11 @@ def run(
                 "go on with it, press Ctrl-C before that and leave out --restart."
             )
         try:
-            with Tracker(experiment, root, wandb) as tracker, quiet_frameworks():
+            with (
+                writing_below(root, place.folder),
+                Tracker(experiment, root, wandb) as tracker,
+                quiet_frameworks(),
+            ):
                 record = _train_and_record(
                     experiment,
                     place,
@@ -116,13 +122,21 @@ def run(
                 tracker.complete(record, place.record)
         except torch.OutOfMemoryError as error:
             raise _out_of_gpu_memory(experiment, error) from error
-        except OSError as error:
-            file = Path(error.filename or place.folder).absolute()
-            here = file.is_relative_to(root.absolute())
-            if error.errno in FULL or (error.errno in UNWRITABLE and here):
-                raise cannot_write(Path(error.filename or place.folder), error) from error
-            raise
     return Outcome(record, place.record)
+
+
+@contextlib.contextmanager
+def writing_below(root: Path, folder: Path) -> Iterator[None]:
+    """Whoever can't write below ``root``, or has no room, is told so as a user needs it; where the
+    error names no file, it is ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        file = Path(error.filename or folder)
+        here = file.absolute().is_relative_to(root.absolute())
+        if error.errno in FULL or (error.errno in UNWRITABLE and here):
+            raise cannot_write(file, error) from error
+        raise
 
 
 def load_corpus(dataset: str, data_dir: Path | None) -> Corpus:
@@ -158,6 +172,17 @@ def identify(experiment: Experiment, corpus_digest: str, data_dir: Path | None) 
     return Identity(corpus_digest, encoder["name"], encoder["digest"], further)
 
 
+def build(
+    experiment: Experiment, corpus: Corpus, data_dir: Path | None
+) -> tuple[ErcMethod, ErcDataModule]:
+    """A method, seeded before it is built, and its data."""
+    gc.collect()  # the model of a run before this one
+    forget_peak_memory()
+    seed_everything(experiment.seed, workers=True, verbose=False)
+    method = method_class(experiment.method)(experiment.config, corpus.labels)
+    return method, ErcDataModule(corpus, method, seed=experiment.seed, data_dir=data_dir)
+
+
 def _train_and_record(
     experiment: Experiment,
     place: Place,
@@ -169,12 +194,7 @@ def _train_and_record(
     tracker: Tracker,
     runs_at_once: int,
 ) -> Record:
-    gc.collect()  # the model of a run before this one
-    forget_peak_memory()
-    kind = method_class(experiment.method)
-    seed_everything(experiment.seed, workers=True, verbose=False)
-    method = kind(experiment.config, corpus.labels)
-    data = ErcDataModule(corpus, method, seed=experiment.seed, data_dir=data_dir)
+    method, data = build(experiment, corpus, data_dir)
     resumed = place.is_interrupted() and not restart
     tracker.start(identity.encoder, resumed)
     trained = train(

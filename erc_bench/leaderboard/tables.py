@@ -11,12 +11,13 @@ from typing import Any
 
 from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.published import PublishedRow
+from erc_bench.leaderboard.searches import SearchGroup
 from erc_bench.progress import duration
 from erc_bench.settings.presets import default_preset
 
 CSV_COLUMNS = (
-    "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "overrides", "seeds",
-    "weighted_f1", "sd", "seed_low", "seed_high", "low", "high", "accuracy", "macro_f1",
+    "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "overrides", "trials",
+    "seeds", "weighted_f1", "sd", "seed_low", "seed_high", "low", "high", "accuracy", "macro_f1",
     "dev_weighted_f1", "published", "difference", "difference_low", "difference_high", "context",
     "selection", "release", "source", "fit_seconds", "utterances_per_second", "peak_memory_mib",
     "devices", "unranked", "notes",
@@ -71,6 +72,7 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
         "preset": row.preset,
         "config_hash": row.config_hash,
         "overrides": " ".join(row.overrides),
+        "trials": row.tuned["trials"] if row.tuned else None,
         "seeds": len(row.seeds),
         "weighted_f1": figure(row.mean),
         "sd": figure(row.sd),
@@ -104,14 +106,21 @@ READING = """\
 **How to read it.** Weighted-F1 on the test set in percent, mean over seeds ± the half-width of
 its 95 % interval over seeds; in brackets the 95 % interval for new dialogues as well (with one
 seed, for new dialogues alone). Every checkpoint is selected on dev; test is scored once. Methods
-are compared only within a track: the same corpus, the same encoder weights. A rank is 1 + the
-number of rows that are resolved to be better (bootstrap over dialogues, the same for both methods;
-seeds of two methods are independent samples; Holm's correction over the track, p ≤ 0.05), so rows
-that can not be told apart share one; a row with one seed, alone, or on another copy of
+are compared only within a track: the same corpus, the same encoder weights, and as many trials in
+the search for each row's settings (where nothing is said of trials, nobody searched). A rank is
+1 + the number of rows that are resolved to be better (bootstrap over dialogues, the same for both
+methods; seeds of two methods are independent samples; Holm's correction over the track, p ≤ 0.05),
+so rows that can not be told apart share one; a row with one seed, alone, or on another copy of
 the corpus, takes none. Published figures stand beside ours and are never ranked with them: what
 keeps the two from being the same experiment is said in the column behind. Predictions made
 elsewhere stand in a track of their own and are never ranked, since how they were selected is not
 known."""
+
+
+SEARCHES = """\
+Weighted-F1 on dev, which chose: these figures are optimistic, and test was not looked at. *E best
+of n* is the score that the best of n such trials is expected to have (Tang et al. 2020, unbiased);
+a trial that failed counts with 0."""
 
 
 def to_markdown(board: Board) -> str:
@@ -173,6 +182,8 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
             if remark
         ]
         parts += ["\n".join(remarks)] if remarks else []
+    for group in corpus.searches:
+        parts += [f"{level} {search_title(group)}", SEARCHES, _search_table(group)]
     if corpus.published:
         head = ["Method", "Weighted-F1", "Accuracy", "Seeds", "Encoder", "Context", "Selection"]
         head += ["Release", "Source", "Note"]
@@ -193,6 +204,26 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
         ]
         parts += [f"{level} Published, as printed", markdown_table(head, rows, "lrrrllllll")]
     return parts
+
+
+def _search_table(group: SearchGroup) -> str:
+    """What each search found on dev, and what could have been expected of fewer trials."""
+    steps = budgets(group)
+    head = ["Method", "Trials", "Failed", "Preset", "Best", "Best of them draws"]
+    head += [f"E best of {n}" for n in steps]
+    rows = [
+        [
+            " ".join([row.title, *row.fixed]),
+            str(row.trials),
+            str(row.failed),
+            figure(row.preset_score) or "failed",
+            figure(row.best) or "failed",
+            "nothing: the preset" if row.chosen == 0 else ", ".join(row.settings),
+            *(figure(row.expected[n - 1]) if n <= row.trials else "" for n in steps),
+        ]
+        for row in group.rows
+    ]
+    return markdown_table(head, rows, "lrrrrl" + "r" * len(steps))
 
 
 def _why_unranked(row: Row) -> str:
@@ -327,17 +358,35 @@ def full_name(row: Row) -> str:
 
 
 def configuration(row: Row) -> str:
-    """What tells a row from others of its method: preset, overrides; external and by what."""
+    """What tells a row from others of its method: preset, overrides; external and by what.
+
+    Of a tuned row the number of the trial that was chosen stands for what that had drawn.
+    """
+    if row.tuned is not None:
+        return f"{row.preset}, trial {row.tuned['chosen']} of {row.tuned['trials']}"
     preset = [] if row.preset in ("", default_preset(), "external") else [row.preset]
     external = [row.encoder, "external"] if row.external else []
     return ", ".join(part for part in [*preset, *row.overrides, *external] if part)
 
 
 def track_title(track: Track) -> str:
-    """The encoder's name, or that there is none."""
+    """The encoder's name, or that there is none; and what was spent on tuning each row."""
     if track.rows[0].external:
         return "Predictions made elsewhere"
-    return track.encoder or "Without an encoder"
+    name = track.encoder or "Without an encoder"
+    return f"{name}, each row tuned: {track.budget}" if track.budget else name
+
+
+def search_title(group: SearchGroup) -> str:
+    """``Search for settings: all-MiniLM-L6-v2, small``."""
+    encoder = group.encoder.split("/")[-1] or "without an encoder"
+    return f"Search for settings: {encoder}, {group.preset}"
+
+
+def budgets(group: SearchGroup) -> list[int]:
+    """Numbers of trials to show: 1, 2, 4, … and the largest."""
+    most = max(row.trials for row in group.rows)
+    return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
 
 
 def size(corpus: CorpusBoard) -> str:

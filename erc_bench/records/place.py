@@ -3,7 +3,8 @@
 ``<root>/records/<dataset>/<method>/<run>.json`` is the record of a finished run and
 ``<root>/runs/<dataset>/<method>/<run>/`` its folder. ``<run>`` is ``<config hash>-<data
 hash>-seed<k>``; the data hash stands for the corpus's contents and the encoder's weights. Records
-of before it was there are named ``<config hash>-seed<k>``, and are found by what they hold.
+of before it was there are named ``<config hash>-seed<k>``, and are found by what they hold. Of a
+tuned run ``-tuned-<digest of its trials>`` stands before the seed.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Place:
 
         A run that was finished before runs were named by these, and is just this one, keeps its.
         """
+        tuned = f"-tuned-{experiment.tuned.digest[:8]}" if experiment.tuned else ""
         here, before = (
             cls(
                 root,
@@ -93,8 +95,10 @@ class Place:
                 f"{experiment.hash}{data}-seed{experiment.seed}",
                 identity,
             )
-            for data in (f"-{identity.hash}", "")
+            for data in (f"-{identity.hash}{tuned}", "")
         )
+        if tuned:  # the same settings that nobody searched for are another row
+            return here
         with contextlib.suppress(RecordError):  # another's, as far as can be told
             if not here.record.exists() and before.finished() is not None:
                 return before

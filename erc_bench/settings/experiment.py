@@ -1,9 +1,9 @@
 """One typed configuration: method defaults < corpus < preset < ``key=value``.
 
 A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds
-``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus) and ``presets``. What
-comes out is an :class:`Experiment`: the resolved settings, and the hash over them that
-identifies finished runs.
+``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus) and ``presets``, and
+``space``, what is drawn from when it is tuned (:mod:`erc_bench.settings.space`). What comes out is
+an :class:`Experiment`: the resolved settings, and the hash over them that identifies finished runs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,22 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """The search that chose the settings of an experiment."""
+
+    trials: int
+    """How many it had, those that failed among them."""
+    sampler: str
+    sampler_seed: int
+    space: Mapping[str, Mapping[str, list[Any]]]
+    """What the trials drew from; see :mod:`erc_bench.settings.space`."""
+    chosen: int
+    """The trial whose settings these are; 0 is the preset."""
+    digest: str
+    """SHA-256 over the trials and their scores on dev."""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One run to be done: which method on which corpus with which settings and seed."""
 
@@ -34,6 +50,8 @@ class Experiment:
     seed: int
     config: MethodConfig
     overrides: tuple[str, ...] = ()
+    tuned: Tuned | None = None
+    """How its settings were chosen; None where nobody searched for them."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -64,7 +82,7 @@ class Experiment:
 
 
 def method_sheet(method: str) -> dict[str, Any]:
-    """The YAML file of a method: title, paper, context, defaults, corpora, presets."""
+    """The YAML file of a method: title, paper, context, defaults, corpora, presets, space."""
     import yaml
 
     path = experiment_file(method)
@@ -72,7 +90,7 @@ def method_sheet(method: str) -> dict[str, Any]:
         sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ErcBenchError(f"{path} is not valid YAML: {error}.") from error
-    known = ("title", "paper", "context", "defaults", "corpora", "presets")
+    known = ("title", "paper", "context", "defaults", "corpora", "presets", "space")
     if not isinstance(sheet, dict) or "title" not in sheet:
         raise ErcBenchError(f"{path} must be a mapping with the keys {', '.join(known)}.")
     for key in sheet:
