@@ -87,12 +87,12 @@ def ablations(runs: Sequence[Run], titles: Mapping[str, str]) -> list[Ablation]:
             continue
         scores = _scores(whole)
         others = [(rows[0].variant, _scores(rows)) for rows in by_name.values()]
+        order = list(known)
+        others.sort(key=lambda each: (order.index(each[0]), each[0]))
         if scores is None:
             continue
         rows = [
-            _row(name, other, scores, known.get(name, ([], False))[1])
-            for name, other in others
-            if other is not None
+            _row(name, other, scores, known[name][1]) for name, other in others if other is not None
         ]
         corrected = holm([row["p"] for row in rows])
         over_seeds = seed_interval(scores.values)
@@ -131,7 +131,9 @@ def _configurations(runs: Iterable[Run]) -> dict[tuple[Any, ...], list[Run]]:
 
 def _belongs(variant: Run, whole: Run, known: Mapping[str, tuple[list[str], bool]]) -> bool:
     """Whether a run is of a variant of just this whole method."""
-    own, _ = known.get(variant.variant, ([], False))
+    if variant.variant not in known:  # of another version of the method
+        return False
+    own, _ = known[variant.variant]
     kept = [text for text in whole.overrides if text.partition("=")[0] not in own]
     sides = [
         (r.method, r.preset, r.encoder_digest or r.encoder, r.test_set, r.corpus)

@@ -190,7 +190,7 @@ def read_board(root: Path) -> Board:
     cache.prune()
     known = {name for name, entry in published.corpora.items() if entry.benchmark}
     names = [n for n in published.corpora if n in known]
-    of_ours = [(trial, dataset) for trial, dataset, *_ in (*groups, *searches)]
+    of_ours = {(trial, dataset) for trial, dataset, *_ in groups} | set(searches)
     others = {dataset for _, dataset in of_ours} | set(published.rows)
     names += sorted(others - set(published.corpora))
     corpora = [_corpus(n, False, groups, computed, parts, searches, published) for n in names]

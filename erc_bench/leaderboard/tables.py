@@ -19,9 +19,9 @@ from erc_bench.settings.presets import default_preset
 CSV_COLUMNS = (
     "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "variant", "overrides",
     "trials", "seeds", "weighted_f1", "sd", "seed_low", "seed_high", "low", "high", "accuracy",
-    "macro_f1", "dev_weighted_f1", "published", "difference", "difference_low", "difference_high", "context",
-    "selection", "release", "source", "fit_seconds", "utterances_per_second", "peak_memory_mib",
-    "devices", "unranked", "notes",
+    "macro_f1", "dev_weighted_f1", "published", "difference", "difference_low", "difference_high",
+    "context", "selection", "release", "source", "fit_seconds", "utterances_per_second",
+    "peak_memory_mib", "devices", "unranked", "notes",
 )  # fmt: skip
 
 
