@@ -18,8 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from erc_bench.leaderboard.page import p_value
-from erc_bench.leaderboard.tables import markdown_table, signed
+from erc_bench.leaderboard.tables import markdown_table, p_value, signed
 
 ROOT = Path(__file__).resolve().parent.parent
 BOARD = ROOT / "leaderboard"
@@ -79,12 +78,16 @@ def commands() -> list[str]:
     found = []
     for corpus in corpora():
         for row, _ in rows_of(corpus):
-            command = f"erc-bench run --method {row['method']} --dataset {corpus}"
+            tuned, seeds = row["tuned"], row["seeds"]
+            command = f"erc-bench {'tune' if tuned else 'run'} --method {row['method']}"
+            command += f" --dataset {corpus}"
             command += f" --preset {row['preset']}" if row["preset"] else ""
-            seeds = row["seeds"]
-            first = seeds == list(range(1, len(seeds) + 1))
+            command += f" --variant {row['variant']}" if row["variant"] else ""
+            command += f" --trials {tuned['trials']}" if tuned else ""
+            first = tuned or seeds == list(range(1, len(seeds) + 1))
             command += f" --seeds {len(seeds)}" if first else f" --seed {_words(seeds)}"
-            found.append(_words([command, *row["overrides"]]))
+            # What a trial drew, its search draws again.
+            found.append(_words([command, *([] if tuned else row["overrides"])]))
     return found
 
 
@@ -117,6 +120,9 @@ def row_name(row: dict[str, Any]) -> str:
     """``SACL-LSTM, `base` ``."""
     parts = [row["title"] + (", the control" if row["method"] == CONTROL else "")]
     parts += [f"`{row['preset']}`"] if row["preset"] != USUAL_PRESET else []
+    parts += [f"`{row['variant']}`"] if row["variant"] else []
+    if row["tuned"]:
+        return ", ".join([*parts, f"tuned in {row['tuned']['trials']} trials"])
     return ", ".join(parts + [f"`{override}`" for override in row["overrides"]])
 
 
@@ -128,8 +134,8 @@ def mean(row: dict[str, Any]) -> str:
 
 def less_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]:
     """The difference from the control of the track with its 95 % interval, and p after Holm."""
-    names = [(each["method"], each["preset"]) for each in track["rows"]]
-    control, own = (CONTROL, row["preset"]), (row["method"], row["preset"])
+    names = [(each["method"], each["preset"], each["variant"]) for each in track["rows"]]
+    control, own = (CONTROL, row["preset"], ""), (row["method"], row["preset"], row["variant"])
     if control == own or control not in names:
         return "", ""
     ends = [names.index(own), names.index(control)]

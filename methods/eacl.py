@@ -61,6 +61,8 @@ class EACLConfig(MethodConfig):
     anchors_from: Literal["best", "last"] = "best"  # the epoch whose projection starts stage 2
     # dev is scored with anchors adapted to each epoch's weights; else stage 1 selects
     select_adapted: bool = added_later(False)
+    # off = the similarities to the anchors are learnt by cross-entropy instead, as in stage 2
+    contrastive: bool = added_later(True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,9 +155,17 @@ def eacl_loss(
     temperature: float,
     ce_weight: float,
     angle_weight: float,
+    contrast: bool = True,
 ) -> dict[str, Tensor]:
-    """``w_ce·CE + (1 − w_ce)·(L_con + w_angle·L_angle)`` and its parts (eq. 8)."""
-    contrastive = contrastive_loss(z, labels, anchors, temperature)
+    """``w_ce·CE + (1 − w_ce)·(L_con + w_angle·L_angle)`` and its parts (eq. 8).
+
+    Without ``contrast`` the cross-entropy of the similarities to the anchors stands for ``L_con``:
+    no utterance is compared with another, and the anchors are learnt all the same.
+    """
+    if contrast:
+        contrastive = contrastive_loss(z, labels, anchors, temperature)
+    else:
+        contrastive = F.cross_entropy(anchor_scores(z, anchors, temperature), labels)
     angle, cosine = angle_loss(anchors)
     ce = F.cross_entropy(logits.float(), labels)
     loss = ce_weight * ce + (1 - ce_weight) * (contrastive + angle_weight * angle)
@@ -238,6 +248,7 @@ class EACL(ErcMethod):
             temperature=self.config.temperature,
             ce_weight=self.config.ce_weight,
             angle_weight=self.config.angle_weight,
+            contrast=self.config.contrastive,
         )
 
     def scores(self, output: tuple[Tensor, Tensor], batch: Batch) -> Tensor:

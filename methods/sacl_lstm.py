@@ -45,7 +45,7 @@ from erc_bench.method import (
     Ragged,
     Reader,
 )
-from erc_bench.method.config import above, at_least, between_0_and_1
+from erc_bench.method.config import above, added_later, at_least, between_0_and_1
 from erc_bench.vectors import FeatureConfig, utterance_vectors, vector_size, vectors_identity
 
 
@@ -80,6 +80,9 @@ class SACLConfig(MethodConfig):
     speaker_rate: float = 0.0  # share of those that move the speaker LSTM alone; the rest: both
     at_layer: Literal["first", "last"] = "first"  # the layer that is moved
     pad_through: bool = False  # run padded steps through the LSTMs, as the authors do
+    # what the adversarial pass moves: the LSTMs' input weights, or what they read (no context)
+    attack: Literal["weights", "vectors"] = added_later("weights")
+    speaker_lstm: bool = added_later(True)  # off = the situation LSTM alone
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,29 +113,40 @@ class DualLSTM(nn.Module):
         hidden_size: h, of each direction.
         layers: of both LSTMs.
         dropout: between layers and before the classifier.
+        with_speaker: False is the situation LSTM alone; its initial weights are the same.
     """
 
+    speaker: nn.LSTM | None
+
     def __init__(
-        self, size: int, classes: int, hidden_size: int, layers: int = 1, dropout: float = 0.0
+        self,
+        size: int,
+        classes: int,
+        hidden_size: int,
+        layers: int = 1,
+        dropout: float = 0.0,
+        with_speaker: bool = True,
     ) -> None:
         super().__init__()
         between = dropout if layers > 1 else 0.0
         options: dict[str, Any] = {"num_layers": layers, "dropout": between, "bidirectional": True}
         self.situation = nn.LSTM(size, hidden_size, **options)
-        self.speaker = nn.LSTM(size, hidden_size, **options)
-        self.head = nn.Sequential(
-            nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * hidden_size, classes)
-        )
+        self.speaker = nn.LSTM(size, hidden_size, **options) if with_speaker else None
+        read = (4 if with_speaker else 2) * hidden_size
+        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(read, classes))
 
     def forward(
         self, features: Tensor, situation: PackedSequence, speaker: PackedSequence
     ) -> Tensor:
-        """Turns ``u = [situation ; speaker]`` ``(T, 4h)`` of vectors ``(T, d)``.
+        """Turns ``u = [situation ; speaker]`` ``(T, 4h)`` of vectors ``(T, d)``; of the situation
+        alone ``(T, 2h)``.
 
         The sequences hold numbers of turns, T for a padded step; see :func:`sequences`.
         """
         features = F.pad(features, (0, 0, 0, 1))  # what padded steps read, and write to
-        read = [_read(self.situation, features, situation), _read(self.speaker, features, speaker)]
+        read = [_read(self.situation, features, situation)]
+        if self.speaker is not None:
+            read.append(_read(self.speaker, features, speaker))
         return torch.cat(read, dim=1)[:-1]
 
     def log_probs(self, hidden: Tensor) -> Tensor:
@@ -348,7 +362,12 @@ class SACLLSTM(ErcMethod):
         self.reader = DialogueReader(config.pad_through)
         size = vector_size(config.encoder, config.features)
         self.network = DualLSTM(
-            size, len(labels), config.hidden_size, config.layers, config.dropout
+            size,
+            len(labels),
+            config.hidden_size,
+            config.layers,
+            config.dropout,
+            config.speaker_lstm,
         )
         self.register_buffer("class_weights", torch.ones(len(labels)))
         # Which fine-tuned encoder made the vectors, so that those of new dialogues are its too.
@@ -391,9 +410,10 @@ class SACLLSTM(ErcMethod):
             {"fine_tuning": self.fine_tuning} if self.fine_tuning else {}
         )
 
-    def forward(self, batch: Batch) -> Output:
-        """States and log-probabilities of the targets."""
-        vectors = self.features[batch["turns"]]
+    def forward(self, batch: Batch, vectors: Tensor | None = None) -> Output:
+        """States and log-probabilities of the targets, if given of other vectors ``(T, d)``."""
+        if vectors is None:
+            vectors = self.features[batch["turns"]]
         hidden = self.network(vectors, batch["situation"], batch["speaker"])[batch["targets"]]
         return hidden, self.network.log_probs(hidden)
 
@@ -427,6 +447,8 @@ class SACLLSTM(ErcMethod):
         attack, which = torch.rand(2).tolist()
         if attack >= config.at_rate:
             return []
+        if self.network.speaker is None:
+            return self.network.input_parameters("situation", config.at_layer)
         situation = self.network.input_parameters("situation", config.at_layer)
         speaker = self.network.input_parameters("speaker", config.at_layer)
         if which < config.situ_rate:
@@ -437,7 +459,11 @@ class SACLLSTM(ErcMethod):
         """Both passes, and every ``accumulate`` batches a step of the optimiser."""
         utterances = len(batch["labels"])
         attacked = self.attacked()
-        parts = self.loss(self(batch), batch)
+        vectors = None
+        if attacked and self.config.attack == "vectors":  # as one matrix, instead of the weights
+            vectors = nn.Parameter(self.features[batch["turns"]])
+            attacked = [vectors]
+        parts = self.loss(self(batch, vectors), batch)
         values = {f"train/{name}": value.detach() for name, value in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=utterances)
         if attacked:
@@ -446,7 +472,7 @@ class SACLLSTM(ErcMethod):
             weight = self.config.adversarial_contrastive_weight
             adversarial_backward(
                 utterances * parts["loss"],
-                lambda: utterances * self.loss(self(batch), batch, weight)["loss"],
+                lambda: utterances * self.loss(self(batch, vectors), batch, weight)["loss"],
                 attacked,
                 others,
                 self.config.epsilon,

@@ -20,7 +20,7 @@ from erc_bench.records.place import Identity, Place
 from erc_bench.records.schema import to_json
 from erc_bench.records.store import read_record, write_record
 from erc_bench.settings import registry
-from erc_bench.settings.experiment import Experiment, resolve
+from erc_bench.settings.experiment import Experiment, Tuned, resolve
 
 QUICK = ("precision=float32", "max_len=32", "max_batches=2", "epochs=1")
 
@@ -143,7 +143,10 @@ def test_committed_records_stay_finished() -> None:
             preset=record.preset,
             seed=record.seed,
             overrides=record.overrides or [],
+            variant=record.variant or "",
         )
+        if record.tuned is not None:
+            experiment = replace(experiment, tuned=Tuned(**to_json(record.tuned)))
         place = Place.of(
             board,
             experiment,

@@ -276,8 +276,10 @@ def test_the_same_run_under_another_mark_is_taken_over(whole, tmp_path: Path) ->
     found, root = whole
     chosen = found.chosen(1)
     plain = run(replace(chosen, tuned=None), root)
-    assert take_over([chosen], root, None) == 1
-    assert take_over([chosen], root, None) == 0
+    for _ in range(2):
+        (name,) = take_over([chosen], root, None)
+        assert len(list(record_files(root))) == 2
+    assert "-tuned-" in name
     outcome = run(chosen, root)
     assert outcome.skipped
     assert outcome.record.tuned.trials == 3
@@ -390,8 +392,7 @@ def test_the_command_prints_trials_and_what_was_chosen(
     assert main([*words, "--seeds", "2"]) == 0
     out = capsys.readouterr().out
     assert "over 2 seeds" in out
-    command = out.rpartition("erc-bench ")[2].split()
-    assert main([*command[:1], f"{command[1]}/seed1"]) == 0
+    assert main(out.rpartition("erc-bench ")[2].split()) == 0
     assert "tuned" in capsys.readouterr().out
 
 

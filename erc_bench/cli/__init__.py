@@ -42,7 +42,7 @@ app = App(
 )
 for command in (
     *(run.run, tune.tune, run.config, run.methods),
-    *(records.leaderboard, records.compare, records.rescore, records.score),
+    *(records.leaderboard, records.compare, records.ablations, records.rescore, records.score),
     *(records.show, records.explain, predict.predict, data.app, wandb.app),
 ):
     app.command(command)

@@ -29,6 +29,7 @@ from erc_bench.settings.registry import corpus_source
 
 if TYPE_CHECKING:
     from erc_bench.inference.model import Answer
+    from erc_bench.leaderboard.ablations import Ablation
 
 TITLES = {"weighted_f1": "weighted-F1", "macro_f1": "macro-F1"}
 
@@ -64,6 +65,42 @@ def show(console: Console, path: Path, record: Record) -> None:
     for title, of_title in (("Training", values), ("Settings", record.config)):
         console.print(f"\n{title}", style="bold")
         _print_values(console, {k: v for k, v in of_title.items() if k != "curves"})
+
+
+def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
+    """Print a method and it without each of its parts, and what the differences rest on."""
+    from erc_bench.leaderboard.tables import ablation_title, interval, p_value, signed, spread
+
+    columns = ("weighted-F1", "seeds", "less the whole", "95 %", "p, Holm")
+    table = Table(
+        "",
+        *(Column(name, justify="right") for name in columns),
+        title=Text(f"{ablation_title(ablation)}; {dataset}, test"),
+    )
+    whole = spread(ablation.mean, ablation.seed_interval)
+    table.add_row("the whole method", whole, str(len(ablation.seeds)), end_section=True)
+    for variant in ablation.variants:
+        table.add_row(
+            Text(variant.name),
+            spread(variant.mean, variant.seed_interval),
+            str(len(variant.seeds)),
+            signed(variant.difference),
+            interval(variant.interval),
+            p_value(variant.p_holm),
+        )
+    console.print(table)
+    for variant in ablation.variants:
+        if variant.paired_seeds:
+            seeds = ", ".join(map(str, variant.paired_seeds))
+            rests = (
+                f"paired over dialogues and over seeds {seeds}, which have the same initial "
+                "weights and the same batches in both."
+            )
+        else:
+            rests = "paired over dialogues; seeds are independent samples."
+        alone = min(len(variant.seeds), len(ablation.seeds)) == 1
+        rests += " With one seed this does not cover seeds." if alone else ""
+        console.print(f"{variant.name}: {rests}", soft_wrap=True)
 
 
 def run_title(record: Record) -> str:
@@ -125,7 +162,7 @@ def _head(path: Path, record: Record) -> Table:
     rows = {
         "record": str(path),
         "made": record.created,
-        "preset": " ".join([record.preset, *record.overrides]),
+        "preset": " ".join([record.preset, record.variant or "", *record.overrides]),
         "encoder": f"{encoder.name or 'unknown'} {encoder.digest[:12]}",
         "context": record.context,
         "selection": record.selection,

@@ -24,6 +24,7 @@ def run(
     method: Annotated[list[str], Several],
     dataset: Annotated[list[str], Several],
     preset: Preset = default_preset(),  # noqa: B008
+    variant: Annotated[tuple[str, ...], Several] = ("",),
     seed: Annotated[tuple[str, ...], SEEDS, Several] = ("1",),
     seeds: Annotated[Whole | None, SEEDS] = None,
     restart: Annotated[bool, BEGINNING] = False,
@@ -42,6 +43,8 @@ def run(
         overrides: Settings, key=value; they may stand anywhere.
         method: Methods, or all.
         dataset: Corpora, or all.
+        variant: Methods without one of their parts, by its name; all is every one, and the whole
+            method.
         seed: Seeds (default: 1).
         seeds: The seeds 1 to N.
         restart: Begin an interrupted run anew.
@@ -51,7 +54,13 @@ def run(
         jobs: Runs side by side (default: as many as the GPU and the cores do well).
     """
     wanted = experiments(
-        *overrides, method=method, dataset=dataset, preset=preset, seed=seed, seeds=seeds
+        *overrides,
+        method=method,
+        dataset=dataset,
+        preset=preset,
+        variant=variant,
+        seed=seed,
+        seeds=seeds,
     )
     if jobs is not None and jobs < 1:
         raise ErcBenchError(f"--jobs {jobs} leaves nobody to run anything: give 1 or more.")
@@ -82,10 +91,11 @@ def experiments(
     method: Sequence[str],
     dataset: Sequence[str],
     preset: str | None = None,
+    variant: Sequence[str] = ("",),
     seed: Sequence[str] = ("1",),
     seeds: int | None = None,
 ) -> list[Experiment]:
-    """Every run that a command line asks for, corpora × methods × seeds.
+    """Every run that a command line asks for, corpora × methods × variants × seeds.
 
     Of what stands behind an option that takes several values, ``key=value`` is an override.
 
@@ -101,16 +111,39 @@ def experiments(
         numbers = dict.fromkeys(range(1, seeds + 1))
     if not numbers:
         raise ErcBenchError(f"--seeds {seeds} leaves nothing to run: give 1 or more.")
-    settings = [*overrides, *(v for v in (*method, *dataset, *seed) if "=" in v)]
+    settings = [*overrides, *(v for v in (*method, *dataset, *variant, *seed) if "=" in v)]
     datasets = corpus_names() if datasets == ["all"] else datasets
     for name in datasets:
         corpus_source(name)
+    parts = _plain(variant, "--variant")
     return [
-        resolve(each, name, preset=preset, seed=number, overrides=settings)
+        resolve(each, name, preset=preset, seed=number, overrides=settings, variant=part)
         for name in datasets
         for each in (method_names() if methods == ["all"] else methods)
+        for part in (all_variants(each, name, preset, settings) if parts == ["all"] else parts)
         for number in numbers
     ]
+
+
+def all_variants(
+    method: str, dataset: str, preset: str | None, settings: Sequence[str]
+) -> list[str]:
+    """The whole method, which has no name, and its variants; those that take a part away that it
+    does not have with these settings are left out, with a line."""
+    from erc_bench.progress import say
+    from erc_bench.settings.experiment import resolve, variants
+
+    whole = resolve(method, dataset, preset=preset, overrides=settings)
+    found = [""]
+    for name in variants(method):
+        made = resolve(method, dataset, preset=preset, overrides=settings, variant=name)
+        if made.hash == whole.hash:
+            say(f"{method}, {name}: left out, it has no such part with these settings.")
+        else:
+            found.append(name)
+    if len(found) == 1:
+        raise ErcBenchError(f"{method} has no variants: its YAML file names none that differ.")
+    return found
 
 
 def _plain(values: Sequence[str], option: str) -> list[str]:
@@ -151,6 +184,7 @@ def config(
     method: str,
     dataset: str,
     preset: Preset = default_preset(),  # noqa: B008
+    variant: str = "",
     seed: str = "1",
 ) -> None:
     """Print the resolved configuration of a run.
@@ -159,6 +193,7 @@ def config(
         overrides: Settings, key=value; they may stand anywhere.
         method: A method.
         dataset: A corpus.
+        variant: The method without one of its parts, by its name.
         seed: The seed (default: 1).
     """
     from erc_bench.settings.experiment import resolve
@@ -166,9 +201,10 @@ def config(
 
     corpus_source(dataset)
     number = common.seed_number(seed)
-    print(
-        resolve(method, dataset, preset=preset, seed=number, overrides=overrides).to_yaml(), end=""
+    experiment = resolve(
+        method, dataset, preset=preset, seed=number, overrides=overrides, variant=variant
     )
+    print(experiment.to_yaml(), end="")
 
 
 def print_settings(names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from erc_bench.cli import common
@@ -77,28 +78,31 @@ def tune(
         if searched not in over:
             common.complain(unfinished(searched, trials))
     options = {"data_dir": data_dir, "wandb": log_to}
-    failed = _seeds(over, seeds, leaderboard_dir, jobs, options) if seeds and over else 0
+    failed, runs = 0, list[str]()
+    if seeds and over:
+        failed, runs = _seeds(over, seeds, leaderboard_dir, jobs, options)
     for searched in over:
-        out.print(onwards(searched, seeds), soft_wrap=True)
+        out.print(onwards(searched, runs), soft_wrap=True)
     return 1 if failed or len(over) < len(found) else 0
 
 
 def _seeds(
     over: list[Searched], seeds: int, root: Any, jobs: int | None, options: dict[str, Any]
-) -> int:
-    """Train fresh seeds of the best settings, print their scores; how many failed."""
+) -> tuple[int, list[str]]:
+    """Train fresh seeds of the best settings, print their scores; how many failed, and the names
+    of all."""
     from erc_bench.execution.grid import run_grid
     from erc_bench.execution.tuning import take_over
 
     chosen = [searched.chosen(seed) for searched in over for seed in range(1, seeds + 1)]
-    take_over(chosen, root, options["data_dir"])
+    names = take_over(chosen, root, options["data_dir"])
     report = run_grid(chosen, root, workers=jobs, **options)
     report.render(common.results())
     for complaint in report.complaints():
         common.complain(complaint)
     if report.failed:
         common.complain(f"{report.failed} of {len(chosen)} runs failed; those have no record.")
-    return report.failed
+    return report.failed, names
 
 
 def print_search(out: Console, searched: Searched) -> None:
@@ -148,7 +152,7 @@ def unfinished(searched: Searched, trials: int) -> str:
     )
 
 
-def onwards(searched: Searched, seeds: int | None) -> str:
+def onwards(searched: Searched, runs: Sequence[str]) -> str:
     """What was chosen, and the command that shows or does more."""
     base, best = searched.study.base, searched.best
     assert best is not None
@@ -160,7 +164,7 @@ def onwards(searched: Searched, seeds: int | None) -> str:
         beside = failed if preset.dev is None else f"the preset {preset.score:.2f}"
     text = f"{name}: best of {len(searched.trials)} is trial {best.number} with {best.score:.2f}"
     text += f" on dev ({beside}). "
-    if seeds:
-        run = f"{base.method}/{base.dataset}/{best.config_hash}"
-        return f"{text}Its runs: erc-bench show {run}"
+    here = [run for run in runs if run.startswith(f"{base.method}/{base.dataset}/")]
+    if here:
+        return f"{text}A run of it: erc-bench show {here[0]}"
     return f"{text}Fresh seeds of it: the same command with --seeds 5."

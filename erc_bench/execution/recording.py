@@ -83,6 +83,8 @@ def make_record(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "predictions": stored,
     }
+    if experiment.variant:
+        document["variant"] = experiment.variant
     if experiment.tuned is not None:
         document["tuned"] = asdict(experiment.tuned)
     if identity.further_corpora:

@@ -283,22 +283,24 @@ def _trial(job: TrialJob, outcome: dict[str, Any], seconds: float) -> Trial:
 # --- the runs of the best one
 
 
-def take_over(experiments: Iterable[Experiment], root: Path, data_dir: Path | None) -> int:
-    """Give tuned runs the records of the same runs under another mark; how many there were.
+def take_over(experiments: Iterable[Experiment], root: Path, data_dir: Path | None) -> list[str]:
+    """Give tuned runs the records of the same runs under another mark; the names of all the runs.
 
     The same settings, seed, corpus and encoder may be on record already: not tuned, because the
     preset's own settings were the best, or after fewer trials.
     """
     jobs, _ = plan(list(experiments), root, {"data_dir": data_dir})
-    return sum(_taken_over(job) for job in jobs)
+    for job in jobs:
+        _take_over(job)
+    return [job.place.name for job in jobs]
 
 
-def _taken_over(job: Job) -> bool:
+def _take_over(job: Job) -> None:
     place, experiment = job.place, job.experiment
     assert experiment.tuned is not None
     with contextlib.suppress(RecordError):
         if place.finished() is not None:
-            return False
+            return
     settings = f"{experiment.hash}-{place.identity.hash}"
     for path in sorted(place.record.parent.glob(f"{settings}*-seed{experiment.seed}.json")):
         record = _same_run(path, job)
@@ -317,8 +319,7 @@ def _taken_over(job: Job) -> bool:
         except OSError as error:
             raise cannot_write(place.folder, error) from error
         say(f"{place.name}: the same run as {path.name}, which is taken over.")
-        return True
-    return False
+        return
 
 
 def _same_run(path: Path, job: Job) -> Record | None:

@@ -32,6 +32,7 @@ from erc_bench.evaluation.statistics import (
     seed_interval,
     weighted_f1,
 )
+from erc_bench.leaderboard.ablations import Ablation, ablation_of, ablations, known_variants
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
 from erc_bench.leaderboard.runs import (
@@ -73,6 +74,8 @@ class Row:
     config_hash: str
     preset: str
     overrides: list[str]
+    variant: str
+    """The part that the method is without; empty for all of it."""
     tuned: dict[str, Any] | None
     """The search that chose the settings: ``trials``, ``sampler``, ``chosen`` (the number of the
     trial), ``digest``; None where nobody searched."""
@@ -156,6 +159,7 @@ class CorpusBoard:
     utterances: int | None
     dialogues: int | None
     tracks: list[Track]
+    ablations: list[Ablation]
     searches: list[SearchGroup]
     published: list[PublishedRow]
 
@@ -181,16 +185,17 @@ def read_board(root: Path) -> Board:
     trials_of_searches, damaged = read_trials(root)
     groups = _groups(runs, published)
     searches = _searches(trials_of_searches, published)
+    parts = _ablations(groups, published, cache)
     computed = _tracks(groups, published, cache)
     cache.prune()
     known = {name for name, entry in published.corpora.items() if entry.benchmark}
     names = [n for n in published.corpora if n in known]
-    of_ours = [(trial, dataset) for trial, dataset, *_ in (*groups, *searches)]
+    of_ours = {(trial, dataset) for trial, dataset, *_ in groups} | set(searches)
     others = {dataset for _, dataset in of_ours} | set(published.rows)
     names += sorted(others - set(published.corpora))
-    corpora = [_corpus(n, False, groups, computed, searches, published) for n in names]
+    corpora = [_corpus(n, False, groups, computed, parts, searches, published) for n in names]
     trial_names = sorted({dataset for trial, dataset in of_ours if trial})
-    trials = [_corpus(n, True, groups, computed, searches, published) for n in trial_names]
+    trials = [_corpus(n, True, groups, computed, parts, searches, published) for n in trial_names]
     shown = [c for c in corpora if c.tracks or c.searches or c.published]
     return Board(shown, trials, [*skipped, *damaged])
 
@@ -230,11 +235,34 @@ def _searches(
     }
 
 
+def _ablations(
+    groups: dict[Group, list[Run]], published: Published, cache: Cache
+) -> dict[tuple[bool, str], list[Ablation]]:
+    """The methods on each corpus that stand there without their parts, too."""
+    by_corpus: dict[tuple[bool, str], list[Run]] = {}
+    for (trial, dataset, *_), runs in groups.items():
+        by_corpus.setdefault((trial, dataset), []).extend(runs)
+    found = {}
+    for corpus, runs in by_corpus.items():
+        if not any(run.variant for run in runs):
+            continue
+        titles = {run.method: published.title(run.method) for run in runs}
+        names = {run.method: known_variants(run.method) for run in runs}
+        key = cache.key("ablations", [[r.file, r.digest] for r in runs], titles, names)
+        kept = cache.read(key)
+        if kept is None:
+            kept = rounded(ablations(runs, titles))
+            cache.write(key, kept)
+        found[corpus] = [ablation_of(each) for each in kept]
+    return found
+
+
 def _corpus(
     name: str,
     trial: bool,
     groups: dict[Group, list[Run]],
     computed: dict[Group, Track],
+    ablations: dict[tuple[bool, str], list[Ablation]],
     searches: dict[tuple[bool, str], list[SearchGroup]],
     published: Published,
 ) -> CorpusBoard:
@@ -259,6 +287,7 @@ def _corpus(
         utterances=len(run.gold) if run else None,
         dialogues=len(set(run.dialogue)) if run and run.dialogue else None,
         tracks=tracks,
+        ablations=ablations.get((trial, name), []),
         searches=searches.get((trial, name), []),
         published=[] if trial else published.rows.get(name, []),
     )
@@ -312,6 +341,8 @@ def make_track(
             row["unranked"] = "trial"
         elif of_row[0].external:
             row["unranked"] = "selection unknown"
+        elif of_row[0].variant:
+            row["unranked"] = "a variant"
         elif of_row[0].test_set != usual_test_set:
             row["unranked"] = OTHER_DATA[0]
         elif of_row[0].corpus != usual_corpus:
@@ -371,6 +402,7 @@ def _row(
         config_hash=first.config_hash,
         preset=first.preset,
         overrides=first.overrides,
+        variant=first.variant,
         tuned=first.tuned,
         context=first.context,
         selection=first.selection,

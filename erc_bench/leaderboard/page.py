@@ -10,11 +10,15 @@ from typing import Any
 from erc_bench.leaderboard.board import Board, CorpusBoard, Row
 from erc_bench.leaderboard.searches import SearchGroup
 from erc_bench.leaderboard.tables import (
+    ABLATIONS,
     SEARCHES,
+    ablation_title,
     budgets,
     configuration,
     figure,
+    interval,
     mean,
+    p_value,
     search_title,
     signed,
     size,
@@ -142,6 +146,8 @@ def to_html(board: Board) -> str:
     )
     environment.filters.update(
         search_title=search_title,
+        ablation_title=ablation_title,
+        ends=interval,
         budgets=budgets,
         picture=picture,
         figure=figure,
@@ -159,7 +165,8 @@ def to_html(board: Board) -> str:
         recall=recall,
     )
     template = environment.get_template("page.html.jinja")
-    return template.render(board=board, axis_over=Axis.over, searches=SEARCHES.replace("*", ""))
+    readings = {"searches": SEARCHES.replace("*", ""), "ablations": ABLATIONS}
+    return template.render(board=board, axis_over=Axis.over, **readings)
 
 
 def _briefly(seconds: float | None) -> str:
@@ -174,13 +181,6 @@ def _memory(mib: float | None) -> str:
     if mib is None:
         return ""
     return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
-
-
-def p_value(value: float | None) -> str:
-    """``0.032``; a dash where there is none."""
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _spoken(row: Row) -> str:

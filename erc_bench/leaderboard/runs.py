@@ -80,6 +80,8 @@ class Run:
     config_hash: str
     preset: str
     overrides: list[str]
+    variant: str
+    """The part that the method is without; empty for all of it."""
     tuned: dict[str, Any] | None
     """The search that chose the settings: ``trials``, ``sampler``, ``chosen``, ``digest``; None
     where nobody searched."""
@@ -264,6 +266,7 @@ class _Record(msgspec.Struct, kw_only=True):
     labels: list[str]
     preset: str = ""
     overrides: list[str] = []
+    variant: str | None = None
     tuned: Search | None = None
     seed: int
     config_hash: str
@@ -340,6 +343,7 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
         "config_hash": record.config_hash,
         "preset": record.preset,
         "overrides": record.overrides,
+        "variant": record.variant or "",
         "tuned": {name: getattr(record.tuned, name) for name in SEARCH} if record.tuned else None,
         "seed": record.seed,
         "context": record.context,

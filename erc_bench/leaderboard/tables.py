@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from erc_bench.leaderboard.ablations import Ablation
 from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.published import PublishedRow
 from erc_bench.leaderboard.searches import SearchGroup
@@ -16,11 +17,11 @@ from erc_bench.progress import duration
 from erc_bench.settings.presets import default_preset
 
 CSV_COLUMNS = (
-    "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "overrides", "trials",
-    "seeds", "weighted_f1", "sd", "seed_low", "seed_high", "low", "high", "accuracy", "macro_f1",
-    "dev_weighted_f1", "published", "difference", "difference_low", "difference_high", "context",
-    "selection", "release", "source", "fit_seconds", "utterances_per_second", "peak_memory_mib",
-    "devices", "unranked", "notes",
+    "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "variant", "overrides",
+    "trials", "seeds", "weighted_f1", "sd", "seed_low", "seed_high", "low", "high", "accuracy",
+    "macro_f1", "dev_weighted_f1", "published", "difference", "difference_low", "difference_high",
+    "context", "selection", "release", "source", "fit_seconds", "utterances_per_second",
+    "peak_memory_mib", "devices", "unranked", "notes",
 )  # fmt: skip
 
 
@@ -71,6 +72,7 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
         "method": row.method,
         "preset": row.preset,
         "config_hash": row.config_hash,
+        "variant": row.variant,
         "overrides": " ".join(row.overrides),
         "trials": row.tuned["trials"] if row.tuned else None,
         "seeds": len(row.seeds),
@@ -116,6 +118,11 @@ keeps the two from being the same experiment is said in the column behind. Predi
 elsewhere stand in a track of their own and are never ranked, since how they were selected is not
 known."""
 
+
+ABLATIONS = """\
+A method without one of its parts, less the whole method: 95 % for new dialogues and seeds, p after
+Holm's correction over these variants. Seeds are paired where a seed has the same initial weights
+and the same batches in both; else they are independent samples."""
 
 SEARCHES = """\
 Weighted-F1 on dev, which chose: these figures are optimistic, and test was not looked at. *E best
@@ -182,6 +189,8 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
             if remark
         ]
         parts += ["\n".join(remarks)] if remarks else []
+    for ablation in corpus.ablations:
+        parts += [f"{level} {ablation_title(ablation)}", ABLATIONS, _ablation_table(ablation)]
     for group in corpus.searches:
         parts += [f"{level} {search_title(group)}", SEARCHES, _search_table(group)]
     if corpus.published:
@@ -204,6 +213,26 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
         ]
         parts += [f"{level} Published, as printed", markdown_table(head, rows, "lrrrllllll")]
     return parts
+
+
+def _ablation_table(ablation: Ablation) -> str:
+    """A method without each of its parts, less the whole of it."""
+    head = ["Variant", "Weighted-F1", "Seeds", "Less the whole", "95 %", "p, Holm", "Seeds are"]
+    whole = ["the whole method", spread(ablation.mean, ablation.seed_interval)]
+    rows = [[*whole, str(len(ablation.seeds)), "", "", "", ""]]
+    rows += [
+        [
+            variant.name,
+            spread(variant.mean, variant.seed_interval),
+            str(len(variant.seeds)),
+            signed(variant.difference),
+            interval(variant.interval),
+            p_value(variant.p_holm),
+            "paired" if variant.paired_seeds else "independent",
+        ]
+        for variant in ablation.variants
+    ]
+    return markdown_table(head, rows, "lrrrrrl")
 
 
 def _search_table(group: SearchGroup) -> str:
@@ -292,7 +321,8 @@ def to_latex(board: Board) -> str:
             for row in track.rows:
                 if row.unranked in OTHER_DATA:
                     continue
-                setting = (row.title, row.preset, " ".join(row.overrides))
+                own = [] if row.tuned else [part for part in (row.variant, *row.overrides) if part]
+                setting = (row.title, row.preset, " ".join(own))
                 met[corpus.name, encoder, setting] += 1
                 line = (*setting, met[corpus.name, encoder, setting])
                 tracks.setdefault(encoder, {}).setdefault(line, {})[corpus.name] = row
@@ -346,10 +376,32 @@ def signed(value: float) -> str:
 
 
 def mean(row: Row) -> str:
+    """:func:`spread` of a row."""
+    return spread(row.mean, row.seed_interval)
+
+
+def spread(mean: float, seed_interval: Sequence[float] | None) -> str:
     """``66.12 ± 0.45``: mean over seeds and half-width of its interval, the latter from two on."""
-    if row.seed_interval is None:
-        return f"{row.mean:.2f}"
-    return f"{row.mean:.2f} ± {row.seed_interval[1] - row.mean:.2f}"
+    return f"{mean:.2f}" + (f" ± {seed_interval[1] - mean:.2f}" if seed_interval else "")
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    """``−1.20 to +0.30``; a dash where there is none."""
+    return f"{signed(ends[0])} to {signed(ends[1])}" if ends else "–"
+
+
+def p_value(value: float | None) -> str:
+    """``0.032``; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def ablation_title(ablation: Ablation) -> str:
+    """``Parts of EACL: all-MiniLM-L6-v2, small``."""
+    encoder = ablation.encoder.split("/")[-1] or "without an encoder"
+    details = [encoder, ablation.preset, *ablation.overrides]
+    return f"Parts of {ablation.title}: {', '.join(part for part in details if part)}"
 
 
 def full_name(row: Row) -> str:
@@ -362,9 +414,10 @@ def configuration(row: Row) -> str:
 
     Of a tuned row the number of the trial that was chosen stands for what that had drawn.
     """
-    if row.tuned is not None:
-        return f"{row.preset}, trial {row.tuned['chosen']} of {row.tuned['trials']}"
     preset = [] if row.preset in ("", default_preset(), "external") else [row.preset]
+    preset += [row.variant] if row.variant else []
+    if row.tuned is not None:
+        return ", ".join([*preset, f"trial {row.tuned['chosen']} of {row.tuned['trials']}"])
     external = [row.encoder, "external"] if row.external else []
     return ", ".join(part for part in [*preset, *row.overrides, *external] if part)
 

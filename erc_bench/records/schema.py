@@ -277,6 +277,8 @@ class Record(Part, frozen=True, kw_only=True):
     preset: str = ""
     overrides: list[str] = []
     """``key=value``, as they were given."""
+    variant: str | None = None
+    """The part that the method is without; None for all of it."""
     tuned: Search | None = None
     """None where nobody searched for the settings."""
     seed: int

@@ -1,9 +1,10 @@
-"""One typed configuration: method defaults < corpus < preset < ``key=value``.
+"""One typed configuration: method defaults < corpus < preset < variant < ``key=value``.
 
 A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds
-``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus) and ``presets``, and
-``space``, what is drawn from when it is tuned (:mod:`erc_bench.settings.space`). What comes out is
-an :class:`Experiment`: the resolved settings, and the hash over them that identifies finished runs.
+``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus), ``presets`` and
+``variants`` (the method without one of its parts), and ``space``, what is drawn from when it is
+tuned (:mod:`erc_bench.settings.space`). What comes out is an :class:`Experiment`: the resolved
+settings, and the hash over them that identifies finished runs.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Experiment:
     seed: int
     config: MethodConfig
     overrides: tuple[str, ...] = ()
+    variant: str = ""
+    """The part that the method is without; empty for all of it."""
     tuned: Tuned | None = None
     """How its settings were chosen; None where nobody searched for them."""
 
@@ -77,12 +80,14 @@ class Experiment:
         """The resolved configuration, as ``erc-bench config`` prints it."""
         import yaml
 
-        head = {k: getattr(self, k) for k in ("method", "dataset", "preset", "seed", "hash")}
+        names = ("method", "dataset", "preset", *["variant"] * bool(self.variant), "seed", "hash")
+        head = {k: getattr(self, k) for k in names}
         return yaml.safe_dump(head | {"config": self.settings}, sort_keys=False)
 
 
 def method_sheet(method: str) -> dict[str, Any]:
-    """The YAML file of a method: title, paper, context, defaults, corpora, presets, space."""
+    """The YAML file of a method: title, paper, context, defaults, corpora, presets, variants,
+    space."""
     import yaml
 
     path = experiment_file(method)
@@ -90,7 +95,7 @@ def method_sheet(method: str) -> dict[str, Any]:
         sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ErcBenchError(f"{path} is not valid YAML: {error}.") from error
-    known = ("title", "paper", "context", "defaults", "corpora", "presets", "space")
+    known = ("title", "paper", "context", "defaults", "corpora", "presets", "variants", "space")
     if not isinstance(sheet, dict) or "title" not in sheet:
         raise ErcBenchError(f"{path} must be a mapping with the keys {', '.join(known)}.")
     for key in sheet:
@@ -106,12 +111,14 @@ def resolve(
     preset: str | None = None,
     seed: int = 1,
     overrides: Iterable[str] = (),
+    variant: str = "",
 ) -> Experiment:
     """The configuration of one run; without a preset, of the default one.
 
     Raises:
-        ErcBenchError: an unknown preset or key (the message names the nearest), a value of the
-            wrong type or out of range, an override that is not ``key=value``.
+        ErcBenchError: an unknown preset, variant or key (the message names the nearest), a value
+            of the wrong type or out of range, an override that is not ``key=value`` or undoes the
+            variant.
     """
     from omegaconf import OmegaConf
 
@@ -135,13 +142,55 @@ def resolve(
         (f"{path}, defaults", sheet.get("defaults")),
         (f"{path}, corpora.{dataset}", (sheet.get("corpora") or {}).get(dataset)),
         (f"{path}, presets.{preset}", own.get(preset)),
-        *given,
     ]
+    if variant:
+        without = variants(method)
+        if variant not in without:
+            raise ErcBenchError(
+                f"The method {method!r} has no variant {variant!r}."
+                + did_you_mean(variant, without)
+            )
+        layers.append((f"{path}, variants.{variant}", without[variant].settings))
+        for text in overrides:
+            if text.partition("=")[0].strip() in without[variant].settings:
+                raise ErcBenchError(
+                    f"The override {text!r} would undo the variant {variant!r}, which sets that "
+                    "too. Leave the override out for this variant."
+                )
+    layers += given
     for where, layer in layers:
         merged = _merge(merged, layer or {}, where)
     config = OmegaConf.to_object(merged)
     assert isinstance(config, MethodConfig)
-    return Experiment(method, dataset, preset, seed, config, overrides)
+    return Experiment(method, dataset, preset, seed, config, overrides, variant)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method without one of its parts."""
+
+    settings: Mapping[str, Any]
+    """By their dotted names."""
+    paired: bool
+    """Whether a seed has the same initial weights and batches as with all parts."""
+
+
+def variants(method: str) -> dict[str, Variant]:
+    """The variants of a method by name, as its YAML file has them.
+
+    Raises:
+        ErcBenchError: one is not a mapping of settings.
+    """
+    found = {}
+    for name, entry in (method_sheet(method).get("variants") or {}).items():
+        if not isinstance(entry, Mapping) or not set(entry) - {"paired"}:
+            raise ErcBenchError(
+                f"{experiment_file(method)}, variants.{name}: it must be a mapping of settings, "
+                "and may say `paired: true` beside them."
+            )
+        settings = {key: value for key, value in entry.items() if key != "paired"}
+        found[str(name)] = Variant(settings, entry.get("paired") is True)
+    return found
 
 
 def stored_config(method: str, settings: Mapping[str, Any], where: str) -> MethodConfig:

@@ -105,6 +105,8 @@ class Tracker:
             for name in ("method", "dataset", "preset", "seed", "hash", "overrides")
         }
         identity["variant"] = variant(experiment)
+        if experiment.variant:
+            identity["without"] = experiment.variant
         if experiment.tuned is not None:
             identity["tuned"] = asdict(experiment.tuned)
         return wandb.init(
@@ -255,8 +257,8 @@ class _Curves(Callback):
 
 
 def variant(experiment: Experiment) -> str:
-    """What is compared: method, settings that differ from the preset's, their hash's beginning, and
-    in how many trials they were found, if they were.
+    """What is compared: method, the part that it is without, settings that differ from the
+    preset's, their hash's beginning, and in how many trials they were found, if they were.
 
     Runs have the same one only if all their settings are the same, however they were given.
     """
@@ -264,7 +266,8 @@ def variant(experiment: Experiment) -> str:
     here = flat(experiment.settings)
     changed = [f"{key}={here[key]}" for key in sorted(here) if here[key] != preset.get(key)]
     tuned = [f"tuned in {experiment.tuned.trials} trials"] if experiment.tuned else []
-    return " ".join([experiment.method, *changed, f"({experiment.hash[:6]})", *tuned])
+    name = ":".join(part for part in (experiment.method, experiment.variant) if part)
+    return " ".join([name, *changed, f"({experiment.hash[:6]})", *tuned])
 
 
 def summary(record: Record) -> dict[str, float]:
