@@ -4,16 +4,16 @@
     python -m benchmarks.grids executor --executor local
     python -m benchmarks.grids cluster --runs 10000 --workers 1000
 
-`threads`: the training of as many runs as there are cores, a thread each, against one run that has a
-thread for each core; utterances a second, of all runs together.
+`threads`: the training of as many runs as there are cores, a thread each, against one run that has
+a thread for each core; utterances a second, of all runs together.
 
-`executor`: seconds that a grid adds to a run: runs of a few steps one after another, each reckoned by
-its own stopwatch, against the time that the whole grid took. The executor's own start, of a Ray for
-example, is told apart.
+`executor`: seconds that a grid adds to a run: runs of a few steps one after another, each reckoned
+by its own stopwatch, against the time that the whole grid took. The executor's own start, of a Ray
+for example, is told apart.
 
-`cluster`: a grid on a cluster that is only played, in another process: a run is a sleep of one to ten
-seconds and leaves a record as large as MELD's; the store and its files are real. The processor time
-of the grid's own process is divided by the runs, and by the looks at all of them.
+`cluster`: a grid on a cluster that is only played, in another process: a run is a sleep of one to
+ten seconds and leaves a record as large as MELD's; the store and its files are real. The processor
+time of the grid's own process is divided by the runs, and by the looks at all of them.
 """
 
 from __future__ import annotations

@@ -67,6 +67,7 @@ for number in range(20):
 
 
 def elsewhere(host: str, mode: str, folder: Path, script: str) -> subprocess.Popen[str]:
+    pytest.importorskip("fcntl", reason="flock is of Unix")
     return subprocess.Popen(
         [sys.executable, "-c", ELSEWHERE + script, host, mode, str(folder)],
         stdout=subprocess.PIPE,

@@ -210,7 +210,7 @@ def do_jobs(
             detach=detach,
             leave=grid.ask_to_leave,
         )
-        stack.callback(_close, folder, dispatch, grid.report)
+        stack.callback(_close, folder, dispatch, grid.report, {job.place.name for job in jobs})
         waiting = grid.adopt(waiting, found)
         stack.enter_context(grid.display())
         while waiting or dispatch.running:
@@ -226,11 +226,11 @@ def do_jobs(
     return grid.report
 
 
-def _close(folder: JobFolder, dispatch: Dispatch, report: Report) -> None:
-    """Count what was left to go on, and delete the folder of a grid of which nothing is."""
+def _close(folder: JobFolder, dispatch: Dispatch, report: Report, runs: set[str]) -> None:
+    """Count what was left to go on; if nothing was, delete a folder that has no other runs."""
     if dispatch.left:
         report.left = len(dispatch.running)
-    elif not folder.queued():
+    elif {queued.run for queued in folder.queued()} <= runs:
         folder.delete()
 
 
@@ -387,11 +387,13 @@ class _Grid:
     ) -> Iterator[Job]:
         """The jobs that are still to be done and at which nobody is, when they are drawn."""
         for job in waiting:
-            if job.place.name in elsewhere or job.place.is_taken():
+            if job.place.is_taken():
                 put_off.append(job)
             elif result := self._result(job):
                 self._count(job, result)
                 self._say(job, f"{result.text}  done by another process")
+            elif job.place.name in elsewhere:
+                put_off.append(job)
             else:
                 self.running[job.place.name] = Stopwatch()
                 yield job
