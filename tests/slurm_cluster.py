@@ -41,8 +41,8 @@ SlurmdTimeout=60
 KillWait=2
 InactiveLimit=0
 SchedulerParameters=sched_interval=2,batch_sched_delay=1
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=64000
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=64000
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=2000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=2000
 PartitionName=test Nodes=n1,n2 Default=YES MaxTime=01:00:00 State=UP
 """
 

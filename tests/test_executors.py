@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -16,9 +17,16 @@ from rich.console import Console
 from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution import executors, jobs
-from erc_bench.execution.executors import Gone, make_executor
-from erc_bench.execution.grid import plan, run_grid
-from erc_bench.execution.jobs import Attempt, JobFolder, check_code, job_folders, read_job
+from erc_bench.execution.executors import Dispatch, Gone, make_executor
+from erc_bench.execution.grid import _Grid, plan, run_grid
+from erc_bench.execution.jobs import (
+    Attempt,
+    JobFolder,
+    Queued,
+    check_code,
+    job_folders,
+    read_job,
+)
 from erc_bench.execution.resources import Resources, parse_resources
 from erc_bench.execution.status import print_status
 from erc_bench.execution.worker import STOPPED, UNSEEN
@@ -225,6 +233,29 @@ def test_status_shows_who_does_what(experiments, tmp_path: Path) -> None:
     assert f"{failed.job.place.name}: a reason." in said
     assert main(["grid", "status", str(tmp_path)]) == 0
     assert main(["grid", "status", str(tmp_path / "nowhere")]) == 2
+
+
+def test_two_hundred_runs_have_one_display(experiments, tmp_path: Path) -> None:
+    wanted = [replace(experiments[0], seed=seed) for seed in range(1, 201)]
+    planned, _ = plan(wanted, tmp_path, {})
+    folder = JobFolder(tmp_path)
+    state = _Grid(wanted, planned)
+    state.dispatch = Dispatch(Queueing(), folder)
+    state.adopt(planned, {job.place.name: queued(job.place.name) for job in planned})
+    with folder.held():
+        for job in planned[:150]:
+            (folder.path / "begun" / f"{job.place.name.replace('/', '-')}.json").touch()
+        out = StringIO()
+        screen = Console(file=out, width=120, height=25, force_terminal=True)
+        screen.print(state.picture())
+    assert "0 of 200 runs, 150 running, 50 waiting in queueing" in out.getvalue()
+    assert "more" in out.getvalue()
+    assert out.getvalue().count("\n") < 25
+
+
+def queued(run: str) -> Queued:
+    name = run.replace("/", "-")
+    return Queued("queueing", f"handle of {name}", name, run)
 
 
 # --- the worker ---

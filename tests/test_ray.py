@@ -28,6 +28,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else anything beside the tests goes first
     node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
     made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     made.workers = [made.add_node(**node) for _ in range(2)]

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
-NEEDS = Resources(cpus=1, memory_gib=2)
+NEEDS = Resources(cpus=1, memory_gib=1)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,11 @@ def grid(jobs: list[Job], **options):
     return run_grid(experiments, root, executor=Slurm({}), resources=NEEDS, **options)
 
 
+def queued_in(root: Path) -> set[str]:
+    """Names of the runs that Slurm still has to do."""
+    return {queued.run for folder in job_folders(root) for queued in folder.queued()}
+
+
 def handle_of(job: Job) -> str:
     """What Slurm calls a job."""
     (folder,) = job_folders(job.place.root)
@@ -85,9 +90,10 @@ def worker_of(job: Job) -> int:
 def test_a_grid_that_much_befalls(
     cluster: Cluster, tiny_encoder: str, tmp_path: Path, quickly: None, capsys
 ) -> None:
-    """One job is requeued, one killed by its time limit, one cancelled, and the controller is
-    started anew in between: the runs go on from their last epochs, and the cancelled one failed."""
-    timed, requeued, cancelled, plain = jobs = jobs_in(tmp_path, tiny_encoder, 4, 40)
+    """One job is requeued, one killed at its time limit, one warned of it, one cancelled, and the
+    controller is started anew in between: the runs go on from their last epochs, and the cancelled
+    one failed."""
+    timed, requeued, cancelled, warned = jobs = jobs_in(tmp_path, tiny_encoder, 4, 40)
     troubles: list[BaseException] = []
 
     def has_an_epoch(job: Job):
@@ -101,8 +107,11 @@ def test_a_grid_that_much_befalls(
             cluster.run("scancel", handle_of(cancelled))
             cluster.until(has_an_epoch(requeued), 240)
             cluster.run("scontrol", "requeue", handle_of(requeued))
+            cluster.until(lambda: cancelled.place.name not in queued_in(tmp_path))
             cluster.stop_controller()
             cluster.start_controller()
+            cluster.until(has_an_epoch(warned), 240)
+            cluster.run("scancel", "--batch", "--signal=USR1", handle_of(warned))
         except BaseException as error:
             troubles.append(error)
 
@@ -115,11 +124,10 @@ def test_a_grid_that_much_befalls(
     assert ended.job.experiment == cancelled.experiment
     assert "was cancelled in Slurm" in ended.failure
     assert len(report.scores["finetune", "demo"]) == 3
-    for job in (timed, requeued, plain):
+    for job in (timed, requeued, warned):
         assert job.place.finished() is not None
         assert job.place.log.read_text().count("Epoch 1/") == 1
-    assert "Going on after epoch" in timed.place.log.read_text()
-    assert "Going on after epoch" in requeued.place.log.read_text()
+        assert "Going on after epoch" in job.place.log.read_text()
     said = " ".join(capsys.readouterr().err.split())
     assert "was killed at its time limit" in said
     assert "put again (1 of 3)" in said

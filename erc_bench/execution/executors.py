@@ -213,10 +213,11 @@ class Dispatch:
         gone = self.executor.gone(self.running.keys() - set(over))
         for handle in [*over, *gone]:
             attempt = self.running[handle]
+            outcome: Ended | None
             try:
                 outcome = read_end(attempt)
             except (OSError, ValueError):
-                if handle in gone and self._is_late(handle, gone[handle]):
+                if handle not in gone or self._is_late(handle, gone[handle]):
                     continue
                 outcome = self._lost(attempt, gone[handle])
             del self.running[handle]

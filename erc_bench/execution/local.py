@@ -19,7 +19,7 @@ from typing import Any
 from erc_bench.execution.executors import Gone, check_options
 from erc_bench.execution.jobs import Attempt
 from erc_bench.execution.resources import CORES_PER_RUN
-from erc_bench.execution.worker import STOPPED, work
+from erc_bench.execution.worker import DONE, STOPPED, work
 from erc_bench.settings.experiment import Experiment
 from erc_bench.settings.presets import gpu_memory_gib, memory_gib
 from erc_bench.settings.registry import own_modules
@@ -153,8 +153,10 @@ class Local:
         """The processes that have ended."""
         found = {}
         for name in handles:
-            process = self.processes[name]
-            if process.exitcode is not None:
+            process = self.processes.get(name)
+            if process is None:
+                found[name] = Gone("ended", status=DONE)
+            elif process.exitcode is not None:
                 process.join()
                 found[name] = Gone(_died(process.exitcode), status=process.exitcode)
                 del self.processes[name]
@@ -162,7 +164,7 @@ class Local:
 
     def reap(self, handles: Collection[str]) -> None:
         """Wait for processes that are about to end: another run needs what they hold."""
-        _stop([self.processes.pop(name) for name in handles], GRACE)
+        _stop([self.processes.pop(name) for name in handles if name in self.processes], GRACE)
 
     def wait(self, seconds: float) -> None:
         """Until one of them ends."""
