@@ -239,7 +239,7 @@ def test_two_hundred_runs_have_one_display(experiments, tmp_path: Path) -> None:
     wanted = [replace(experiments[0], seed=seed) for seed in range(1, 201)]
     planned, _ = plan(wanted, tmp_path, {})
     folder = JobFolder(tmp_path)
-    state = _Grid(wanted, planned)
+    state = _Grid(planned)
     state.dispatch = Dispatch(Queueing(), folder)
     state.adopt(planned, {job.place.name: queued(job.place.name) for job in planned})
     with folder.held():
@@ -273,10 +273,14 @@ def test_the_worker_is_a_program_of_its_own(experiments, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_worker_refuses_other_code_and_other_settings(experiments, tmp_path: Path) -> None:
-    for name, value in (("code", "another"), ("settings", {}), ("version", 99)):
+    for name, value in (("code", "another"), ("job", None), ("version", 99)):
         attempt = attempt_at(experiments[0], tmp_path / name)
         document = json.loads(attempt.file.read_text())
-        attempt.file.write_text(json.dumps({**document, name: value}))
+        if name == "job":  # whose settings are others
+            document["job"]["experiment"]["settings"]["epochs"] = 7
+        else:
+            document[name] = value
+        attempt.file.write_text(json.dumps(document))
         assert work(attempt).returncode == 1
         failure = json.loads(attempt.ended.read_text())["failure"]
         assert "is not as it was where the grid was begun" in failure
