@@ -6,9 +6,9 @@ import json
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from erc_bench.errors import ErcBenchError
 from erc_bench.execution.executors import Gone
 from erc_bench.execution.jobs import Attempt
-from erc_bench.execution.run import run
 
 
 def end(attempt: Attempt, failure: str = "", *, taken: bool = False) -> None:
@@ -20,9 +20,12 @@ def end(attempt: Attempt, failure: str = "", *, taken: bool = False) -> None:
 
 def do(attempt: Attempt) -> None:
     """Do an attempt in this process."""
-    place = attempt.job.place
-    run(attempt.job.experiment, place.root, expected=place, **attempt.job.options)
-    end(attempt)
+    failure = ""
+    try:
+        attempt.job.do(1)
+    except ErcBenchError as error:
+        failure = str(error)
+    end(attempt, failure)
 
 
 class Fake:
