@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 
@@ -130,6 +129,7 @@ QUICK = ["--dataset", "demo", "--preset", "smoke", "max_len=32", "max_batches=1"
 @pytest.mark.slow
 def test_startup_ends_at_the_first_training_step(method, tiny_encoder, tmp_path):
     arguments = ["--method", method, *QUICK, f"encoder={tiny_encoder}"]
+    resource = pytest.importorskip("resource", reason="only Unix counts processor time")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = startup.seconds_to_first_step(sys.executable, arguments, tmp_path)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

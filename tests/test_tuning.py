@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_executors import Fake, do, end, nobody
 
 from erc_bench.cli import main
 from erc_bench.corpus.conversation import Corpus, Utterance
@@ -17,7 +17,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.execution import run as running
 from erc_bench.execution import tuning
 from erc_bench.execution.grid import run_grid
-from erc_bench.execution.jobs import Ended
+from erc_bench.execution.jobs import Attempt, read_job
 from erc_bench.execution.run import run
 from erc_bench.execution.tuning import search, take_over
 from erc_bench.records.schema import to_json
@@ -150,23 +150,6 @@ def searched_for(tiny_encoder: str, small: Corpus):
     return made
 
 
-def here(jobs: Any, workers: int) -> Iterator[Ended]:
-    """An executor that does jobs one after another in this process."""
-    for job in jobs:
-        failure = ""
-        try:
-            job.do(1)
-        except ErcBenchError as error:
-            failure = str(error)
-        yield Ended(job, failure)
-
-
-def nobody(jobs: Any, workers: int) -> Iterator[Ended]:
-    """An executor that has nothing to do."""
-    assert list(jobs) == []
-    yield from ()
-
-
 class Sealed(Utterance):
     """A turn whose label nobody may read; it may be taken out."""
 
@@ -208,7 +191,7 @@ def test_a_trial_reads_no_label_of_test(
     search_for = searched_for(method)
     for module in (tuning, running):
         monkeypatch.setattr(module, "load_corpus", lambda *_: sealed(small))
-    (found,), complaints = search([search_for], 1, tmp_path, executor=here)
+    (found,), complaints = search([search_for], 1, tmp_path, executor=Fake())
     assert complaints == []
     (trial,) = found.trials
     labelled = sum(len(d.labelled) for d in small.contents["dev"])
@@ -227,9 +210,9 @@ def done_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def whole(searched_for, done_once: Path, tmp_path: Path):
     """A search of three trials that nothing befell, in a folder of one's own."""
-    search([searched_for()], 3, done_once, executor=here)
+    search([searched_for()], 3, done_once, executor=Fake())
     shutil.copytree(done_once, tmp_path, dirs_exist_ok=True)
-    found, complaints = search([searched_for()], 3, tmp_path, executor=nobody)
+    found, complaints = search([searched_for()], 3, tmp_path, executor=nobody())
     assert complaints == []
     return found[0], tmp_path
 
@@ -243,9 +226,9 @@ def test_trials_are_stored_and_not_done_again(whole, searched_for) -> None:
     assert stored[1].config == found.study.trial(1).settings
     assert list(root.glob("runs/**/*.ckpt")) == []
     assert list(record_files(root)) == []
-    (again,), _ = search([searched_for()], 3, root, executor=nobody)
+    (again,), _ = search([searched_for()], 3, root, executor=nobody())
     assert again.trials == found.trials
-    (more,), _ = search([searched_for()], 4, root, executor=here)
+    (more,), _ = search([searched_for()], 4, root, executor=Fake())
     assert more.trials[:3] == found.trials
 
 
@@ -255,7 +238,7 @@ def test_the_best_on_dev_is_chosen_and_its_runs_are_marked(whole) -> None:
     assert best.score == max(trial.dev.weighted_f1 for trial in found.trials)
     chosen = [found.chosen(seed) for seed in (1, 2)]
     assert {experiment.hash for experiment in chosen} == {best.config_hash}
-    run_grid(chosen, root, executor=here)
+    run_grid(chosen, root, executor=Fake())
     records = [read_record(path) for path in record_files(root)]
     assert [record.seed for record in records] == [1, 2]
     for record in records:
@@ -299,32 +282,51 @@ def test_trials_that_fail_or_diverge_count(searched_for, tmp_path: Path, monkeyp
         return right(method, data, folder, **options)
 
     monkeypatch.setattr(tuning, "train", train)
-    (found,), complaints = search([searched_for()], 3, tmp_path, executor=here)
+    (found,), complaints = search([searched_for()], 3, tmp_path, executor=Fake())
     assert complaints == []
     assert [trial.outcome for trial in found.trials] == ["finished", "diverged", "failed"]
     assert [trial.score for trial in found.trials][1:] == [0.0, 0.0]
     assert "RuntimeError: odd" in found.trials[2].reason
     assert found.best.number == 0
     assert found.chosen(1).tuned.trials == 3
-    search([searched_for()], 3, tmp_path, executor=nobody)
+    search([searched_for()], 3, tmp_path, executor=nobody())
     broken.clear()
-    (again,), _ = search([searched_for()], 3, tmp_path, executor=here, retry=True)
+    (again,), _ = search([searched_for()], 3, tmp_path, executor=Fake(), retry=True)
     assert [trial.outcome for trial in again.trials] == ["finished", "diverged", "finished"]
 
 
 def test_a_trial_without_a_result_chooses_nothing(searched_for, tmp_path: Path) -> None:
-    def half(jobs, workers):
-        for number, job in enumerate(jobs):
-            if number:
-                yield Ended(job, "its process was killed.")
-            else:
-                yield from here([job], workers)
+    def half(attempt: Attempt) -> None:
+        if len(killed.started) > 1:
+            end(attempt, "its process was killed.")
+        else:
+            do(attempt)
 
-    (found,), complaints = search([searched_for()], 3, tmp_path, executor=half)
+    killed = Fake(half)
+    (found,), complaints = search([searched_for()], 3, tmp_path, executor=killed)
     assert (len(found.trials), found.missing) == (1, [1, 2])
     assert "was killed" in complaints[0]
     with pytest.raises(ErcBenchError, match="chose no trial"):
         found.chosen(1)
+
+
+def test_a_trial_is_read_by_its_worker_as_it_was_sent(searched_for, tmp_path: Path) -> None:
+    sent = []
+
+    def begin(attempt: Attempt) -> None:
+        sent.append((attempt.job, read_job(attempt.file).job))
+        end(attempt, "it is only looked at.")
+
+    search([searched_for()], 2, tmp_path, executor=Fake(begin))
+    assert len(sent) == 2
+    for job, read in sent:
+        assert type(read) is type(job)
+        assert (read.place, read.place.name) == (job.place, job.place.name)
+        assert (read.experiment, read.study, read.options) == (
+            job.experiment,
+            job.study,
+            job.options,
+        )
 
 
 def test_an_interrupted_trial_goes_on(searched_for, tmp_path: Path, monkeypatch) -> None:
@@ -341,19 +343,18 @@ def test_an_interrupted_trial_goes_on(searched_for, tmp_path: Path, monkeypatch)
         )
         patched.setattr(tuning.traceback, "print_exc", lambda: None)
 
-        def cut(jobs, workers):
-            for job in jobs:
-                with pytest.raises(KeyboardInterrupt):
-                    job.do(1)
-                yield Ended(job, "it was stopped.")
+        def cut(attempt: Attempt) -> None:
+            with pytest.raises(KeyboardInterrupt):
+                attempt.job.do(1)
+            end(attempt, "it was stopped.")
 
         patched.setattr(PowerCut, "on_train_batch_end", _ctrl_c)
-        search([searched_for("finetune", "epochs=2")], 1, tmp_path, executor=cut)
+        search([searched_for("finetune", "epochs=2")], 1, tmp_path, executor=Fake(cut))
     assert len(list(tmp_path.glob("runs/**/last.ckpt"))) == 1
-    (found,), _ = search([searched_for("finetune", "epochs=2")], 1, tmp_path, executor=here)
+    (found,), _ = search([searched_for("finetune", "epochs=2")], 1, tmp_path, executor=Fake())
     (trial,) = found.trials
     assert [epoch["epoch"] for epoch in trial.training.curves] == [1, 2]
-    other, _ = search([searched_for("finetune", "epochs=2")], 1, tmp_path / "b", executor=here)
+    other, _ = search([searched_for("finetune", "epochs=2")], 1, tmp_path / "b", executor=Fake())
     assert other[0].trials[0].dev == trial.dev
 
 
@@ -366,7 +367,7 @@ def test_a_damaged_trial_is_told(whole, searched_for) -> None:
     _, root = whole
     path = next(trial_files(root))
     path.write_text(path.read_text()[:200])
-    (again,), complaints = search([searched_for()], 3, root, executor=here)
+    (again,), complaints = search([searched_for()], 3, root, executor=Fake())
     assert again.missing == [0]
     (complaint,) = complaints
     for word in (str(path), "damaged", "Delete it"):
@@ -381,7 +382,7 @@ def test_the_command_prints_trials_and_what_was_chosen(
 ) -> None:
     from erc_bench.execution import grid
 
-    monkeypatch.setattr(grid, "local", here)
+    monkeypatch.setattr(grid, "Local", Fake)
     monkeypatch.chdir(tmp_path)
     words = ["tune", "--method", "finetune", "--dataset", "demo", "--preset", "smoke"]
     words += ["--trials", "2", "--wandb", "off", f"encoder={tiny_encoder}", *QUICK]

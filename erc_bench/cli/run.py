@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from erc_bench.cli import common
@@ -32,6 +33,10 @@ def run(
     force: bool = False,
     wandb: Literal["online", "offline", "off"] | None = None,
     jobs: Whole | None = None,
+    executor: str = "local",
+    resources: Annotated[tuple[str, ...], Several] = (),
+    retries: Whole = 3,
+    detach: bool = False,
     data_dir: DataDir = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> int:
@@ -51,7 +56,13 @@ def run(
         resume: Go on with an interrupted run, as happens anyway.
         force: Do finished runs again.
         wandb: How to log to W&B (default: $WANDB_MODE, then online if logged in, else offline).
-        jobs: Runs side by side (default: as many as the GPU and the cores do well).
+        jobs: Runs side by side (default: as many as the GPU and the cores do well; of a cluster, as
+            many as there is room for).
+        executor: What does the runs: local, ray, slurm, or a plug-in.
+        resources: What each run needs: cpus, gpus, memory_gib, minutes, devices, nodes, options of
+            an engine (slurm.partition=gpu), or a YAML file of these.
+        retries: How often a run is put again that was preempted, lost its machine or its time.
+        detach: Queue the runs and return; the same command later picks them up.
     """
     wanted = experiments(
         *overrides,
@@ -64,8 +75,11 @@ def run(
     )
     if jobs is not None and jobs < 1:
         raise ErcBenchError(f"--jobs {jobs} leaves nobody to run anything: give 1 or more.")
+    from erc_bench.execution.executors import make_executor
     from erc_bench.execution.grid import run_grid
+    from erc_bench.execution.resources import parse_resources
     from erc_bench.execution.run import run as run_one
+    from erc_bench.settings.registry import executor_names
     from erc_bench.tracking import wandb_mode
 
     options: dict[str, Any] = {
@@ -74,11 +88,23 @@ def run(
         "force": force,
         "wandb": wandb_mode(wandb, leaderboard_dir),
     }
-    if len(wanted) == 1:
+    if len(wanted) == 1 and executor == "local" and not detach:
         print_outcome(run_one(wanted[0], leaderboard_dir, **options))
         return 0
-    report = run_grid(wanted, leaderboard_dir, workers=jobs, **options)
+    if retries < 0:
+        raise ErcBenchError(f"--retries {retries} is no number of attempts: give 0 or more.")
+    needs = parse_resources(resources, executor_names())
+    options |= {"workers": jobs, "resources": needs, "retries": retries, "detach": detach}
+    if executor != "local":
+        options["executor"] = make_executor(executor, needs.of(executor))
+    report = run_grid(wanted, leaderboard_dir, **options)
     report.render(common.results())
+    if report.left:
+        common.results().print(
+            f"{report.left} runs are with {executor}. The same command picks them up; "
+            f"`erc-bench grid status --leaderboard-dir {leaderboard_dir}` shows how far they are.",
+            soft_wrap=True,
+        )
     for complaint in report.complaints():
         common.complain(complaint)
     if report.failed:
@@ -116,13 +142,13 @@ def experiments(
     for name in datasets:
         corpus_source(name)
     parts = _plain(variant, "--variant")
-    return [
-        resolve(each, name, preset=preset, seed=number, overrides=settings, variant=part)
+    first = [
+        resolve(each, name, preset=preset, overrides=settings, variant=part)
         for name in datasets
         for each in (method_names() if methods == ["all"] else methods)
         for part in (all_variants(each, name, preset, settings) if parts == ["all"] else parts)
-        for number in numbers
     ]
+    return [replace(experiment, seed=number) for experiment in first for number in numbers]
 
 
 def all_variants(

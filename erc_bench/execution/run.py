@@ -14,7 +14,8 @@ from lightning import seed_everything
 from erc_bench.corpus.conversation import SPLITS, Corpus
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.recording import forget_peak_memory, make_record
-from erc_bench.files import FULL, UNWRITABLE, cannot_write, sha256_of
+from erc_bench.files import FULL, UNWRITABLE, cannot_write, sha256_of, temporary_name
+from erc_bench.leases import Hold
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import Stopwatch, say
@@ -88,7 +89,7 @@ def run(
     record = None if force else place.finished()
     if record is not None and place.is_tidy():
         return Outcome(record, place.record, skipped=True)
-    with place.locked():
+    with place.locked() as held:
         if force and place.record.exists():
             with contextlib.suppress(RecordError, OSError):
                 place.tidy_up()  # of the finished run: an interrupted repetition goes on
@@ -117,6 +118,7 @@ def run(
                     clock,
                     tracker,
                     runs_at_once,
+                    held,
                 )
                 place.tidy_up()
                 tracker.complete(record, place.record)
@@ -193,6 +195,7 @@ def _train_and_record(
     clock: Stopwatch,
     tracker: Tracker,
     runs_at_once: int,
+    held: Hold,
 ) -> Record:
     method, data = build(experiment, corpus, data_dir)
     resumed = place.is_interrupted() and not restart
@@ -206,7 +209,7 @@ def _train_and_record(
         logger=tracker.logger,
         runs_at_once=runs_at_once,
     )
-    unnamed = place.folder / "model.unnamed.ckpt.tmp"
+    unnamed = temporary_name(place.folder / "model.ckpt")
     save_whole({"state_dict": method.saved_state()}, unnamed)
     try:
         digest = sha256_of(unnamed)
@@ -219,6 +222,7 @@ def _train_and_record(
             plugin=plugin(experiment.method),
             wall_seconds=clock.seconds + trained.log.earlier_seconds,
         )
+        held.check()
         # The model first: a record always names a model that is there.
         unnamed.replace(place.new_model(digest))
     finally:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,8 +20,9 @@ import msgspec
 
 from erc_bench.corpus.conversation import Corpus
 from erc_bench.errors import ErcBenchError, explain
+from erc_bench.execution.executors import Executor
 from erc_bench.execution.grid import do_jobs, plan
-from erc_bench.execution.jobs import Executor, Job, Result
+from erc_bench.execution.jobs import Job, Result, experiment_document, experiment_of
 from erc_bench.execution.recording import peak_memory_mib, scored
 from erc_bench.execution.run import build, identify, load_corpus, writing_below
 from erc_bench.files import cannot_write
@@ -152,6 +153,33 @@ class TrialJob(Job):
     def do(self, runs_at_once: int) -> None:
         """Train it and score dev."""
         do_trial(self, runs_at_once)
+
+    def document(self) -> dict[str, Any]:
+        """The trial as plain data, for a worker elsewhere."""
+        study = self.study
+        searched = {
+            "base": experiment_document(study.base),
+            "space": study.space,
+            "sampler_seed": study.sampler_seed,
+            "sampler": study.sampler,
+        }
+        return {**super().document(), "study": searched, "number": self.place.number}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> TrialJob:
+        """The trial of a :meth:`document`."""
+        run, searched = Job.of(document), document["study"]
+        study = Study(
+            experiment_of(searched["base"]),
+            searched["space"],
+            searched["sampler_seed"],
+            searched["sampler"],
+        )
+        at = run.place
+        place = TrialPlace.of_trial(
+            at.root, at.method, at.dataset, study.hash, document["number"], at.identity
+        )
+        return TrialJob(run.experiment, options=run.options, place=place, study=study)
 
     def result(self) -> Result | None:
         """Its score on dev, or how it failed."""

@@ -109,7 +109,7 @@ class TrialPlace(Place):
 
     def leftovers(self) -> list[Path]:
         """All of its checkpoints: it keeps none."""
-        patterns = (*UNFINISHED, "*.ckpt.tmp")
+        patterns = (*UNFINISHED, ".*.ckpt.*.tmp")
         return [file for pattern in patterns for file in self.folder.glob(pattern)]
 
 

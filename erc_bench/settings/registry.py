@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 METHODS = "erc_bench.methods"
 CORPORA = "erc_bench.datamodules"
+EXECUTORS = "erc_bench.executors"
 
 
 @cache
@@ -98,6 +99,16 @@ def corpus_source(name: str) -> CorpusSource:
 def confusable_labels(corpus: str) -> tuple[tuple[str, str], ...]:
     """Pairs of labels that annotators and models take for each other; none of an unknown corpus."""
     return corpus_source(corpus).confusable if corpus in _points(CORPORA) else ()
+
+
+def executor_names() -> list[str]:
+    """Names of all registered executors, sorted."""
+    return sorted(_points(EXECUTORS))
+
+
+def executor_class(name: str) -> Any:
+    """What makes an executor (see :mod:`erc_bench.execution.executors`), by its name."""
+    return _load(EXECUTORS, "executor", name)
 
 
 def own_modules() -> list[str]:
