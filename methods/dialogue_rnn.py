@@ -8,6 +8,7 @@ a batch are packed, and what needs no earlier state is computed for all turns at
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -195,7 +196,7 @@ class DialogueRNN(DialogueMethod):
     """DialogueRNN on utterance vectors."""
 
     Config = DialogueRNNConfig
-    context = "full"
+    context: Literal["past", "full"] = "full"
     config: DialogueRNNConfig
 
     def __init__(self, config: DialogueRNNConfig, labels: LabelSet) -> None:
