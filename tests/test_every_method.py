@@ -45,6 +45,7 @@ METHODS = {
     "dag-erc": ["lr=0.003", "batch_size=8", *VECTORS],
     "dialogue-rnn": ["lr=0.003", "batch_size=8", *VECTORS],
     "eacl": ["encoder_lr=0.003", "lr=0.003", "lr_decay=0.9", "max_len=64", "batch_size=32"],
+    "emoberta": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
     "finetune": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
     "sacl-lstm": ["lr=0.003", "batch_size=8", "accumulate=1", "epsilon=1", *VECTORS],
     "speaker-mtl": ["encoder_lr=0.002", "lr=0.005", "max_len=64"],
@@ -266,7 +267,7 @@ class Steps(Callback):
         self.gradients.append(torch.cat(every).clone())
 
 
-@pytest.mark.parametrize("method", ["eacl", "finetune", "speaker-mtl", "spcl"])
+@pytest.mark.parametrize("method", ["eacl", "emoberta", "finetune", "speaker-mtl", "spcl"])
 def test_accumulated_batches_keep_losses_of_their_own(
     method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:
