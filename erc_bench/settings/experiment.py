@@ -1,9 +1,10 @@
 """One typed configuration: method defaults < corpus < preset < ``key=value``.
 
-A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds
-``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus) and ``presets``. What
-comes out is an :class:`Experiment`: the resolved settings, and the hash over them that
-identifies finished runs.
+A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds what is
+said of it (``title``, ``paper``, ``family``, ``context``, ``trains``, ``gpu_memory_gib`` by preset
+where it is not what ``presets.yaml`` says), then ``defaults``, ``corpora`` (per corpus) and
+``presets``. What comes out is an :class:`Experiment`: the resolved settings, and the hash over them
+that identifies finished runs.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Experiment:
 
 
 def method_sheet(method: str) -> dict[str, Any]:
-    """The YAML file of a method: title, paper, context, defaults, corpora, presets."""
+    """The YAML file of a method: what is said of it, defaults, corpora, presets."""
     import yaml
 
     path = experiment_file(method)
@@ -72,7 +73,8 @@ def method_sheet(method: str) -> dict[str, Any]:
         sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ErcBenchError(f"{path} is not valid YAML: {error}.") from error
-    known = ("title", "paper", "context", "defaults", "corpora", "presets")
+    about = ("title", "paper", "family", "context", "trains", "gpu_memory_gib")
+    known = (*about, "defaults", "corpora", "presets")
     if not isinstance(sheet, dict) or "title" not in sheet:
         raise ErcBenchError(f"{path} must be a mapping with the keys {', '.join(known)}.")
     for key in sheet:
