@@ -16,27 +16,13 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from erc_bench.corpus.conversation import Dialogue
-from erc_bench.method.data import ErcDataModule
 from erc_bench.methods.dag_erc import DAGERC
 from erc_bench.methods.dag_erc import Network as DAGNetwork
 from erc_bench.methods.dialogue_rnn import DialogueRNN, EmotionStates
 from erc_bench.methods.dialogue_rnn import Network as DialogueRNNNetwork
-from erc_bench.vectors import VectorMethod
 
 from .recipe import Recipe
-from .recipe_sacl_lstm import Dialogues, SACLRecipe
-
-
-class Given(VectorMethod):
-    """A method on vectors drawn at random."""
-
-    def prepare(self, data: ErcDataModule) -> None:
-        """The vectors of all turns, the same in every call."""
-        generator = torch.Generator().manual_seed(0)
-        self.features = torch.randn(len(data.ids), self.config.features.size, generator=generator)
-        self.present = torch.ones(len(data.ids), dtype=torch.bool)
-        self.of_utterance = dict(zip(data.ids, self.features, strict=True))
-        self.reader.has_vector = self.present.numpy()  # type: ignore[attr-defined]
+from .recipe_sacl_lstm import Dialogues, Given, SACLRecipe
 
 
 class GivenDialogueRNN(Given, DialogueRNN):
