@@ -19,7 +19,7 @@ from erc_bench.corpus.conversation import Dialogue
 from erc_bench.method.data import ErcDataModule
 from erc_bench.methods.dag_erc import DAGERC
 from erc_bench.methods.dag_erc import Network as DAGNetwork
-from erc_bench.methods.dialogue_rnn import DialogueRNN, EmotionStates
+from erc_bench.methods.dialogue_rnn import DialogueRNN, Direction
 from erc_bench.methods.dialogue_rnn import Network as DialogueRNNNetwork
 from erc_bench.vectors import VectorMethod
 
@@ -47,7 +47,7 @@ class GivenDAGERC(Given, DAGERC):
     """DAG-ERC on vectors drawn at random."""
 
 
-def emotion_states(network: EmotionStates, vectors: Tensor, speakers: list[str]) -> Tensor:
+def emotion_states(network: Direction, vectors: Tensor, speakers: list[str]) -> Tensor:
     """The emotion states of one dialogue ``(T, h)`` (equations 1 to 6 of the paper), turn by turn.
 
     Args:
@@ -82,10 +82,10 @@ def dialogue_rnn_logits(
     network: DialogueRNNNetwork, vectors: Tensor, speakers: list[str]
 ) -> Tensor:
     """Logits ``(T, C)`` of the turns of one dialogue; arguments as :func:`emotion_states`."""
-    states = emotion_states(network.forwards, vectors, speakers)
-    if network.backwards is None:
+    states = emotion_states(network.directions[0], vectors, speakers)
+    if len(network.directions) == 1:
         return network.head(states)
-    back = emotion_states(network.backwards, vectors.flip(0), speakers[::-1]).flip(0)
+    back = emotion_states(network.directions[1], vectors.flip(0), speakers[::-1]).flip(0)
     both = torch.cat([states, back], dim=1)
     read = []
     for state in both:

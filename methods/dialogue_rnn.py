@@ -7,13 +7,13 @@ a batch are packed, and what needs no earlier state is computed for all turns at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from erc_bench.method import Batch, LabelSet
@@ -45,8 +45,8 @@ class BothWaysReader(DialogueReader):
         return {"backwards": turns.packed(turns.places[mirrored])}
 
 
-class EmotionStates(nn.Module):
-    """One direction of DialogueRNN: the emotion states of the turns (section 3.3 of the paper).
+class Direction(nn.Module):
+    """The layers that read a dialogue one way (section 3.3 of the paper).
 
     Args:
         size: length d of an utterance's vector.
@@ -63,73 +63,106 @@ class EmotionStates(nn.Module):
             self.party_cell = nn.GRUCell(size + hidden_size, hidden_size)
         self.emotion = nn.GRU(hidden_size if party_states else size + hidden_size, hidden_size)
 
-    def forward(self, vectors: Tensor, batch_sizes: Tensor, parties: Tensor) -> Tensor:
-        """Emotion states ``e`` ``(T, h)`` of packed turns.
 
-        Args:
-            vectors: of the turns ``(T, d)``.
-            batch_sizes: how many turns each time step has, on the CPU.
-            parties: the number of each turn's party ``(T,)``.
-        """
-        read = self.read_by_parties if self.party_states else self.read_by_context
-        states = read(vectors, batch_sizes.tolist(), parties)
-        # PyTorch has no GRU in bfloat16 for every CPU.
-        with torch.autocast(states.device.type, enabled=False):
-            return self.emotion(PackedSequence(states, batch_sizes))[0].data
+def emotion_states(
+    directions: Sequence[Direction], vectors: Tensor, batch_sizes: Tensor, parties: Tensor
+) -> list[Tensor]:
+    """The emotion states ``e`` ``(T, h)`` of packed turns, for each of D directions.
 
-    def read_by_parties(self, vectors: Tensor, sizes: list[int], parties: Tensor) -> Tensor:
-        """The state of each turn's speaker after it ``q`` ``(T, h)``."""
-        size, h = vectors.shape[1], self.global_cell.hidden_size
-        overall, party = self.global_cell, self.party_cell
-        # Of an input [vector; state] the vector's part is known for all turns.
-        of_global = F.linear(vectors, overall.weight_ih[:, :size], overall.bias_ih).split(sizes)
-        of_party = F.linear(vectors, party.weight_ih[:, :size], party.bias_ih).split(sizes)
-        of_own = torch.cat([overall.weight_ih[:, size:], party.weight_hh])
-        own_bias = torch.cat([torch.zeros_like(party.bias_hh), party.bias_hh])
-        queries = self.query(vectors).split(sizes)
-        everyone = vectors.new_zeros(int(parties.max()) + 1, h)
-        speakers = parties.split(sizes)
-        earlier = vectors.new_zeros(sizes[0], 0, h)  # global states of the turns so far
-        g = vectors.new_zeros(sizes[0], h)
-        states = []
-        for t, n in enumerate(sizes):
-            g, earlier = g[:n], earlier[:n]
-            own = everyone[speakers[t]]
-            of_g, of_q = F.linear(own, of_own, own_bias).split(3 * h, dim=1)
-            context = attended(queries[t], earlier)
-            of_context = F.linear(context, party.weight_ih[:, size:])
-            g = gru(of_global[t] + of_g, F.linear(g, overall.weight_hh, overall.bias_hh), g)
-            own = gru(of_party[t] + of_context, of_q, own)
-            everyone = everyone.index_copy(0, speakers[t], own)
-            earlier = torch.cat([earlier, g[:, None]], dim=1)
-            states.append(own)
-        return torch.cat(states)
+    All directions go through one loop over time: they are as many dialogues more, with weights of
+    their own.
 
-    def read_by_context(self, vectors: Tensor, sizes: list[int], parties: Tensor) -> Tensor:
-        """Without parties: the vector and the context of each turn ``[u; c]`` ``(T, d + h)``."""
-        overall = self.global_cell
-        of_global = F.linear(vectors, overall.weight_ih, overall.bias_ih).split(sizes)
-        queries = self.query(vectors).split(sizes)
-        earlier = vectors.new_zeros(sizes[0], 0, overall.hidden_size)
-        g = vectors.new_zeros(sizes[0], overall.hidden_size)
-        contexts = []
-        for t, n in enumerate(sizes):
-            g, earlier = g[:n], earlier[:n]
-            contexts.append(attended(queries[t], earlier).to(vectors.dtype))
-            g = gru(of_global[t], F.linear(g, overall.weight_hh, overall.bias_hh), g)
-            earlier = torch.cat([earlier, g[:, None]], dim=1)
-        return torch.cat([vectors, torch.cat(contexts)], dim=1)
+    Args:
+        directions: their layers.
+        vectors: of the turns, in the order in which each direction reads them ``(D, T, d)``.
+        batch_sizes: how many turns each time step has, on the CPU; the same in all directions.
+        parties: the number of each turn's party ``(D, T)``.
+    """
+    read = _party_states if directions[0].party_states else _contexts
+    states = read(directions, vectors, batch_sizes.tolist(), parties)
+    # PyTorch has no GRU in bfloat16 for every CPU.
+    with torch.autocast(states.device.type, enabled=False):
+        return [
+            direction.emotion(PackedSequence(own, batch_sizes))[0].data
+            for direction, own in zip(directions, states, strict=True)
+        ]
+
+
+def _party_states(
+    directions: Sequence[Direction], vectors: Tensor, sizes: list[int], parties: Tensor
+) -> Tensor:
+    """The state of each turn's speaker after it ``q`` ``(D, T, h)``."""
+    size, h = vectors.shape[2], directions[0].global_cell.hidden_size
+    overall = [direction.global_cell for direction in directions]
+    party = [direction.party_cell for direction in directions]
+    global_input, global_state, *global_biases = _stacked(overall)
+    party_input, party_state, party_bias, own_bias = _stacked(party)
+    # Of an input [vector; state] the vector's part is known for all turns.
+    of_global = _products(vectors, global_input[..., :size], global_biases[0]).split(sizes, dim=1)
+    of_party = _products(vectors, party_input[..., :size], party_bias).split(sizes, dim=1)
+    own_weight = torch.cat([global_input[..., size:], party_state], dim=1)
+    own_bias = torch.cat([torch.zeros_like(own_bias), own_bias], dim=1)
+    context_weight = party_input[..., size:].transpose(1, 2)
+    queries = vectors @ torch.stack([d.query.weight for d in directions]).transpose(1, 2)
+    count = int(parties.max()) + 1
+    everyone = vectors.new_zeros(len(directions) * count, h)
+    first = count * torch.arange(len(directions), device=parties.device)
+    speakers = (parties + first[:, None]).split(sizes, dim=1)
+    g = vectors.new_zeros(len(directions), sizes[0], h)
+    earlier = g[:, :, None, :][:, :, :0]  # global states of the turns so far
+    states = []
+    for t, (n, query) in enumerate(zip(sizes, queries.split(sizes, dim=1), strict=True)):
+        g, earlier = g[:, :n], earlier[:, :n]
+        who = speakers[t].flatten()
+        own = everyone[who].view(g.shape)
+        of_g, of_q = _products(own, own_weight, own_bias).split(3 * h, dim=2)
+        of_context = attended(query, earlier) @ context_weight
+        g = gru(of_global[t] + of_g, _products(g, global_state, global_biases[1]), g)
+        own = gru(of_party[t] + of_context, of_q, own)
+        everyone = everyone.index_copy(0, who, own.flatten(0, 1))
+        earlier = torch.cat([earlier, g[:, :, None]], dim=2)
+        states.append(own)
+    return torch.cat(states, dim=1)
+
+
+def _contexts(
+    directions: Sequence[Direction], vectors: Tensor, sizes: list[int], parties: Tensor
+) -> Tensor:
+    """Without parties: the vector and the context of each turn ``[u; c]`` ``(D, T, d + h)``."""
+    of_input, of_state, bias, state_bias = _stacked([d.global_cell for d in directions])
+    of_global = _products(vectors, of_input, bias).split(sizes, dim=1)
+    queries = vectors @ torch.stack([d.query.weight for d in directions]).transpose(1, 2)
+    g = vectors.new_zeros(len(directions), sizes[0], directions[0].global_cell.hidden_size)
+    earlier = g[:, :, None, :][:, :, :0]
+    contexts = []
+    for t, (n, query) in enumerate(zip(sizes, queries.split(sizes, dim=1), strict=True)):
+        g, earlier = g[:, :n], earlier[:, :n]
+        contexts.append(attended(query, earlier).to(vectors.dtype))
+        g = gru(of_global[t], _products(g, of_state, state_bias), g)
+        earlier = torch.cat([earlier, g[:, :, None]], dim=2)
+    return torch.cat([vectors, torch.cat(contexts, dim=1)], dim=2)
+
+
+def _stacked(cells: Sequence[nn.GRUCell]) -> list[Tensor]:
+    """Weights and biases of several cells ``(D, …)``: of the input, of the state."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    return [torch.stack([getattr(cell, name) for cell in cells]) for name in names]
+
+
+def _products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``W x + b`` ``(D, n, out)`` of ``x`` ``(D, n, in)``, for each of D directions."""
+    return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
 
 
 def attended(queries: Tensor, earlier: Tensor) -> Tensor:
-    """``c = Σ_j softmax_j(query · g_j) g_j`` ``(n, h)``; 0 where nothing is earlier.
+    """``c = Σ_j softmax_j(query · g_j) g_j`` ``(D, n, h)``; 0 where nothing is earlier.
 
     Args:
-        queries: ``(n, h)``.
-        earlier: the global states of the turns before ``(n, t, h)``.
+        queries: ``(D, n, h)``.
+        earlier: the global states of the turns before ``(D, n, t, h)``.
     """
-    weights = (earlier @ queries[:, :, None]).softmax(dim=1)
-    return (weights.transpose(1, 2) @ earlier)[:, 0]
+    weights = (earlier @ queries[..., None]).softmax(dim=2)
+    return (weights.transpose(2, 3) @ earlier)[:, :, 0]
 
 
 class Network(nn.Module):
@@ -156,12 +189,11 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.forwards = EmotionStates(size, hidden_size, party_states)
-        width = hidden_size
-        self.backwards: EmotionStates | None = None
+        self.directions = nn.ModuleList(
+            Direction(size, hidden_size, party_states) for _ in range(1 + bidirectional)
+        )
+        width = len(self.directions) * hidden_size
         if bidirectional:
-            self.backwards = EmotionStates(size, hidden_size, party_states)
-            width = 2 * hidden_size
             self.match = nn.Linear(width, width, bias=False)  # W_β
         self.head = nn.Sequential(
             nn.Linear(width, hidden_size),
@@ -174,14 +206,20 @@ class Network(nn.Module):
         """Logits ``(T, C)`` of packed turns from their vectors ``(T, d)``."""
         batch_sizes, parties = batch["turns"].batch_sizes, batch["parties"]
         vectors = self.dropout(vectors)
-        states = self.forwards(vectors, batch_sizes, parties)
+        both = len(self.directions) > 1
+        if both:
+            back = batch["backwards"]
+            vectors = torch.stack([vectors, vectors[back]])
+            parties = torch.stack([parties, parties[back]])
+        else:
+            vectors, parties = vectors[None], parties[None]
+        layers = cast("list[Direction]", list(self.directions))
+        states = emotion_states(layers, vectors, batch_sizes, parties)
         with torch.autocast(vectors.device.type, enabled=False):
-            if self.backwards is not None:
-                back = batch["backwards"]
-                other = self.backwards(vectors[back], batch_sizes, parties[back])[back]
-                states = self.dropout(torch.cat([states, other], dim=1))
-                return self.head(self.over_the_dialogue(states, batch_sizes))
-            return self.head(self.dropout(states))
+            if both:
+                each = self.dropout(torch.cat([states[0], states[1][back]], dim=1))
+                return self.head(self.over_the_dialogue(each, batch_sizes))
+            return self.head(self.dropout(states[0]))
 
     def over_the_dialogue(self, states: Tensor, batch_sizes: Tensor) -> Tensor:
         """``Σ_j softmax_j(e_tᵀ W_β e_j) e_j`` over the turns of the dialogue ``(T, 2h)``."""

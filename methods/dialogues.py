@@ -172,15 +172,15 @@ class DialogueMethod(VectorMethod):
 
 
 def gru(of_input: Tensor, of_state: Tensor, state: Tensor) -> Tensor:
-    """The next state ``(n, h)`` of a GRU whose products are already made.
+    """The next state ``(…, h)`` of a GRU whose products are already made.
 
     Args:
-        of_input: ``W_ih x + b_ih`` ``(n, 3h)``, in the order of :class:`torch.nn.GRUCell`.
-        of_state: ``W_hh h + b_hh`` ``(n, 3h)``.
-        state: h ``(n, h)``.
+        of_input: ``W_ih x + b_ih`` ``(…, 3h)``, in the order of :class:`torch.nn.GRUCell`.
+        of_state: ``W_hh h + b_hh`` ``(…, 3h)``.
+        state: h ``(…, h)``.
     """
-    size = state.shape[1]
-    gates = (of_input[:, : 2 * size] + of_state[:, : 2 * size]).sigmoid()
-    reset, update = gates.chunk(2, dim=1)
-    new = (of_input[:, 2 * size :] + reset * of_state[:, 2 * size :]).tanh()
+    size = state.shape[-1]
+    gates = (of_input[..., : 2 * size] + of_state[..., : 2 * size]).sigmoid()
+    reset, update = gates.chunk(2, dim=-1)
+    new = (of_input[..., 2 * size :] + reset * of_state[..., 2 * size :]).tanh()
     return new + update * (state - new)
