@@ -1,4 +1,5 @@
-"""Writes the tables of README.md and docs/results.md from the leaderboard's records.
+"""Writes the tables of README.md and docs/results.md from the leaderboard's records, and that of
+the methods from their YAML files.
 
     python -m docs.tables            # after `erc-bench leaderboard`
     python -m docs.tables --check    # writes nothing; exit 1 if a table is stale
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from erc_bench.leaderboard.tables import markdown_table, p_value, signed
+from erc_bench.settings.methods import method_entries
 
 ROOT = Path(__file__).resolve().parent.parent
 BOARD = ROOT / "leaderboard"
@@ -109,8 +111,21 @@ def reproduced() -> str:
     return "\n".join(["", *lines, ""])
 
 
+def methods() -> str:
+    """The methods that have a card, with what they are."""
+    head = ("name", "method", "family", "context", "trains", "GPU GiB", "needs a GPU", "card")
+    body = []
+    for m in method_entries():
+        card = f"methods/{m.name.replace('-', '_')}.md"
+        if (ROOT / card).is_file():
+            cells = [m.title, m.family, m.context, m.trains, m.memory, m.needs_gpu]
+            body.append([f"`{m.name}`", *cells, f"[card]({card})"])
+    return markdown_table(head, body, "lllllrll")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": reproduced,
+    "methods": methods,
     "published meld": partial(published, "meld"),
     **{f"results {name}": partial(results, name) for name in corpora()},
 }

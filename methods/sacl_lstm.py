@@ -21,9 +21,8 @@ batch more
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -38,23 +37,20 @@ from erc_bench.method import (
     Columns,
     Dialogue,
     ErcDataModule,
-    ErcMethod,
     Example,
     LabelSet,
-    MethodConfig,
     Ragged,
     Reader,
 )
 from erc_bench.method.config import above, added_later, at_least, between_0_and_1
-from erc_bench.vectors import FeatureConfig, utterance_vectors, vector_size, vectors_identity
+from erc_bench.vectors import VectorMethod, VectorMethodConfig
 
 
 @dataclass
-class SACLConfig(MethodConfig):
+class SACLConfig(VectorMethodConfig):
     """Hyper-parameters of SACL-LSTM; defaults as in the paper for MELD."""
 
     encoder: str = "FacebookAI/roberta-large"  # hub id or folder
-    features: FeatureConfig = field(default_factory=FeatureConfig)  # the vectors of the utterances
     epochs: int = 100  # passes over the training split
     batch_size: int = 16  # dialogues per batch
     accumulate: int = 2  # batches per optimiser step; their gradients are added
@@ -344,25 +340,22 @@ Output = tuple[Tensor, Tensor]
 """States ``u`` ``(N, 4h)`` and log-probabilities ``(N, C)`` of a batch's targets."""
 
 
-class SACLLSTM(ErcMethod):
+class SACLLSTM(VectorMethod):
     """Supervised adversarial contrastive learning over a Dual-LSTM."""
 
     Config = SACLConfig
     context = "full"
     config: SACLConfig
     reader: DialogueReader
-    features: Tensor
     class_weights: Tensor
-    encoder_key: Tensor
 
     def __init__(self, config: SACLConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
         # Two losses and two backward passes a step.
         self.automatic_optimization = False
         self.reader = DialogueReader(config.pad_through)
-        size = vector_size(config.encoder, config.features)
         self.network = DualLSTM(
-            size,
+            self.vector_size,
             len(labels),
             config.hidden_size,
             config.layers,
@@ -370,30 +363,12 @@ class SACLLSTM(ErcMethod):
             config.speaker_lstm,
         )
         self.register_buffer("class_weights", torch.ones(len(labels)))
-        # Which fine-tuned encoder made the vectors, so that those of new dialogues are its too.
-        self.register_buffer("encoder_key", torch.zeros(32, dtype=torch.uint8))
-        self.register_buffer("features", torch.empty(0, size), persistent=False)
-        self.fine_tuning: dict[str, Any] = {}  # where that encoder was trained, and how long
-
-    @classmethod
-    def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
-        """The encoder, or the file of vectors that is read instead."""
-        assert isinstance(config, SACLConfig)
-        return vectors_identity(config.encoder, config.features)
 
     def prepare(self, data: ErcDataModule) -> None:
         """The vectors of all turns, and the class weights of train."""
-        found = utterance_vectors(
-            data.corpus,
-            self.config.encoder,
-            self.config.features,
-            key=bytes(self.encoder_key.tolist()) if self.encoder_key.any() else None,
-        )
-        self.features = found.vectors.to(self.device)
-        self.reader.has_vector = found.present.numpy()
-        self.fine_tuning = found.fine_tuning
+        super().prepare(data)
+        self.reader.has_vector = self.present.numpy()
         trained = self.class_weights.ne(1).any()
-        self.encoder_key = torch.tensor(list(found.key), dtype=torch.uint8, device=self.device)
         if self.config.class_weights != "none" and "train" in data.splits and not trained:
             gold = data.gold[data.rows("train")]
             counts = torch.bincount(gold, minlength=len(self.labels)).clamp(min=1)
@@ -401,14 +376,6 @@ class SACLLSTM(ErcMethod):
             if self.config.class_weights == "log_inverse":
                 inverse = inverse.log()
             self.class_weights = inverse.to(self.device)
-
-    def recorded(self) -> dict[str, Any]:
-        """Which vectors they were, for two fine-tunings of one encoder are told apart by them; and
-        what is known of that fine-tuning."""
-        vectors = hashlib.sha256(self.features.cpu().numpy().tobytes()).hexdigest()
-        return {"vectors": vectors} | (
-            {"fine_tuning": self.fine_tuning} if self.fine_tuning else {}
-        )
 
     def forward(self, batch: Batch, vectors: Tensor | None = None) -> Output:
         """States and log-probabilities of the targets, if given of other vectors ``(T, d)``."""

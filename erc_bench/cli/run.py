@@ -255,17 +255,20 @@ def print_settings(names: Sequence[str]) -> None:
 
 
 def methods() -> None:
-    """List the methods."""
+    """List the methods.
+
+    GPU GiB is what a run is reckoned to need with the presets paper, base and small.
+    """
     from rich.table import Table
 
-    from erc_bench.settings.experiment import method_sheet
-    from erc_bench.settings.registry import method_names
+    from erc_bench.settings.methods import method_entries
 
     table = Table(box=None)
     table.add_column("name", no_wrap=True)
-    for column in ("method", "context", "paper"):
+    columns = ("method", "family", "context", "trains", "GPU GiB", "needs a GPU", "paper")
+    for column in columns:
         table.add_column(column)
-    for name in method_names():
-        sheet = method_sheet(name)
-        table.add_row(name, sheet["title"], sheet.get("context", ""), sheet.get("paper", ""))
+    for m in method_entries():
+        row = (m.title, m.family, m.context, m.trains, m.memory, m.needs_gpu, m.paper)
+        table.add_row(m.name, *row)
     common.results().print(table)

@@ -1,10 +1,11 @@
 """One typed configuration: method defaults < corpus < preset < variant < ``key=value``.
 
-A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds
-``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus), ``presets`` and
-``variants`` (the method without one of its parts), and ``space``, what is drawn from when it is
-tuned (:mod:`erc_bench.settings.space`). What comes out is an :class:`Experiment`: the resolved
-settings, and the hash over them that identifies finished runs.
+A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds what is
+said of it (``title``, ``paper``, ``family``, ``context``, ``trains``, ``gpu_memory_gib`` by preset
+where it is not what ``presets.yaml`` says), then ``defaults``, ``corpora`` (per corpus),
+``presets`` and ``variants`` (the method without one of its parts), and ``space``, what is drawn
+from when it is tuned (:mod:`erc_bench.settings.space`). What comes out is an :class:`Experiment`:
+the resolved settings, and the hash over them that identifies finished runs.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Experiment:
 
 
 def method_sheet(method: str) -> dict[str, Any]:
-    """The YAML file of a method: title, paper, context, defaults, corpora, presets, variants,
+    """The YAML file of a method: what is said of it, defaults, corpora, presets, variants,
     space."""
     import yaml
 
@@ -95,7 +96,8 @@ def method_sheet(method: str) -> dict[str, Any]:
         sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ErcBenchError(f"{path} is not valid YAML: {error}.") from error
-    known = ("title", "paper", "context", "defaults", "corpora", "presets", "variants", "space")
+    about = ("title", "paper", "family", "context", "trains", "gpu_memory_gib")
+    known = (*about, "defaults", "corpora", "presets", "variants", "space")
     if not isinstance(sheet, dict) or "title" not in sheet:
         raise ErcBenchError(f"{path} must be a mapping with the keys {', '.join(known)}.")
     for key in sheet:
