@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from erc_bench.cli import common
@@ -25,9 +26,13 @@ def tune(
     trials: Whole = 20,
     seeds: Whole | None = None,
     sampler_seed: Whole = 0,
-    retry: bool = False,
+    restart: bool = False,
+    retry_failed: bool = False,
     wandb: Literal["online", "offline", "off"] | None = None,
     jobs: Whole | None = None,
+    executor: str = "local",
+    resources: Annotated[tuple[str, ...], Several] = (),
+    retries: Whole = 3,
     data_dir: DataDir = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> int:
@@ -43,22 +48,28 @@ def tune(
         trials: How many, trial 0 among them (default: 20).
         seeds: Train the seeds 1 to N with the best trial's settings.
         sampler_seed: Another one draws other settings (default: 0).
-        retry: Do trials again that failed.
+        restart: Begin interrupted trials anew.
+        retry_failed: Do trials again that failed.
         wandb: How to log the seeds to W&B (default: $WANDB_MODE, then online if logged in, else
             offline); trials are not logged.
-        jobs: How many at a time (default: as many as the GPU and the cores do well).
+        jobs: How many at a time (default: as many as the GPU and the cores do well; of a cluster,
+            as many as there is room for).
+        executor: What does trials and seeds: local, ray, slurm, or a plug-in.
+        resources: What each needs: cpus, gpus, memory_gib, minutes, devices, nodes, options of an
+            engine (slurm.partition=gpu), or a YAML file of these.
+        retries: How often one is put again that was preempted, lost its machine or its time.
     """
-    from erc_bench.cli.run import experiments
+    from erc_bench.cli.run import experiments, grid_options
 
     for option, value, least in (
         ("--trials", trials, 1),
         ("--seeds", seeds, 1),
-        ("--jobs", jobs, 1),
         ("--sampler-seed", sampler_seed, 0),
     ):
         if value is not None and value < least:
             raise ErcBenchError(f"{option} {value} is too few: give {least} or more.")
     bases = experiments(*overrides, method=method, dataset=dataset, preset=preset)
+    on_grid = grid_options(jobs, executor, resources, retries)
     from erc_bench.execution.tuning import search
     from erc_bench.settings.space import study
     from erc_bench.tracking import wandb_mode
@@ -66,7 +77,11 @@ def tune(
     log_to = wandb_mode(wandb, leaderboard_dir)
     studies = [study(base, sampler_seed) for base in bases]
     found, complaints = search(
-        studies, trials, leaderboard_dir, data_dir=data_dir, retry=retry, workers=jobs
+        *(studies, trials, leaderboard_dir),
+        data_dir=data_dir,
+        restart=restart,
+        retry=retry_failed,
+        **on_grid,
     )
     out = common.results()
     for searched in found:
@@ -77,17 +92,17 @@ def tune(
     for searched in found:
         if searched not in over:
             common.complain(unfinished(searched, trials))
-    options = {"data_dir": data_dir, "wandb": log_to}
+    options = {"data_dir": data_dir, "wandb": log_to, **on_grid}
     failed, runs = 0, list[str]()
     if seeds and over:
-        failed, runs = _seeds(over, seeds, leaderboard_dir, jobs, options)
+        failed, runs = _seeds(over, seeds, leaderboard_dir, options)
     for searched in over:
         out.print(onwards(searched, runs), soft_wrap=True)
     return 1 if failed or len(over) < len(found) else 0
 
 
 def _seeds(
-    over: list[Searched], seeds: int, root: Any, jobs: int | None, options: dict[str, Any]
+    over: list[Searched], seeds: int, root: Path, options: dict[str, Any]
 ) -> tuple[int, list[str]]:
     """Train fresh seeds of the best settings, print their scores; how many failed, and the names
     of all."""
@@ -96,7 +111,7 @@ def _seeds(
 
     chosen = [searched.chosen(seed) for searched in over for seed in range(1, seeds + 1)]
     names = take_over(chosen, root, options["data_dir"])
-    report = run_grid(chosen, root, workers=jobs, **options)
+    report = run_grid(chosen, root, **options)
     report.render(common.results())
     for complaint in report.complaints():
         common.complain(complaint)
@@ -148,7 +163,7 @@ def unfinished(searched: Searched, trials: int) -> str:
         )
     return (
         f"{name}: all {trials} trials failed, so there is nothing to choose. The first: "
-        f"{searched.trials[0].reason} --retry does failed ones again."
+        f"{searched.trials[0].reason} --retry-failed does them again."
     )
 
 
