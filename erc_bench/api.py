@@ -82,6 +82,7 @@ def run(
     wandb: str = "off",
     restart: bool = False,
     force: bool = False,
+    devices: int = 1,
 ) -> Run:
     """Train, select on dev, score test once, and leave a record; a finished run is not done again.
 
@@ -96,12 +97,14 @@ def run(
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
         restart: begin an interrupted run anew.
         force: repeat a finished run.
+        devices: GPUs that train it together.
 
     Raises:
         ErcBenchError: something that the caller can mend.
     """
     import json
 
+    from erc_bench.execution.resources import Devices
     from erc_bench.execution.run import run as run_experiment
     from erc_bench.settings.experiment import resolve
 
@@ -117,6 +120,7 @@ def run(
         wandb=wandb,
         restart=restart,
         force=force,
+        devices=Devices(devices),
     )
     return Run(outcome.path, outcome.record)
 

@@ -41,6 +41,7 @@ from erc_bench.method import (
     LabelSet,
     Ragged,
     Reader,
+    devices,
 )
 from erc_bench.method.config import above, added_later, at_least, between_0_and_1
 from erc_bench.vectors import VectorMethod, VectorMethodConfig
@@ -377,10 +378,14 @@ class SACLLSTM(VectorMethod):
                 inverse = inverse.log()
             self.class_weights = inverse.to(self.device)
 
-    def forward(self, batch: Batch, vectors: Tensor | None = None) -> Output:
-        """States and log-probabilities of the targets, if given of other vectors ``(T, d)``."""
-        if vectors is None:
-            vectors = self.features[batch["turns"]]
+    def forward(self, batch: Batch, own: tuple[Tensor, Tensor] | None = None) -> Output:
+        """States and log-probabilities of the targets, if given of other vectors ``(T, d)``: of
+        turns ``(T,)``, the batch's own among them."""
+        turns = batch["turns"]
+        if own is None:
+            vectors = self.features[turns]
+        else:
+            vectors = own[1][(turns[:, None] == own[0]).int().argmax(dim=1)]
         hidden = self.network(vectors, batch["situation"], batch["speaker"])[batch["targets"]]
         return hidden, self.network.log_probs(hidden)
 
@@ -426,11 +431,17 @@ class SACLLSTM(VectorMethod):
         """Both passes, and every ``accumulate`` batches a step of the optimiser."""
         utterances = len(batch["labels"])
         attacked = self.attacked()
-        vectors = None
+        own, backward = None, self.manual_backward
         if attacked and self.config.attack == "vectors":  # as one matrix, instead of the weights
             vectors = nn.Parameter(self.features[batch["turns"]])
-            attacked = [vectors]
-        parts = self.loss(self(batch, vectors), batch)
+            own, attacked = (batch["turns"], vectors), [vectors]
+
+            def backward(loss: Tensor, **options: Any) -> None:
+                self.manual_backward(loss, **options)
+                assert vectors.grad is not None
+                vectors.grad = devices.mean(vectors.grad)
+
+        parts = self.loss(self.whole_output(batch, own), batch)
         values = {f"train/{name}": value.detach() for name, value in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=utterances)
         if attacked:
@@ -439,7 +450,9 @@ class SACLLSTM(VectorMethod):
             weight = self.config.adversarial_contrastive_weight
             adversarial_backward(
                 utterances * parts["loss"],
-                lambda: utterances * self.loss(self(batch, vectors), batch, weight)["loss"],
+                lambda: (
+                    utterances * self.loss(self.whole_output(batch, own), batch, weight)["loss"]
+                ),
                 attacked,
                 others,
                 self.config.epsilon,

@@ -31,7 +31,16 @@ from torch.nn import functional as F
 
 from erc_bench.encoders.loading import load_encoder
 from erc_bench.encoders.optimisation import adamw
-from erc_bench.method import Batch, Columns, ErcDataModule, ErcMethod, LabelSet, MethodConfig
+from erc_bench.errors import ErcBenchError
+from erc_bench.method import (
+    Batch,
+    Columns,
+    ErcDataModule,
+    ErcMethod,
+    LabelSet,
+    MethodConfig,
+    devices,
+)
 from erc_bench.method.config import above, added_later, at_least, between_0_and_1
 from erc_bench.method.ragged import Ragged
 
@@ -286,10 +295,16 @@ class SPCL(ErcMethod):
         if self.training:
             self.prototypes.push(h.detach(), labels)
             if self.config.fgm:
+                if devices.position().sharded:
+                    raise ErcBenchError(
+                        "fgm moves the word embeddings, of which with --strategy fsdp no device "
+                        "has all. Leave one of the two out."
+                    )
                 words = self.word_embeddings()
-                (gradient,) = torch.autograd.grad(parts["loss"], words, retain_graph=True)
+                (own,) = torch.autograd.grad(parts["loss"], words, retain_graph=True)
+                gradient = devices.mean(own)
                 step = self.config.fgm * gradient / gradient.norm().clamp_min(EPSILON)
-                shifted = self(batch, words + step)
+                shifted = self.whole_output(batch, words + step)
                 adversarial = self._parts(shifted, labels, prototypes)["loss"]
                 parts |= {"loss": parts["loss"] + adversarial, "adversarial": adversarial}
         return parts

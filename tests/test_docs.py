@@ -88,6 +88,21 @@ def test_the_tour_of_tuning_runs(tiny_encoder: str, tmp_path: Path) -> None:
     assert "E best of 2" in board
 
 
+def test_the_commands_for_several_devices_are_commands() -> None:
+    page = (ROOT / "docs" / "several-devices.md").read_text(encoding="utf-8")
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
+    begin = re.compile(
+        r"^(?:srun .*?|torchrun .*? -m )?(?:erc-bench|erc_bench\.cli) ", re.MULTILINE
+    )
+    asked = [line[found.end() :] for line in blocks.splitlines() if (found := begin.match(line))]
+    assert len(asked) == len(blocks.splitlines()) == 6
+    for command in asked:
+        function, given, _ = app.parse_args(shlex.split(command))
+        assert function is run.run
+        arguments = dict(given.arguments)
+        experiments(*arguments.pop("overrides", ()), method=arguments["method"], dataset=["meld"])
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
     for page in [*pages, *(ROOT / "methods").glob("*.md")]:

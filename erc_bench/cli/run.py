@@ -37,6 +37,9 @@ def run(
     resources: Annotated[tuple[str, ...], Several] = (),
     retries: Whole = 3,
     detach: bool = False,
+    devices: Whole = 1,
+    nodes: Whole = 1,
+    strategy: Literal["ddp", "fsdp"] = "ddp",
     data_dir: DataDir = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> int:
@@ -63,6 +66,9 @@ def run(
             an engine (slurm.partition=gpu), or a YAML file of these.
         retries: How often a run is put again that was preempted, lost its machine or its time.
         detach: Queue the runs and return; the same command later picks them up.
+        devices: GPUs that train one run together, of each machine.
+        nodes: Machines; srun or torchrun starts the command for every device.
+        strategy: fsdp lets each device keep only its part of an encoder and of the optimiser.
     """
     wanted = experiments(
         *overrides,
@@ -73,8 +79,17 @@ def run(
         seed=seed,
         seeds=seeds,
     )
+<<<<<<< HEAD
     on_grid = grid_options(jobs, executor, resources, retries)
     from erc_bench.execution.grid import run_grid
+=======
+    if jobs is not None and jobs < 1:
+        raise ErcBenchError(f"--jobs {jobs} leaves nobody to run anything: give 1 or more.")
+    from erc_bench.execution.devices import check
+    from erc_bench.execution.executors import make_executor
+    from erc_bench.execution.grid import run_grid
+    from erc_bench.execution.resources import Devices, parse_resources
+>>>>>>> devices
     from erc_bench.execution.run import run as run_one
     from erc_bench.tracking import wandb_mode
 
@@ -83,11 +98,34 @@ def run(
         "restart": restart,
         "force": force,
         "wandb": wandb_mode(wandb, leaderboard_dir),
+        "devices": Devices(devices, nodes, strategy == "fsdp"),
     }
     if len(wanted) == 1 and executor == "local" and not detach:
-        print_outcome(run_one(wanted[0], leaderboard_dir, **options))
+        outcome = run_one(wanted[0], leaderboard_dir, **options)
+        if not outcome.elsewhere:
+            print_outcome(outcome)
         return 0
+<<<<<<< HEAD
     report = run_grid(wanted, leaderboard_dir, **options, **on_grid, detach=detach)
+=======
+    if nodes > 1:
+        raise ErcBenchError(
+            f"--nodes {nodes} is for one run that srun or torchrun starts, with one --method, "
+            "--dataset and --seed and without --executor. A run of a grid has one machine."
+        )
+    if retries < 0:
+        raise ErcBenchError(f"--retries {retries} is no number of attempts: give 0 or more.")
+    needs = parse_resources(resources, executor_names())
+    if devices > 1:  # each run takes as many
+        needs = replace(needs, devices=devices)
+    if executor == "local":
+        check(options["devices"])
+        jobs = 1 if jobs is None and devices > 1 else jobs
+    options |= {"workers": jobs, "resources": needs, "retries": retries, "detach": detach}
+    if executor != "local":
+        options["executor"] = make_executor(executor, needs.of(executor))
+    report = run_grid(wanted, leaderboard_dir, **options)
+>>>>>>> devices
     report.render(common.results())
     if report.left:
         common.results().print(

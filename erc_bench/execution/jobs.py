@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.execution.resources import Resources
+from erc_bench.execution.resources import Devices, Resources
 from erc_bench.files import cannot_write, replacing, temporary_name
 from erc_bench.leases import HeldError, hold, holder, is_held
 from erc_bench.records.place import Identity, Place
@@ -280,10 +280,14 @@ def _other(what: str) -> str:
 
 
 def _encoded(value: Any) -> Any:
+    if isinstance(value, Devices):
+        return {"devices": asdict(value)}
     return {"path": str(value)} if isinstance(value, Path) else value
 
 
 def _decoded(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"devices"}:
+        return Devices(**value["devices"])
     return Path(value["path"]) if isinstance(value, dict) and set(value) == {"path"} else value
 
 

@@ -14,6 +14,26 @@ from erc_bench.settings.presets import memory_gib, presets
 
 
 @dataclass(frozen=True)
+class Devices:
+    """What a run is trained on. It is no setting: the training is the same on any number."""
+
+    each: int = 1
+    """Devices of a machine."""
+    nodes: int = 1
+    """Machines."""
+    sharded: bool = False
+    """Whether each device keeps only its part of the weights and of the optimiser's state."""
+
+    @property
+    def count(self) -> int:
+        """Devices in all."""
+        return self.each * self.nodes
+
+
+ONE_DEVICE = Devices()
+
+
+@dataclass(frozen=True)
 class Resources:
     """What one run has to itself. None: a default by what the run is, or the engine's own."""
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import seed_everything
+from torch import Tensor
 
 from erc_bench.corpus.conversation import SPLITS, Corpus
 from erc_bench.errors import ErcBenchError
+from erc_bench.execution.devices import Team
 from erc_bench.execution.recording import forget_peak_memory, make_record
+from erc_bench.execution.resources import ONE_DEVICE, Devices
 from erc_bench.files import FULL, UNWRITABLE, cannot_write, sha256_of, temporary_name
 from erc_bench.leases import Hold
 from erc_bench.method.contract import ErcMethod
@@ -21,13 +25,14 @@ from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import Stopwatch, say
 from erc_bench.records.place import Identity, Place
 from erc_bench.records.schema import Record, RecordError
-from erc_bench.records.store import write_record
+from erc_bench.records.store import read_record, write_record
 from erc_bench.settings.experiment import Experiment
 from erc_bench.settings.registry import corpus_source, method_class, plugin
 from erc_bench.tracking.run import Tracker
 from erc_bench.training.checkpoints import save_whole
 from erc_bench.training.frameworks import quiet_frameworks
-from erc_bench.training.train import train
+from erc_bench.training.scoring import Predicted
+from erc_bench.training.train import Trained, train
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Outcome:
     path: Path
     skipped: bool = False
     """It was finished before and not done again."""
+    elsewhere: bool = False
+    """Another process of a run on several devices did it, and says so."""
 
 
 def run(
@@ -50,6 +57,7 @@ def run(
     wandb: str = "off",
     runs_at_once: int = 1,
     expected: Place | None = None,
+    devices: Devices = ONE_DEVICE,
 ) -> Outcome:
     """Train, select on dev, score test once, and leave a record.
 
@@ -68,11 +76,44 @@ def run(
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
         runs_at_once: how many runs of its command are done at a time, at most; for the record.
         expected: the place of the run as whoever sent it here knows it.
+        devices: what it is trained on.
 
     Raises:
         RunTakenError: another process is at the same run.
         ErcBenchError: whatever else a user can mend.
     """
+    team = Team(devices, _follow)
+    if team.follows:
+        path = team.follow()
+        return Outcome(read_record(path), path, elsewhere=True)
+    with team.leading():
+        outcome = _run(
+            experiment,
+            root,
+            team,
+            data_dir=data_dir,
+            restart=restart,
+            force=force,
+            wandb=wandb,
+            runs_at_once=runs_at_once,
+            expected=expected,
+        )
+        team.end(outcome.path)
+    return outcome
+
+
+def _run(
+    experiment: Experiment,
+    root: Path,
+    team: Team,
+    *,
+    data_dir: Path | None,
+    restart: bool,
+    force: bool,
+    wandb: str,
+    runs_at_once: int,
+    expected: Place | None,
+) -> Outcome:
     clock = Stopwatch()
     with quiet_frameworks():
         corpus = load_corpus(experiment.dataset, data_dir)
@@ -108,17 +149,9 @@ def run(
                 Tracker(experiment, root, wandb) as tracker,
                 quiet_frameworks(),
             ):
+                task = Task(experiment, place.folder, data_dir, restart, runs_at_once)
                 record = _train_and_record(
-                    experiment,
-                    place,
-                    identity,
-                    corpus,
-                    data_dir,
-                    restart,
-                    clock,
-                    tracker,
-                    runs_at_once,
-                    held,
+                    task, team, place, identity, corpus, clock, tracker, held
                 )
                 place.tidy_up()
                 tracker.complete(record, place.record)
@@ -185,39 +218,73 @@ def build(
     return method, ErcDataModule(corpus, method, seed=experiment.seed, data_dir=data_dir)
 
 
-def _train_and_record(
-    experiment: Experiment,
-    place: Place,
-    identity: Identity,
-    corpus: Corpus,
-    data_dir: Path | None,
-    restart: bool,
-    clock: Stopwatch,
-    tracker: Tracker,
-    runs_at_once: int,
-    held: Hold,
-) -> Record:
-    method, data = build(experiment, corpus, data_dir)
-    resumed = place.is_interrupted() and not restart
-    tracker.start(identity.encoder, resumed)
+@dataclass(frozen=True)
+class Task:
+    """What every device of a run is told."""
+
+    experiment: Experiment
+    folder: Path
+    data_dir: Path | None
+    restart: bool
+    runs_at_once: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came out of the training."""
+
+    trained: Trained
+    state: Mapping[str, Tensor]
+    """What the method saves of its weights."""
+    predictions: Mapping[str, Predicted]
+
+
+def _follow(task: Task) -> None:
+    """What every device but the first does of a run."""
+    with quiet_frameworks():
+        corpus = load_corpus(task.experiment.dataset, task.data_dir)
+        _train(task, *build(task.experiment, corpus, task.data_dir))
+
+
+def _train(task: Task, method: ErcMethod, data: ErcDataModule, **options: Any) -> Done:
+    """What all devices of a run do together."""
     trained = train(
         method,
         data,
-        place.folder,
-        restart=restart,
-        callbacks=tracker.callbacks(),
-        logger=tracker.logger,
-        runs_at_once=runs_at_once,
+        task.folder,
+        restart=task.restart,
+        runs_at_once=task.runs_at_once,
+        **options,
     )
+    state = method.saved_state()
+    return Done(trained, state, {split: trained.predict(split) for split in ("dev", "test")})
+
+
+def _train_and_record(
+    task: Task,
+    team: Team,
+    place: Place,
+    identity: Identity,
+    corpus: Corpus,
+    clock: Stopwatch,
+    tracker: Tracker,
+    held: Hold,
+) -> Record:
+    experiment = task.experiment
+    with team.working(task):
+        method, data = build(experiment, corpus, task.data_dir)
+        tracker.start(identity.encoder, place.is_interrupted() and not task.restart)
+        done = _train(task, method, data, callbacks=tracker.callbacks(), logger=tracker.logger)
+    trained = done.trained
     unnamed = temporary_name(place.folder / "model.ckpt")
-    save_whole({"state_dict": method.saved_state()}, unnamed)
+    save_whole({"state_dict": dict(done.state)}, unnamed)
     try:
         digest = sha256_of(unnamed)
         record = make_record(
             experiment,
             trained,
             identity,
-            predictions={split: trained.predict(split) for split in ("dev", "test")},
+            predictions=done.predictions,
             model=(place.new_model(digest).name, digest),
             plugin=plugin(experiment.method),
             wall_seconds=clock.seconds + trained.log.earlier_seconds,

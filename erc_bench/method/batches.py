@@ -15,8 +15,10 @@ class Batches(Sampler[np.ndarray]):
     """Batches of example indices, of similar length each.
 
     In training the examples are shuffled, sorted by length within pools of ``POOL`` batches and
-    cut; the batches are then shuffled. Otherwise the longest come first. Every process of
-    several takes its share of the batches.
+    cut; the batches are then shuffled, and are the same in every process. Otherwise the longest
+    come first, and every process of several takes its share of the batches. They all get equally
+    many, since a network may need all of them at once: behind the ``own`` ones a process may have
+    one more, which is another's.
     """
 
     def __init__(
@@ -43,12 +45,19 @@ class Batches(Sampler[np.ndarray]):
         """Shuffle differently from now on; Lightning calls it."""
         self.epoch = epoch
 
-    def __len__(self) -> int:
+    @property
+    def _batches(self) -> int:
+        """How many there are."""
         count = len(self.examples) / self.batch_size
-        batches = int(count) if self.whole else int(np.ceil(count))
-        if self.seed is None:
-            return len(range(self.rank, batches, self.processes))
-        return batches // self.processes
+        return int(count) if self.whole else int(np.ceil(count))
+
+    @property
+    def own(self) -> int:
+        """How many of this process's batches are its own; of another the last is a repetition."""
+        return len(range(self.rank, self._batches, self.processes))
+
+    def __len__(self) -> int:
+        return self._batches if self.seed is not None else -(-self._batches // self.processes)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         size = self.batch_size
@@ -56,6 +65,7 @@ class Batches(Sampler[np.ndarray]):
             order = self.examples[np.argsort(-self.lengths[self.examples], kind="stable")]
             batches = np.split(order, range(size, len(order), size))
             yield from batches[self.rank :: self.processes]
+            yield from batches[-1:] * (len(self) - self.own)
             return
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(self.examples)
@@ -65,5 +75,5 @@ class Batches(Sampler[np.ndarray]):
             pool = np.arange(len(order)) // (size * POOL)
             order = order[np.lexsort((self.lengths[order], pool))]
         batches = np.split(order, range(size, len(order), size))
-        for b in rng.permutation(len(batches))[self.rank :: self.processes][: len(self)]:
+        for b in rng.permutation(len(batches)):
             yield batches[b]

@@ -55,10 +55,14 @@ class MethodConfig:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     speedups: Speedups = added_later(factory=Speedups)  # what training may use to be faster
+    # examples whose states are kept at a time, for less memory and a third more time; 0 = all
+    micro_batch: int = added_later(0)
+    # states of an encoder's layers are computed again in the backward pass, for less memory
+    checkpointing: bool = added_later(False)
 
     def __post_init__(self) -> None:
         at_least(self, 1, "epochs", "batch_size", "accumulate")
-        at_least(self, 0, "max_batches", "gradient_clip", "patience")
+        at_least(self, 0, "max_batches", "gradient_clip", "patience", "micro_batch")
         at_least(self.evaluation, 1, "batch_size", within="evaluation.")
 
 

@@ -13,6 +13,7 @@ from erc_bench.corpus.conversation import Dialogue, LabelSet
 from erc_bench.encoders.locating import find_encoder
 from erc_bench.method.config import MethodConfig
 from erc_bench.method.data import ErcDataModule
+from erc_bench.method.parts import PARTS, check_parts, output_in_parts
 from erc_bench.method.reader import Batch, Reader
 
 
@@ -39,11 +40,17 @@ class ErcMethod(LightningModule):
         super().__init__()
         self.config = config
         self.labels = labels
+        self._parts_checked = False
 
     # --- what a method writes
 
     def forward(self, batch: Batch) -> Any:
-        """The network, called once a batch; its output goes to ``loss`` and ``scores``."""
+        """The network, called once a batch; its output goes to ``loss`` and ``scores``.
+
+        With several devices, or with micro-batches, it is called with parts of a training batch,
+        and the outputs are joined: tensors along the first dimension, which has to be that of the
+        examples or of their targets.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no forward(batch).")
 
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
@@ -113,9 +120,23 @@ class ErcMethod(LightningModule):
 
     # --- what Lightning calls
 
+    def whole_output(self, batch: Batch, *further: Any) -> Any:
+        """``forward(batch, *further)`` of a whole training batch, on however many devices.
+
+        What a ``training_step`` of a method's own, or a loss that runs the network again, calls in
+        the place of ``self(batch)``.
+        """
+        parts = batch.get(PARTS)
+        if parts is None:
+            return self(batch, *further)
+        if not self._parts_checked:
+            check_parts(self, batch)
+            self._parts_checked = True
+        return output_in_parts(self, parts, *further)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss, with its parts logged."""
-        parts = self.loss(self(batch), batch)
+        parts = self.loss(self.whole_output(batch), batch)
         values = {f"train/{name}": value.detach() for name, value in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
         return parts["loss"]

@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue
 from erc_bench.garbage import no_garbage_collection
+from erc_bench.method import devices
 from erc_bench.method.batches import Batches
 from erc_bench.method.config import MethodConfig
+from erc_bench.method.parts import PARTS, Parts, parts_of
 from erc_bench.method.ragged import Columns, Ragged, from_arrow, join, take
 from erc_bench.method.reader import Batch, Reader
 from erc_bench.progress import track
@@ -117,7 +119,11 @@ class ErcDataModule(LightningDataModule):
     # --- loaders
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, length-bucketed batches of the epoch's examples."""
+        """Shuffled, length-bucketed batches of the epoch's examples, the same on every device.
+
+        With several devices, or with micro-batches, a batch has what this device computes of it
+        under :data:`~erc_bench.method.parts.PARTS`.
+        """
         epoch = self.trainer.current_epoch if self.trainer else 0
         batches = Batches(
             self.lengths("train"),
@@ -126,30 +132,33 @@ class ErcDataModule(LightningDataModule):
             examples=self.method.epoch_examples(self, epoch),
             drop_last=self.method.config.drop_last,
             bucketed=self.method.reader.bucketed,
-            process=self._process(),
         )
         batches.set_epoch(epoch)
-        return self._loader("train", batches)
+        return self._loader("train", batches, in_parts=True)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Dev; and test behind it where the oracle gap is asked for."""
         splits = ["dev", "test"] if self.method.config.evaluation.oracle else ["dev"]
-        return [self.evaluation_loader(split, process=self._process()) for split in splits]
+        return [self.evaluation_loader(split) for split in splits]
 
     def evaluation_loader(
-        self, split: str, examples: np.ndarray | None = None, process: tuple[int, int] = (0, 1)
+        self, split: str, examples: np.ndarray | None = None
     ) -> DataLoader[Batch]:
-        """Every example of a split (or the given ones) once, the longest first."""
-        size = self.method.config.evaluation.batch_size
-        batches = Batches(self.lengths(split), size, examples=examples, process=process)
+        """Every example of a split (or the given ones) once, the longest first; of several devices
+        each has a share of the batches."""
+        size, here = self.method.config.evaluation.batch_size, devices.position()
+        batches = Batches(
+            self.lengths(split), size, examples=examples, process=(here.rank, here.count)
+        )
         return self._loader(split, batches)
 
-    def _process(self) -> tuple[int, int]:
-        """The number of this process, and how many there are."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _loader(self, split: str, batches: Batches) -> DataLoader[Batch]:
-        data = _Collated(self.method.reader, self.gold, self.columns[split])
+    def _loader(self, split: str, batches: Batches, *, in_parts: bool = False) -> DataLoader[Batch]:
+        data = _Collated(
+            self.method.reader,
+            self.gold,
+            self.columns[split],
+            self.method.config.micro_batch if in_parts else None,
+        )
         pin = torch.cuda.is_available()
         # Starting an iterator draws a number; from the global stream a resumed run draws fewer.
         own = torch.Generator()
@@ -162,6 +171,8 @@ class ErcDataModule(LightningDataModule):
         self, split: str, function: Callable[[Batch], Tensor], examples: np.ndarray | None = None
     ) -> tuple[Tensor, Tensor]:
         """``function(batch)`` ``(B, …)`` of the trained module in eval mode, in its precision.
+
+        Several devices share the work, and all get the same.
 
         Args:
             split: of which split.
@@ -177,6 +188,10 @@ class ErcDataModule(LightningDataModule):
         training = module.training
         module.eval()
         loader = self.evaluation_loader(split, examples)
+        sampler = loader.sampler
+        assert isinstance(sampler, Batches)
+        own = sampler.own
+        batches = list(sampler)[:own]
         values, labels = [], []
         with trainer.precision_plugin.forward_context():
             for batch in track(loader, f"Encoding {split}"):
@@ -184,10 +199,15 @@ class ErcDataModule(LightningDataModule):
                 values.append(function(batch).float())
                 labels.append(batch["labels"])
         module.train(training)
-        order = torch.from_numpy(np.argsort(np.concatenate(list(loader.sampler))))
+        device = trainer.strategy.root_device
+        numbers = [torch.from_numpy(batch).to(device) for batch in batches]
+        order = devices.gathered_rows(numbers, device).argsort().cpu()
         if examples is not None:
             order = order[np.argsort(np.argsort(examples))]
-        return torch.cat(values)[order], torch.cat(labels)[order]
+        return (
+            devices.gathered_rows(values[:own], device)[order],
+            devices.gathered_rows(labels[:own], device)[order],
+        )
 
 
 def make_batch(reader: Reader, gold: Tensor, columns: Columns) -> Batch:
@@ -205,12 +225,22 @@ def make_batch(reader: Reader, gold: Tensor, columns: Columns) -> Batch:
 class _Collated(Dataset[Batch]):
     """A whole batch for a list of example numbers."""
 
-    def __init__(self, reader: Reader, gold: Tensor, columns: Columns) -> None:
+    def __init__(
+        self, reader: Reader, gold: Tensor, columns: Columns, micro_batch: int | None = None
+    ) -> None:
         self.reader = reader
         self.gold = gold
         self.columns = columns
+        self.micro_batch = micro_batch  # None: never in parts
 
     def __getitem__(self, examples: np.ndarray) -> Batch:
+        batch = self._whole(examples)
+        if self.micro_batch is not None and (parts := parts_of(examples, self.micro_batch)):
+            pieces, empty = parts
+            batch[PARTS] = Parts([self._whole(piece) for piece in pieces], empty)
+        return batch
+
+    def _whole(self, examples: np.ndarray) -> Batch:
         columns = {name: take(c, examples) for name, c in self.columns.items()}
         return make_batch(self.reader, self.gold, columns)
 

@@ -15,7 +15,8 @@ and numbers, lists of numbers, or lists of lists of numbers, under keys that all
 
 Batch = dict[str, Any]
 """What :meth:`Reader.collate` made, with ``rows`` and ``labels`` ``(N,)`` added by the framework:
-one entry for every target, in the order of the examples and of the targets inside an example."""
+one entry for every target, in the order of the examples and of the targets inside an example; and
+``parts``, where the network computes a training batch in several."""
 
 
 class Reader(ABC):

@@ -181,6 +181,8 @@ class Environment(Part, frozen=True, kw_only=True):
     text ``a → b``."""
 
     device: str | None = None
+    devices: int | str | None = None
+    """How many of them trained together; None in records from before it was counted."""
     threads: int | str | None = None
     runs_at_once: int | str | None = None
     """Runs of one command at a time; None in records from before it was counted."""

@@ -29,6 +29,7 @@ def environment(trainer: Trainer, runs_at_once: int) -> dict[str, Any]:
     """Code, versions and device of a training, one of so many runs of its command at a time."""
     return {
         "device": device_name(),
+        "devices": trainer.world_size,
         "threads": torch.get_num_threads(),
         "runs_at_once": runs_at_once,
         "precision": str(trainer.precision),

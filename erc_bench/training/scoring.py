@@ -12,6 +12,7 @@ from torch import Tensor
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.metrics import Predictions, predicted_classes, weighted_f1
+from erc_bench.method import devices
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.training.frameworks import interruptible
@@ -35,6 +36,10 @@ class Predicted:
     """The method's extra metrics, in percent."""
 
 
+SPLITS = ("dev", "test")
+"""What is scored after an epoch; test for the oracle gap only."""
+
+
 class Scoring(Callback):
     """Gathers scores over batches and devices, and logs weighted-F1, the figure that selects.
 
@@ -45,10 +50,21 @@ class Scoring(Callback):
         self.data = data
         self.predictions: dict[str, Predictions] = {}
         self.counts: dict[str, Tensor] = {}
+        self.loss: Tensor | None = None
 
-    def _add(self, module: Any, split: str, batch: Any, outputs: Any) -> None:
-        gathered = self.predictions.setdefault(split, Predictions().to(module.device))
-        gathered.update(batch["rows"], outputs["scores"])
+    def _begin(self, module: Any, split: str) -> None:
+        """Begin with a split, of which this device may get no batch."""
+        none = torch.empty(0, dtype=torch.long, device=module.device)
+        self.predictions[split] = Predictions().to(module.device)
+        self.predictions[split].update(none, none.new_empty(0, len(module.labels)))
+
+    @staticmethod
+    def _is_own(loader: Any, batch_idx: int) -> bool:
+        """Whether a batch is scored by this device, and not repeated from another."""
+        return batch_idx < loader.sampler.own
+
+    def _add(self, split: str, batch: Any, outputs: Any) -> None:
+        self.predictions[split].update(batch["rows"], outputs["scores"])
 
     def take(self, split: str) -> tuple[Tensor, Tensor, int]:
         """Rows ``(N,)`` in corpus order and scores ``(N, C)``, and how many this device scored;
@@ -61,6 +77,9 @@ class Scoring(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.data is not None:
             pl_module.after_epoch(self.data, trainer.current_epoch)
+        for split in SPLITS[: len(trainer.val_dataloaders)]:  # type: ignore[arg-type]
+            self._begin(pl_module, split)
+        self.loss = torch.zeros(2, device=pl_module.device)
 
     def on_validation_batch_end(
         self,
@@ -71,17 +90,15 @@ class Scoring(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        split = ("dev", "test")[dataloader_idx]  # test for the oracle gap only
-        self._add(pl_module, split, batch, outputs)
+        loaders: Any = trainer.val_dataloaders
+        if not self._is_own(loaders[dataloader_idx], batch_idx):
+            return
+        split = SPLITS[dataloader_idx]
+        self._add(split, batch, outputs)
         if split == "dev" and outputs["loss"] is not None:
-            size = len(batch["labels"])
-            pl_module.log(
-                "dev/loss",
-                outputs["loss"],
-                batch_size=size,
-                sync_dist=True,
-                add_dataloader_idx=False,
-            )
+            size, loss = len(batch["labels"]), outputs["loss"]
+            assert self.loss is not None
+            self.loss = self.loss + torch.stack([loss * size, loss.new_tensor(size)])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         assert self.data is not None
@@ -91,6 +108,13 @@ class Scoring(Callback):
                 predicted_classes(scores), self.data.gold[rows], len(pl_module.labels)
             )
             pl_module.log(f"{split}/weighted_f1", value, prog_bar=True, add_dataloader_idx=False)
+        if pl_module.config.select_on == "loss":
+            assert self.loss is not None
+            total, size = trainer.strategy.reduce(self.loss, reduce_op="sum")
+            pl_module.log("dev/loss", total / size, add_dataloader_idx=False)
+
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._begin(pl_module, "predicted")
 
     def on_test_batch_end(
         self,
@@ -101,7 +125,9 @@ class Scoring(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._add(pl_module, "predicted", batch, outputs)
+        if not self._is_own(trainer.test_dataloaders, batch_idx):
+            return
+        self._add("predicted", batch, outputs)
         for name, count in outputs["extra"].items():
             self.counts[name] = self.counts.get(name, torch.zeros_like(count)) + count
 
@@ -121,20 +147,20 @@ def predict(
     """
     scoring = next(c for c in trainer.callbacks if isinstance(c, Scoring))  # type: ignore[attr-defined]
     scoring.counts = {}
-    process = (trainer.global_rank, trainer.world_size)
     with interruptible():
-        trainer.test(method, data.evaluation_loader(split, process=process), verbose=False)
+        trainer.test(method, data.evaluation_loader(split), verbose=False)
     rows, scores, here = scoring.take("predicted")
-    scored = int(trainer.strategy.reduce(torch.tensor(here), reduce_op="sum"))
+    scored = sum(devices.every(here))
     if not torch.equal(rows, data.rows(split)) or scored != len(rows):
         raise RuntimeError(
             f"{type(method).__name__} scored {scored} utterances of {split}, not exactly its "
             f"{len(data.rows(split))} labelled ones."
         )
     _check_finite(method, scores, split, few)
-    counts = {
-        name: trainer.strategy.reduce(c, reduce_op="sum") for name, c in scoring.counts.items()
-    }
+    counts: dict[str, Tensor] = {}
+    for of_device in devices.every({name: c.cpu() for name, c in scoring.counts.items()}):
+        for name, count in of_device.items():
+            counts[name] = counts.get(name, torch.zeros_like(count)) + count
     extra = {
         name: 100 * float(right) / float(asked) for name, (right, asked) in counts.items() if asked
     }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from erc_bench.encoders.fast import enabled
 from erc_bench.encoders.fast.backends import set_up_backends
+from erc_bench.method import devices
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import say
@@ -29,6 +30,8 @@ from erc_bench.training.frameworks import interruptible
 from erc_bench.training.log import TrainingLog
 from erc_bench.training.precision import trainer_precision
 from erc_bench.training.scoring import Predicted, Scoring, predict
+from erc_bench.training.sharding import checkpoint_layers, clip_gradients
+from erc_bench.training.strategy import GatheredDDP
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def _train(
         done = load_checkpoint(method, checkpoint)["epoch"] + 1
         say(f"Going on after epoch {done} of {method.config.epochs} (--restart begins anew).")
     prepare(method, data)
+    if method.config.checkpointing:
+        checkpoint_layers(method)
     log = TrainingLog(data.seed, runs_at_once)
     trainer = build_trainer(method, data, folder, [log, *callbacks], logger)
     if not method.trains:
@@ -133,7 +138,7 @@ def build_trainer(
     callbacks: Sequence[Callback] = (),
     logger: Any = False,
 ) -> Trainer:
-    """The Lightning Trainer of a run: one device, checkpoints selected on dev.
+    """The Lightning Trainer of a run: checkpoints selected on dev, on all devices that are joined.
 
     A method with manual optimisation accumulates and clips by itself. Without a folder the Trainer
     is for predicting alone.
@@ -158,10 +163,13 @@ def build_trainer(
         if config.patience:
             every.append(_Patience(monitor, mode=mode, patience=config.patience))
         every += [_ClipGradients(), _DeleteEarlierAttempt(folder), best, last]
+    here = devices.position()
     return Trainer(
         # Not "auto", which would take an Apple GPU: all else here asks for CUDA or the CPU.
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
-        devices=1,
+        devices=here.count // here.nodes,
+        num_nodes=here.nodes,
+        strategy=GatheredDDP(here.sharded) if here.count > 1 else "auto",
         precision=trainer_precision(config.precision),  # type: ignore[arg-type]
         max_epochs=config.epochs,
         limit_train_batches=config.max_batches or None,
@@ -200,7 +208,10 @@ class _ClipGradients(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         bound = pl_module.config.gradient_clip
         if bound and pl_module.automatic_optimization:
-            torch.nn.utils.clip_grad_norm_(pl_module.parameters(), bound)
+            if devices.position().sharded:
+                clip_gradients(pl_module.parameters(), bound)
+            else:
+                torch.nn.utils.clip_grad_norm_(pl_module.parameters(), bound)
 
 
 class _DeleteEarlierAttempt(Callback):
@@ -213,7 +224,7 @@ class _DeleteEarlierAttempt(Callback):
         self.folder = folder
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.current_epoch == 0:
+        if trainer.current_epoch == 0 and trainer.is_global_zero:
             for pattern in UNFINISHED:
                 for stale in self.folder.glob(pattern):
                     stale.unlink()

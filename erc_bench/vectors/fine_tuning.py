@@ -22,6 +22,7 @@ from erc_bench.encoders.loading import in_float32, load_encoder, load_tokenizer
 from erc_bench.encoders.optimisation import adamw, linear_warmup
 from erc_bench.encoders.tokenising import TextEncoder
 from erc_bench.errors import ErcBenchError
+from erc_bench.method import devices
 from erc_bench.method.config import MethodConfig
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
@@ -143,7 +144,8 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
     shared = {k: v for k, v in asdict(config).items() if k not in (*of_a_file, "seed")}
     settings = UtteranceConfig(encoder=encoder, **shared)
     part = folder.with_name(UNFINISHED)
-    resumed = _can_be_resumed(part)
+    leads = devices.position().rank == 0
+    resumed = devices.first(leads and _can_be_resumed(part))
     with isolate_rng():
         seed_everything(config.seed, verbose=False)
         method = UtteranceClassifier(settings, corpus.labels)
@@ -159,8 +161,10 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
         try:
             trained = train(method, data, part)
         finally:
-            if not (part / LAST).exists():  # nothing that could be resumed
+            if leads and not (part / LAST).exists():  # nothing that could be resumed
                 shutil.rmtree(part, ignore_errors=True)
+        if not leads:
+            return
         method.encoder.save_pretrained(part / "encoder")
         method.reader.tokenizer.save_pretrained(part / "encoder")
         history = {**trained.log.environment, "seconds": round(trained.log.seconds, 1)}

@@ -8,6 +8,7 @@ under what determines them; the fine-tuning has a seed of its own, so all seeds 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -28,6 +29,7 @@ from erc_bench.encoders.tokenising import TextEncoder
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import UNWRITABLE, replacing, temporary_name
 from erc_bench.leases import hold
+from erc_bench.method import devices
 from erc_bench.method.batches import Batches
 from erc_bench.method.ragged import Ragged, encoder_inputs
 from erc_bench.progress import track
@@ -76,6 +78,8 @@ def utterance_vectors(
 ) -> Vectors:
     """The vectors of a corpus's turns: from a file, from the cache, or made now.
 
+    Several devices fine-tune together; the first one looks into the cache and makes the vectors.
+
     Args:
         corpus: it needs train and dev if an encoder has to be fine-tuned on it.
         encoder: the pre-trained encoder; not looked at where the settings name a file.
@@ -106,12 +110,16 @@ def utterance_vectors(
     folder = cache_folder() / "vectors" / key.hex()[:32]
     path = folder / f"{corpus.digest[:32]}-{config.max_len}.npy"
     fine_tuned = find_encoder(encoder).folder if frozen else folder / "encoder"
+    leads = devices.position().rank == 0
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with hold(folder, patient=True):
-            vectors = _stored(path, (len(texts), vector_size(encoder, config)))
+        if leads:
+            folder.mkdir(parents=True, exist_ok=True)
+        with hold(folder, patient=True) if leads else contextlib.nullcontext():
+            shape = len(texts), vector_size(encoder, config)
+            vectors = devices.first(_stored(path, shape) if leads else None)
             if vectors is None:
-                if not fine_tuned.is_dir():
+                made = None
+                if not devices.first(leads and fine_tuned.is_dir()):
                     if key != own or "train" not in corpus.contents:
                         raise ErcBenchError(
                             "The fine-tuned encoder that these weights were trained on is not in "
@@ -119,9 +127,13 @@ def utterance_vectors(
                             "repeat the training here (--restart, a finished run with --force)."
                         )
                     fine_tune(corpus, encoder, config, fine_tuned)
-                shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-                vectors = extract(fine_tuned, texts, config.max_len)
-                if "train" in corpus.contents:  # not those of dialogues that are met only once
+                if leads:
+                    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+                    made = extract(fine_tuned, texts, config.max_len)
+                vectors = devices.first(made)
+                assert vectors is not None
+                # Not those of dialogues that are met only once.
+                if leads and "train" in corpus.contents:
                     with replacing(path, temporary_name(path)) as file:
                         np.save(file, vectors.numpy(), allow_pickle=False)
     except OSError as error:

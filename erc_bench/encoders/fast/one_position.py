@@ -7,7 +7,6 @@ gains less, as it is the last one alone.
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,7 +65,9 @@ def _with_last_attention(encoder: Any, replace: Any) -> Any:
 
 
 def _copy_of(module: nn.Module) -> Any:
-    copied = copy.copy(module)
+    # Not copy.copy, for which FSDP's modules would be built anew.
+    copied = object.__new__(type(module))
+    copied.__dict__.update(module.__dict__)
     copied._modules = dict(module._modules)
     return copied
 

@@ -1,0 +1,289 @@
+"""The processes of one run on several devices.
+
+On one machine they are started here, and end with this process. On several, ``srun`` or
+``torchrun`` starts the same command for every device: the first process does the run as if it were
+alone, and tells the others what to train with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from erc_bench.errors import ErcBenchError, explain
+from erc_bench.execution.resources import Devices
+from erc_bench.method import devices
+from erc_bench.method.devices import Position
+from erc_bench.progress import console, say
+
+GRACE = 20.0
+"""Seconds that processes have to end in before they are killed."""
+
+
+def check(wanted: Devices) -> None:
+    """Raise an error if there are not so many here, or nobody starts their processes."""
+    if wanted.each < 1 or wanted.nodes < 1:
+        raise ErcBenchError(
+            f"--devices {wanted.each} --nodes {wanted.nodes} leaves nothing to train on: give 1 or "
+            "more of each."
+        )
+    if wanted.sharded and wanted.count == 1:
+        raise ErcBenchError(
+            "--strategy fsdp shares the weights out among several devices: give --devices 2 or "
+            "more. For less memory on one device there are checkpointing=true and micro_batch."
+        )
+    gpus = torch.cuda.device_count()
+    if torch.cuda.is_available() and wanted.each > gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = f" (CUDA_VISIBLE_DEVICES={visible})" if visible else ""
+        raise ErcBenchError(
+            f"--devices {wanted.each} asks for more GPUs than the {gpus} that are here{why}."
+        )
+    if wanted.count > 1 and (outside := started_outside()) is not None:
+        started = outside[0].count
+        if started != wanted.count:
+            raise ErcBenchError(
+                f"{started} processes of this command were started, but --devices {wanted.each} "
+                f"--nodes {wanted.nodes} takes {wanted.count}: one for each device."
+            )
+    elif wanted.nodes > 1:
+        raise ErcBenchError(
+            f"--nodes {wanted.nodes} takes a process for every device on {wanted.nodes} machines. "
+            "Start the same command for each of them: with Slurm by srun "
+            f"--nodes={wanted.nodes} --ntasks-per-node={wanted.each}, else on each machine by "
+            f"torchrun --nnodes={wanted.nodes} --nproc-per-node={wanted.each}."
+        )
+
+
+def started_outside() -> tuple[Position, str, int] | None:
+    """Which of the processes of ``torchrun`` or ``srun`` this one is, and the first one's address
+    and port; None where this process was started alone."""
+    environ = os.environ
+    if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= environ.keys():
+        count = int(environ["WORLD_SIZE"])
+        nodes = count // int(environ.get("LOCAL_WORLD_SIZE", count))
+        here = Position(int(environ["RANK"]), count, int(environ["LOCAL_RANK"]), nodes)
+        return here, environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
+    if int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+        slurm = SLURMEnvironment(auto_requeue=False)
+        nodes = int(environ.get("SLURM_STEP_NUM_NODES", "1"))
+        count = int(environ["SLURM_STEP_NUM_TASKS"])
+        here = Position(slurm.global_rank(), count, slurm.local_rank(), nodes)
+        return here, slurm.main_address, slurm.main_port
+    return None
+
+
+class Team:
+    """The processes of a run, as one of them sees the others.
+
+    Args:
+        wanted: what to train on.
+        work: what the others do, ``work(task)``, while the first does its own part of it. It is
+            imported by its name in their processes.
+    """
+
+    def __init__(self, wanted: Devices, work: Callable[[Any], Any]) -> None:
+        check(wanted)
+        self.wanted = wanted
+        self.work = work
+        self.told = False
+        self.outside = started_outside() if wanted.count > 1 else None
+
+    @property
+    def follows(self) -> bool:
+        """Whether this process is not the first."""
+        return self.outside is not None and self.outside[0].rank > 0
+
+    def follow(self) -> Any:
+        """The life of a process that is not the first: what that tells all of them at the end."""
+        assert self.outside is not None
+        console.quiet = True
+        with self._joined(*self.outside):
+            while (message := devices.first(None)) is not None:
+                kind, task = message
+                if kind == "end":
+                    return task
+                self.work(task)
+            raise ErcBenchError("The first process of this run failed; its output says why.")
+
+    @contextlib.contextmanager
+    def leading(self) -> Iterator[None]:
+        """Be the first process of those that ``srun`` or ``torchrun`` started."""
+        if self.outside is None:
+            yield
+            return
+        with self._joined(*self.outside):
+            try:
+                yield
+            finally:
+                if not self.told:
+                    devices.first(None)
+
+    def end(self, result: Any) -> None:
+        """Tell those that ``srun`` or ``torchrun`` started that it is over."""
+        if self.outside is not None:
+            self.told = True
+            devices.first(("end", result))
+
+    @contextlib.contextmanager
+    def working(self, task: Any) -> Iterator[None]:
+        """Inside, all processes are at a task."""
+        if self.wanted.count == 1:
+            yield
+        elif self.outside is not None:
+            devices.first(("work", task))
+            self.told = True  # a failure in here is found in the next thing that is said
+            yield
+            self.told = False
+        else:
+            with self._started(task):
+                yield
+
+    def _joined(self, here: Position, address: str, port: int) -> Any:
+        here = Position(here.rank, here.count, here.local_rank, here.nodes, self.wanted.sharded)
+        return devices.joined(here, address, port)
+
+    @contextlib.contextmanager
+    def _started(self, task: Any) -> Iterator[None]:
+        """Start the other processes on this machine, and end them."""
+        count, threads = self.wanted.count, torch.get_num_threads()
+        port = _free_port()
+        context = multiprocessing.get_context("spawn")
+        others: Others = []
+        if not torch.cuda.is_available():
+            torch.set_num_threads(max(1, threads // count))
+        try:
+            for rank in range(1, count):
+                results, sender = context.Pipe(duplex=False)
+                here = Position(rank, count, rank, 1, self.wanted.sharded)
+                process = context.Process(
+                    target=_follow,
+                    args=(here, port, torch.get_num_threads(), self.work, task, sender),
+                    name=f"device {rank}",
+                )
+                process.start()
+                sender.close()
+                others.append((process, results))
+            over = threading.Event()
+            threading.Thread(target=_watch, args=(others, over), daemon=True).start()
+            try:
+                with self._joined(Position(0, count), "127.0.0.1", port), _ending(others):
+                    yield
+            finally:
+                over.set()
+            _end(others, GRACE)
+        finally:
+            _end(others, 0.0)
+            torch.set_num_threads(threads)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+Others = list[tuple[BaseProcess, Connection]]
+"""The processes beside the first, and what each says before it fails."""
+
+
+@contextlib.contextmanager
+def _ending(others: Others) -> Iterator[None]:
+    """End the other processes if something fails in here; the reason is theirs, if any."""
+    try:
+        yield
+    except Exception as error:
+        reason = None if isinstance(error, ErcBenchError) else _failure(others)
+        _end(others, 0.0)
+        own = " ".join(str(error).split())
+        if reason is not None and own not in reason:  # else it is the same in all of them
+            raise ErcBenchError(reason) from error
+        raise
+    except BaseException:
+        _end(others, 0.0)
+        raise
+
+
+def _failure(others: Others, seconds: float = 2.0) -> str | None:
+    """Why one of the other processes failed; None where none of them did."""
+    wait([process.sentinel for process, _ in others], seconds)
+    for process, results in others:
+        with contextlib.suppress(EOFError, OSError):
+            if results.poll():
+                return f"The process of {process.name} failed: {results.recv()}"
+        if process.exitcode:
+            status = process.exitcode
+            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else "ended"
+            return (
+                f"The process of {process.name} {how}, perhaps for want of memory; the same "
+                "command goes on from the last epoch that ended."
+            )
+    return None
+
+
+def _end(others: Others, seconds: float) -> None:
+    """Wait for the other processes, and kill those that don't end."""
+    deadline = time.monotonic() + seconds
+    for process, _ in others:
+        process.join(max(deadline - time.monotonic(), 0))
+    for process, _ in others:
+        process.kill()
+        process.join()
+
+
+def _watch(others: Others, over: threading.Event) -> None:
+    """End this process where another has failed and the wait for it would be endless."""
+    while not over.is_set():
+        wait([process.sentinel for process, _ in others], 1.0)
+        if any(process.exitcode for process, _ in others):
+            break
+    # What waits for it in C++ can't be interrupted; what can be has failed by then.
+    if not over.wait(GRACE):
+        say(_failure(others) or "Another process of this run failed.")
+        os._exit(1)
+
+
+def _follow(
+    here: Position,
+    port: int,
+    threads: int,
+    work: Callable[[Any], Any],
+    task: Any,
+    results: Connection,
+) -> None:
+    """The life of a process that was started here."""
+    # Ctrl-C on a terminal reaches every process there; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    console.quiet = True
+    torch.set_num_threads(threads)
+    try:
+        with devices.joined(here, "127.0.0.1", port):
+            work(task)
+    except torch.OutOfMemoryError as error:
+        results.send(f"the memory of its GPU does not suffice ({str(error).split('. ')[0]}).")
+        raise SystemExit(1) from None
+    except Exception as error:
+        results.send(explain(error))
+        raise SystemExit(1) from None
+
+
+def _end_with_parent() -> None:
+    """A run that is killed leaves no process behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
