@@ -455,6 +455,8 @@ def print_answers(console: Console, answers: Iterable[Answer]) -> None:
 
 def ranked(answer: Answer) -> tuple[Text, Text]:
     """The emotion with its probability, the bolder the surer, and the next two."""
+    if not answer.probabilities:
+        return Text(answer.label or "no answer", style="" if answer.label else "dim"), Text()
     # Two that are equal when rounded need not be.
     order = sorted(answer.probabilities.items(), key=lambda p: (p[0] != answer.label, -p[1]))
     texts = [f"{name} {100 * value:.0f} %" for name, value in order[:3]]
