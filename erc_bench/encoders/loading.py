@@ -247,8 +247,8 @@ def load_causal_lm(name: str, **options: Any) -> PreTrainedModel:
     for path in weight_files(found.folder):
         check_whole(path)
     kinds = getattr(config, "architectures", None) or []
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or any(
-        "MaskedLM" in kind or "EncoderModel" in kind for kind in kinds
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not all(
+        "CausalLM" in kind or "LMHead" in kind for kind in kinds
     ):
         raise ErcBenchError(
             f"{name!r} is no causal language model but a {config.model_type} "
