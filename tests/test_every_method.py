@@ -47,6 +47,7 @@ METHODS = {
     "eacl": ["encoder_lr=0.003", "lr=0.003", "lr_decay=0.9", "max_len=64", "batch_size=32"],
     "emoberta": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
     "finetune": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
+    "lora-lm": ["lr=0.02", "max_len=256", "window=3", "batch_size=16", "dropout=0"],
     "prompt-lm": ["keep=false", "window=3", "examples=2"],
     "sacl-lstm": ["lr=0.003", "batch_size=8", "accumulate=1", "epsilon=1", *VECTORS],
     "speaker-mtl": ["encoder_lr=0.002", "lr=0.005", "max_len=64"],
@@ -54,7 +55,7 @@ METHODS = {
 }
 """Every method with the settings by which it learns with a tiny encoder of random weights."""
 
-LANGUAGE_MODELS = {"prompt-lm"}
+LANGUAGE_MODELS = {"lora-lm", "prompt-lm"}
 """Those whose encoder is a causal language model."""
 
 LEARNERS = sorted(METHODS.keys() - {"prompt-lm"})
