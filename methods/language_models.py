@@ -65,6 +65,9 @@ class Prompt:
         """SHA-256 of the file's contents."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
+    def __getstate__(self) -> dict[str, str]:
+        return {"name": self.name, "source": self.source}  # a filled-in template can't be pickled
+
     @cached_property
     def _template(self) -> Template:
         from jinja2 import StrictUndefined, TemplateError

@@ -265,7 +265,7 @@ def adapted(config: LoraLMConfig) -> Any:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing and model.supports_gradient_checkpointing:
         # Its name before version 5 of transformers was another one.
         old = "gradient_checkpointing_enable"
         enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)

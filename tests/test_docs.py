@@ -1,5 +1,6 @@
 """What the documentation shows, run as a reader would."""
 
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -17,6 +18,10 @@ from erc_bench.settings import space
 from erc_bench.settings.experiment import method_sheet, resolve, variants
 from erc_bench.settings.registry import method_names
 from erc_bench.settings.space import space_of
+from erc_bench.methods.language_models import Prompt, Turn
+from erc_bench.methods.lora_lm import LoraLMConfig
+from erc_bench.methods.prompt_lm import PromptLMConfig
+from erc_bench.settings.experiment import resolve
 
 
 @pytest.mark.slow
@@ -86,6 +91,48 @@ def test_the_tour_of_tuning_runs(tiny_encoder: str, tmp_path: Path) -> None:
     board = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
     assert "each row tuned: random search, 3 trials" in board
     assert "E best of 2" in board
+PAGE = ROOT / "docs" / "language-models.md"
+
+
+def test_settings_on_the_page_of_language_models_exist() -> None:
+    """Every command there resolves, and every setting that is named is one."""
+    page = PAGE.read_text(encoding="utf-8")
+    commands = re.findall(r"^    (erc-bench \w+ .*)$", page, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        words = shlex.split(command.replace("mine.jinja", "annotator"))
+        options = dict(zip(words, words[1:], strict=False))
+        settings = [w for w in words if "=" in w]
+        resolve(
+            options["--method"],
+            options["--dataset"],
+            preset=options.get("--preset"),
+            overrides=settings,
+        )
+    known = {f.name for kind in (PromptLMConfig, LoraLMConfig) for f in dataclasses.fields(kind)}
+    named = set(re.findall(r"`(?:request\.)?(\w+)(?:=\w+)?`", page))
+    words = {"system", "user", "answer", "past", "target", "turns", "labels", "name", "text"}
+    assert named - known - words - {"lm", "smoke", "NAME"} == set()
+
+
+def test_the_prompt_on_the_page_of_language_models_can_be_filled_in() -> None:
+    (source,) = re.findall(r"```jinja\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    prompt = Prompt("page", source)
+    asked = prompt.user([Turn("Ann", "Hi."), Turn("Bob", "Hm?")], ("joy", "anger"))["content"]
+    assert asked == 'Ann: Hi.\nWhat does Bob feel when saying "Hm?"?\njoy, anger?'
+    assert prompt.answer("joy") == "joy"
+
+
+@pytest.mark.slow
+def test_the_smoke_commands_on_the_page_of_language_models_run(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    commands = re.findall(r"^    erc-bench (\w+ .*--preset smoke)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        words = [sys.executable, "-m", "erc_bench.cli", *command.split()]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "weighted-F1" in done.stdout
 
 
 def test_links_between_pages_lead_somewhere() -> None:

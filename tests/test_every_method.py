@@ -47,7 +47,10 @@ METHODS = {
     "eacl": ["encoder_lr=0.003", "lr=0.003", "lr_decay=0.9", "max_len=64", "batch_size=32"],
     "emoberta": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
     "finetune": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
-    "lora-lm": ["lr=0.02", "max_len=256", "window=3", "batch_size=16", "dropout=0"],
+    "lora-lm": [
+        *("lr=0.01", "max_len=256", "window=2", "batch_size=16", "micro_batch=16", "dropout=0"),
+        "gradient_checkpointing=false",
+    ],
     "prompt-lm": ["keep=false", "window=3", "examples=2"],
     "sacl-lstm": ["lr=0.003", "batch_size=8", "accumulate=1", "epsilon=1", *VECTORS],
     "speaker-mtl": ["encoder_lr=0.002", "lr=0.005", "max_len=64"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def test_a_prompt_of_the_users_own(tmp_path: Path) -> None:
     assert prompt.user(turns, LABELS)["content"] == "1|{{ y }}|anger"
     assert prompt.answer("joy") == "It is joy."
     assert prompt.system(LABELS) == []
+    assert pickle.loads(pickle.dumps(prompt)).user(turns, LABELS) == prompt.user(turns, LABELS)
 
 
 @pytest.mark.parametrize(

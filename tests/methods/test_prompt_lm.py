@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -268,6 +274,47 @@ def registered_demo(few, monkeypatch) -> None:
     from erc_bench.datamodules.demo import Demo
 
     monkeypatch.setattr(Demo, "load", lambda self, data_dir: few)
+
+
+@pytest.mark.slow
+def test_a_server_that_others_wrote(few, tiny_causal, tmp_path) -> None:
+    """``transformers serve`` with the tiny model."""
+    pytest.importorskip("fastapi", reason="transformers serve needs its extra 'serving'")
+    pytest.importorskip("uvicorn", reason="transformers serve needs its extra 'serving'")
+    pytest.importorskip("openai", reason="transformers serve needs its extra 'serving'")
+    folder = shutil.copytree(tiny_causal, tmp_path / "model")
+    chat = "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
+    (folder / "chat_template.jinja").write_text(chat)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
+    words = ["serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=log, stderr=log)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.5)
+        config = PromptLMConfig(
+            encoder=str(folder),
+            base_url=f"http://127.0.0.1:{port}/v1",
+            also_masked=False,
+            window=1,
+            max_tokens=3,
+            timeout=120.0,
+        )
+        record, test = recorded(asked(config, few, tmp_path / "run"), config)
+    finally:
+        process.terminate()
+        process.wait()
+    told = record.encoder.prompting
+    assert told.served == {str(folder): told.answers}
+    assert told.per_1000["prompt_tokens"] > 5_000
+    assert told.per_1000["completion_tokens"] >= 1_000
+    assert len(test.classes) == len(labelled(few, "test"))
 
 
 def test_masked_names_may_be_the_setting(few, tiny_causal, tmp_path) -> None:
