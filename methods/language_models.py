@@ -77,7 +77,8 @@ class Prompt:
         try:
             template = environment.from_string(self.source)
         except TemplateError as error:
-            line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+            number = getattr(error, "lineno", None)
+            line = f", line {number}" if number else ""
             raise ErcBenchError(
                 f"The prompt {self.name}{line}: {error.message}. See docs/language-models.md for "
                 "how a prompt is written."
@@ -382,9 +383,9 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Te
 
 
 @cache
-def _arguments(kind: type) -> frozenset[str]:
+def _arguments(kind: Any) -> frozenset[str]:
     """Names of the arguments of a model's forward."""
-    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 def last_logits(model: Any, ids: Tensor, mask: Tensor, last: int, **options: Any) -> Any:

@@ -183,11 +183,11 @@ class LoraLM(ErcMethod):
         batches: those of the batch's mean loss over all tokens of its answers."""
         optimizer: Any = self.optimizers()
         accumulate, size = self.config.accumulate, self.config.micro_batch
-        tokens, total = self._answer_tokens(batch["labels"]), 0.0
+        tokens, total = self._answer_tokens(batch["labels"]), torch.zeros((), device=self.device)
         for first in range(0, len(batch["labels"]), size):
             loss = self.answer_loss(batch, slice(first, first + size)) / tokens
             self.manual_backward(loss / accumulate)
-            total += loss.detach()
+            total = total + loss.detach()
         if (batch_idx + 1) % accumulate == 0 or self.trainer.is_last_batch:
             if self.config.gradient_clip:
                 self.clip_gradients(optimizer, self.config.gradient_clip, "norm")
@@ -195,7 +195,6 @@ class LoraLM(ErcMethod):
             optimizer.zero_grad()
             schedule: Any = self.lr_schedulers()
             schedule.step()
-        assert isinstance(total, Tensor)
         size = len(batch["labels"])
         self.log("train/loss", total, on_step=False, on_epoch=True, batch_size=size)
         return total
@@ -252,11 +251,11 @@ def adapted(config: LoraLMConfig) -> Any:
     options: dict[str, Any] = {"dtype": dtype}
     if config.bits == 4:
         options |= _in_4_bits(dtype)
-    model = load_model(config.encoder, config.max_len, **options)
+    model: Any = load_model(config.encoder, config.max_len, **options)
     model.requires_grad_(False)
     lora = LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  it is only divided
+        lora_alpha=config.alpha,  # type: ignore[arg-type]
         lora_dropout=config.dropout,
         target_modules=PROJECTIONS,
         task_type="CAUSAL_LM",

@@ -1,6 +1,7 @@
 """What the documentation shows, run as a reader would."""
 
 import dataclasses
+import itertools
 import re
 import shlex
 import subprocess
@@ -101,7 +102,7 @@ def test_settings_on_the_page_of_language_models_exist() -> None:
     assert len(commands) >= 5
     for command in commands:
         words = shlex.split(command.replace("mine.jinja", "annotator"))
-        options = dict(zip(words, words[1:], strict=False))
+        options = dict(itertools.pairwise(words))
         settings = [w for w in words if "=" in w]
         resolve(
             options["--method"],

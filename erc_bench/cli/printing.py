@@ -19,8 +19,8 @@ from erc_bench.progress import duration
 from erc_bench.records.schema import (
     Encoder,
     Facts,
-    Prompting,
     Metrics,
+    Prompting,
     Record,
     Training,
     damaged,
