@@ -15,14 +15,13 @@ from conftest import ROOT
 from erc_bench.cli import app, run, tune
 from erc_bench.cli.run import experiments
 from erc_bench.leaderboard import build
+from erc_bench.methods.language_models import Prompt, Turn
+from erc_bench.methods.lora_lm import LoraLMConfig
+from erc_bench.methods.prompt_lm import PromptLMConfig
 from erc_bench.settings import space
 from erc_bench.settings.experiment import method_sheet, resolve, variants
 from erc_bench.settings.registry import method_names
 from erc_bench.settings.space import space_of
-from erc_bench.methods.language_models import Prompt, Turn
-from erc_bench.methods.lora_lm import LoraLMConfig
-from erc_bench.methods.prompt_lm import PromptLMConfig
-from erc_bench.settings.experiment import resolve
 
 
 @pytest.mark.slow
@@ -92,16 +91,18 @@ def test_the_tour_of_tuning_runs(tiny_encoder: str, tmp_path: Path) -> None:
     board = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
     assert "each row tuned: random search, 3 trials" in board
     assert "E best of 2" in board
+
+
 PAGE = ROOT / "docs" / "language-models.md"
 
 
 def test_settings_on_the_page_of_language_models_exist() -> None:
     """Every command there resolves, and every setting that is named is one."""
     page = PAGE.read_text(encoding="utf-8")
-    commands = re.findall(r"^    (erc-bench \w+ .*)$", page, re.MULTILINE)
-    assert len(commands) >= 5
-    for command in commands:
-        words = shlex.split(command.replace("mine.jinja", "annotator"))
+    found = commands("language-models.md")
+    assert len(found) >= 5
+    for command in found:
+        words = [word.replace("mine.jinja", "annotator") for word in command]
         options = dict(itertools.pairwise(words))
         settings = [w for w in words if "=" in w]
         resolve(
@@ -126,11 +127,10 @@ def test_the_prompt_on_the_page_of_language_models_can_be_filled_in() -> None:
 
 @pytest.mark.slow
 def test_the_smoke_commands_on_the_page_of_language_models_run(tmp_path: Path) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    commands = re.findall(r"^    erc-bench (\w+ .*--preset smoke)$", page, re.MULTILINE)
-    assert len(commands) == 2
-    for command in commands:
-        words = [sys.executable, "-m", "erc_bench.cli", *command.split()]
+    found = [c for c in commands("language-models.md") if c[0] == "run" and "smoke" in c]
+    assert len(found) == 2
+    for command in found:
+        words = [sys.executable, "-m", "erc_bench.cli", *command]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "weighted-F1" in done.stdout

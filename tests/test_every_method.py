@@ -48,7 +48,7 @@ METHODS = {
     "emoberta": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
     "finetune": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
     "lora-lm": [
-        *("lr=0.01", "max_len=256", "window=2", "batch_size=16", "micro_batch=16", "dropout=0"),
+        *("lr=0.004", "max_len=256", "window=2", "batch_size=16", "micro_batch=16", "dropout=0"),
         "gradient_checkpointing=false",
     ],
     "prompt-lm": ["keep=false", "window=3", "examples=2"],
