@@ -14,6 +14,10 @@ device. A GPU's attention is fused and keeps no probabilities, except MPNet's, w
 form; a CPU's keeps them wherever there is dropout. And a GPU keeps its dropout masks in half the
 room that is counted here.
 
+A language model with adapters (lora-lm) holds its own weights in bfloat16 and, of each parameter of
+the adapters, weight, gradient and two moments in float32. Its layers are computed again in the
+backward pass: what is kept is the input of each, and the inside of one.
+
 Small cases (on a GPU, all with fused attention) are also measured: the peak of the second step, in
 a process of its own. On a CPU that is resident memory, of an allocator that gives back at once; its
 attention is fused where it has no dropout, which is therefore off in those cases.
@@ -24,7 +28,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +38,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from erc_bench.encoders.fast.one_position import states_at
 from erc_bench.progress import say
@@ -68,6 +72,40 @@ BY_DIALOGUE = ("speaker-mtl",)
 
 CUDA_GIB = 2
 """What CUDA itself takes of a GPU."""
+
+
+LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
+    "Qwen2.5-7B": {
+        "hidden_size": 3584,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "vocab_size": 152064,
+    },
+    "Qwen2.5-1.5B": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "intermediate_size": 8960,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "Qwen2.5-0.5B": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4864,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+}
+"""Sizes of the language models that the presets of lora-lm name."""
+
+ANSWER_TOKENS = 4
+"""Tokens of an answer, the one that ends it among them."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +155,90 @@ def counted(case: Case) -> tuple[int, int]:
     """Bytes of weights and moments, and bytes that the forward pass leaves for the backward."""
     with FakeTensorMode():
         encoder = case.build()
-        sizes = {p.untyped_storage()._cdata: 0 for p in encoder.parameters()}
-        kept = []
-
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if sizes.setdefault(storage._cdata, storage.nbytes()):
-                kept.append(tensor)  # or another would get its number
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            case.forward(encoder)
+        kept = left_for_backward(encoder, lambda: case.forward(encoder))
         parameters = sum(p.numel() for p in encoder.parameters())
-    return 12 * parameters, sum(sizes.values())
+    return 12 * parameters, kept
+
+
+def left_for_backward(model: Any, forward: Callable[[], Any]) -> int:
+    """Bytes of the tensors that a forward pass saves, without the model's weights."""
+    sizes = {p.untyped_storage()._cdata: 0 for p in model.parameters()}
+    kept = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if sizes.setdefault(storage._cdata, storage.nbytes()):
+            kept.append(tensor)  # or another would get its number
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(sizes.values())
+
+
+class _Adapted(torch.nn.Module):
+    """A linear layer with an adapter as peft's, which can't be built of fake tensors."""
+
+    def __init__(self, linear: torch.nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.linear, self.dropout = linear, torch.nn.Dropout(0.05)
+        self.down = torch.nn.Linear(linear.in_features, rank, bias=False)
+        self.up = torch.nn.Linear(rank, linear.out_features, bias=False)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        adapted = 2.0 * self.up(self.down(self.dropout(states.float())))
+        return (self.linear(states) + adapted).to(states.dtype)
+
+
+@dataclass(frozen=True)
+class AdapterCase:
+    """A micro-batch of lora-lm whose every prompt is of one length, in bfloat16 on a GPU."""
+
+    model: str
+    batch: int
+    length: int
+    rank: int = 16
+
+    def counted(self) -> tuple[int, int]:
+        """Bytes of weights, and of adapters with gradients and moments; and bytes that are kept."""
+        sizes = LANGUAGE_MODELS[self.model]
+        layers, width = sizes["num_hidden_layers"], sizes["hidden_size"]
+        with FakeTensorMode():
+            frozen, trained = self._parameters(self._build(layers))
+            one, two = (self._kept(self._build(n)) for n in (1, 2))
+        inside = two - one
+        inputs = 2 * layers * self.batch * (self.length + ANSWER_TOKENS) * width
+        return 2 * frozen + 16 * trained, (one - inside) + inputs + inside
+
+    def _build(self, layers: int) -> Any:
+        sizes = {**LANGUAGE_MODELS[self.model], "num_hidden_layers": layers}
+        config = AutoConfig.for_model("qwen2", **sizes)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.requires_grad_(False)
+        for layer in model.model.layers:
+            for part in (layer.self_attn, layer.mlp):
+                for name, linear in list(part.named_children()):
+                    if isinstance(linear, torch.nn.Linear):
+                        setattr(part, name, _Adapted(linear, self.rank))
+        return model.train()
+
+    @staticmethod
+    def _parameters(model: Any) -> tuple[int, int]:
+        every = [(p.numel(), p.requires_grad) for p in model.parameters()]
+        return sum(n for n, learnt in every if not learnt), sum(n for n, learnt in every if learnt)
+
+    def _kept(self, model: Any) -> int:
+        ids = torch.full((self.batch, self.length + ANSWER_TOKENS), 5)
+        wanted = ids[:, :ANSWER_TOKENS].flatten()
+
+        def forward() -> torch.Tensor:
+            keep = ANSWER_TOKENS + 1
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
+            after = logits[:, :-1].float().flatten(0, 1)
+            return torch.nn.functional.cross_entropy(after, wanted, reduction="sum")
+
+        return left_for_backward(model, forward)
 
 
 def measured(case: Case) -> int:
@@ -212,6 +321,29 @@ def main() -> None:
                 peak,
             )
     Console(width=110).print(table)
+    Console(width=110).print(adapter_table())
+
+
+def adapter_table() -> Table:
+    """The presets of lora-lm."""
+    table = Table(title="Memory of a micro-batch of lora-lm in GiB")
+    columns = ("micro-batch", "weights, adapters", "kept", "both")
+    for column in ("model", *columns):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+    for name, batch, length in (
+        ("Qwen2.5-7B", 4, 1024),
+        ("Qwen2.5-1.5B", 4, 1024),
+        ("Qwen2.5-0.5B", 4, 512),
+    ):
+        fixed, kept = AdapterCase(name, batch, length).counted()
+        table.add_row(
+            name,
+            f"{batch} × {length}",
+            f"{fixed / GIB:.2f}",
+            f"{kept / GIB:.2f}",
+            f"{(fixed + kept) / GIB:.2f}",
+        )
+    return table
 
 
 if __name__ == "__main__":

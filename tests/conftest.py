@@ -96,6 +96,47 @@ def tiny_encoder(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny_causal(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a Llama of random weights (2 layers of 64) that knows the demo corpus's words."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("causal") / "tiny-llama"
+    special = ["<pad>", "<unk>", "</s>"]
+    texts = " ".join(f"{u.speaker} {u.text}" for d in demo.dialogues("train") for u in d.utterances)
+    files = (ROOT / "methods" / "templates").glob("*.jinja")
+    texts += " ".join(file.read_text(encoding="utf-8") for file in files)
+    texts += " Answer : " + " ".join(demo.labels.names)
+    words = sorted(set(re.findall(r"\w+|[^\w\s]", texts.lower())))
+    vocabulary = {word: i for i, word in enumerate([*special, *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=2,
+        initializer_range=0.1,
+    )
+    model = LlamaForCausalLM(config)
+    # Adapters leave this layer alone: with small weights it can make no token much more likely.
+    model.lm_head.weight.data.mul_(4)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A leaderboard folder with the records of ``synthetic_records.write_leaderboard``, not to be
     changed, and what reading them keeps."""

@@ -12,7 +12,7 @@ from conftest import ROOT
 from synthetic_records import Method, write_records
 
 from benchmarks import __main__ as benchmark
-from benchmarks import probe, startup
+from benchmarks import memory, probe, startup
 from benchmarks.memory import CUDA_GIB, GIB, counted, largest_batch
 from benchmarks.sampling import EVALUATION_ROUNDS, PER_ROUND, SampledDataModule, sample
 from benchmarks.side_by_side import CHECKED, RECIPES, TOLERANCE, Case, losses
@@ -176,3 +176,21 @@ def test_a_run_needs_no_more_of_a_gpu_than_is_said(method):
     for preset in ("paper", "base", "small"):
         if case := largest_batch(method, preset):
             assert sum(counted(case)) / GIB + CUDA_GIB <= said[preset], (case, said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "billions"), [("Qwen2.5-7B", 7.61), ("Qwen2.5-0.5B", 0.49)])
+def test_memory_is_counted_for_language_models_of_the_published_size(model, billions):
+    small, large = (memory.AdapterCase(model, batch, 256).counted() for batch in (1, 2))
+    adapters = memory.AdapterCase(model, 1, 256, rank=8).counted()[0] - small[0]
+    sizes = memory.LANGUAGE_MODELS[model]
+    width, inner, layers = (
+        sizes[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
+    keys = width * sizes["num_key_value_heads"] // sizes["num_attention_heads"]
+    sides = 2 * 2 * width + 2 * (width + keys) + 3 * (width + inner)  # in and out of each layer
+    assert -adapters == 16 * 8 * layers * sides  # rank 8 instead of 16
+    frozen = small[0] + 2 * adapters
+    assert frozen / 2e9 == pytest.approx(billions, abs=0.006)
+    assert small[0] == large[0]
+    assert large[1] == pytest.approx(2 * small[1], rel=0.01)

@@ -1,5 +1,7 @@
 """What the documentation shows, run as a reader would."""
 
+import dataclasses
+import itertools
 import re
 import shlex
 import subprocess
@@ -13,6 +15,9 @@ from conftest import ROOT
 from erc_bench.cli import app, run, tune
 from erc_bench.cli.run import experiments
 from erc_bench.leaderboard import build
+from erc_bench.methods.language_models import Prompt, Turn
+from erc_bench.methods.lora_lm import LoraLMConfig
+from erc_bench.methods.prompt_lm import PromptLMConfig
 from erc_bench.settings import space
 from erc_bench.settings.experiment import method_sheet, resolve, variants
 from erc_bench.settings.registry import method_names
@@ -101,6 +106,49 @@ def test_the_commands_for_several_devices_are_commands() -> None:
         assert function is run.run
         arguments = dict(given.arguments)
         experiments(*arguments.pop("overrides", ()), method=arguments["method"], dataset=["meld"])
+
+
+PAGE = ROOT / "docs" / "language-models.md"
+
+
+def test_settings_on_the_page_of_language_models_exist() -> None:
+    """Every command there resolves, and every setting that is named is one."""
+    page = PAGE.read_text(encoding="utf-8")
+    found = commands("language-models.md")
+    assert len(found) >= 5
+    for command in found:
+        words = [word.replace("mine.jinja", "annotator") for word in command]
+        options = dict(itertools.pairwise(words))
+        settings = [w for w in words if "=" in w]
+        resolve(
+            options["--method"],
+            options["--dataset"],
+            preset=options.get("--preset"),
+            overrides=settings,
+        )
+    known = {f.name for kind in (PromptLMConfig, LoraLMConfig) for f in dataclasses.fields(kind)}
+    named = set(re.findall(r"`(?:request\.)?(\w+)(?:=\w+)?`", page))
+    words = {"system", "user", "answer", "past", "target", "turns", "labels", "name", "text"}
+    assert named - known - words - {"lm", "smoke", "NAME"} == set()
+
+
+def test_the_prompt_on_the_page_of_language_models_can_be_filled_in() -> None:
+    (source,) = re.findall(r"```jinja\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    prompt = Prompt("page", source)
+    asked = prompt.user([Turn("Ann", "Hi."), Turn("Bob", "Hm?")], ("joy", "anger"))["content"]
+    assert asked == 'Ann: Hi.\nWhat does Bob feel when saying "Hm?"?\njoy, anger?'
+    assert prompt.answer("joy") == "joy"
+
+
+@pytest.mark.slow
+def test_the_smoke_commands_on_the_page_of_language_models_run(tmp_path: Path) -> None:
+    found = [c for c in commands("language-models.md") if c[0] == "run" and "smoke" in c]
+    assert len(found) == 2
+    for command in found:
+        words = [sys.executable, "-m", "erc_bench.cli", *command]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "weighted-F1" in done.stdout
 
 
 def test_links_between_pages_lead_somewhere() -> None:

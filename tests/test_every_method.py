@@ -47,17 +47,29 @@ METHODS = {
     "eacl": ["encoder_lr=0.003", "lr=0.003", "lr_decay=0.9", "max_len=64", "batch_size=32"],
     "emoberta": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
     "finetune": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
+    "lora-lm": [
+        *("lr=0.004", "max_len=256", "window=2", "batch_size=16", "micro_batch=16", "dropout=0"),
+        "gradient_checkpointing=false",
+    ],
+    "prompt-lm": ["keep=false", "window=3", "examples=2"],
     "sacl-lstm": ["lr=0.003", "batch_size=8", "accumulate=1", "epsilon=1", *VECTORS],
     "speaker-mtl": ["encoder_lr=0.002", "lr=0.005", "max_len=64"],
     "spcl": ["encoder_lr=0.003", "lr=0.005", "temperature=0.1", "epochs=12", "max_len=64"],
 }
 """Every method with the settings by which it learns with a tiny encoder of random weights."""
 
+LANGUAGE_MODELS = {"lora-lm", "prompt-lm"}
+"""Those whose encoder is a causal language model."""
+
+LEARNERS = sorted(METHODS.keys() - {"prompt-lm"})
+"""Those that train."""
+
 ALWAYS = ("precision=float32", "max_batches=0", "evaluation.batch_size=64")
 
 
 def test_every_registered_method_is_tested() -> None:
     assert set(METHODS) == set(method_names())
+    assert [name for name in sorted(METHODS) if method_class(name).trains] == LEARNERS
 
 
 def config(method: str, encoder: str, *overrides: str):
@@ -69,6 +81,16 @@ def config(method: str, encoder: str, *overrides: str):
 def method(request: pytest.FixtureRequest) -> str:
     """The name of each method in turn."""
     return request.param
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder(method: str, request: pytest.FixtureRequest, tiny_encoder: str) -> str:
+    """A folder of random weights of the kind that the method reads."""
+    causal = method in LANGUAGE_MODELS
+    return request.getfixturevalue("tiny_causal") if causal else tiny_encoder
+
+
+every_learner = pytest.mark.parametrize("method", LEARNERS, scope="module")
 
 
 def talk(name: str, turns: int, speakers: int = 2, every: int = 1, classes: int = 3) -> Dialogue:
@@ -160,6 +182,7 @@ def test_a_checkpoint_predicts_the_same_in_a_new_object(
     assert torch.equal(predict(build_trainer(another), another, data, "test").probabilities, theirs)
 
 
+@every_learner
 def test_a_resumed_training_equals_the_uninterrupted_one(
     method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:
@@ -239,6 +262,7 @@ class Untouched(Callback):
     on_test_batch_start, on_test_batch_end = on_validation_batch_start, on_validation_batch_end
 
 
+@every_learner
 def test_nothing_is_put_into_a_batch(
     method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:
@@ -267,7 +291,9 @@ class Steps(Callback):
         self.gradients.append(torch.cat(every).clone())
 
 
-@pytest.mark.parametrize("method", ["eacl", "emoberta", "finetune", "speaker-mtl", "spcl"])
+@pytest.mark.parametrize(
+    "method", ["eacl", "emoberta", "finetune", "speaker-mtl", "spcl"], scope="module"
+)
 def test_accumulated_batches_keep_losses_of_their_own(
     method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:
@@ -288,6 +314,7 @@ def test_accumulated_batches_keep_losses_of_their_own(
         torch.testing.assert_close(both, (first + second) / 2, atol=1e-5, rtol=1e-3)
 
 
+@every_learner
 def test_bfloat16_trains_and_predicts_like_float32(
     method: str, odd: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:
@@ -333,6 +360,7 @@ def test_the_record_of_bfloat16_holds_probabilities(
 
 
 @pytest.mark.slow
+@every_learner
 def test_it_learns_the_demo_corpus(method: str, demo: Corpus, tiny_encoder: str, tmp_path) -> None:
     settings = [f"encoder={tiny_encoder}", *ALWAYS, "epochs=5", *METHODS[method]]
     experiment = resolve(method, "demo", preset="smoke", overrides=settings)

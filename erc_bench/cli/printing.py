@@ -20,6 +20,7 @@ from erc_bench.records.schema import (
     Encoder,
     Facts,
     Metrics,
+    Prompting,
     Record,
     Training,
     damaged,
@@ -174,6 +175,8 @@ def _head(path: Path, record: Record) -> Table:
             f"trial {record.tuned.chosen} of {record.tuned.trials} was best on dev (sampler "
             f"{record.tuned.sampler}, seed {record.tuned.sampler_seed})"
         )
+    if encoder.prompting is not None:
+        rows["prompts"] = _prompts(encoder.prompting)
     if record.oracle_gap is not None:
         rows["oracle gap"] = f"{record.oracle_gap:.2f} (best test epoch − selected epoch)"
     if record.external:
@@ -182,6 +185,16 @@ def _head(path: Path, record: Record) -> Table:
     for key, value in rows.items():
         table.add_row(Text(key, style="dim"), Text(value, overflow="fold"))
     return table
+
+
+def _prompts(prompting: Prompting) -> str:
+    """What each prompt scores on test, in a line."""
+    scores = prompting.paraphrases.get("test", [])
+    parts = [f"{score['prompt']} {score['weighted_f1']:.2f}" for score in scores]
+    masked = (prompting.masked or {}).get("test")
+    parts += [f"masked names {masked['weighted_f1']:.2f}"] if masked else []
+    shown = f"; {len(prompting.examples)} examples" if prompting.examples else ""
+    return f"{', '.join(parts)} (weighted-F1 on test){shown}"
 
 
 def _class_table(record: Record) -> Table:
@@ -455,6 +468,8 @@ def print_answers(console: Console, answers: Iterable[Answer]) -> None:
 
 def ranked(answer: Answer) -> tuple[Text, Text]:
     """The emotion with its probability, the bolder the surer, and the next two."""
+    if not answer.probabilities:
+        return Text(answer.label or "no answer", style="" if answer.label else "dim"), Text()
     # Two that are equal when rounded need not be.
     order = sorted(answer.probabilities.items(), key=lambda p: (p[0] != answer.label, -p[1]))
     texts = [f"{name} {100 * value:.0f} %" for name, value in order[:3]]

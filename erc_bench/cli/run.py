@@ -79,17 +79,10 @@ def run(
         seed=seed,
         seeds=seeds,
     )
-<<<<<<< HEAD
     on_grid = grid_options(jobs, executor, resources, retries)
-    from erc_bench.execution.grid import run_grid
-=======
-    if jobs is not None and jobs < 1:
-        raise ErcBenchError(f"--jobs {jobs} leaves nobody to run anything: give 1 or more.")
     from erc_bench.execution.devices import check
-    from erc_bench.execution.executors import make_executor
     from erc_bench.execution.grid import run_grid
-    from erc_bench.execution.resources import Devices, parse_resources
->>>>>>> devices
+    from erc_bench.execution.resources import Devices
     from erc_bench.execution.run import run as run_one
     from erc_bench.tracking import wandb_mode
 
@@ -105,27 +98,17 @@ def run(
         if not outcome.elsewhere:
             print_outcome(outcome)
         return 0
-<<<<<<< HEAD
-    report = run_grid(wanted, leaderboard_dir, **options, **on_grid, detach=detach)
-=======
     if nodes > 1:
         raise ErcBenchError(
             f"--nodes {nodes} is for one run that srun or torchrun starts, with one --method, "
             "--dataset and --seed and without --executor. A run of a grid has one machine."
         )
-    if retries < 0:
-        raise ErcBenchError(f"--retries {retries} is no number of attempts: give 0 or more.")
-    needs = parse_resources(resources, executor_names())
     if devices > 1:  # each run takes as many
-        needs = replace(needs, devices=devices)
+        on_grid["resources"] = replace(on_grid["resources"], devices=devices)
     if executor == "local":
         check(options["devices"])
-        jobs = 1 if jobs is None and devices > 1 else jobs
-    options |= {"workers": jobs, "resources": needs, "retries": retries, "detach": detach}
-    if executor != "local":
-        options["executor"] = make_executor(executor, needs.of(executor))
-    report = run_grid(wanted, leaderboard_dir, **options)
->>>>>>> devices
+        on_grid["workers"] = 1 if jobs is None and devices > 1 else jobs
+    report = run_grid(wanted, leaderboard_dir, **options, **on_grid, detach=detach)
     report.render(common.results())
     if report.left:
         common.results().print(

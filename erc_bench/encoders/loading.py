@@ -64,29 +64,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     from tokenizers import AddedToken
     from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import AutoTokenizer
 
     found = find_encoder(name)
     config = load_config(name)
     who = f"The tokenizer of the encoder {name!r}"
-    if not has_tokenizer(found.folder):
-        # Transformers would make one of the special tokens alone, to which all text is unknown.
-        raise ErcBenchError(
-            f"The folder {found.folder} of the encoder {name!r} has no tokenizer: neither "
-            "tokenizer.json nor vocab.txt, vocab.json with merges.txt, or a *.model file. Copy "
-            "them from where the encoder comes from, or save them beside the weights: "
-            "AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained(FOLDER)."
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False)
-    except Exception as error:  # of several libraries, about files of many forms
-        raise ErcBenchError(
-            f"{who} can't be loaded from {found.folder} ({brief(error)}). One of its files "
-            f"({', '.join(_tokenizer_files(found.folder))}) is damaged, or needs another package "
-            "or a newer transformers: download them again, all from one source."
-        ) from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ErcBenchError(f"The encoder {name!r} has no fast tokenizer (tokenizer.json).")
+    tokenizer = _own_tokenizer(found)
     missing = [t for t in ("cls", "mask", "pad") if getattr(tokenizer, f"{t}_token_id") is None]
     if missing:
         raise ErcBenchError(
@@ -128,6 +110,48 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"the CLS token ({tokenizer.cls_token}), as those of BERT and RoBERTa do: choose an "
             "encoder of their kind."
         )
+    return tokenizer
+
+
+def _own_tokenizer(found: EncoderFiles) -> PreTrainedTokenizerBase:
+    """The fast tokenizer that lies beside an encoder's weights.
+
+    Raises:
+        ErcBenchError: there is none, it can't be loaded, or it is a slow one.
+    """
+    from transformers import AutoTokenizer
+
+    name = found.name
+    if not has_tokenizer(found.folder):
+        # Transformers would make one of the special tokens alone, to which all text is unknown.
+        raise ErcBenchError(
+            f"The folder {found.folder} of the encoder {name!r} has no tokenizer: neither "
+            "tokenizer.json nor vocab.txt, vocab.json with merges.txt, or a *.model file. Copy "
+            "them from where the encoder comes from, or save them beside the weights: "
+            "AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained(FOLDER)."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False)
+    except Exception as error:  # of several libraries, about files of many forms
+        raise ErcBenchError(
+            f"The tokenizer of the encoder {name!r} can't be loaded from {found.folder} "
+            f"({brief(error)}). One of its files "
+            f"({', '.join(_tokenizer_files(found.folder))}) is damaged, or needs another package "
+            "or a newer transformers: download them again, all from one source."
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ErcBenchError(f"The encoder {name!r} has no fast tokenizer (tokenizer.json).")
+    return tokenizer
+
+
+def load_causal_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a causal language model; it needs no CLS, mask or padding token.
+
+    Raises:
+        ErcBenchError: there is none, it can't be loaded, or it is a slow one.
+    """
+    tokenizer = _own_tokenizer(find_encoder(name))
+    tokenizer.model_max_length = 1 << 30  # prompts are cut by whole turns
     return tokenizer
 
 
@@ -204,24 +228,61 @@ def load_encoder(name: str, max_len: int = 0) -> PreTrainedModel:
     return encoder
 
 
-def _with_weights(found: EncoderFiles, config: Any) -> PreTrainedModel:
-    """The network with all of its weights."""
+def load_causal_lm(name: str, **options: Any) -> PreTrainedModel:
+    """A pre-trained causal language model.
+
+    Args:
+        name: hub id or folder.
+        options: further arguments of ``from_pretrained``: ``dtype``, ``quantization_config``.
+
+    Raises:
+        ErcBenchError: it can't be loaded, is no causal language model, or its weights are not all
+            there.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    found = find_encoder(name)
+    config = load_config(name)
+    for path in weight_files(found.folder):
+        check_whole(path)
+    kinds = getattr(config, "architectures", None) or []
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not all(
+        "CausalLM" in kind or "LMHead" in kind for kind in kinds
+    ):
+        raise ErcBenchError(
+            f"{name!r} is no causal language model but a {config.model_type} "
+            f"({', '.join(kinds) or 'of no known architecture'}). Choose one that continues text, "
+            "such as a Llama, Qwen or Mistral."
+        )
+    return _with_weights(found, config, AutoModelForCausalLM, frozenset(), **options)
+
+
+def _with_weights(
+    found: EncoderFiles,
+    config: Any,
+    kind: Any = None,
+    optional: frozenset[str] = frozenset(HEADS),
+    **options: Any,
+) -> PreTrainedModel:
+    """The network with all of its weights, but for parts that are ``optional``."""
     import torch
     from transformers import AutoModel
 
     for logger in ("transformers.modeling_utils", "transformers.utils.loading_report"):
         logging.getLogger(logger).setLevel(logging.ERROR)  # what it reports is checked here
-    pooling = {"add_pooling_layer": False} if config.model_type in BERTS else {}
+    if kind is None:
+        kind = AutoModel
+        options |= {"add_pooling_layer": False} if config.model_type in BERTS else {}
     try:
-        encoder, report = AutoModel.from_pretrained(
+        encoder, report = kind.from_pretrained(
             found.folder,
             use_safetensors=found.safetensors,
             weights_only=True,
-            dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report, with their names
             trust_remote_code=False,
-            **pooling,
+            **{"dtype": torch.float32, **options},
         )
     except UnpicklingError as error:
         said = next((line for line in str(error).splitlines() if "GLOBAL" in line), brief(error))
@@ -236,11 +297,13 @@ def _with_weights(found: EncoderFiles, config: Any) -> PreTrainedModel:
             f"The encoder in {found.folder} can't be loaded ({brief(error)}). Its weights are cut "
             "off or damaged, or its config.json is another model's: download both again."
         ) from error
-    _check_weights(encoder, report, found)
+    _check_weights(encoder, report, found, optional)
     return encoder
 
 
-def _check_weights(encoder: Any, report: Mapping[str, Any], found: EncoderFiles) -> None:
+def _check_weights(
+    encoder: Any, report: Mapping[str, Any], found: EncoderFiles, optional: frozenset[str]
+) -> None:
     """Raise if a weight of the encoder was not in its file, or a layer of the file is not used."""
     remedy = "Put the config.json and the weights of one and the same model into that folder."
     here = f"The weights in {found.folder} are not those that its config.json describes"
@@ -249,7 +312,7 @@ def _check_weights(encoder: Any, report: Mapping[str, Any], found: EncoderFiles)
         raise ErcBenchError(
             f"{here}: {len(sizes)} {of_all} have another size ({some(sorted(sizes))}). {remedy}"
         )
-    if missing := [key for key in report["missing_keys"] if not HEADS & set(key.split("."))]:
+    if missing := [key for key in report["missing_keys"] if not optional & set(key.split("."))]:
         others = sorted(report["unexpected_keys"])
         instead = f"; there are {some(others)} instead, which have no place in it" if others else ""
         raise ErcBenchError(

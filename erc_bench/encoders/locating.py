@@ -25,7 +25,7 @@ from erc_bench.progress import console, say
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that stands for another in a repository."""
 
-WANTED = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "model*.safetensors"]
 PICKLED = "pytorch_model*.bin"
 
 

@@ -103,20 +103,20 @@ def scored(
     answered = (classes != NO_ANSWER).tolist()
     rounded = [[round(p, 4) for p in row] for row in predicted.probabilities.tolist()]
     # Of what is stored, so that the metrics can be recomputed from the record.
-    figures = evaluate(classes, gold, corpus.labels.names, torch.tensor(rounded))
+    stored = torch.tensor(rounded) if trained.method.gives_probabilities else None
+    figures = evaluate(classes, gold, corpus.labels.names, stored)
     if again := predicted.extra.keys() & {*figures, "no_answer"}:
         raise ErcBenchError(
             f"The method {type(trained.method).__name__} reports a metric {min(again)!r} of its "
             "own, which is the name of one that is computed for every method alike. Give its "
             "extra_metrics other names."
         )
+    rows = [row if there else None for row, there in zip(rounded, answered, strict=True)]
     return {**figures, **predicted.extra}, {
         "ids": [data.ids[row] for row in predicted.rows],
         "gold": gold.tolist(),
         "predicted": classes.tolist(),
-        "probabilities": [
-            row if there else None for row, there in zip(rounded, answered, strict=True)
-        ],
+        **({} if stored is None else {"probabilities": rows}),
         **recorded_facts(corpus, split),
     }
 

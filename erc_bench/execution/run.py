@@ -18,7 +18,14 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.execution.devices import Team
 from erc_bench.execution.recording import forget_peak_memory, make_record
 from erc_bench.execution.resources import ONE_DEVICE, Devices
-from erc_bench.files import FULL, UNWRITABLE, cannot_write, sha256_of, temporary_name
+from erc_bench.files import (
+    FULL,
+    UNWRITABLE,
+    cannot_write,
+    sha256_of,
+    temporary_name,
+    write_atomically,
+)
 from erc_bench.leases import Hold
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
@@ -290,6 +297,8 @@ def _train_and_record(
             wall_seconds=clock.seconds + trained.log.earlier_seconds,
         )
         held.check()
+        for name, text in method.run_files().items():
+            write_atomically(place.folder / name, text)
         # The model first: a record always names a model that is there.
         unnamed.replace(place.new_model(digest))
     finally:

@@ -40,7 +40,7 @@ class Answer:
     label: str
     """The most probable emotion; "" where the method gives no answer."""
     probabilities: dict[str, float]
-    """By emotion, rounded to 4 places as in a record."""
+    """By emotion, rounded to 4 places as in a record; empty where the method gives none."""
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -118,7 +118,7 @@ class Model:
                 d.utterances[i].text,
                 self.labels.names[best] if best != NO_ANSWER else "",
                 {}
-                if best == NO_ANSWER
+                if best == NO_ANSWER or not self.method.gives_probabilities
                 else dict(zip(self.labels.names, (round(p, 4) for p in row), strict=True)),
             )
             for (d, i), best, row in found

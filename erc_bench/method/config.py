@@ -9,6 +9,7 @@ from erc_bench.encoders.fast import Speedups
 from erc_bench.errors import ErcBenchError
 
 _LATER = "added_later"
+_UNHASHED = "unhashed"
 
 
 def added_later(default: Any = MISSING, *, factory: Any = MISSING) -> Any:
@@ -22,6 +23,19 @@ def added_later(default: Any = MISSING, *, factory: Any = MISSING) -> Any:
 def is_added_later(setting: Field[Any]) -> bool:
     """Whether a setting is one of :func:`added_later`."""
     return bool(setting.metadata.get(_LATER))
+
+
+def unhashed(default: Any = MISSING, *, factory: Any = MISSING) -> Any:
+    """A setting that no answer depends on: how long a server is waited for, say.
+
+    It never changes the hash of a run.
+    """
+    return field(default=default, default_factory=factory, metadata={_UNHASHED: True})
+
+
+def is_unhashed(setting: Field[Any]) -> bool:
+    """Whether a setting is :func:`unhashed`."""
+    return bool(setting.metadata.get(_UNHASHED))
 
 
 def default_of(setting: Field[Any]) -> Any:

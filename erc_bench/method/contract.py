@@ -32,6 +32,8 @@ class ErcMethod(LightningModule):
     which a test checks for every method of the suite."""
     trains: ClassVar[bool] = True
     """False: there is nothing to fit. It is evaluated, recorded and ranked like any other."""
+    gives_probabilities: bool = True
+    """False: its scores say which emotion, not how probable each is; none are recorded then."""
     reader: Reader
     prepared_for: str = ""
     """Digest of the corpus that :meth:`prepare` was called with last; the framework keeps it."""
@@ -105,6 +107,11 @@ class ErcMethod(LightningModule):
 
     def recorded(self) -> dict[str, Any]:
         """Plain data to record beside the encoder's identity, once the method is trained."""
+        return {}
+
+    def run_files(self) -> dict[str, str]:
+        """Text files that a run leaves beside its model, by name, once dev and test are
+        predicted."""
         return {}
 
     def saved_state(self) -> dict[str, Tensor]:

@@ -200,6 +200,41 @@ class FineTuning(Environment, frozen=True, kw_only=True):
     seconds: Number | None = None
 
 
+class Prompting(Part, frozen=True, kw_only=True):
+    """How a language model was prompted, and what it took (protocol, point 13)."""
+
+    backend: str
+    """``local``, or the address of a server."""
+    revision: str = ""
+    """Of a server's model, as far as it is known."""
+    served: dict[str, Count] = {}
+    """How many answers came from what the server calls its model."""
+    prompts: list[dict[str, str]]
+    """``name`` and ``sha256`` of each; the first one's answers are the record's predictions."""
+    names: str = "real"
+    """Whether the speakers' names were ``masked``."""
+    decoding: dict[str, Any] = {}
+    examples: list[str] = []
+    """Ids of the utterances that were shown with their labels."""
+    examples_from: str = "train"
+    window: Count | None = None
+    """Past turns at most."""
+    paraphrases: dict[str, list[dict[str, Any]]] = {}
+    """By split what each prompt scores, in percent."""
+    spread: dict[str, dict[str, Number]] = {}
+    """By split mean, standard deviation (n−1) and range of the prompts' weighted-F1."""
+    masked: dict[str, dict[str, Number]] | None = None
+    """By split what the first prompt scores when names are masked; None where it was not asked."""
+    per_1000: dict[str, Number] = {}
+    """Tokens and seconds of 1,000 utterances with the first prompt."""
+    answers: Count = 0
+    """Of all prompts; of their tokens and cost it is the sum that follows."""
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    cost: Number | None = None
+    """In the currency of the prices that were given."""
+
+
 class Encoder(Part, frozen=True, kw_only=True):
     """What turns text into vectors. ``extra`` may hold more by which a method tells two apart."""
 
@@ -209,6 +244,8 @@ class Encoder(Part, frozen=True, kw_only=True):
     vectors: str | None = None
     """SHA-256 of the utterance vectors that were read instead of text."""
     fine_tuning: FineTuning | None = None
+    prompting: Prompting | None = None
+    """None where the model is not a prompted one."""
 
 
 class Training(Part, frozen=True, kw_only=True):

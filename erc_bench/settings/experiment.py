@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from erc_bench.errors import ErcBenchError, did_you_mean
-from erc_bench.method.config import MethodConfig, default_of, is_added_later
+from erc_bench.method.config import MethodConfig, default_of, is_added_later, is_unhashed
 from erc_bench.settings.presets import default_preset, presets
 from erc_bench.settings.registry import experiment_file
 
@@ -67,7 +67,8 @@ class Experiment:
         """12 hexadecimal digits over the settings; the same settings have the same hash.
 
         Settings that were :func:`~erc_bench.method.config.added_later` count only where they are
-        not at their default, so that a hash is for good.
+        not at their default, so that a hash is for good; those that are
+        :func:`~erc_bench.method.config.unhashed` never do.
         """
         text = json.dumps(_hashed(self.config), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -217,6 +218,8 @@ def _hashed(config: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in fields(config):
         value = getattr(config, each.name)
+        if is_unhashed(each):
+            continue
         if is_added_later(each) and value == default_of(each):
             continue
         found[each.name] = _hashed(value) if is_dataclass(value) else value

@@ -1,0 +1,490 @@
+"""A prompted language model: nothing is trained.
+
+A model on this machine gives the likelihood of every label after the prompt; a server that speaks
+OpenAI's interface writes an answer, which names a label or is no answer. The first prompt's answers
+count. The other prompts, and the first one with the speakers' names masked, are asked beside it in
+a run, and the record says how far their scores lie apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from erc_bench.corpus.conversation import Dialogue
+from erc_bench.errors import ErcBenchError
+from erc_bench.evaluation import NO_ANSWER
+from erc_bench.evaluation.metrics import evaluate
+from erc_bench.method import (
+    Batch,
+    Columns,
+    ErcDataModule,
+    ErcMethod,
+    EvaluationConfig,
+    Example,
+    LabelSet,
+    MethodConfig,
+    Reader,
+)
+from erc_bench.method.config import at_least, unhashed
+from erc_bench.progress import Stopwatch, track
+from erc_bench.training.environment import device_name
+from erc_bench.training.precision import choose_precision
+
+from .answers import Answer, AnswerFile, Patience, Server, checked_url, key_of, named_label
+from .language_models import (
+    ChatText,
+    Message,
+    Turn,
+    checked_digests,
+    find_prompt,
+    fitting,
+    label_likelihoods,
+    left_padded,
+    load_model,
+    model_identity,
+    model_tokenizer,
+    tokenizer_identity,
+    window,
+)
+
+LEAST_PROMPTS = 3
+"""Paraphrases that a run has to ask (protocol, point 13)."""
+
+EXAMPLE_TURNS = 4
+"""Past turns of an example at most."""
+
+SURE = 20.0
+"""The logit of the label that a written answer names; the others have 0."""
+
+
+@dataclass
+class PromptLMConfig(MethodConfig):
+    """Settings of a prompted language model."""
+
+    encoder: str = "Qwen/Qwen2.5-7B-Instruct"  # hub id or folder; of a server its model's name
+    epochs: int = 1  # nothing is trained
+    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(batch_size=8))
+    base_url: str = ""  # http://HOST:PORT/v1 of a server; "" = a model on this machine
+    revision: str = ""  # of a server's model, as far as it is known
+    # files, or names of those that come with the suite; the first one's answers count
+    prompts: list[str] = field(default_factory=lambda: ["plain", "question", "annotator"])
+    prompt_digests: list[str] = field(default_factory=list)  # SHA-256 of each; filled in
+    names: Literal["real", "masked"] = "real"  # masked: Speaker 1, Speaker 2
+    also_masked: bool = True  # in a run ask the first prompt once more with masked names
+    examples: int = 0  # shown before the question: turns of train, drawn by the seed
+    window: int = 12  # past turns at most
+    max_len: int = 2048  # tokens of a prompt at most; not of a server's
+    temperature: float = 0.0  # of a server; 0 = the most probable token
+    max_tokens: int = 16  # of a server's answer at most
+    request: dict[str, Any] = field(default_factory=dict)  # more fields of a request; null = none
+    key_from: str = unhashed("OPENAI_API_KEY")  # environment variable with the server's key
+    at_once: int = unhashed(8)  # requests at a time
+    timeout: float = unhashed(60.0)  # seconds that a request may take
+    retries: int = unhashed(6)  # how often a request that failed is sent again
+    wait: float = unhashed(1.0)  # seconds before the first of these; each later wait is doubled
+    keep: bool = unhashed(True)  # keep answers on disk, so that none is asked for twice
+    price_in: float = unhashed(0.0)  # of a million tokens of prompts; 0 = not known
+    price_out: float = unhashed(0.0)  # of a million tokens of answers
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "examples", "window", "temperature", "retries", "wait")
+        at_least(self, 0, "price_in", "price_out")
+        at_least(self, 1, "max_tokens", "at_once", "timeout")
+        at_least(self, 16, "max_len")
+        if self.base_url:
+            self.base_url = checked_url(self.base_url)
+        if len(set(self.prompts)) < LEAST_PROMPTS or len(set(self.prompts)) < len(self.prompts):
+            raise ErcBenchError(
+                f"The setting prompts={self.prompts} names too few: give {LEAST_PROMPTS} or more "
+                "different ones. A harness moves the score of a prompted model by many points, so "
+                "a row has to say how far apart paraphrases are."
+            )
+        self.prompt_digests = checked_digests(self.prompts, self.prompt_digests)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One of the ways in which a run asks about every turn."""
+
+    prompt: int
+    """Its number in the settings."""
+    masked: bool
+    """Whether the speakers' names are masked."""
+
+
+class TargetReader(Reader):
+    """Which turns are asked about; what the model reads of them is made when it is asked."""
+
+    def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
+        """One for each labelled turn."""
+        return [{"targets": [i]} for i in dialogue.labelled]
+
+    def collate(self, columns: Columns) -> Batch:
+        """Nothing: a batch's rows say it all."""
+        return {}
+
+
+class PromptLM(ErcMethod):
+    """A language model that is asked about each turn."""
+
+    Config = PromptLMConfig
+    context = "past"
+    trains = False
+    config: PromptLMConfig
+    shown: Tensor
+
+    def __init__(self, config: PromptLMConfig, labels: LabelSet) -> None:
+        super().__init__(config, labels)
+        self.reader = TargetReader()
+        self.prompts = [find_prompt(name) for name in config.prompts]
+        self.gives_probabilities = not config.base_url
+        self.told: dict[str, Any] = {}
+        self.lines: list[str] = []
+        self.logits: dict[int, Tensor] = {}
+        # The examples from train as JSON, so that a model that is loaded again shows the same.
+        self.register_buffer("shown", torch.zeros(0, dtype=torch.uint8))
+        if config.base_url:
+            return
+        self.tokenizer = model_tokenizer(config.encoder)
+        self.chat = ChatText(self.tokenizer)
+        on_gpu = torch.cuda.is_available()
+        chosen = choose_precision(config.precision).chosen if on_gpu else "float32"
+        dtype = getattr(torch, chosen)
+        self.model = load_model(config.encoder, config.max_len, dtype=dtype).eval()
+        self.model.requires_grad_(False)
+
+    @classmethod
+    def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
+        """The model on this machine and its weights; of a server what is known of it."""
+        assert isinstance(config, PromptLMConfig)
+        if not config.base_url:
+            return model_identity(config.encoder)
+        known = [config.base_url, config.encoder, config.revision]
+        return {"name": config.encoder, "digest": key_of(known)}
+
+    # --- asking
+
+    def prepare(self, data: ErcDataModule) -> None:
+        """Ask about every labelled turn of dev and test, or of the dialogues to predict."""
+        in_a_run = "train" in data.splits
+        if in_a_run:
+            self._draw_examples(data)
+        config = self.config
+        masked = config.names == "masked"
+        asked = [Asked(0, masked)]
+        if in_a_run:
+            asked += [Asked(number, masked) for number in range(1, len(self.prompts))]
+            asked += [Asked(0, True)] if config.also_masked and not masked else []
+        splits = [split for split in data.splits if split != "train"]
+        turns = [
+            (dialogue, i)
+            for split in splits
+            for dialogue in data.corpus.dialogues(split)
+            for i in dialogue.labelled
+        ]
+        questions = [self._question(way, dialogue, i) for way in asked for dialogue, i in turns]
+        answers = (self._of_server if config.base_url else self._of_model)(questions, data.seed)
+        by_way = [answers[n : n + len(turns)] for n in range(0, len(answers), len(turns))]
+        rows = torch.cat([data.rows(split) for split in splits])
+        logits = torch.tensor([self._logits(answer) for answer in by_way[0]])
+        self.logits = dict(zip(rows.tolist(), logits, strict=True))
+        if in_a_run:
+            self._note(data, splits, asked, by_way)
+
+    def _draw_examples(self, data: ErcDataModule) -> None:
+        """Choose the examples: labels in turn, of each its turns in an order drawn by the seed."""
+        rng = np.random.default_rng(data.seed)
+        of_label: dict[int, list[tuple[Dialogue, int]]] = {}
+        for dialogue in data.corpus.dialogues("train"):
+            for i in dialogue.labelled:
+                of_label.setdefault(dialogue.utterances[i].label or 0, []).append((dialogue, i))
+        drawn: list[dict[str, Any]] = []
+        queues = [[of_label[c][n] for n in rng.permutation(len(of_label[c]))] for c in of_label]
+        while len(drawn) < self.config.examples and any(queues):
+            for queue in (queues[n] for n in rng.permutation(len(queues))):
+                if queue and len(drawn) < self.config.examples:
+                    drawn.append(self._example(*queue.pop()))
+        written = json.dumps(drawn).encode()
+        self.shown = torch.tensor(list(written), dtype=torch.uint8, device=self.shown.device)
+
+    def _example(self, dialogue: Dialogue, i: int) -> dict[str, Any]:
+        past = min(self.config.window, EXAMPLE_TURNS)
+        turns = {
+            how: [
+                [turn.name, turn.text]
+                for turn in window(dialogue.utterances, i, past, masked=how == "masked")
+            ]
+            for how in ("real", "masked")
+        }
+        utterance = dialogue.utterances[i]
+        return {"id": utterance.id, "label": utterance.label, **turns}
+
+    def _examples(self) -> list[dict[str, Any]]:
+        return json.loads(bytes(self.shown.tolist()) or b"[]")
+
+    def _question(self, way: Asked, dialogue: Dialogue, i: int) -> tuple[Asked, list[Turn]]:
+        return way, window(dialogue.utterances, i, self.config.window, masked=way.masked)
+
+    def _before(self, way: Asked) -> list[Message]:
+        """What stands before the question: the instruction and the examples."""
+        prompt, names = self.prompts[way.prompt], self.labels.names
+        messages = prompt.system(names)
+        for example in self._examples():
+            turns = [Turn(*turn) for turn in example["masked" if way.masked else "real"]]
+            answer = prompt.answer(names[example["label"]])
+            messages += [
+                prompt.user(turns, names),
+                {"role": "assistant", "content": answer},
+            ]
+        return messages
+
+    def _of_server(self, questions: Sequence[tuple[Asked, list[Turn]]], seed: int) -> list[Answer]:
+        config = self.config
+        decoding: dict[str, Any] = {
+            "temperature": config.temperature,
+            "max_tokens": config.max_tokens,
+            **({"seed": seed} if config.temperature else {}),
+            **config.request,
+        }
+        decoding = {name: value for name, value in decoding.items() if value is not None}
+        before = {way: self._before(way) for way, _ in questions}
+        bodies = {}
+        keys = []
+        for way, turns in questions:
+            asked = self.prompts[way.prompt].user(turns, self.labels.names)
+            body = {"model": config.encoder, "messages": [*before[way], asked], **decoding}
+            keys.append(key_of(config.base_url, config.revision, body))
+            bodies[keys[-1]] = body
+        patience = Patience(config.at_once, config.timeout, config.retries, config.wait)
+        server = Server(config.base_url, config.key_from, patience)
+        kept = AnswerFile([config.base_url, config.encoder, config.revision])
+        return self._known_or_new(keys, kept, bodies, server.ask)
+
+    def _of_model(self, questions: Sequence[tuple[Asked, list[Turn]]], seed: int) -> list[Answer]:
+        config = self.config
+        before = {way: self._before(way) for way, _ in questions}
+        answers = {
+            way: [
+                self.chat.answer_ids(self.prompts[way.prompt].answer(label))
+                for label in self.labels.names
+            ]
+            for way in before
+        }
+        dtype = next(self.model.parameters()).dtype
+        place = [device_name(), str(dtype), torch.__version__, transformers.__version__]
+        source = [model_identity(config.encoder)["digest"], tokenizer_identity(config.encoder)]
+        prompts: dict[str, tuple[Asked, list[int]]] = {}
+        keys = []
+        for way, turns in track(questions, "Writing the prompts"):
+            prompt = self.prompts[way.prompt]
+
+            def messages(turns: Sequence[Turn], way: Asked = way, prompt: Any = prompt) -> Any:
+                return [*before[way], prompt.user(turns, self.labels.names)]
+
+            ids = fitting(messages, turns, self.chat, config.max_len)
+            keys.append(key_of(place, ids, answers[way]))
+            prompts[keys[-1]] = way, ids
+
+        def ask(wanted: Sequence[tuple[Asked, list[int]]], arrived: Any) -> None:
+            self._likelihoods(wanted, answers, arrived)
+
+        return self._known_or_new(keys, AnswerFile(["likelihood", *source]), prompts, ask)
+
+    def _known_or_new(
+        self, keys: Sequence[str], kept: AnswerFile, questions: Mapping[str, Any], ask: Any
+    ) -> list[Answer]:
+        """The answer with each key: from the file, or asked for and put there at once."""
+        found = {key: kept.get(key) if self.config.keep else None for key in questions}
+        missing = [key for key, answer in found.items() if answer is None]
+
+        def arrived(number: int, answer: Answer) -> None:
+            found[missing[number]] = answer
+            if self.config.keep:
+                kept.add(missing[number], answer)
+
+        if missing:
+            ask([questions[key] for key in missing], arrived)
+        answers = [found[key] for key in keys]
+        assert all(answer is not None for answer in answers)
+        return answers  # type: ignore[return-value]
+
+    @torch.inference_mode()
+    def _likelihoods(
+        self,
+        prompts: Sequence[tuple[Asked, list[int]]],
+        answers: Mapping[Asked, list[list[int]]],
+        arrived: Any,
+    ) -> None:
+        """Label likelihoods of prompts, those of about one length at a time, the longest first."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(device)
+        size = self.config.evaluation.batch_size
+        batches = []
+        for way in answers:
+            own = [n for n, (of, _) in enumerate(prompts) if of == way]
+            own.sort(key=lambda n: -len(prompts[n][1]))
+            batches += [(way, own[n : n + size]) for n in range(0, len(own), size)]
+        for way, numbers in track(batches, "Asking the model"):
+            clock = Stopwatch()
+            ids, mask = left_padded([prompts[n][1] for n in numbers])
+            found = label_likelihoods(self.model, ids.to(device), mask.to(device), answers[way])
+            rows = found.tolist()
+            seconds = round(clock.seconds / len(numbers), 6)
+            for n, row in zip(numbers, rows, strict=True):
+                best = self.labels.names[int(np.argmax(row))]
+                tokens = len(prompts[n][1])
+                arrived(n, Answer(best, "", tokens, 0, seconds, "", row))
+
+    # --- answers
+
+    def _class(self, answer: Answer) -> int:
+        """The class that an answer names; −1 for none."""
+        if answer.likelihoods is None:
+            return named_label(answer.text, self.labels.names)
+        return int(np.argmax(answer.likelihoods))
+
+    def _logits(self, answer: Answer) -> list[float]:
+        if answer.likelihoods is not None:
+            return answer.likelihoods
+        label = self._class(answer)
+        if label == NO_ANSWER:
+            return [float("nan")] * len(self.labels)
+        return [SURE * (c == label) for c in range(len(self.labels))]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The logits ``(N, C)`` of the answers that came when they were asked for."""
+        found = torch.stack([self.logits[row] for row in batch["rows"].tolist()])
+        return found.to(batch["rows"].device)
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The examples that were shown; not the model, which many runs have in common."""
+        return {"shown": self.shown}
+
+    def load_saved_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the examples."""
+        self.shown = state["shown"].to(self.shown.device)
+
+    # --- what the record says
+
+    def recorded(self) -> dict[str, Any]:
+        """Prompts, decoding, examples, and what the other prompts and masked names score."""
+        return {"prompting": self.told} if self.told else {}
+
+    def run_files(self) -> dict[str, str]:
+        """Every answer as it came, a line each."""
+        return {"answers.jsonl": "".join(self.lines)} if self.lines else {}
+
+    def _note(
+        self,
+        data: ErcDataModule,
+        splits: Sequence[str],
+        asked: Sequence[Asked],
+        by_way: Sequence[Sequence[Answer]],
+    ) -> None:
+        """Keep what the record and the file of answers say."""
+        config, names = self.config, self.labels.names
+        sizes = [len(data.rows(split)) for split in splits]
+        starts = dict(zip(splits, np.cumsum([0, *sizes]).tolist(), strict=False))
+        scores: dict[tuple[str, Asked], dict[str, float]] = {}
+        self.lines = []
+        for way, answers in zip(asked, by_way, strict=True):
+            classes = torch.tensor([self._class(answer) for answer in answers])
+            for split, size in zip(splits, sizes, strict=True):
+                rows = data.rows(split)
+                of_split = slice(starts[split], starts[split] + size)
+                figures = evaluate(classes[of_split], data.gold[rows], names)
+                shares = ("weighted_f1", "accuracy", "macro_f1")
+                scores[split, way] = {
+                    **{name: round(figures[name], 4) for name in shares},
+                    "no_answer": round(figures.get("no_answer", 0.0), 4),
+                }
+                for row, answer, label in zip(
+                    rows.tolist(), answers[of_split], classes[of_split].tolist(), strict=True
+                ):
+                    line = {
+                        "split": split,
+                        "id": data.ids[row],
+                        "prompt": config.prompts[way.prompt],
+                        "masked": way.masked,
+                        "label": None if label == NO_ANSWER else names[label],
+                        "answer": answer.text,
+                        "finish": answer.finish,
+                        "prompt_tokens": answer.prompt_tokens,
+                        "completion_tokens": answer.completion_tokens,
+                        "seconds": answer.seconds,
+                        "likelihoods": answer.likelihoods,
+                    }
+                    self.lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        headline, every = by_way[0], [answer for answers in by_way for answer in answers]
+        each = [way for way in asked if way.masked == (config.names == "masked")]
+        told: dict[str, Any] = {
+            "backend": config.base_url or "local",
+            "revision": config.revision,
+            "served": dict(Counter(answer.model for answer in every if answer.model)),
+            "prompts": [{"name": prompt.name, "sha256": prompt.digest} for prompt in self.prompts],
+            "names": config.names,
+            "decoding": self._decoding(),
+            "examples": [example["id"] for example in self._examples()],
+            "examples_from": "train",
+            "window": config.window,
+            "paraphrases": {
+                split: [{"prompt": config.prompts[w.prompt], **scores[split, w]} for w in each]
+                for split in splits
+            },
+            "spread": {split: _spread([scores[split, w] for w in each]) for split in splits},
+            **self._cost(headline, every),
+        }
+        masked = Asked(0, True)
+        if config.names == "real" and masked in asked:
+            told["masked"] = {split: scores[split, masked] for split in splits}
+        self.told = told
+
+    def _decoding(self) -> dict[str, Any]:
+        config = self.config
+        if not config.base_url:
+            return {"kind": "label likelihood", "max_len": config.max_len}
+        written = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+        return {"kind": "generation", **written, **config.request}
+
+    def _cost(self, headline: Sequence[Answer], every: Sequence[Answer]) -> dict[str, Any]:
+        """What 1,000 utterances take with the first prompt, and all answers together."""
+        thousand = 1000 / len(headline)
+
+        def total(answers: Sequence[Answer], name: str) -> float:
+            return sum(getattr(answer, name) for answer in answers)
+
+        prompt, completion = (total(every, f"{name}_tokens") for name in ("prompt", "completion"))
+        price = self.config.price_in * prompt + self.config.price_out * completion
+        return {
+            "per_1000": {
+                name: round(thousand * total(headline, name), 2)
+                for name in ("prompt_tokens", "completion_tokens", "seconds")
+            },
+            "answers": len(every),
+            "prompt_tokens": int(prompt),
+            "completion_tokens": int(completion),
+            **({"cost": round(price / 1e6, 6)} if price else {}),
+        }
+
+
+def _spread(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean, standard deviation and range of the paraphrases' weighted-F1."""
+    values = [score["weighted_f1"] for score in scores]
+    figures = {
+        "mean": mean(values),
+        "std": stdev(values),
+        "lowest": min(values),
+        "highest": max(values),
+    }
+    return {name: round(value, 4) for name, value in figures.items()}
