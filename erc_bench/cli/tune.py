@@ -25,6 +25,7 @@ def tune(
     trials: Whole = 20,
     seeds: Whole | None = None,
     sampler_seed: Whole = 0,
+    restart: bool = False,
     retry: bool = False,
     wandb: Literal["online", "offline", "off"] | None = None,
     jobs: Whole | None = None,
@@ -43,6 +44,7 @@ def tune(
         trials: How many, trial 0 among them (default: 20).
         seeds: Train the seeds 1 to N with the best trial's settings.
         sampler_seed: Another one draws other settings (default: 0).
+        restart: Begin interrupted trials anew.
         retry: Do trials again that failed.
         wandb: How to log the seeds to W&B (default: $WANDB_MODE, then online if logged in, else
             offline); trials are not logged.
@@ -66,7 +68,11 @@ def tune(
     log_to = wandb_mode(wandb, leaderboard_dir)
     studies = [study(base, sampler_seed) for base in bases]
     found, complaints = search(
-        studies, trials, leaderboard_dir, data_dir=data_dir, retry=retry, workers=jobs
+        *(studies, trials, leaderboard_dir),
+        data_dir=data_dir,
+        restart=restart,
+        retry=retry,
+        workers=jobs,
     )
     out = common.results()
     for searched in found:

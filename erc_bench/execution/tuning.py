@@ -31,7 +31,7 @@ from erc_bench.records.schema import Record, RecordError, Search, typed
 from erc_bench.records.store import read_record, write_record
 from erc_bench.records.trials import Trial, TrialPlace, digest, write_trial
 from erc_bench.settings.experiment import Experiment, Tuned, resolve
-from erc_bench.settings.space import Study
+from erc_bench.settings.space import FIRST_TRIAL_SEED, Study
 from erc_bench.training.frameworks import quiet_frameworks
 from erc_bench.training.scoring import DivergedError
 from erc_bench.training.train import train
@@ -89,6 +89,7 @@ def search(
     root: Path,
     *,
     data_dir: Path | None = None,
+    restart: bool = False,
     retry: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
@@ -103,6 +104,7 @@ def search(
         trials: how many each has, trial 0 among them.
         root: folder of the trials and checkpoints.
         data_dir: where the corpora are, before the usual places.
+        restart: begin interrupted trials anew.
         retry: do trials again that failed; those that diverged would do so again.
         workers: how many at a time; None is what this machine does well.
         executor: what does them.
@@ -113,30 +115,25 @@ def search(
     Raises:
         ErcBenchError: a space does not fit its method, or nothing can be written below ``root``.
     """
-    experiments, of_run = [], {}
-    for number in range(trials):
-        for study in studies:
-            experiment = study.trial(number)
-            experiments.append(experiment)
-            of_run[_key(experiment)] = study, number
-    planned, impossible = plan(experiments, root, {"data_dir": data_dir})
-    jobs = [_trial_job(job, *of_run[_key(job.experiment)], retry) for job in planned]
+    of_corpus = {(study.base.method, study.base.dataset): study for study in studies}
+    experiments = [study.trial(number) for number in range(trials) for study in studies]
+    planned, impossible = plan(experiments, root, {"data_dir": data_dir, "restart": restart})
+    jobs = [
+        _trial_job(job, of_corpus[job.experiment.method, job.experiment.dataset], retry)
+        for job in planned
+    ]
     report = do_jobs(jobs, root, impossible=impossible, workers=workers, executor=executor)
-    over: dict[tuple[str, str, int], Trial] = {}
+    over: dict[tuple[str, int], Trial] = {}
     for job in jobs:
         with contextlib.suppress(RecordError):  # the report has it
             if trial := job.place.trial():
-                over[_key(job.experiment)] = trial
+                over[job.study.hash, job.place.number] = trial
     found = []
     for study in studies:
-        ended = {number: over.get(_key(study.trial(number))) for number in range(trials)}
+        ended = {number: over.get((study.hash, number)) for number in range(trials)}
         missing = [number for number, trial in ended.items() if trial is None]
         found.append(Searched(study, [t for t in ended.values() if t is not None], missing))
     return found, report.complaints()
-
-
-def _key(experiment: Experiment) -> tuple[str, str, int]:
-    return experiment.method, experiment.dataset, experiment.seed
 
 
 # --- one trial
@@ -191,9 +188,10 @@ class TrialJob(Job):
         return Result(trial.score, text, seconds)
 
 
-def _trial_job(job: Job, study: Study, number: int, retry: bool) -> TrialJob:
+def _trial_job(job: Job, study: Study, retry: bool) -> TrialJob:
     """The job of a trial, from one of a run with its settings."""
     experiment, run = job.experiment, job.place
+    number = experiment.seed - FIRST_TRIAL_SEED
     place = TrialPlace.of_trial(
         run.root, experiment.method, experiment.dataset, study.hash, number, run.identity
     )
@@ -229,7 +227,7 @@ def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
     with place.locked():
         if again or place.trial() is None:
             with writing_below(place.root, place.folder), quiet_frameworks():
-                outcome = _train_and_score(job, without_test_labels(corpus), data_dir, runs_at_once)
+                outcome = _train_and_score(job, without_test_labels(corpus), runs_at_once)
                 write_trial(place.record, _trial(job, outcome, clock.seconds))
         place.tidy_up()
 
@@ -243,14 +241,13 @@ def without_test_labels(corpus: Corpus) -> Corpus:
     return replace(corpus, contents={**corpus.contents, "test": hidden})
 
 
-def _train_and_score(
-    job: TrialJob, corpus: Corpus, data_dir: Path | None, runs_at_once: int
-) -> dict[str, Any]:
+def _train_and_score(job: TrialJob, corpus: Corpus, runs_at_once: int) -> dict[str, Any]:
     """What a trial came to, as fields of a :class:`Trial`."""
-    experiment = job.experiment
+    experiment, options = job.experiment, job.options
+    restart = bool(options.get("restart"))
     try:
-        method, data = build(experiment, corpus, data_dir)
-        trained = train(method, data, job.place.folder, runs_at_once=runs_at_once)
+        method, data = build(experiment, corpus, options.get("data_dir"))
+        trained = train(method, data, job.place.folder, restart=restart, runs_at_once=runs_at_once)
         dev, _ = scored(trained, "dev", trained.predict("dev"))
     except DivergedError as error:
         return {"outcome": "diverged", "reason": str(error)}
