@@ -73,13 +73,9 @@ def run(
         seed=seed,
         seeds=seeds,
     )
-    if jobs is not None and jobs < 1:
-        raise ErcBenchError(f"--jobs {jobs} leaves nobody to run anything: give 1 or more.")
-    from erc_bench.execution.executors import make_executor
+    on_grid = grid_options(jobs, executor, resources, retries)
     from erc_bench.execution.grid import run_grid
-    from erc_bench.execution.resources import parse_resources
     from erc_bench.execution.run import run as run_one
-    from erc_bench.settings.registry import executor_names
     from erc_bench.tracking import wandb_mode
 
     options: dict[str, Any] = {
@@ -91,13 +87,7 @@ def run(
     if len(wanted) == 1 and executor == "local" and not detach:
         print_outcome(run_one(wanted[0], leaderboard_dir, **options))
         return 0
-    if retries < 0:
-        raise ErcBenchError(f"--retries {retries} is no number of attempts: give 0 or more.")
-    needs = parse_resources(resources, executor_names())
-    options |= {"workers": jobs, "resources": needs, "retries": retries, "detach": detach}
-    if executor != "local":
-        options["executor"] = make_executor(executor, needs.of(executor))
-    report = run_grid(wanted, leaderboard_dir, **options)
+    report = run_grid(wanted, leaderboard_dir, **options, **on_grid, detach=detach)
     report.render(common.results())
     if report.left:
         common.results().print(
@@ -110,6 +100,29 @@ def run(
     if report.failed:
         common.complain(f"{report.failed} of {len(wanted)} runs failed; those have no record.")
     return 1 if report.failed else 0
+
+
+def grid_options(
+    jobs: int | None, executor: str, resources: Sequence[str], retries: int
+) -> dict[str, Any]:
+    """What a command line says of how its runs are done, for a grid.
+
+    Raises:
+        ErcBenchError: that can't be.
+    """
+    if jobs is not None and jobs < 1:
+        raise ErcBenchError(f"--jobs {jobs} leaves nobody to run anything: give 1 or more.")
+    if retries < 0:
+        raise ErcBenchError(f"--retries {retries} is no number of attempts: give 0 or more.")
+    from erc_bench.execution.executors import make_executor
+    from erc_bench.execution.resources import parse_resources
+    from erc_bench.settings.registry import executor_names
+
+    needs = parse_resources(resources, executor_names())
+    options: dict[str, Any] = {"workers": jobs, "resources": needs, "retries": retries}
+    if executor != "local":
+        options["executor"] = make_executor(executor, needs.of(executor))
+    return options
 
 
 def experiments(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from erc_bench.cli import common
@@ -29,6 +30,9 @@ def tune(
     retry: bool = False,
     wandb: Literal["online", "offline", "off"] | None = None,
     jobs: Whole | None = None,
+    executor: str = "local",
+    resources: Annotated[tuple[str, ...], Several] = (),
+    retries: Whole = 3,
     data_dir: DataDir = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> int:
@@ -48,19 +52,24 @@ def tune(
         retry: Do trials again that failed.
         wandb: How to log the seeds to W&B (default: $WANDB_MODE, then online if logged in, else
             offline); trials are not logged.
-        jobs: How many at a time (default: as many as the GPU and the cores do well).
+        jobs: How many at a time (default: as many as the GPU and the cores do well; of a cluster,
+            as many as there is room for).
+        executor: What does trials and seeds: local, ray, slurm, or a plug-in.
+        resources: What each needs: cpus, gpus, memory_gib, minutes, devices, nodes, options of an
+            engine (slurm.partition=gpu), or a YAML file of these.
+        retries: How often one is put again that was preempted, lost its machine or its time.
     """
-    from erc_bench.cli.run import experiments
+    from erc_bench.cli.run import experiments, grid_options
 
     for option, value, least in (
         ("--trials", trials, 1),
         ("--seeds", seeds, 1),
-        ("--jobs", jobs, 1),
         ("--sampler-seed", sampler_seed, 0),
     ):
         if value is not None and value < least:
             raise ErcBenchError(f"{option} {value} is too few: give {least} or more.")
     bases = experiments(*overrides, method=method, dataset=dataset, preset=preset)
+    on_grid = grid_options(jobs, executor, resources, retries)
     from erc_bench.execution.tuning import search
     from erc_bench.settings.space import study
     from erc_bench.tracking import wandb_mode
@@ -72,7 +81,7 @@ def tune(
         data_dir=data_dir,
         restart=restart,
         retry=retry,
-        workers=jobs,
+        **on_grid,
     )
     out = common.results()
     for searched in found:
@@ -83,17 +92,17 @@ def tune(
     for searched in found:
         if searched not in over:
             common.complain(unfinished(searched, trials))
-    options = {"data_dir": data_dir, "wandb": log_to}
+    options = {"data_dir": data_dir, "wandb": log_to, **on_grid}
     failed, runs = 0, list[str]()
     if seeds and over:
-        failed, runs = _seeds(over, seeds, leaderboard_dir, jobs, options)
+        failed, runs = _seeds(over, seeds, leaderboard_dir, options)
     for searched in over:
         out.print(onwards(searched, runs), soft_wrap=True)
     return 1 if failed or len(over) < len(found) else 0
 
 
 def _seeds(
-    over: list[Searched], seeds: int, root: Any, jobs: int | None, options: dict[str, Any]
+    over: list[Searched], seeds: int, root: Path, options: dict[str, Any]
 ) -> tuple[int, list[str]]:
     """Train fresh seeds of the best settings, print their scores; how many failed, and the names
     of all."""
@@ -102,7 +111,7 @@ def _seeds(
 
     chosen = [searched.chosen(seed) for searched in over for seed in range(1, seeds + 1)]
     names = take_over(chosen, root, options["data_dir"])
-    report = run_grid(chosen, root, workers=jobs, **options)
+    report = run_grid(chosen, root, **options)
     report.render(common.results())
     for complaint in report.complaints():
         common.complain(complaint)

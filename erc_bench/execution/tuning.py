@@ -20,7 +20,6 @@ import msgspec
 
 from erc_bench.corpus.conversation import Corpus
 from erc_bench.errors import ErcBenchError, explain
-from erc_bench.execution.executors import Executor
 from erc_bench.execution.grid import do_jobs, plan
 from erc_bench.execution.jobs import Job, Result, experiment_document, experiment_of
 from erc_bench.execution.recording import peak_memory_mib, scored
@@ -91,8 +90,7 @@ def search(
     data_dir: Path | None = None,
     restart: bool = False,
     retry: bool = False,
-    workers: int | None = None,
-    executor: Executor | None = None,
+    **on_grid: Any,
 ) -> tuple[list[Searched], list[str]]:
     """Do the trials of some searches that are not over yet.
 
@@ -106,8 +104,7 @@ def search(
         data_dir: where the corpora are, before the usual places.
         restart: begin interrupted trials anew.
         retry: do trials again that failed; those that diverged would do so again.
-        workers: how many at a time; None is what this machine does well.
-        executor: what does them.
+        on_grid: further arguments of :func:`erc_bench.execution.grid.do_jobs`.
 
     Returns:
         The searches, and a paragraph for each kind of trouble that left trials without a result.
@@ -122,7 +119,7 @@ def search(
         _trial_job(job, of_corpus[job.experiment.method, job.experiment.dataset], retry)
         for job in planned
     ]
-    report = do_jobs(jobs, root, impossible=impossible, workers=workers, executor=executor)
+    report = do_jobs(jobs, root, impossible=impossible, **on_grid)
     over: dict[tuple[str, int], Trial] = {}
     for job in jobs:
         with contextlib.suppress(RecordError):  # the report has it
