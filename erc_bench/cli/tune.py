@@ -27,7 +27,7 @@ def tune(
     seeds: Whole | None = None,
     sampler_seed: Whole = 0,
     restart: bool = False,
-    retry: bool = False,
+    retry_failed: bool = False,
     wandb: Literal["online", "offline", "off"] | None = None,
     jobs: Whole | None = None,
     executor: str = "local",
@@ -49,7 +49,7 @@ def tune(
         seeds: Train the seeds 1 to N with the best trial's settings.
         sampler_seed: Another one draws other settings (default: 0).
         restart: Begin interrupted trials anew.
-        retry: Do trials again that failed.
+        retry_failed: Do trials again that failed.
         wandb: How to log the seeds to W&B (default: $WANDB_MODE, then online if logged in, else
             offline); trials are not logged.
         jobs: How many at a time (default: as many as the GPU and the cores do well; of a cluster,
@@ -80,7 +80,7 @@ def tune(
         *(studies, trials, leaderboard_dir),
         data_dir=data_dir,
         restart=restart,
-        retry=retry,
+        retry=retry_failed,
         **on_grid,
     )
     out = common.results()
@@ -163,7 +163,7 @@ def unfinished(searched: Searched, trials: int) -> str:
         )
     return (
         f"{name}: all {trials} trials failed, so there is nothing to choose. The first: "
-        f"{searched.trials[0].reason} --retry does failed ones again."
+        f"{searched.trials[0].reason} --retry-failed does them again."
     )
 
 
