@@ -17,8 +17,8 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.statistics import compare, holm, resampled_scores
 from erc_bench.execution.recording import make_record
 from erc_bench.leaderboard import build, read_board
-from erc_bench.leaderboard.ablations import ablations_of
 from erc_bench.leaderboard.cache import Cache
+from erc_bench.leaderboard.comparing import ablations_of
 from erc_bench.leaderboard.runs import read_runs
 from erc_bench.method.data import ErcDataModule
 from erc_bench.records.place import Identity

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.evaluation.statistics import (
     ResampledScores,
     compare,
     holm,
-    resampled_scores,
     seed_interval,
 )
-from erc_bench.leaderboard.cache import Cache
-from erc_bench.leaderboard.runs import Run, read_runs
+from erc_bench.leaderboard.runs import Run
 from erc_bench.settings.experiment import variants
-from erc_bench.settings.registry import corpus_names, method_names
+from erc_bench.settings.registry import method_names
 
 
 @dataclass(frozen=True)
@@ -71,11 +67,21 @@ def known_variants(method: str) -> dict[str, tuple[list[str], bool]]:
     return {name: (list(v.settings), v.paired) for name, v in variants(method).items()}
 
 
-def ablations(runs: Sequence[Run], titles: Mapping[str, str]) -> list[Ablation]:
+def ablations(
+    runs: Sequence[Run],
+    titles: Mapping[str, str],
+    resampled: Callable[[Sequence[Run]], ResampledScores | None],
+) -> list[Ablation]:
     """Every whole method among the runs on a corpus of which variants are there, too.
 
     A variant belongs to the whole method of the same preset, encoder, corpus and overrides, but
     for those that set what the variant sets.
+
+    Args:
+        runs: of one corpus.
+        titles: what methods are called.
+        resampled: the resampled scores of one configuration's runs; None where the dialogues are
+            not known.
     """
     found = []
     for whole in _configurations(run for run in runs if not run.variant).values():
@@ -85,8 +91,8 @@ def ablations(runs: Sequence[Run], titles: Mapping[str, str]) -> list[Ablation]:
         by_name = _configurations(of_whole)
         if not by_name:
             continue
-        scores = _scores(whole)
-        others = [(rows[0].variant, _scores(rows)) for rows in by_name.values()]
+        scores = resampled(whole)
+        others = [(rows[0].variant, resampled(rows)) for rows in by_name.values()]
         order = list(known)
         others.sort(key=lambda each: (order.index(each[0]), each[0]))
         if scores is None:
@@ -142,15 +148,6 @@ def _belongs(variant: Run, whole: Run, known: Mapping[str, tuple[list[str], bool
     return sides[0] == sides[1] and sorted(variant.overrides) == sorted(kept)
 
 
-def _scores(runs: Sequence[Run]) -> ResampledScores | None:
-    """Resampled scores of one configuration; None where the dialogues are not known."""
-    first = runs[0]
-    if first.dialogue is None:
-        return None
-    predictions, seeds = [run.predicted for run in runs], [run.seed for run in runs]
-    return resampled_scores(first.gold, predictions, first.dialogue, len(first.labels), seeds)
-
-
 def _row(
     name: str, variant: ResampledScores, whole: ResampledScores, paired: bool
 ) -> dict[str, Any]:
@@ -170,40 +167,3 @@ def _row(
         "p": result.p,
         "paired_seeds": list(result.paired_seeds),
     }
-
-
-def ablations_of(
-    root: Path, method: str, dataset: str, preset: str | None = None
-) -> tuple[list[Ablation], list[str]]:
-    """The ablations of one method on one corpus by the records below ``root``.
-
-    Returns:
-        One for each preset, encoder and set of overrides, and why records were left out.
-
-    Raises:
-        ErcBenchError: there is no such method or corpus, or no variant of it is on record.
-    """
-    known = known_variants(method)
-    runs, skipped = read_runs(root, Cache(root))
-    mine = [
-        r for r in runs if (r.method, r.dataset) == (method, dataset) and preset in (None, r.preset)
-    ]
-    if method not in method_names() and not mine:
-        raise ErcBenchError(
-            f"There is no method {method!r}." + did_you_mean(method, method_names())
-        )
-    if dataset not in corpus_names() and not mine:
-        raise ErcBenchError(
-            f"There is no dataset {dataset!r}." + did_you_mean(dataset, corpus_names())
-        )
-    found = ablations(mine, {})
-    if not found:
-        if not known:
-            raise ErcBenchError(f"{method} has no variants: its YAML file names none.")
-        options = f"--method {method} --dataset {dataset}" + (f" --preset {preset}" * bool(preset))
-        raise ErcBenchError(
-            f"No variant of {method} on {dataset} is on record below {root} beside the whole "
-            f"method. `erc-bench run {options} --variant all --seeds 5` makes them "
-            f"({', '.join(known)})."
-        )
-    return found, [each.reason for each in skipped]

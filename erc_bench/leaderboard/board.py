@@ -251,7 +251,7 @@ def _ablations(
         key = cache.key("ablations", [[r.file, r.digest] for r in runs], titles, names)
         kept = cache.read(key)
         if kept is None:
-            kept = rounded(ablations(runs, titles))
+            kept = rounded(ablations(runs, titles, resampled))
             cache.write(key, kept)
         found[corpus] = [ablation_of(each) for each in kept]
     return found

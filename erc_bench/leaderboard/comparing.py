@@ -1,4 +1,5 @@
-"""``erc-bench compare``: two methods on one corpus, or a method and a published figure."""
+"""``erc-bench compare``: two methods on one corpus, or a method and a published figure; and
+``ablations``: a method and it without its parts."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import numpy as np
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.evaluation.slices import class_scores
 from erc_bench.evaluation.statistics import Comparison, compare, compare_with_figure, seed_interval
+from erc_bench.leaderboard.ablations import Ablation, ablations, known_variants
 from erc_bench.leaderboard.board import ALPHA, notes, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
@@ -231,6 +233,43 @@ def compare_methods(
     if x[0].corpus != y[0].corpus:
         caveats.append("their copies of the corpus differ outside the test set's labels.")
     return MethodComparison(dataset, _side(a, x), _side(b, y), result, caveats + left_out)
+
+
+def ablations_of(
+    root: Path, method: str, dataset: str, preset: str | None = None
+) -> tuple[list[Ablation], list[str]]:
+    """The ablations of one method on one corpus by the records below ``root``.
+
+    Returns:
+        One for each preset, encoder and set of overrides, and why records were left out.
+
+    Raises:
+        ErcBenchError: there is no such method or corpus, or no variant of it is on record.
+    """
+    known = known_variants(method)
+    runs, skipped = read_runs(root, Cache(root))
+    mine = [
+        r for r in runs if (r.method, r.dataset) == (method, dataset) and preset in (None, r.preset)
+    ]
+    if method not in method_names() and not mine:
+        raise ErcBenchError(
+            f"There is no method {method!r}." + did_you_mean(method, method_names())
+        )
+    if dataset not in corpus_names() and not mine:
+        raise ErcBenchError(
+            f"There is no dataset {dataset!r}." + did_you_mean(dataset, corpus_names())
+        )
+    found = ablations(mine, {}, resampled)
+    if not found:
+        if not known:
+            raise ErcBenchError(f"{method} has no variants: its YAML file names none.")
+        options = f"--method {method} --dataset {dataset}" + (f" --preset {preset}" * bool(preset))
+        raise ErcBenchError(
+            f"No variant of {method} on {dataset} is on record below {root} beside the whole "
+            f"method. `erc-bench run {options} --variant all --seeds 5` makes them "
+            f"({', '.join(known)})."
+        )
+    return found, [each.reason for each in skipped]
 
 
 def _with_figure(
