@@ -32,19 +32,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.method import (
-    Batch,
-    Columns,
-    Dialogue,
-    ErcDataModule,
-    Example,
-    LabelSet,
-    Ragged,
-    Reader,
-    devices,
-)
+from erc_bench.method import Batch, Columns, ErcDataModule, LabelSet, Ragged, devices
 from erc_bench.method.config import above, added_later, at_least, between_0_and_1
 from erc_bench.vectors import VectorMethod, VectorMethodConfig
+
+from .dialogues import DialogueReader
 
 
 @dataclass
@@ -294,27 +286,16 @@ def adversarial_backward(
         backward(adversarial(), inputs=others)
 
 
-class DialogueReader(Reader):
-    """Whole dialogues: which turns there are and who speaks them; their vectors are looked up.
+class SequenceReader(DialogueReader):
+    """Whole dialogues, and the sequence of each speaker's own turns.
 
     Args:
         pad_through: make all sequences of a batch equally long (see :func:`sequences`).
     """
 
-    bucketed = False
-
     def __init__(self, pad_through: bool) -> None:
+        super().__init__()
         self.pad_through = pad_through
-        self.has_vector = np.empty(0, dtype=bool)
-        """Which rows of the corpus have a vector ``(rows,)``; set when the vectors are known."""
-
-    def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
-        """One example per dialogue: ``speakers``, numbered in order of appearance."""
-        if not dialogue.labelled:
-            return []
-        names = list(dict.fromkeys(u.speaker for u in dialogue.utterances))
-        speakers = [names.index(u.speaker) for u in dialogue.utterances]
-        return [{"targets": list(dialogue.labelled), "speakers": speakers}]
 
     def collate(self, columns: Columns) -> Batch:
         """``turns`` ``(T,)`` rows of all turns, ``targets`` ``(N,)`` among them, and the sequences
@@ -347,14 +328,14 @@ class SACLLSTM(VectorMethod):
     Config = SACLConfig
     context = "full"
     config: SACLConfig
-    reader: DialogueReader
+    reader: SequenceReader
     class_weights: Tensor
 
     def __init__(self, config: SACLConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
         # Two losses and two backward passes a step.
         self.automatic_optimization = False
-        self.reader = DialogueReader(config.pad_through)
+        self.reader = SequenceReader(config.pad_through)
         self.network = DualLSTM(
             self.vector_size,
             len(labels),
