@@ -186,7 +186,7 @@ class PromptLM(ErcMethod):
         if in_a_run:
             asked += [Asked(number, masked) for number in range(1, len(self.prompts))]
             asked += [Asked(0, True)] if config.also_masked and not masked else []
-        splits = [split for split in data.splits if split != "train"]
+        splits = [split for split in data.splits if split != "train" and len(data.rows(split))]
         turns = [
             (dialogue, i)
             for split in splits

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # What test_gpu.py may use; all other tests are for the CPU.
@@ -134,6 +135,21 @@ def tiny_causal(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
     model.lm_head.weight.data.mul_(4)
     model.save_pretrained(folder)
     return str(folder)
+
+
+LANGUAGE_MODELS = {"lora-lm", "prompt-lm"}
+"""Methods whose encoder is a causal language model."""
+
+
+@pytest.fixture(scope="session")
+def encoder_for(request: pytest.FixtureRequest, tiny_encoder: str) -> Callable[[str], str]:
+    """The folder of random weights that a method reads, by the method's name."""
+
+    def folder(method: str) -> str:
+        causal = method in LANGUAGE_MODELS
+        return request.getfixturevalue("tiny_causal") if causal else tiny_encoder
+
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -58,9 +58,6 @@ METHODS = {
 }
 """Every method with the settings by which it learns with a tiny encoder of random weights."""
 
-LANGUAGE_MODELS = {"lora-lm", "prompt-lm"}
-"""Those whose encoder is a causal language model."""
-
 LEARNERS = sorted(METHODS.keys() - {"prompt-lm"})
 """Those that train."""
 
@@ -84,10 +81,9 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def tiny_encoder(method: str, request: pytest.FixtureRequest, tiny_encoder: str) -> str:
+def tiny_encoder(method: str, encoder_for) -> str:
     """A folder of random weights of the kind that the method reads."""
-    causal = method in LANGUAGE_MODELS
-    return request.getfixturevalue("tiny_causal") if causal else tiny_encoder
+    return encoder_for(method)
 
 
 every_learner = pytest.mark.parametrize("method", LEARNERS, scope="module")

@@ -140,11 +140,11 @@ def small(small_demo: Corpus, monkeypatch: pytest.MonkeyPatch) -> Corpus:
 
 
 @pytest.fixture
-def searched_for(tiny_encoder: str, small: Corpus):
+def searched_for(encoder_for, small: Corpus):
     """The search for a method with a tiny encoder."""
 
     def made(method: str = "finetune", *overrides: str) -> Study:
-        settings = [f"encoder={tiny_encoder}", *QUICK, *overrides]
+        settings = [f"encoder={encoder_for(method)}", *QUICK, *overrides]
         return study(resolve(method, "demo", preset="smoke", overrides=settings))
 
     return made

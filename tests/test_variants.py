@@ -101,11 +101,11 @@ def test_the_printed_configuration_names_the_variant(capsys) -> None:
 
 
 @pytest.fixture
-def built(tiny_encoder: str, small_demo):
+def built(encoder_for, small_demo):
     """A method, seeded and prepared, and its data; with or without a part."""
 
     def made(method: str, variant: str = ""):
-        given = [f"encoder={tiny_encoder}", *QUICK]
+        given = [f"encoder={encoder_for(method)}", *QUICK]
         experiment = resolve(method, "demo", preset="smoke", overrides=given, variant=variant)
         seed_everything(3, verbose=False)
         model = method_class(method)(experiment.config, small_demo.labels)
