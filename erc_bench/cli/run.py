@@ -89,31 +89,38 @@ def run(
     from erc_bench.settings.registry import executor_names
     from erc_bench.tracking import wandb_mode
 
+    needs = parse_resources(resources, executor_names())
+    if devices > 1:  # each run takes as many
+        needs = replace(needs, devices=devices)
+    if nodes > 1:
+        needs = replace(needs, nodes=nodes)
+    on = Devices(
+        devices if needs.devices is None else needs.devices,
+        nodes if needs.nodes is None else needs.nodes,
+        strategy == "fsdp",
+    )
     options: dict[str, Any] = {
         "data_dir": data_dir,
         "restart": restart,
         "force": force,
         "wandb": wandb_mode(wandb, leaderboard_dir),
-        "devices": Devices(devices, nodes, strategy == "fsdp"),
+        "devices": on,
     }
     if len(wanted) == 1 and executor == "local" and not detach:
         outcome = run_one(wanted[0], leaderboard_dir, **options)
         if not outcome.elsewhere:
             print_outcome(outcome)
         return 0
-    if nodes > 1:
+    if on.nodes > 1:
         raise ErcBenchError(
-            f"--nodes {nodes} is for one run that srun or torchrun starts, with one --method, "
+            f"--nodes {on.nodes} is for one run that srun or torchrun starts, with one --method, "
             "--dataset and --seed and without --executor. A run of a grid has one machine."
         )
     if retries < 0:
         raise ErcBenchError(f"--retries {retries} is no number of attempts: give 0 or more.")
-    needs = parse_resources(resources, executor_names())
-    if devices > 1:  # each run takes as many
-        needs = replace(needs, devices=devices)
     if executor == "local":
-        check(options["devices"])
-        jobs = 1 if jobs is None and devices > 1 else jobs
+        check(on)
+        jobs = 1 if jobs is None and on.each > 1 else jobs
     options |= {"workers": jobs, "resources": needs, "retries": retries, "detach": detach}
     if executor != "local":
         options["executor"] = make_executor(executor, needs.of(executor))
