@@ -86,28 +86,37 @@ def run(
     from erc_bench.execution.run import run as run_one
     from erc_bench.tracking import wandb_mode
 
+    needs = on_grid["resources"]
+    if devices > 1:  # each run takes as many
+        needs = replace(needs, devices=devices)
+    if nodes > 1:
+        needs = replace(needs, nodes=nodes)
+    on_grid["resources"] = needs
+    on = Devices(
+        devices if needs.devices is None else needs.devices,
+        nodes if needs.nodes is None else needs.nodes,
+        strategy == "fsdp",
+    )
     options: dict[str, Any] = {
         "data_dir": data_dir,
         "restart": restart,
         "force": force,
         "wandb": wandb_mode(wandb, leaderboard_dir),
-        "devices": Devices(devices, nodes, strategy == "fsdp"),
+        "devices": on,
     }
     if len(wanted) == 1 and executor == "local" and not detach:
         outcome = run_one(wanted[0], leaderboard_dir, **options)
         if not outcome.elsewhere:
             print_outcome(outcome)
         return 0
-    if nodes > 1:
+    if on.nodes > 1:
         raise ErcBenchError(
-            f"--nodes {nodes} is for one run that srun or torchrun starts, with one --method, "
+            f"--nodes {on.nodes} is for one run that srun or torchrun starts, with one --method, "
             "--dataset and --seed and without --executor. A run of a grid has one machine."
         )
-    if devices > 1:  # each run takes as many
-        on_grid["resources"] = replace(on_grid["resources"], devices=devices)
     if executor == "local":
-        check(options["devices"])
-        on_grid["workers"] = 1 if jobs is None and devices > 1 else jobs
+        check(on)
+        on_grid["workers"] = 1 if jobs is None and on.each > 1 else jobs
     report = run_grid(wanted, leaderboard_dir, **options, **on_grid, detach=detach)
     report.render(common.results())
     if report.left:

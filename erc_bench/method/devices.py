@@ -240,7 +240,9 @@ def own_draws() -> Iterator[None]:
 def take_over_state(module: torch.nn.Module) -> None:
     """Give every device the weights and buffers of the first."""
     for tensor in (*module.parameters(), *module.buffers()):
-        dist.broadcast(tensor.data, 0)
+        sent = tensor.data.contiguous()
+        dist.broadcast(sent, 0)
+        tensor.data.copy_(sent)
 
 
 def mean(values: Tensor) -> Tensor:
