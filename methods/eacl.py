@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ from torch.nn import functional as F
 
 from erc_bench.encoders.loading import in_float32, load_encoder
 from erc_bench.encoders.optimisation import adamw
-from erc_bench.evaluation.metrics import weighted_f1
+from erc_bench.evaluation.metrics import score
 from erc_bench.method import Batch, ErcDataModule, ErcMethod, LabelSet, MethodConfig
 from erc_bench.method.config import above, at_least, between_0_and_1
 
@@ -166,6 +167,7 @@ def adapt_anchors(
     dev: tuple[Tensor, Tensor],
     config: EACLConfig,
     seed: int,
+    dev_score: Callable[[Tensor, Tensor], float],
 ) -> Tensor:
     """Anchors ``(C, m)`` fitted to frozen utterances (section 3.4), of the epoch best on dev.
 
@@ -174,6 +176,7 @@ def adapt_anchors(
         train: utterance vectors ``(N, m)`` and their labels ``(N,)``; ``dev`` likewise.
         config: temperature, and the settings of stage 2.
         seed: of the order of the batches.
+        dev_score: the corpus's figure, of predicted and gold classes ``(N,)``.
     """
     z, labels = train
     anchors = nn.Parameter(start.clone())
@@ -191,7 +194,7 @@ def adapt_anchors(
             optimizer.step()
         with torch.no_grad():
             predicted = anchor_scores(dev[0], anchors, config.temperature).argmax(dim=1)
-        f1 = weighted_f1(predicted, dev[1], len(anchors))
+        f1 = dev_score(predicted, dev[1])
         if f1 > best_f1:
             best, best_f1 = anchors.detach().clone(), f1
     return best
@@ -263,6 +266,7 @@ class EACL(ErcMethod):
             )
         with torch.no_grad():
             start = project(self.network.anchors)
+        dev_score = partial(score, labels=self.labels.names, metric=data.corpus.metric)
         self.adapted_anchors = adapt_anchors(
-            start, mapped["train"], mapped["dev"], self.config, data.seed
+            start, mapped["train"], mapped["dev"], self.config, data.seed, dev_score
         )

@@ -45,7 +45,7 @@ from erc_bench.method import (
     Ragged,
     Reader,
 )
-from erc_bench.method.config import above, at_least, between_0_and_1
+from erc_bench.method.config import SelectOn, above, at_least, between_0_and_1
 from erc_bench.vectors import FeatureConfig, utterance_vectors, vector_size, vectors_identity
 
 
@@ -60,7 +60,7 @@ class SACLConfig(MethodConfig):
     accumulate: int = 2  # batches per optimiser step; their gradients are added
     gradient_clip: float = 0.0  # largest gradient norm; 0 = no clipping
     patience: int = 20  # epochs without improvement on dev before stopping; 0 = never
-    select_on: Literal["weighted_f1", "loss"] = "loss"  # the figure of dev that selects
+    select_on: SelectOn = "loss"  # the figure of dev that selects
     # of the LSTMs; auto = float32
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     hidden_size: int = 128  # of each direction of both LSTMs

@@ -107,7 +107,7 @@ def test_what_is_unlike_names_release_context_and_input(written):
         ),
         (
             {"papers": {"x": {"method": "X", "results": {"meld": {"weighted_f1": True}}}}},
-            "weighted_f1 must be a number, not True",
+            "weighted_f1 must be a number or left out, not True",
         ),
     ],
 )

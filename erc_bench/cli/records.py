@@ -129,7 +129,7 @@ def score(
         common.complain(f"note: {note}.")
     out = common.results()
     title = f"{name} on {dataset}, seed {number}"
-    out.print(metrics_table(title, scored.labels, scored.metrics))
+    out.print(metrics_table(title, scored.labels, scored.metrics, scored.judged_by))
     where = f"Record: {scored.path}" if scored.path else "Not stored: a record stands on test."
     out.print(where, soft_wrap=True)
 

@@ -126,7 +126,8 @@ def print_outcome(outcome: Outcome) -> None:
     from erc_bench.cli.printing import metrics_table, run_title
 
     record, out = outcome.record, common.results()
-    out.print(metrics_table(run_title(record), record.labels, dict(record.metrics.items())))
+    metrics = dict(record.metrics.items())
+    out.print(metrics_table(run_title(record), record.labels, metrics, record.judged_by))
     head = "Finished before (--force repeats it)" if outcome.skipped else "Record"
     out.print(f"{head}: {outcome.path}", soft_wrap=True)
     if record.oracle_gap is not None:

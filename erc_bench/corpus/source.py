@@ -32,7 +32,7 @@ from typing import ClassVar
 
 import platformdirs
 
-from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Metric
 from erc_bench.corpus.release import Release
 from erc_bench.errors import ErcBenchError
 
@@ -49,7 +49,7 @@ class CorpusFile:
     """One file of a corpus.
 
     ``path`` is relative to the data folder. ``checksum`` is ``"sha256:…"`` or ``"git-blob:…"``, the
-    SHA-1 that git gives the file. ``url`` is None where the licence forbids a download.
+    SHA-1 that git gives the file, or empty where none is known. ``url`` is None where the licence forbids a download.
     ``alternatives`` hold the same dialogues, at another path or in another form.
     """
 
@@ -111,8 +111,8 @@ def checksum_of(path: Path, kind: str) -> str:
 
 
 def checksum_holds(path: Path, checksum: str) -> bool:
-    """Whether a file has this checksum."""
-    return checksum_of(path, checksum.partition(":")[0]) == checksum
+    """Whether a file has this checksum, or none is known."""
+    return not checksum or checksum_of(path, checksum.partition(":")[0]) == checksum
 
 
 def find(file: CorpusFile, data_dir: Path | None) -> FileStatus:
@@ -275,8 +275,10 @@ class CorpusSource(ABC):
     homepage: ClassVar[str]
     citation: ClassVar[str]
     release: ClassVar[str]  # which of the releases in use this is
+    obtained: ClassVar[str] = ""  # how a user gets the files, where they are never downloaded
     files: ClassVar[Mapping[str, CorpusFile]] = {}  # split → file
     counts: ClassVar[Mapping[str, tuple[int, int]]] = {}  # split → dialogues, labelled utterances
+    metric: ClassVar[Metric] = Metric()  # what it is judged by, in every method alike
     official: ClassVar[Release | None] = None  # what tells the release from another copy
     confusable: ClassVar[tuple[tuple[str, str], ...]] = ()  # labels taken for each other, in pairs
     related: ClassVar[tuple[str, ...]] = ()  # corpora that may hold the same utterances, by name
@@ -299,7 +301,7 @@ class CorpusSource(ABC):
         try:
             splits = self.parse({key: status.path for key, status in found.items() if status.path})
             self.check(splits)
-            corpus = Corpus.build(self.name, self.labels, splits)
+            corpus = Corpus.build(self.name, self.labels, splits, metric=self.metric)
             doubts = self.doubts(corpus, changed)
         except ErcBenchError as error:
             advice = "Replace the file with the official one"
@@ -348,7 +350,10 @@ class CorpusSource(ABC):
 
     def locate(self, data_dir: Path | None) -> dict[str, FileStatus]:
         """The files by the key under which :meth:`parse` expects them."""
-        return {split: find(file, data_dir) for split, file in self.files.items()}
+        found = {split: find(file, data_dir) for split, file in self.files.items()}
+        if not self.obtained:
+            return found
+        return {split: replace(status, source=self.obtained) for split, status in found.items()}
 
     def check(self, splits: Mapping[str, list[Dialogue]]) -> None:
         """Compare with the release's counts; an error says which figure is off."""

@@ -22,6 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.jobs import Ended, Executor, Job, default_workers, local
 from erc_bench.execution.run import identify, load_corpus
@@ -41,7 +42,9 @@ class Report:
     """What came out of a grid."""
 
     scores: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    """Weighted-F1 on test of every seed, by method and corpus."""
+    """The corpus's figure on test of every seed, by method and corpus."""
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """What each corpus is judged by, as far as a run is finished."""
     failures: list[Ended] = field(default_factory=list)
     impossible: dict[str, list[str]] = field(default_factory=dict)
     """Runs that could not even be begun, by the reason."""
@@ -69,11 +72,14 @@ class Report:
         if not seeds:
             return
         over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-        out.print(f"weighted-F1 on test{over}")
+        titles = {corpus: metric.title for corpus, metric in self.metrics.items()}
+        alike = len(set(titles.values())) == 1
+        out.print(f"{next(iter(titles.values())) if alike else 'score'} on test{over}")
         table = Table("")
         methods, corpora = (dict.fromkeys(names) for names in zip(*self.scores, strict=True))
         for corpus in corpora:
-            table.add_column(corpus, justify="right")
+            of_corpus = "" if alike or corpus not in titles else f", {titles[corpus]}"
+            table.add_column(f"{corpus}{of_corpus}", justify="right")
         for method in methods:
             cells = (self.scores.get((method, corpus), []) for corpus in corpora)
             table.add_row(method, *(_cell(scores, seeds) for scores in cells))
@@ -256,8 +262,8 @@ class _Grid:
         experiment = job.experiment
         del self.left[job.place.name]
         kind = experiment.method, experiment.dataset
-        score = record.metrics.test.weighted_f1
-        self.report.scores[kind].append(score)
+        metric = self.report.metrics.setdefault(experiment.dataset, record.judged_by)
+        self.report.scores[kind].append(record.metrics.test.score(metric))
         if record.training and record.training.wall_seconds is not None:
             self.seconds[kind].append(float(record.training.wall_seconds))
 
@@ -321,8 +327,9 @@ class _Grid:
 
 def _scores(record: Record) -> str:
     test, dev = record.metrics.test, record.metrics.dev
-    on_dev = f" (dev {dev.weighted_f1:.2f})" if dev else ""
-    return f"weighted-F1 {test.weighted_f1:.2f}{on_dev}"
+    metric = record.judged_by
+    on_dev = f" (dev {dev.score(metric):.2f})" if dev else ""
+    return f"{metric.title} {test.score(metric):.2f}{on_dev}"
 
 
 def _last_line(file: Path) -> str:

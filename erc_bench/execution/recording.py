@@ -56,6 +56,7 @@ def make_record(
         "dataset_digest": identity.corpus_digest,
         "dataset_official": corpus.official,
         "labels": list(corpus.labels.names),
+        "metric": str(corpus.metric),
         "preset": experiment.preset,
         "overrides": list(experiment.overrides),
         "seed": experiment.seed,
@@ -98,7 +99,7 @@ def _scored(
     answered = (classes != NO_ANSWER).tolist()
     rounded = [[round(p, 4) for p in row] for row in predicted.probabilities.tolist()]
     # Of what is stored, so that the metrics can be recomputed from the record.
-    figures = evaluate(classes, gold, corpus.labels.names, torch.tensor(rounded))
+    figures = evaluate(classes, gold, corpus.labels.names, torch.tensor(rounded), corpus.metric)
     if again := predicted.extra.keys() & {*figures, "no_answer"}:
         raise ErcBenchError(
             f"The method {type(trained.method).__name__} reports a metric {min(again)!r} of its "

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from erc_bench.corpus.conversation import FIGURES, Metric
 from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.published import PublishedRow
 from erc_bench.progress import duration
@@ -16,10 +17,10 @@ from erc_bench.settings.presets import default_preset
 
 CSV_COLUMNS = (
     "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "overrides", "seeds",
-    "weighted_f1", "sd", "seed_low", "seed_high", "low", "high", "accuracy", "macro_f1",
-    "dev_weighted_f1", "published", "difference", "difference_low", "difference_high", "context",
-    "selection", "release", "source", "fit_seconds", "utterances_per_second", "peak_memory_mib",
-    "devices", "unranked", "notes",
+    "metric", "score", "sd", "seed_low", "seed_high", "low", "high", "weighted_f1", "accuracy",
+    "macro_f1", "dev_score", "published", "difference", "difference_low", "difference_high",
+    "context", "selection", "release", "source", "fit_seconds", "utterances_per_second",
+    "peak_memory_mib", "devices", "unranked", "notes",
 )  # fmt: skip
 
 
@@ -46,6 +47,8 @@ def to_csv(board: Board) -> str:
                         "encoder": paper.encoder,
                         "method": paper.method,
                         "seeds": paper.seeds,
+                        "metric": corpus.metric,
+                        "score": figure(paper.score),
                         "weighted_f1": figure(paper.weighted_f1),
                         "accuracy": figure(paper.accuracy),
                         "context": paper.context,
@@ -72,16 +75,18 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
         "config_hash": row.config_hash,
         "overrides": " ".join(row.overrides),
         "seeds": len(row.seeds),
-        "weighted_f1": figure(row.mean),
+        "metric": corpus.metric,
+        "score": figure(row.mean),
         "sd": figure(row.sd),
         "seed_low": figure(seed_low),
         "seed_high": figure(seed_high),
         "low": figure(low),
         "high": figure(high),
+        "weighted_f1": figure(row.weighted_f1),
         "accuracy": figure(row.accuracy),
         "macro_f1": figure(row.macro_f1),
-        "dev_weighted_f1": figure(row.dev_weighted_f1),
-        "published": figure(paper.get("weighted_f1")),
+        "dev_score": figure(row.dev_score),
+        "published": figure(paper.get("score")),
         "difference": figure(paper.get("difference")),
         "difference_low": figure(difference_low),
         "difference_high": figure(difference_high),
@@ -101,7 +106,8 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
 # --- Markdown
 
 READING = """\
-**How to read it.** Weighted-F1 on the test set in percent, mean over seeds ± the half-width of
+**How to read it.** Weighted-F1, or the figure that a corpus is judged by instead, on the test set
+in percent, mean over seeds ± the half-width of
 its 95 % interval over seeds; in brackets the 95 % interval for new dialogues as well (with one
 seed, for new dialogues alone). Every checkpoint is selected on dev; test is scored once. Methods
 are compared only within a track: the same corpus, the same encoder weights. A rank is 1 + the
@@ -146,8 +152,8 @@ def to_markdown(board: Board) -> str:
 def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
     parts = [size(corpus)] if corpus.utterances else []
     for track in corpus.tracks:
-        head = ["Rank", "Method", "Weighted-F1", "Seeds", "Accuracy", "Macro-F1", "Published"]
-        head += ["Unlike the published", "Context", "Selection", "Training"]
+        head = ["Rank", "Method", metric_title(corpus), "Seeds", "Accuracy", "Macro-F1"]
+        head += ["Published", "Unlike the published", "Context", "Selection", "Training"]
         rows = [
             [
                 str(row.rank or "–"),
@@ -160,7 +166,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
                 _beside(row),
                 ", ".join(row.published["differs"]) if row.published else "",
                 row.context,
-                row.selection.replace("weighted_f1", "weighted-F1"),
+                selection(row.selection),
                 duration(row.cost["fit_seconds"]) if row.cost["fit_seconds"] else "",
             ]
             for row in track.rows
@@ -174,12 +180,13 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
         ]
         parts += ["\n".join(remarks)] if remarks else []
     if corpus.published:
-        head = ["Method", "Weighted-F1", "Accuracy", "Seeds", "Encoder", "Context", "Selection"]
+        head = ["Method", metric_title(corpus), "Accuracy", "Seeds", "Encoder", "Context"]
+        head += ["Selection"]
         head += ["Release", "Source", "Note"]
         rows = [
             [
                 paper.method,
-                figure(paper.weighted_f1),
+                figure(paper.score),
                 figure(paper.accuracy),
                 str(paper.seeds or "?"),
                 (paper.encoder or "?").split("/")[-1],
@@ -205,7 +212,7 @@ def _why_unranked(row: Row) -> str:
 def _beside(row: Row) -> str:
     if not row.published:
         return ""
-    return f"{row.published['weighted_f1']:.2f} ({signed(row.published['difference'])})"
+    return f"{row.published['score']:.2f} ({signed(row.published['difference'])})"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], aligned: str) -> str:
@@ -234,9 +241,13 @@ def to_latex(board: Board) -> str:
     """
     corpora = [c for c in board.corpora if c.tracks] or board.corpora
     names = [c.name for c in corpora]
+    figures = {metric_title(c): c.title for c in corpora}
+    judged = next(iter(figures), "Weighted-F1")
+    if len(figures) > 1:
+        judged = ", ".join(f"{metric_title(c)} ({c.title})" for c in corpora)
     lines = [
         "% Made by erc-bench leaderboard --latex; needs the packages booktabs and natbib.",
-        "% Weighted-F1 on test in percent; ours: mean and standard deviation over seeds.",
+        f"% {judged} on test in percent; ours: mean and standard deviation over seeds.",
         "% Bold: no row of the track is resolved to be better. Dagger: selected on test; double",
         "% dagger: how it was selected is not known, or that it was on this release of the corpus.",
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
@@ -287,7 +298,7 @@ def _paper_cell(paper: PublishedRow | None) -> str:
     marks = "\\dagger" if paper.selection == "test" else ""
     if paper.selection is None or not paper.release:
         marks += "\\ddagger"
-    return f"{paper.weighted_f1:.2f}" + (f"$^{{{marks}}}$" if marks else "")
+    return f"{paper.score:.2f}" + (f"$^{{{marks}}}$" if marks else "")
 
 
 def _cell(row: Row | None) -> str:
@@ -302,6 +313,19 @@ def _escaped(text: str) -> str:
 
 
 # --- what all of them say alike
+
+
+def metric_title(corpus: CorpusBoard) -> str:
+    """What a corpus is judged by, to begin a heading with."""
+    title = Metric.of(corpus.metric, corpus.labels).title
+    return title[0].upper() + title[1:]
+
+
+def selection(text: str) -> str:
+    """``dev weighted-F1``, of how a record says it."""
+    for name, title in FIGURES.items():
+        text = text.replace(name, title)
+    return text
 
 
 def figure(value: float | None, decimals: int = 2) -> str:

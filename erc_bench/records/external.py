@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Utterance
+from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Metric, Utterance
 from erc_bench.corpus.text_files import read_given
 from erc_bench.errors import ErcBenchError, nearest, quoted
 from erc_bench.evaluation import NO_ANSWER
@@ -39,6 +39,7 @@ class Scored:
     """What was scored, and where the record of it is."""
 
     labels: Sequence[str]
+    judged_by: Metric
     metrics: Mapping[str, Metrics]
     """By split."""
     path: Path | None
@@ -92,13 +93,13 @@ def score(
         _check_free(path, name, described, force)
     corpus = source.load(data_dir)
     ids = [u.id for split in corpus.contents.values() for d in split for u in d.utterances]
-    file = read_predictions(text, called, source.labels, ids, column)
+    file = read_predictions(text, called, corpus.labels, ids, column)
     given = file.predictions
     held = match(given, corpus, [split for split in SPLITS if split in splits], called)
     notes = (*(f"{called}: {note}" for note in file.notes), *_remarks(held, given, called))
-    metrics = {split: _metrics(predictions, corpus.labels) for split, predictions in held.items()}
+    metrics = {split: _metrics(predictions, corpus) for split, predictions in held.items()}
     if "test" not in splits:
-        return Scored(corpus.labels.names, metrics, None, notes)
+        return Scored(corpus.labels.names, corpus.metric, metrics, None, notes)
     record = Record(
         external=True,
         method=name,
@@ -106,6 +107,7 @@ def score(
         dataset_digest=corpus.digest,
         dataset_official=corpus.official,
         labels=list(corpus.labels.names),
+        metric=str(corpus.metric),
         preset="external",
         seed=seed,
         config=described,
@@ -118,7 +120,7 @@ def score(
         predictions=Splits.of(held),
     )
     write_record(path, record)
-    return Scored(corpus.labels.names, metrics, path, notes)
+    return Scored(corpus.labels.names, corpus.metric, metrics, path, notes)
 
 
 def _place(root: Path, dataset: str, name: str, seed: int, published: Collection[str]) -> Path:
@@ -342,7 +344,7 @@ def _count(things: Sized, noun: str) -> str:
     return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
 
 
-def _metrics(predictions: Predictions, labels: LabelSet) -> Metrics:
+def _metrics(predictions: Predictions, corpus: Corpus) -> Metrics:
     import torch
 
     from erc_bench.evaluation.metrics import evaluate
@@ -351,7 +353,8 @@ def _metrics(predictions: Predictions, labels: LabelSet) -> Metrics:
     figures = evaluate(
         torch.tensor(predictions.predicted),
         torch.tensor(predictions.gold),
-        labels.names,
+        corpus.labels.names,
         None if probabilities is None else torch.tensor(probabilities),
+        corpus.metric,
     )
     return typed(figures, Metrics)

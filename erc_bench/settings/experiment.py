@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.method.config import MethodConfig, default_of, is_added_later
 from erc_bench.settings.presets import default_preset, presets
@@ -97,7 +98,7 @@ def resolve(
     """
     from omegaconf import OmegaConf
 
-    from erc_bench.settings.registry import method_class
+    from erc_bench.settings.registry import corpus_source, method_class
 
     sheet = method_sheet(method)
     own = sheet.get("presets") or {}
@@ -117,12 +118,21 @@ def resolve(
         (f"{path}, defaults", sheet.get("defaults")),
         (f"{path}, corpora.{dataset}", (sheet.get("corpora") or {}).get(dataset)),
         (f"{path}, presets.{preset}", own.get(preset)),
-        *given,
     ]
     for where, layer in layers:
         merged = _merge(merged, layer or {}, where)
+    metric = corpus_source(dataset).metric
+    if merged.select_on == Metric().name:
+        merged = _merge(merged, {"select_on": metric.name}, f"{dataset}, judged by {metric.title}")
+    for where, layer in given:
+        merged = _merge(merged, layer, where)
     config = OmegaConf.to_object(merged)
     assert isinstance(config, MethodConfig)
+    if config.select_on not in (metric.name, "loss"):
+        raise ErcBenchError(
+            f"select_on={config.select_on}: {dataset} is judged by {metric.title}, so select_on "
+            f"takes {metric.name} or loss."
+        )
     return Experiment(method, dataset, preset, seed, config, overrides)
 
 

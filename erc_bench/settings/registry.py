@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.garbage import no_garbage_collection
 
@@ -98,6 +99,11 @@ def corpus_source(name: str) -> CorpusSource:
 def confusable_labels(corpus: str) -> tuple[tuple[str, str], ...]:
     """Pairs of labels that annotators and models take for each other; none of an unknown corpus."""
     return corpus_source(corpus).confusable if corpus in _points(CORPORA) else ()
+
+
+def corpus_metric(corpus: str) -> Metric:
+    """What a corpus is judged by; the usual metric for an unknown one."""
+    return corpus_source(corpus).metric if corpus in _points(CORPORA) else Metric()
 
 
 def own_modules() -> list[str]:

@@ -7,9 +7,8 @@ from typing import Any
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import say
+from erc_bench.settings.registry import corpus_metric
 from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_settings
-
-SCORE = "test/weighted_f1"
 
 SEEDS_CHART = {
     "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -20,7 +19,7 @@ SEEDS_CHART = {
         "y": {
             "field": "${field:score}",
             "type": "quantitative",
-            "title": "weighted-F1 on test, %",
+            "title": "on test, %",
             "scale": {"zero": False},
         },
     },
@@ -38,7 +37,7 @@ SEEDS_CHART = {
         },
     ],
 }
-"""A Vega-Lite chart of weighted-F1 by method: each seed a point, and mean ± sd (n − 1)."""
+"""A Vega-Lite chart of the corpus's figure by method: each seed a point, and mean ± sd (n − 1)."""
 
 
 def save_report(dataset: str, preset: str, project: str | None, entity: str | None) -> str:
@@ -90,7 +89,7 @@ def _seeds_chart(api: Any, entity: str) -> str | None:
         return api.create_custom_chart(
             entity=entity,
             name=f"erc-bench-seeds-{secrets.token_hex(4)}",
-            display_name="Weighted-F1 by method, seeds as points",
+            display_name="Scores by method, seeds as points",
             spec_type="vega2",
             access="private",
             spec=SEEDS_CHART,
@@ -115,6 +114,8 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
         )
         return wr.Runset(entity=entity, project=project, name=name, filters=kept, **options)
 
+    metric = corpus_metric(dataset)
+    title, test = metric.title[0].upper() + metric.title[1:], f"test/{metric.name}"
     left, right = wr.Layout(0, 0, 12, 10), wr.Layout(12, 0, 12, 10)
     spread: dict[str, Any] = {
         "groupby": wr.Config("variant"),
@@ -122,21 +123,21 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
         "groupby_rangefunc": "stddev",
     }
     seeds: Any = wr.ScatterPlot(
-        title="Weighted-F1 on test, by seed",
+        title=f"{title} on test, by seed",
         x=wr.Config("seed"),
-        y=wr.SummaryMetric(SCORE),
+        y=wr.SummaryMetric(test),
         layout=left,
     )
     if chart is not None:
         seeds = wr.CustomChart.from_table(
             RESULT,
-            chart_fields={"method": "variant", "seed": "seed", "score": "weighted_f1"},
-            chart_strings={"title": "Weighted-F1 on test: seeds, and mean ± sd"},
+            chart_fields={"method": "variant", "seed": "seed", "score": metric.name},
+            chart_strings={"title": f"{title} on test: seeds, and mean ± sd"},
         )
         seeds.chart_name, seeds.layout = chart, left
     means = wr.BarPlot(
-        title="Weighted-F1 on test, mean ± sd over seeds",
-        metrics=[SCORE],
+        title=f"{title} on test, mean ± sd over seeds",
+        metrics=[test],
         orientation="v",
         layout=right,
         **spread,
@@ -144,7 +145,7 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
     curves: list[Any] = [
         wr.LinePlot(title=title, x="epoch", y=[metric], title_x="epoch", layout=layout, **spread)
         for title, metric, layout in (
-            ("Weighted-F1 on dev, mean ± sd over seeds", "dev/weighted_f1", left),
+            (f"{title} on dev, mean ± sd over seeds", f"dev/{metric.name}", left),
             ("Loss in training, mean ± sd over seeds", "train/loss", right),
         )
     ]

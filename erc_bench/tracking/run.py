@@ -158,9 +158,9 @@ class Tracker:
                 columns=["id", "gold", "predicted", "confidence", "right"],
                 data=prediction_rows(test, labels),
             )
-            score = record.metrics.test.weighted_f1
+            score = record.metrics.test.score(record.judged_by)
             result = wandb.Table(
-                columns=["variant", "seed", "weighted_f1"],
+                columns=["variant", "seed", record.judged_by.name],
                 data=[[variant(self.experiment), record.seed, score]],
             )
             self.run.log({"confusion_matrix": matrix, "predictions": predictions, RESULT: result})

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.evaluation.metrics import Predictions, predicted_classes, weighted_f1
+from erc_bench.evaluation.metrics import Predictions, predicted_classes, score
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.training.frameworks import interruptible
@@ -32,7 +32,7 @@ class Predicted:
 
 
 class Scoring(Callback):
-    """Gathers scores over batches and devices, and logs weighted-F1, the figure that selects.
+    """Gathers scores over batches and devices, and logs the corpus's figure, which selects.
 
     It also tells a method that an epoch's training batches are done, before dev is scored.
     """
@@ -83,10 +83,9 @@ class Scoring(Callback):
         assert self.data is not None
         for split in list(self.predictions):
             rows, scores, _ = self.take(split)
-            value = weighted_f1(
-                predicted_classes(scores), self.data.gold[rows], len(pl_module.labels)
-            )
-            pl_module.log(f"{split}/weighted_f1", value, prog_bar=True, add_dataloader_idx=False)
+            metric, gold = self.data.corpus.metric, self.data.gold[rows]
+            value = score(predicted_classes(scores), gold, pl_module.labels.names, metric)
+            pl_module.log(f"{split}/{metric.name}", value, prog_bar=True, add_dataloader_idx=False)
 
     def on_test_batch_end(
         self,

@@ -98,7 +98,7 @@ def _train(
         done = load_checkpoint(method, checkpoint)["epoch"] + 1
         say(f"Going on after epoch {done} of {method.config.epochs} (--restart begins anew).")
     prepare(method, data)
-    log = TrainingLog(data.seed, runs_at_once)
+    log = TrainingLog(data.seed, runs_at_once, data.corpus.metric)
     trainer = build_trainer(method, data, folder, [log, *callbacks], logger)
     if not method.trains:
         log.not_trained(trainer)
