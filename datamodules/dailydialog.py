@@ -101,7 +101,9 @@ def _lines(path: Path) -> list[str]:
 def _emotion(code: str, labels: LabelSet, where: str) -> int:
     number = whole_number(code, "an emotion", where)
     if number >= len(labels):
-        raise ErcBenchError(f"{where}: {number} is no emotion's code; they are 0…{len(labels) - 1}.")
+        raise ErcBenchError(
+            f"{where}: {number} is no emotion's code; they are 0…{len(labels) - 1}."
+        )
     return number
 
 

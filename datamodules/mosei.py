@@ -120,4 +120,6 @@ class MOSEISentiment(CorpusSource):
         return {split: parse_tsv(path, split, self.labels) for split, path in paths.items()}
 
     def notes(self, corpus: Corpus, data_dir: Path | None = None) -> list[str]:
-        return ["about a third of the clips of the videos are missing, so turns are not always next"]
+        return [
+            "about a third of the clips of the videos are missing, so turns are not always next"
+        ]

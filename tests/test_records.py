@@ -423,7 +423,7 @@ def test_a_defect_in_reading_is_no_damage(
         ("erc_bench.leaderboard.runs._cost", ["leaderboard"]),
         ("erc_bench.evaluation.metrics.evaluate", ["rescore"]),
         ("erc_bench.leaderboard.rescoring._same", ["rescore"]),
-        ("erc_bench.cli.printing.corpus_source", ["explain", "a/seed1"]),
+        ("erc_bench.records.corpora.corpus_source", ["explain", "a/seed1"]),
         (
             "erc_bench.leaderboard.comparing.flat",
             ["compare", "a:paper", "a:small", "--dataset=meld"],

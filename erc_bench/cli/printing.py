@@ -25,9 +25,9 @@ from erc_bench.records.schema import (
     damaged,
     to_json,
 )
-from erc_bench.settings.registry import corpus_source
 
 if TYPE_CHECKING:
+    from erc_bench.corpus.source import CorpusSource
     from erc_bench.inference.model import Answer
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -278,6 +278,7 @@ def explain(
     worst: int = 10,
     split: str = "test",
     data_dir: Path | None = None,
+    source: CorpusSource,
 ) -> None:
     """Print a dialogue turn by turn with gold and predicted emotion, or those with most errors.
 
@@ -289,6 +290,7 @@ def explain(
         worst: how many of them.
         split: in which they are sought.
         data_dir: where the corpora are, before the usual places.
+        source: the record's corpus.
 
     Raises:
         ErcBenchError: the corpus here is not the record's, there is no such dialogue, or nothing
@@ -299,12 +301,13 @@ def explain(
     digest = record.dataset_digest
     if not digest:
         raise damaged(path, "$.dataset_digest: it does not say which copy of the corpus it is of")
-    corpus = corpus_source(record.dataset).load(data_dir)
+    corpus = source.load(data_dir)
     if corpus.digest != digest:
         raise ErcBenchError(
             f"The copy of {corpus.name} here is not the one of {path}: its digest is "
             f"{corpus.digest[:12]}…, the record's {digest[:12]}…, so an id may name another "
-            "utterance. Name the other copy's folder with --data-dir."
+            "utterance. Name the other copy's folder with "
+            f"{'--data-dir' if source.loaded_by == source.name else '--dataset'}."
         )
     if dialogue is not None:
         split, found = _find_dialogue(corpus, dialogue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from erc_bench.cli import common
@@ -41,7 +42,7 @@ def run(
     Args:
         overrides: Settings, key=value; they may stand anywhere.
         method: Methods, or all.
-        dataset: Corpora, or all.
+        dataset: Corpora, or all; one of your own by its folder.
         seed: Seeds (default: 1).
         seeds: The seeds 1 to N.
         restart: Begin an interrupted run anew.
@@ -51,7 +52,13 @@ def run(
         jobs: Runs side by side (default: as many as the GPU and the cores do well).
     """
     wanted = experiments(
-        *overrides, method=method, dataset=dataset, preset=preset, seed=seed, seeds=seeds
+        *overrides,
+        method=method,
+        dataset=dataset,
+        preset=preset,
+        seed=seed,
+        seeds=seeds,
+        root=leaderboard_dir,
     )
     if jobs is not None and jobs < 1:
         raise ErcBenchError(f"--jobs {jobs} leaves nobody to run anything: give 1 or more.")
@@ -84,6 +91,7 @@ def experiments(
     preset: str | None = None,
     seed: Sequence[str] = ("1",),
     seeds: int | None = None,
+    root: Path = LEADERBOARD,
 ) -> list[Experiment]:
     """Every run that a command line asks for, corpora × methods × seeds.
 
@@ -92,8 +100,9 @@ def experiments(
     Raises:
         ErcBenchError: there is no such method, corpus, preset, setting or seed.
     """
+    from erc_bench.records.corpora import find_corpus
     from erc_bench.settings.experiment import resolve
-    from erc_bench.settings.registry import corpus_names, corpus_source, method_names
+    from erc_bench.settings.registry import corpus_names, method_names
 
     methods, datasets = _plain(method, "--method"), _plain(dataset, "--dataset")
     numbers = dict.fromkeys(map(common.seed_number, _plain(seed, "--seed")))
@@ -103,11 +112,16 @@ def experiments(
         raise ErcBenchError(f"--seeds {seeds} leaves nothing to run: give 1 or more.")
     settings = [*overrides, *(v for v in (*method, *dataset, *seed) if "=" in v)]
     datasets = corpus_names() if datasets == ["all"] else datasets
-    for name in datasets:
-        corpus_source(name)
+    found: dict[str, str] = {}
+    for source in (find_corpus(name, root) for name in datasets):
+        if found.setdefault(source.name, source.loaded_by) != source.loaded_by:
+            raise ErcBenchError(
+                f"{found[source.name]} and {source.loaded_by} both call themselves "
+                f"{source.name!r}. Give one of them another name."
+            )
     return [
         resolve(each, name, preset=preset, seed=number, overrides=settings)
-        for name in datasets
+        for name in found.values()
         for each in (method_names() if methods == ["all"] else methods)
         for number in numbers
     ]

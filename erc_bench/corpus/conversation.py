@@ -68,8 +68,8 @@ class Metric:
     without: str = ""
 
     @classmethod
-    def of(cls, text: str, labels: Sequence[str]) -> Metric:
-        """A metric as it is written, of a corpus with these labels.
+    def of(cls, text: str, labels: Sequence[str] | None) -> Metric:
+        """A metric as it is written, of a corpus with these labels (None: not known yet).
 
         Raises:
             ErcBenchError: there is no such metric, or no such label to leave out.
@@ -83,7 +83,8 @@ class Metric:
                 "(`micro_f1 without LABEL`); of all labels, micro_f1 is accuracy."
             )
         metric = cls(cast(Figure, name), without)
-        metric.left_out(labels)
+        if labels is not None:
+            metric.left_out(labels)
         return metric
 
     def __str__(self) -> str:

@@ -49,8 +49,9 @@ class CorpusFile:
     """One file of a corpus.
 
     ``path`` is relative to the data folder. ``checksum`` is ``"sha256:…"`` or ``"git-blob:…"``, the
-    SHA-1 that git gives the file, or empty where none is known. ``url`` is None where the licence forbids a download.
-    ``alternatives`` hold the same dialogues, at another path or in another form.
+    SHA-1 that git gives the file, or empty where none is known. ``url`` is None where the licence
+    forbids a download. ``alternatives`` hold the same dialogues, at another path or in another
+    form.
     """
 
     path: str
@@ -267,21 +268,26 @@ class CorpusSource(ABC):
     fills in the attributes and :meth:`parse`.
     """
 
-    name: ClassVar[str]
-    labels: ClassVar[LabelSet]  # empty where there are no emotions, as in a corpus of speakers
-    description: ClassVar[str]  # what the dialogues are, in one line
-    classes: ClassVar[str]  # who named the classes
-    licence: ClassVar[str]
-    homepage: ClassVar[str]
-    citation: ClassVar[str]
-    release: ClassVar[str]  # which of the releases in use this is
+    name: str
+    labels: LabelSet  # empty where there are no emotions, as in a corpus of speakers
+    description: str  # what the dialogues are, in one line
+    classes: str  # who named the classes
+    licence: str
+    homepage: str
+    citation: str
+    release: str  # which of the releases in use this is
     obtained: ClassVar[str] = ""  # how a user gets the files, where they are never downloaded
     files: ClassVar[Mapping[str, CorpusFile]] = {}  # split → file
     counts: ClassVar[Mapping[str, tuple[int, int]]] = {}  # split → dialogues, labelled utterances
-    metric: ClassVar[Metric] = Metric()  # what it is judged by, in every method alike
+    metric: Metric = Metric()  # what it is judged by, in every method alike
     official: ClassVar[Release | None] = None  # what tells the release from another copy
     confusable: ClassVar[tuple[tuple[str, str], ...]] = ()  # labels taken for each other, in pairs
     related: ClassVar[tuple[str, ...]] = ()  # corpora that may hold the same utterances, by name
+
+    @property
+    def loaded_by(self) -> str:
+        """What finds it again: its name, or the file of a corpus of one's own."""
+        return self.name
 
     @abstractmethod
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:

@@ -149,7 +149,7 @@ def plan(
     """
     digests: dict[str, str] = {}
     missing: dict[str, str] = {}
-    for dataset in dict.fromkeys(experiment.dataset for experiment in experiments):
+    for dataset in dict.fromkeys(experiment.corpus for experiment in experiments):
         try:
             with quiet_frameworks():
                 digests[dataset] = load_corpus(dataset, options.get("data_dir")).digest
@@ -157,11 +157,11 @@ def plan(
             missing[dataset] = str(error)
     jobs, impossible = [], []
     for experiment in experiments:
-        reason = missing.get(experiment.dataset)
+        reason = missing.get(experiment.corpus)
         if reason is None:
             try:
                 with quiet_frameworks():
-                    digest = digests[experiment.dataset]
+                    digest = digests[experiment.corpus]
                     identity = identify(experiment, digest, options.get("data_dir"))
                 jobs.append(Job(experiment, Place.of(root, experiment, identity), options))
                 continue

@@ -16,6 +16,7 @@ from erc_bench.execution.recording import forget_peak_memory, make_record
 from erc_bench.files import FULL, UNWRITABLE, cannot_write, sha256_of
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import Stopwatch, say
+from erc_bench.records.corpora import remember
 from erc_bench.records.place import Identity, Place
 from erc_bench.records.schema import Record, RecordError
 from erc_bench.records.store import write_record
@@ -72,7 +73,7 @@ def run(
     """
     clock = Stopwatch()
     with quiet_frameworks():
-        corpus = load_corpus(experiment.dataset, data_dir)
+        corpus = load_corpus(experiment.corpus, data_dir)
     identity = identify(experiment, corpus.digest, data_dir)
     place = Place.of(root, experiment, identity)
     if expected is not None and place != expected:
@@ -204,6 +205,7 @@ def _train_and_record(
     finally:
         unnamed.unlink(missing_ok=True)
     write_record(place.record, record)
+    remember(place.root, corpus_source(experiment.corpus))
     return record
 
 

@@ -16,6 +16,7 @@ from erc_bench.corpus.text_files import read_given
 from erc_bench.errors import ErcBenchError, nearest, quoted
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import recorded_facts
+from erc_bench.records.corpora import find_corpus, remember
 from erc_bench.records.prediction_files import Prediction, read_predictions
 from erc_bench.records.schema import (
     Encoder,
@@ -28,7 +29,7 @@ from erc_bench.records.schema import (
     typed,
 )
 from erc_bench.records.store import read_record, write_record
-from erc_bench.settings.registry import corpus_source, method_names
+from erc_bench.settings.registry import method_names
 
 SLACK = 0.01
 """How far probabilities may be from a sum of 1: they come rounded."""
@@ -39,6 +40,7 @@ class Scored:
     """What was scored, and where the record of it is."""
 
     labels: Sequence[str]
+    dataset: str
     judged_by: Metric
     metrics: Mapping[str, Metrics]
     """By split."""
@@ -85,7 +87,8 @@ def score(
         ErcBenchError: the name is a method's, or was stored before; the file can't be read; ids
             are missing, doubled or unknown, or labels are not the corpus's (they are counted).
     """
-    source = corpus_source(dataset)
+    source = find_corpus(dataset, root)
+    dataset = source.name
     path = _place(root, dataset, name, seed, published)
     described = {"context": context, "encoder": encoder}
     text, called = read_given(predictions)
@@ -99,7 +102,7 @@ def score(
     notes = (*(f"{called}: {note}" for note in file.notes), *_remarks(held, given, called))
     metrics = {split: _metrics(predictions, corpus) for split, predictions in held.items()}
     if "test" not in splits:
-        return Scored(corpus.labels.names, corpus.metric, metrics, None, notes)
+        return Scored(corpus.labels.names, corpus.name, corpus.metric, metrics, None, notes)
     record = Record(
         external=True,
         method=name,
@@ -120,7 +123,8 @@ def score(
         predictions=Splits.of(held),
     )
     write_record(path, record)
-    return Scored(corpus.labels.names, corpus.metric, metrics, path, notes)
+    remember(root, source)
+    return Scored(corpus.labels.names, corpus.name, corpus.metric, metrics, path, notes)
 
 
 def _place(root: Path, dataset: str, name: str, seed: int, published: Collection[str]) -> Path:

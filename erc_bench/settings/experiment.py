@@ -35,6 +35,13 @@ class Experiment:
     seed: int
     config: MethodConfig
     overrides: tuple[str, ...] = ()
+    own_corpus: str = ""
+    """The file of a corpus of one's own; empty for a registered one."""
+
+    @property
+    def corpus(self) -> str:
+        """What finds its corpus: a file of one's own, or the name."""
+        return self.own_corpus or self.dataset
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -110,6 +117,8 @@ def resolve(
         raise ErcBenchError(
             f"The method {method!r} has no preset {preset!r}." + did_you_mean(preset, own)
         )
+    source = corpus_source(dataset)
+    dataset, metric = source.name, source.metric
     overrides = tuple(overrides)
     given = [(f"override {text!r}", _override(text)) for text in overrides]
     path = experiment_file(method)
@@ -121,7 +130,6 @@ def resolve(
     ]
     for where, layer in layers:
         merged = _merge(merged, layer or {}, where)
-    metric = corpus_source(dataset).metric
     if merged.select_on == Metric().name:
         merged = _merge(merged, {"select_on": metric.name}, f"{dataset}, judged by {metric.title}")
     for where, layer in given:
@@ -133,7 +141,8 @@ def resolve(
             f"select_on={config.select_on}: {dataset} is judged by {metric.title}, so select_on "
             f"takes {metric.name} or loss."
         )
-    return Experiment(method, dataset, preset, seed, config, overrides)
+    file = source.loaded_by if source.loaded_by != dataset else ""
+    return Experiment(method, dataset, preset, seed, config, overrides, file)
 
 
 def stored_config(method: str, settings: Mapping[str, Any], where: str) -> MethodConfig:

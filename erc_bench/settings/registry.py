@@ -92,8 +92,33 @@ def corpus_names() -> list[str]:
 
 
 def corpus_source(name: str) -> CorpusSource:
-    """The source of a corpus by its name; an unknown name is an error that names the nearest."""
-    return _load(CORPORA, "dataset", name)()
+    """The source of a corpus by its name, or of one's own by its folder or ``corpus.yaml``.
+
+    Raises:
+        ErcBenchError: an unknown name (the nearest is named), or what is wrong with the folder.
+    """
+    if name in _points(CORPORA):
+        return _load(CORPORA, "dataset", name)()
+    if not is_own_corpus(name):
+        raise ErcBenchError(
+            f"There is no dataset {name!r}.{did_you_mean(name, _points(CORPORA))} One of your own "
+            "is named by its folder (`erc-bench data new` makes one)."
+        )
+    from erc_bench.corpus.own import OwnCorpus
+
+    source = OwnCorpus(Path(name))
+    if source.name.lower() in _points(CORPORA):
+        raise ErcBenchError(
+            f"{source.path}: {source.name!r} is the name of another corpus. Give yours another."
+        )
+    return source
+
+
+def is_own_corpus(name: str) -> bool:
+    """Whether a name is a folder or file rather than a registered corpus."""
+    path = Path(name)
+    named = path.name != name or path.suffix in (".yaml", ".yml") or path.is_dir()
+    return named and name not in _points(CORPORA)
 
 
 def confusable_labels(corpus: str) -> tuple[tuple[str, str], ...]:

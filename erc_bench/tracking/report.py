@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import say
-from erc_bench.settings.registry import corpus_metric
 from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_settings
 
 SEEDS_CHART = {
@@ -40,7 +40,13 @@ SEEDS_CHART = {
 """A Vega-Lite chart of the corpus's figure by method: each seed a point, and mean ± sd (n − 1)."""
 
 
-def save_report(dataset: str, preset: str, project: str | None, entity: str | None) -> str:
+def save_report(
+    dataset: str,
+    preset: str,
+    project: str | None,
+    entity: str | None,
+    metric: Metric = Metric(),
+) -> str:
     """Save a report that compares the methods on a corpus; returns its address.
 
     It stays up to date: W&B draws it from whatever runs there are. A run repeated with ``--force``
@@ -51,6 +57,7 @@ def save_report(dataset: str, preset: str, project: str | None, entity: str | No
         preset: runs with this preset are compared.
         project: where the runs are; None = where this machine logs to.
         entity: whose project; None = whose this machine logs to.
+        metric: what the corpus is judged by.
 
     Raises:
         ErcBenchError: the package is missing, nobody is logged in, or W&B did not take it.
@@ -73,7 +80,8 @@ def save_report(dataset: str, preset: str, project: str | None, entity: str | No
         api: Any = wandb.Api()
         owner = entity or wandb_settings().entity or api.default_entity
         chart = _seeds_chart(api, owner)
-        return report(dataset, preset, project or wandb_project(), owner, chart).save().url
+        made = report(dataset, preset, project or wandb_project(), owner, chart, metric)
+        return made.save().url
     except ErcBenchError:
         raise
     except Exception as error:  # wandb raises whatever its parts do
@@ -99,7 +107,14 @@ def _seeds_chart(api: Any, entity: str) -> str | None:
         return None
 
 
-def report(dataset: str, preset: str, project: str, entity: str, chart: str | None) -> Any:
+def report(
+    dataset: str,
+    preset: str,
+    project: str,
+    entity: str,
+    chart: str | None,
+    metric: Metric = Metric(),
+) -> Any:
     """The report, not yet saved.
 
     ``chart`` is the id of :data:`SEEDS_CHART` on the server. What is compared are *variants*: a
@@ -114,7 +129,6 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
         )
         return wr.Runset(entity=entity, project=project, name=name, filters=kept, **options)
 
-    metric = corpus_metric(dataset)
     title, test = metric.title[0].upper() + metric.title[1:], f"test/{metric.name}"
     left, right = wr.Layout(0, 0, 12, 10), wr.Layout(12, 0, 12, 10)
     spread: dict[str, Any] = {

@@ -256,7 +256,7 @@ def variant(experiment: Experiment) -> str:
 
     Runs have the same one only if all their settings are the same, however they were given.
     """
-    preset = flat(resolve(experiment.method, experiment.dataset, preset=experiment.preset).settings)
+    preset = flat(resolve(experiment.method, experiment.corpus, preset=experiment.preset).settings)
     here = flat(experiment.settings)
     changed = [f"{key}={here[key]}" for key in sorted(here) if here[key] != preset.get(key)]
     return " ".join([experiment.method, *changed, f"({experiment.hash[:6]})"])
