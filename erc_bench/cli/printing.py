@@ -301,6 +301,11 @@ def explain(
     digest = record.dataset_digest
     if not digest:
         raise damaged(path, "$.dataset_digest: it does not say which copy of the corpus it is of")
+    if source.name != record.dataset:
+        raise ErcBenchError(
+            f"--dataset names {source.name}, and {path} is a run on {record.dataset}. Name the "
+            "folder of that."
+        )
     corpus = source.load(data_dir)
     if corpus.digest != digest:
         raise ErcBenchError(

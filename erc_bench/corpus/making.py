@@ -279,44 +279,34 @@ def split_corpus(
 
 
 def stratified(turns: Sequence[Turn], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """The split of each dialogue, such that every label has its share in every split.
+    """The split of each dialogue, such that every label has about its share in every split.
 
-    Iterative stratification (Sechidis et al., 2011), of dialogues with counts of labels: the label
-    with fewest utterances left first, each of its dialogues to the split that lacks most of it.
+    Dialogues with rare labels come first, else in random order; each goes to the split where it
+    adds least to (or takes most from) the χ² distance of labels and dialogues from their shares.
     """
     names = sorted({turn.label for turn in turns if turn.label})
     dialogues = list(dict.fromkeys(turn.dialogue for turn in turns))
-    number = {name: d for d, name in enumerate(dialogues)}
+    row = {name: d for d, name in enumerate(dialogues)}
     counts = np.zeros((len(dialogues), len(names) + 1))
-    counts[:, -1] = 1  # of dialogues, which are split evenly too
+    counts[:, -1] = 1  # dialogues are shared out evenly too
     for turn in turns:
         if turn.label:
-            counts[number[turn.dialogue], names.index(turn.label)] += 1
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(dialogues))
-    wanted = np.outer(list(shares.values()), counts.sum(0))
-    splits = list(shares)
-    found: dict[int, int] = {}
-    left = np.ones(len(dialogues), dtype=bool)
-    while left.any():
-        remaining = counts[left].sum(0)  # the dialogues themselves are the last to be looked at
-        remaining[-1] = max(remaining.max(), 1)
-        label = int(np.argmin(np.where(remaining > 0, remaining, np.inf)))
-        # Dialogues with most of it first: the others even out what they leave.
-        having = [d for d in order if left[d] and counts[d, label]]
-        for d in sorted(having, key=lambda d: -counts[d, label]):
-            lacks = wanted[:, label]
-            best = np.flatnonzero(lacks == lacks.max())
-            most = wanted[best, -1]
-            split = int(best[int(np.argmax(most))])
-            found[d] = split
-            wanted[split] -= counts[d]
-            left[d] = False
-    for split in range(len(splits)):  # a split without a dialogue takes one of the largest
-        if split not in found.values():
-            largest = Counter(found.values()).most_common(1)[0][0]
-            found[next(d for d in order if found[d] == largest)] = split
-    return {name: splits[found[d]] for d, name in enumerate(dialogues)}
+            counts[row[turn.dialogue], names.index(turn.label)] += 1
+    totals = counts.sum(0)
+    rarest = np.where(counts > 0, totals, np.inf).min(1)
+    order = np.random.default_rng(seed).permutation(len(dialogues))
+    order = order[np.argsort(rarest[order], kind="stable")]
+    wanted = np.outer(list(shares.values()), totals)
+    so_far = np.zeros_like(wanted)
+    chosen = np.zeros(len(dialogues), dtype=int)
+    for d in order:
+        added = ((so_far + counts[d] - wanted) ** 2 - (so_far - wanted) ** 2) / wanted
+        chosen[d] = added.sum(1).argmin()
+        so_far[chosen[d]] += counts[d]
+    for split in range(len(shares)):  # one without a dialogue takes one of the largest
+        if not (chosen == split).any():
+            chosen[np.flatnonzero(chosen == np.bincount(chosen).argmax())[-1]] = split
+    return {name: list(shares)[chosen[d]] for d, name in enumerate(dialogues)}
 
 
 # --- for predictions made elsewhere
