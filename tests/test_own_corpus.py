@@ -470,6 +470,8 @@ def test_a_store_remembers_where_a_corpus_is(folder: Path, tmp_path: Path) -> No
     remember(root, OwnCorpus(folder))
     assert find_corpus("helpdesk", root).name == "helpdesk"
     assert find_corpus("demo", root).name == "demo"
+    with pytest.raises(ErcBenchError, match="Did you mean 'helpdesk'"):
+        find_corpus("hlepdesk", root)
     (folder / "corpus.yaml").rename(folder / "other.yaml")
     with pytest.raises(ErcBenchError, match=r"'helpdesk' was at .*corpus\.yaml.*--dataset"):
         find_corpus("helpdesk", root)

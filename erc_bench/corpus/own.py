@@ -87,9 +87,10 @@ def sheet_of(given: Path) -> Path:
     path = given / SHEET if given.is_dir() else given
     if path.is_file():
         return path
-    folder = path.parent if path.suffix in (".yaml", ".yml") else given
+    named = path.suffix in (".yaml", ".yml")
+    folder = path.parent if named else given
     raise ErcBenchError(
-        f"There is no {path}, which would say what the corpus is. "
+        f"There is no file {path if named else given / SHEET}, which would say what the corpus is. "
         f"`erc-bench data new {folder} FILE` writes one for a file of turns."
     )
 
@@ -461,7 +462,8 @@ def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
     for turn in turns:
         if turn.label:
             first.setdefault(turn.label, turn)
-    if len(first) < 2 or len(first) > MOST_LABELS:
+    labelled = sum(bool(turn.label) for turn in turns)
+    if len(first) < 2 or len(first) > min(MOST_LABELS, max(10, labelled / 2)):
         what = (
             f"the column {column!r} holds"
             if column
@@ -469,7 +471,7 @@ def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
         )
         raise ErcBenchError(
             f"{path}: {what} {len(first)} different labels, {listed(sorted(first), 4)}; there must "
-            f"be 2 to {MOST_LABELS}. Name the right one in `columns: {{label: …}}`."
+            f"be two or more, and few. Name the right one in `columns: {{label: …}}`."
         )
     folded: dict[str, str] = {}
     for name, turn in first.items():

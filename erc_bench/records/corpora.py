@@ -34,7 +34,8 @@ def find_corpus(name: str, root: Path) -> CorpusSource:
     """
     kept = _kept(root, name)
     if name in corpus_names() or is_own_corpus(name) or not kept.is_file():
-        return corpus_source(name)
+        others = [path.parent.name for path in root.glob("runs/*/corpus.txt")]
+        return corpus_source(name, others)
     path = Path(kept.read_text(encoding="utf-8").strip())
     if not path.is_file():
         raise ErcBenchError(

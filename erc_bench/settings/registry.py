@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
@@ -91,8 +92,10 @@ def corpus_names() -> list[str]:
     return sorted(_points(CORPORA))
 
 
-def corpus_source(name: str) -> CorpusSource:
+def corpus_source(name: str, others: Sequence[str] = ()) -> CorpusSource:
     """The source of a corpus by its name, or of one's own by its folder or ``corpus.yaml``.
+
+    ``others`` are names that the error offers beside the registered ones.
 
     Raises:
         ErcBenchError: an unknown name (the nearest is named), or what is wrong with the folder.
@@ -101,8 +104,8 @@ def corpus_source(name: str) -> CorpusSource:
         return _load(CORPORA, "dataset", name)()
     if not is_own_corpus(name):
         raise ErcBenchError(
-            f"There is no dataset {name!r}.{did_you_mean(name, _points(CORPORA))} One of your own "
-            "is named by its folder (`erc-bench data new` makes one)."
+            f"There is no dataset {name!r}.{did_you_mean(name, [*_points(CORPORA), *others])} One "
+            "of your own is named by its folder (`erc-bench data new` makes one)."
         )
     from erc_bench.corpus.own import OwnCorpus
 
