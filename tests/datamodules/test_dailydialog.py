@@ -1,13 +1,17 @@
 """DailyDialog: the real files, and made-up ones that are broken."""
 
+import json
 import shutil
 
 import pytest
 from real_data import real_data
+from sklearn.metrics import f1_score
 
+from erc_bench.cli import main
 from erc_bench.corpus.source import CorpusWarning
 from erc_bench.datamodules.dailydialog import DailyDialog, parse
 from erc_bench.errors import ErcBenchError
+from erc_bench.settings.registry import method_names
 
 
 @pytest.fixture
@@ -90,3 +94,37 @@ def test_copies_that_differ(tmp_path, monkeypatch):
     labels.write_text(text.partition("\n")[2])
     with pytest.raises(ErcBenchError, match=r"checksum of .*_test\.txt is not the official one"):
         DailyDialog().load(tmp_path / "d")
+
+
+@pytest.fixture
+def few(tmp_path, monkeypatch):
+    """A data folder with the first dialogues of the real files."""
+    data = real_data("dailydialog") / "dailydialog"
+    for split, n in {"train": 40, "validation": 12, "test": 12}.items():
+        for file in (data / split).iterdir():
+            target = tmp_path / "data" / "dailydialog" / split / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            target.write_text("".join(lines[:n]), encoding="utf-8")
+    monkeypatch.setattr(DailyDialog, "check", lambda self, splits: None)
+    return tmp_path / "data"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_runs_and_is_judged_by_micro_f1(few, tmp_path, capsys, method):
+    argv = ["run", "--method", method, "--dataset", "dailydialog", "--preset", "smoke"]
+    argv += ["--data-dir", str(few), "--leaderboard-dir", str(tmp_path), "--wandb", "off"]
+    with pytest.warns(CorpusWarning, match="not the official one"):
+        assert main(argv) == 0
+    out = capsys.readouterr().out
+    (path,) = (tmp_path / "records").glob("*/*/*.json")
+    record = json.loads(path.read_text())
+    assert record["metric"] == "micro_f1 without neutral"
+    test = record["predictions"]["test"]
+    wanted = 100 * f1_score(
+        test["gold"], test["predicted"], labels=range(1, 7), average="micro", zero_division=0
+    )
+    assert record["metrics"]["test"]["micro_f1"] == pytest.approx(wanted, abs=1e-3)
+    assert "micro-F1 without neutral" in out
+    assert f"{wanted:.2f}" in out
