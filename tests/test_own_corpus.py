@@ -279,6 +279,7 @@ MISTAKES = {
     "no YAML": (sheet("columns: {", "columns: [{"), r"corpus\.yaml, line \d: not valid YAML"),
     "an unknown key": (sheet("split:", "splitt:"), r"line 3: unknown key 'splitt'.*'split'"),
     "a key twice": (sheet("split:", "file: b\nsplit:"), r"line 3: the key 'file' stands twice"),
+    "two places": (sheet("split:", "hf: x\nsplit:"), "must say where the turns are"),
     "no place": (sheet("file: talk.csv\n", ""), "must say where the turns are"),
     "a metric that is none": (
         sheet("split:", "metric: f1\nsplit:"),
@@ -411,6 +412,15 @@ def test_a_split_is_by_dialogue_stratified_and_written_down(folder: Path) -> Non
     split_corpus(folder, dev=0.1, test=0.2, seed=2, force=True)
     assert OwnCorpus(folder).load().digest != before
     assert (folder / "corpus.yaml").read_text().count("erc-bench data split") == 1
+
+
+def test_a_sheet_in_braces_is_left_alone(folder: Path) -> None:
+    columns = "{dialogue: conv_id, speaker: who, text: utterance}"
+    text = f"{{name: helpdesk, file: talk.csv, columns: {columns}}}"
+    (folder / "corpus.yaml").write_text(text)
+    with pytest.raises(ErcBenchError, match=r"Add `split_file: splits\.csv` to it yourself"):
+        split_corpus(folder, dev=0.2, test=0.2)
+    assert (folder / "corpus.yaml").read_text() == text
 
 
 def test_rare_labels_are_shared_out() -> None:

@@ -270,12 +270,28 @@ def split_corpus(
         text = re.sub(r"# erc-bench data split [^\n]*\n", note, text)
     else:
         text = text.rstrip("\n") + f"\n{note}split_file: {SPLIT_FILE}\n"
+    if not _says_split_file(text):
+        raise ErcBenchError(
+            f"{path} is written, and no line can be added to {source.path} as it is written. Add "
+            f"`split_file: {path.name}` to it yourself."
+        )
     write_atomically(source.path, text)
     labels = {split: Counter[str]() for split in shares}
     for turn in turns:
         if turn.label:
             labels[assigned[turn.dialogue]][turn.label] += 1
     return Split(path, Counter(assigned.values()), labels)
+
+
+def _says_split_file(text: str) -> bool:
+    """Whether text is YAML that names a file of splits."""
+    import yaml
+
+    try:
+        sheet = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return False
+    return isinstance(sheet, dict) and "split_file" in sheet
 
 
 def stratified(turns: Sequence[Turn], shares: Mapping[str, float], seed: int) -> dict[str, str]:

@@ -118,9 +118,9 @@ class OwnCorpus(CorpusSource):
             )
         self.description = self._text("description", "a corpus of one's own")
         self.licence = self._text("licence", "not said")
-        self.homepage = self._text("homepage", str(self.path))
+        self.homepage = self._text("homepage", str(self.path.absolute()))
         self.citation = self._text("citation", "–")
-        self.release = str(self.path.absolute())
+        self.release = "its files as they are"
         self.classes = "named in corpus.yaml" if "labels" in sheet else "the labels found"
         self.labels = LabelSet(self._labels())
         try:
@@ -204,7 +204,7 @@ class OwnCorpus(CorpusSource):
                 f"{self.path}: it must have a name, `name: {self.folder.name}` say."
             )
         places = [key for key in ("splits", "file", "hf") if key in sheet]
-        if not places or places == ["splits", "file"]:
+        if len(places) != 1 and places != ["splits", "hf"]:
             raise ErcBenchError(
                 f"{self.path}: it must say where the turns are: either "
                 "`splits: {train: FILE, dev: FILE, test: FILE}`, or `file: FILE` for all, or "
