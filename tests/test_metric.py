@@ -151,6 +151,7 @@ def test_the_leaderboard_shows_and_ranks_by_it(judged, capsys) -> None:
     text = to_markdown(whole)
     assert "Micro-F1 without neutral" in text
     assert "dev micro-F1" in text
+    assert "dialogues · judged by micro-F1 without neutral" in text
     assert "Micro-F1 without neutral on test in percent" in to_latex(whole)
     rows = [row for row in csv.DictReader(io.StringIO(to_csv(whole))) if row["kind"] == "ours"]
     assert {row["metric"] for row in rows} == {METRIC}
@@ -215,3 +216,18 @@ def test_score_uses_it(tmp_path, monkeypatch, capsys) -> None:
     wanted = f1_score([u.label for u in asked], said, labels=others, average="micro")
     assert "micro-F1 without neutral" in first
     assert f"{100 * wanted:.2f}" in first
+
+
+def test_published_rows_alone_are_shown_by_it(tmp_path) -> None:
+    """A corpus on which there is no run yet."""
+    (tmp_path / "published.yaml").write_text(
+        "papers: {x: {method: X, results: {dailydialog: {micro_f1: 59.5, weighted_f1: 80}}}}"
+    )
+    board = read_board(tmp_path)
+    assert "| Method | Micro-F1 without neutral |" in to_markdown(board)
+    assert "| X | 59.50 |" in to_markdown(board)
+    (tmp_path / "published.yaml").write_text(
+        "papers: {x: {method: X, results: {dailydialog: {weighted_f1: 80}}}}"
+    )
+    with pytest.raises(ErcBenchError, match="micro_f1 must be a percentage, not None"):
+        read_board(tmp_path)

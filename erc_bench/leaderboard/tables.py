@@ -317,7 +317,7 @@ def _escaped(text: str) -> str:
 
 def metric_title(corpus: CorpusBoard) -> str:
     """What a corpus is judged by, to begin a heading with."""
-    title = Metric.of(corpus.metric, corpus.labels).title
+    title = Metric.of(corpus.metric, None).title
     return title[0].upper() + title[1:]
 
 
@@ -367,4 +367,6 @@ def track_title(track: Track) -> str:
 def size(corpus: CorpusBoard) -> str:
     """``7 emotions · 2,610 test utterances in 280 dialogues``."""
     text = f"{len(corpus.labels)} emotions · {corpus.utterances:,} test utterances"
-    return text + (f" in {corpus.dialogues:,} dialogues" if corpus.dialogues else "")
+    text += f" in {corpus.dialogues:,} dialogues" if corpus.dialogues else ""
+    metric = Metric.of(corpus.metric, None)
+    return text if metric == Metric() else f"{text} · judged by {metric.title}"
