@@ -1,12 +1,13 @@
 # make demo   install what the demo needs, train EACL on the demo corpus, print its score
 # make test   install everything, run the tests
 # make slow lint types   what CI checks besides
+# make docs   the documentation as a site, in build/docs
 # make bench  how fast training is against the usual recipe
 
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test slow lint types bench
+.PHONY: demo test slow lint types docs bench
 
 demo: $(VENV)/.small
 	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small --leaderboard-dir demo
@@ -24,6 +25,9 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(VENV)/bin/mypy erc_bench methods datamodules benchmarks docs
+
+docs: $(VENV)/.dev
+	$(VENV)/bin/sphinx-build -q -E -W --keep-going -b html docs build/docs
 
 bench: $(VENV)/.small
 	$(VENV)/bin/python -m benchmarks

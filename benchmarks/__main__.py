@@ -16,7 +16,7 @@ but eight of ours and two of the recipe; those of SPCL's passes over train (ours
 and one more in a run, the published code two) all at once, those of the recipe right after ours.
 An epoch then is the mean seconds of a batch × the number of batches, summed over these parts; the
 reading and tokenising that ours does once for all epochs is not in it, nor are checkpoints.
-SACL-LSTM's vectors are drawn at random: neither side makes them within an epoch. What is said of
+Vectors of utterances are drawn at random: neither side makes them within an epoch. What is said of
 single rounds is the ratio with the training batches of each round alone in place of their mean.
 """
 
@@ -255,11 +255,12 @@ def main() -> None:
         for preset in args.preset
         for m in args.method
         for precision in args.precision
-        # SACL-LSTM trains its LSTMs in float32 whatever the hardware.
-        if m != "sacl-lstm" or precision == "float32"
+        # Methods on utterance vectors train in float32 whatever the hardware.
+        if precision == "float32" or RECIPES[m].Method.Config().precision != "float32"
     ]
-    if "sacl-lstm" not in {case.method for case in cases} and "sacl-lstm" in args.method:
-        say("SACL-LSTM is left out: it trains its LSTMs in float32 alone (--precision float32).")
+    for m in dict.fromkeys(args.method):
+        if m not in {case.method for case in cases}:
+            say(f"{m} is left out: it trains in float32 alone (--precision float32).")
     if not cases:
         sys.exit(2)
     for case in cases:  # what is wrong with one is said before another is measured

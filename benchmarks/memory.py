@@ -38,6 +38,7 @@ from transformers import AutoConfig, AutoModel
 
 from erc_bench.encoders.fast.one_position import states_at
 from erc_bench.progress import say
+from erc_bench.settings.experiment import resolve
 
 GIB = 2**30
 
@@ -61,6 +62,12 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
 }
 """Sizes of the encoders; what is not said is as in BERT-base."""
+
+BY_DIALOGUE = ("speaker-mtl",)
+"""Methods that encode all turns of several dialogues in a batch, whatever number they are."""
+
+CUDA_GIB = 2
+"""What CUDA itself takes of a GPU."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,20 @@ class Case:
         at = torch.arange(self.batch, device=device) % self.length
         with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
             return states_at(encoder, at, input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def largest_batch(method: str, preset: str) -> Case | None:
+    """The batch for which a method with a preset needs most, all of its rows of full length.
+
+    Of methods on utterance vectors it is one of the encoder's fine-tuning. None where the settings
+    do not say it (a batch of whole dialogues), or the encoder's sizes are not known here.
+    """
+    config: Any = resolve(method, "meld", preset=preset).config
+    encoder = config.encoder.rpartition("/")[2].removeprefix("sup-simcse-")
+    rows = getattr(config, "features", config)
+    if encoder not in ENCODERS or method in BY_DIALOGUE:
+        return None
+    return Case(encoder, rows.batch_size, rows.max_len, True, "mpnet" not in encoder)
 
 
 def counted(case: Case) -> tuple[int, int]:

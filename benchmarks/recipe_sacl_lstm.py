@@ -10,7 +10,6 @@ import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,19 +21,25 @@ from erc_bench.corpus.conversation import Dialogue
 from erc_bench.encoders.locating import find_encoder
 from erc_bench.method.data import ErcDataModule
 from erc_bench.methods.sacl_lstm import SACLLSTM
+from erc_bench.vectors import VectorMethod
 
 from .recipe import Recipe
 
 
-class GivenSACLLSTM(SACLLSTM):
-    """SACL-LSTM on vectors drawn at random."""
+class Given(VectorMethod):
+    """A method on vectors drawn at random."""
 
     def prepare(self, data: ErcDataModule) -> None:
         """The vectors of all turns, the same in every call."""
         generator = torch.Generator().manual_seed(0)
         self.features = torch.randn(len(data.ids), self.config.features.size, generator=generator)
-        self.reader.has_vector = np.ones(len(data.ids), dtype=bool)
+        self.present = torch.ones(len(data.ids), dtype=torch.bool)
         self.of_utterance = dict(zip(data.ids, self.features, strict=True))
+        self.reader.has_vector = self.present.numpy()  # type: ignore[attr-defined]
+
+
+class GivenSACLLSTM(Given, SACLLSTM):
+    """SACL-LSTM on vectors drawn at random."""
 
 
 if TYPE_CHECKING:

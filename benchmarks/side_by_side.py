@@ -34,6 +34,7 @@ from erc_bench.training.train import prepare, train
 
 from .recipe import Recipe
 from .recipe_eacl import EACLRecipe
+from .recipe_on_vectors import DAGERCRecipe, DialogueRNNRecipe
 from .recipe_sacl_lstm import SACLRecipe
 from .recipe_spcl import SPCLRecipe
 from .recipe_speaker_mtl import SpeakerMTLRecipe
@@ -54,6 +55,8 @@ RECIPES: dict[str, type[Recipe]] = {
     "eacl": EACLRecipe,
     "spcl": SPCLRecipe,
     "sacl-lstm": SACLRecipe,
+    "dialogue-rnn": DialogueRNNRecipe,
+    "dag-erc": DAGERCRecipe,
     "speaker-mtl": SpeakerMTLRecipe,
 }
 TOLERANCE = 1e-4

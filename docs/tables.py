@@ -1,4 +1,5 @@
-"""Writes the tables of README.md and docs/results.md from the leaderboard's records.
+"""Writes the tables of README.md and docs/results.md from the leaderboard's records, and that of
+the methods from their YAML files.
 
     python -m docs.tables            # after `erc-bench leaderboard`
     python -m docs.tables --check    # writes nothing; exit 1 if a table is stale
@@ -18,8 +19,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from erc_bench.leaderboard.page import p_value
-from erc_bench.leaderboard.tables import markdown_table, selection, signed
+from erc_bench.leaderboard.tables import markdown_table, p_value, selection, signed
+from erc_bench.settings.methods import method_entries
 
 ROOT = Path(__file__).resolve().parent.parent
 BOARD = ROOT / "leaderboard"
@@ -79,12 +80,16 @@ def commands() -> list[str]:
     found = []
     for corpus in corpora():
         for row, _ in rows_of(corpus):
-            command = f"erc-bench run --method {row['method']} --dataset {corpus}"
+            tuned, seeds = row["tuned"], row["seeds"]
+            command = f"erc-bench {'tune' if tuned else 'run'} --method {row['method']}"
+            command += f" --dataset {corpus}"
             command += f" --preset {row['preset']}" if row["preset"] else ""
-            seeds = row["seeds"]
-            first = seeds == list(range(1, len(seeds) + 1))
+            command += f" --variant {row['variant']}" if row["variant"] else ""
+            command += f" --trials {tuned['trials']}" if tuned else ""
+            first = tuned or seeds == list(range(1, len(seeds) + 1))
             command += f" --seeds {len(seeds)}" if first else f" --seed {_words(seeds)}"
-            found.append(_words([command, *row["overrides"]]))
+            # What a trial drew, its search draws again.
+            found.append(_words([command, *([] if tuned else row["overrides"])]))
     return found
 
 
@@ -106,8 +111,21 @@ def reproduced() -> str:
     return "\n".join(["", *lines, ""])
 
 
+def methods() -> str:
+    """The methods that have a card, with what they are."""
+    head = ("name", "method", "family", "context", "trains", "GPU GiB", "needs a GPU", "card")
+    body = []
+    for m in method_entries():
+        card = f"methods/{m.name.replace('-', '_')}.md"
+        if (ROOT / card).is_file():
+            cells = [m.title, m.family, m.context, m.trains, m.memory, m.needs_gpu]
+            body.append([f"`{m.name}`", *cells, f"[card]({card})"])
+    return markdown_table(head, body, "lllllrll")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": reproduced,
+    "methods": methods,
     "published meld": partial(published, "meld"),
     **{f"results {name}": partial(results, name) for name in corpora()},
 }
@@ -117,6 +135,9 @@ def row_name(row: dict[str, Any]) -> str:
     """``SACL-LSTM, `base` ``."""
     parts = [row["title"] + (", the control" if row["method"] == CONTROL else "")]
     parts += [f"`{row['preset']}`"] if row["preset"] != USUAL_PRESET else []
+    parts += [f"`{row['variant']}`"] if row["variant"] else []
+    if row["tuned"]:
+        return ", ".join([*parts, f"tuned in {row['tuned']['trials']} trials"])
     return ", ".join(parts + [f"`{override}`" for override in row["overrides"]])
 
 
@@ -128,8 +149,8 @@ def mean(row: dict[str, Any]) -> str:
 
 def less_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]:
     """The difference from the control of the track with its 95 % interval, and p after Holm."""
-    names = [(each["method"], each["preset"]) for each in track["rows"]]
-    control, own = (CONTROL, row["preset"]), (row["method"], row["preset"])
+    names = [(each["method"], each["preset"], each["variant"]) for each in track["rows"]]
+    control, own = (CONTROL, row["preset"], ""), (row["method"], row["preset"], row["variant"])
     if control == own or control not in names:
         return "", ""
     ends = [names.index(own), names.index(control)]

@@ -1,4 +1,7 @@
-"""What ``import erc_bench`` offers: a few typed functions for notebooks and scripts."""
+"""What ``import erc_bench`` offers: a few typed functions for notebooks and scripts.
+
+Nothing heavy is imported before a function needs it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class Run:
     path: Path
     """The file of its record."""
     record: Record
-    """Settings, figures and predictions: ``run.record.metrics.test.weighted_f1``."""
+    """Settings, figures and predictions, as ``run.record.metrics.test.weighted_f1``."""
 
     @cached_property
     def model(self) -> Model:

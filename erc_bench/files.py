@@ -6,6 +6,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
+import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -63,8 +66,29 @@ def whole_file(path: Path, temporary: Path) -> Iterator[BinaryIO]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a :func:`whole_file` of text."""
-    with whole_file(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as file:
+    with whole_file(path, temporary_name(path)) as file:
         file.write(text.encode("utf-8"))
+
+
+def temporary_name(path: Path, end: str = ".tmp") -> Path:
+    """A hidden name beside a file that nobody else writes under, on whatever machine."""
+    host = re.sub(r"[^\w-]", "_", platform.node())[:60]
+    return path.with_name(f".{path.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}{end}")
+
+
+def filesystem_time(folder: Path) -> float:
+    """The time by the clock of a folder's filesystem, to compare with the times of files there.
+
+    Raises:
+        OSError: the folder can't be written to.
+    """
+    probe = temporary_name(folder / "clock")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> ErcBenchError:

@@ -31,9 +31,10 @@ from torch.nn import functional as F
 
 from erc_bench.encoders.loading import in_float32, load_encoder
 from erc_bench.encoders.optimisation import adamw
+from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.metrics import score
 from erc_bench.method import Batch, ErcDataModule, ErcMethod, LabelSet, MethodConfig
-from erc_bench.method.config import above, at_least, between_0_and_1
+from erc_bench.method.config import above, added_later, at_least, between_0_and_1
 
 from .contrastive import contrastive_terms, mean_above, similarity
 from .prompts import AnchorReader, prompt_states
@@ -59,9 +60,18 @@ class EACLConfig(MethodConfig):
     stage2_batch_size: int = 64  # utterances per batch of anchor adaptation
     representation: Literal["mask", "first"] = "mask"  # the token read as the utterance
     anchors_from: Literal["best", "last"] = "best"  # the epoch whose projection starts stage 2
+    # dev is scored with anchors adapted to each epoch's weights; else stage 1 selects
+    select_adapted: bool = added_later(False)
+    # off = the similarities to the anchors are learnt by cross-entropy instead, as in stage 2
+    contrastive: bool = added_later(True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.select_adapted and (self.anchors_from == "last" or not self.stage2_epochs):
+            raise ErcBenchError(
+                "select_adapted=true adapts the anchors after every epoch, from that epoch's "
+                "projection: it takes anchors_from=best and stage2_epochs of 1 or more."
+            )
         at_least(self, 16, "max_len")
         at_least(self, 1, "projection_size", "stage2_batch_size")
         at_least(self, 0, "angle_weight", "weight_decay", "stage2_epochs")
@@ -146,9 +156,17 @@ def eacl_loss(
     temperature: float,
     ce_weight: float,
     angle_weight: float,
+    contrast: bool = True,
 ) -> dict[str, Tensor]:
-    """``w_ce·CE + (1 − w_ce)·(L_con + w_angle·L_angle)`` and its parts (eq. 8)."""
-    contrastive = contrastive_loss(z, labels, anchors, temperature)
+    """``w_ce·CE + (1 − w_ce)·(L_con + w_angle·L_angle)`` and its parts (eq. 8).
+
+    Without ``contrast`` the cross-entropy of the similarities to the anchors stands for ``L_con``:
+    no utterance is compared with another, and the anchors are learnt all the same.
+    """
+    if contrast:
+        contrastive = contrastive_loss(z, labels, anchors, temperature)
+    else:
+        contrastive = F.cross_entropy(anchor_scores(z, anchors, temperature), labels)
     angle, cosine = angle_loss(anchors)
     ce = F.cross_entropy(logits.float(), labels)
     loss = ce_weight * ce + (1 - ce_weight) * (contrastive + angle_weight * angle)
@@ -233,6 +251,7 @@ class EACL(ErcMethod):
             temperature=self.config.temperature,
             ce_weight=self.config.ce_weight,
             angle_weight=self.config.angle_weight,
+            contrast=self.config.contrastive,
         )
 
     def scores(self, output: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
@@ -247,16 +266,17 @@ class EACL(ErcMethod):
         optimizer = adamw(self, self.network.encoder, self.config.encoder_lr)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, self.config.lr_decay)]
 
+    def after_epoch(self, data: ErcDataModule, epoch: int) -> None:
+        """With ``select_adapted``, stage 2 for the weights of this epoch."""
+        if self.config.select_adapted:
+            with torch.no_grad():
+                start = self.network.mapped_anchors()
+            self.adapted_anchors = self._adapted(data, start)
+
     def adapt(self, data: ErcDataModule, last_state: Callable[[], Mapping[str, Tensor]]) -> None:
         """Stage 2: the anchors alone are fitted to the frozen utterance vectors."""
-        if not self.config.stage2_epochs:
-            return
-        some = self.config.max_batches * self.config.batch_size or None
-        everything = np.arange(len(data.columns["train"]["dialogue"]))
-        mapped = {
-            split: data.encode(split, lambda batch: self(batch)[1], examples)
-            for split, examples in (("train", everything[:some]), ("dev", None))
-        }
+        if not self.config.stage2_epochs or self.config.select_adapted:
+            return  # there is none, or the selected weights have theirs
         project = self.network.project
         if self.config.anchors_from == "last":
             prefix = "network.project."
@@ -266,7 +286,18 @@ class EACL(ErcMethod):
             )
         with torch.no_grad():
             start = project(self.network.anchors)
+        self.adapted_anchors = self._adapted(data, start)
+
+    def _adapted(self, data: ErcDataModule, start: Tensor) -> Tensor:
+        """Anchors ``(C, m)`` fitted to the present utterance vectors, from ``start``."""
+        some = self.config.max_batches * self.config.batch_size or None
+        everything = np.arange(len(data.columns["train"]["dialogue"]))
+        mapped = {
+            split: data.encode(split, lambda batch: self(batch)[1], examples)
+            for split, examples in (("train", everything[:some]), ("dev", None))
+        }
         dev_score = partial(score, labels=self.labels.names, metric=data.corpus.metric)
-        self.adapted_anchors = adapt_anchors(
-            start, mapped["train"], mapped["dev"], self.config, data.seed, dev_score
-        )
+        with torch.enable_grad():  # dev may be about to be scored
+            return adapt_anchors(
+                start, mapped["train"], mapped["dev"], self.config, data.seed, dev_score
+            )

@@ -8,7 +8,7 @@ method adds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,7 +47,7 @@ class Finetune(ErcMethod):
     """An encoder and a linear layer, trained by cross-entropy."""
 
     Config = FinetuneConfig
-    context = "past"
+    context: Literal["past", "full"] = "past"
     config: FinetuneConfig
 
     def __init__(self, config: FinetuneConfig, labels: LabelSet) -> None:

@@ -21,9 +21,8 @@ batch more
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -38,23 +37,20 @@ from erc_bench.method import (
     Columns,
     Dialogue,
     ErcDataModule,
-    ErcMethod,
     Example,
     LabelSet,
-    MethodConfig,
     Ragged,
     Reader,
 )
-from erc_bench.method.config import SelectOn, above, at_least, between_0_and_1
-from erc_bench.vectors import FeatureConfig, utterance_vectors, vector_size, vectors_identity
+from erc_bench.method.config import SelectOn, above, added_later, at_least, between_0_and_1
+from erc_bench.vectors import VectorMethod, VectorMethodConfig
 
 
 @dataclass
-class SACLConfig(MethodConfig):
+class SACLConfig(VectorMethodConfig):
     """Hyper-parameters of SACL-LSTM; defaults as in the paper for MELD."""
 
     encoder: str = "FacebookAI/roberta-large"  # hub id or folder
-    features: FeatureConfig = field(default_factory=FeatureConfig)  # the vectors of the utterances
     epochs: int = 100  # passes over the training split
     batch_size: int = 16  # dialogues per batch
     accumulate: int = 2  # batches per optimiser step; their gradients are added
@@ -80,6 +76,9 @@ class SACLConfig(MethodConfig):
     speaker_rate: float = 0.0  # share of those that move the speaker LSTM alone; the rest: both
     at_layer: Literal["first", "last"] = "first"  # the layer that is moved
     pad_through: bool = False  # run padded steps through the LSTMs, as the authors do
+    # what the adversarial pass moves: the LSTMs' input weights, or what they read (no context)
+    attack: Literal["weights", "vectors"] = added_later("weights")
+    speaker_lstm: bool = added_later(True)  # off = the situation LSTM alone
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,29 +109,40 @@ class DualLSTM(nn.Module):
         hidden_size: h, of each direction.
         layers: of both LSTMs.
         dropout: between layers and before the classifier.
+        with_speaker: False is the situation LSTM alone; its initial weights are the same.
     """
 
+    speaker: nn.LSTM | None
+
     def __init__(
-        self, size: int, classes: int, hidden_size: int, layers: int = 1, dropout: float = 0.0
+        self,
+        size: int,
+        classes: int,
+        hidden_size: int,
+        layers: int = 1,
+        dropout: float = 0.0,
+        with_speaker: bool = True,
     ) -> None:
         super().__init__()
         between = dropout if layers > 1 else 0.0
         options: dict[str, Any] = {"num_layers": layers, "dropout": between, "bidirectional": True}
         self.situation = nn.LSTM(size, hidden_size, **options)
-        self.speaker = nn.LSTM(size, hidden_size, **options)
-        self.head = nn.Sequential(
-            nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * hidden_size, classes)
-        )
+        self.speaker = nn.LSTM(size, hidden_size, **options) if with_speaker else None
+        read = (4 if with_speaker else 2) * hidden_size
+        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(read, classes))
 
     def forward(
         self, features: Tensor, situation: PackedSequence, speaker: PackedSequence
     ) -> Tensor:
-        """Turns ``u = [situation ; speaker]`` ``(T, 4h)`` of vectors ``(T, d)``.
+        """Turns ``u = [situation ; speaker]`` ``(T, 4h)`` of vectors ``(T, d)``; of the situation
+        alone ``(T, 2h)``.
 
         The sequences hold numbers of turns, T for a padded step; see :func:`sequences`.
         """
         features = F.pad(features, (0, 0, 0, 1))  # what padded steps read, and write to
-        read = [_read(self.situation, features, situation), _read(self.speaker, features, speaker)]
+        read = [_read(self.situation, features, situation)]
+        if self.speaker is not None:
+            read.append(_read(self.speaker, features, speaker))
         return torch.cat(read, dim=1)[:-1]
 
     def log_probs(self, hidden: Tensor) -> Tensor:
@@ -330,51 +340,35 @@ Output = tuple[Tensor, Tensor]
 """States ``u`` ``(N, 4h)`` and log-probabilities ``(N, C)`` of a batch's targets."""
 
 
-class SACLLSTM(ErcMethod):
+class SACLLSTM(VectorMethod):
     """Supervised adversarial contrastive learning over a Dual-LSTM."""
 
     Config = SACLConfig
     context = "full"
     config: SACLConfig
     reader: DialogueReader
-    features: Tensor
     class_weights: Tensor
-    encoder_key: Tensor
 
     def __init__(self, config: SACLConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
         # Two losses and two backward passes a step.
         self.automatic_optimization = False
         self.reader = DialogueReader(config.pad_through)
-        size = vector_size(config.encoder, config.features)
         self.network = DualLSTM(
-            size, len(labels), config.hidden_size, config.layers, config.dropout
+            self.vector_size,
+            len(labels),
+            config.hidden_size,
+            config.layers,
+            config.dropout,
+            config.speaker_lstm,
         )
         self.register_buffer("class_weights", torch.ones(len(labels)))
-        # Which fine-tuned encoder made the vectors, so that those of new dialogues are its too.
-        self.register_buffer("encoder_key", torch.zeros(32, dtype=torch.uint8))
-        self.register_buffer("features", torch.empty(0, size), persistent=False)
-        self.fine_tuning: dict[str, Any] = {}  # where that encoder was trained, and how long
-
-    @classmethod
-    def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
-        """The encoder, or the file of vectors that is read instead."""
-        assert isinstance(config, SACLConfig)
-        return vectors_identity(config.encoder, config.features)
 
     def prepare(self, data: ErcDataModule) -> None:
         """The vectors of all turns, and the class weights of train."""
-        found = utterance_vectors(
-            data.corpus,
-            self.config.encoder,
-            self.config.features,
-            key=bytes(self.encoder_key.tolist()) if self.encoder_key.any() else None,
-        )
-        self.features = found.vectors.to(self.device)
-        self.reader.has_vector = found.present.numpy()
-        self.fine_tuning = found.fine_tuning
+        super().prepare(data)
+        self.reader.has_vector = self.present.numpy()
         trained = self.class_weights.ne(1).any()
-        self.encoder_key = torch.tensor(list(found.key), dtype=torch.uint8, device=self.device)
         if self.config.class_weights != "none" and "train" in data.splits and not trained:
             gold = data.gold[data.rows("train")]
             counts = torch.bincount(gold, minlength=len(self.labels)).clamp(min=1)
@@ -383,17 +377,10 @@ class SACLLSTM(ErcMethod):
                 inverse = inverse.log()
             self.class_weights = inverse.to(self.device)
 
-    def recorded(self) -> dict[str, Any]:
-        """Which vectors they were, for two fine-tunings of one encoder are told apart by them; and
-        what is known of that fine-tuning."""
-        vectors = hashlib.sha256(self.features.cpu().numpy().tobytes()).hexdigest()
-        return {"vectors": vectors} | (
-            {"fine_tuning": self.fine_tuning} if self.fine_tuning else {}
-        )
-
-    def forward(self, batch: Batch) -> Output:
-        """States and log-probabilities of the targets."""
-        vectors = self.features[batch["turns"]]
+    def forward(self, batch: Batch, vectors: Tensor | None = None) -> Output:
+        """States and log-probabilities of the targets, if given of other vectors ``(T, d)``."""
+        if vectors is None:
+            vectors = self.features[batch["turns"]]
         hidden = self.network(vectors, batch["situation"], batch["speaker"])[batch["targets"]]
         return hidden, self.network.log_probs(hidden)
 
@@ -427,6 +414,8 @@ class SACLLSTM(ErcMethod):
         attack, which = torch.rand(2).tolist()
         if attack >= config.at_rate:
             return []
+        if self.network.speaker is None:
+            return self.network.input_parameters("situation", config.at_layer)
         situation = self.network.input_parameters("situation", config.at_layer)
         speaker = self.network.input_parameters("speaker", config.at_layer)
         if which < config.situ_rate:
@@ -437,7 +426,11 @@ class SACLLSTM(ErcMethod):
         """Both passes, and every ``accumulate`` batches a step of the optimiser."""
         utterances = len(batch["labels"])
         attacked = self.attacked()
-        parts = self.loss(self(batch), batch)
+        vectors = None
+        if attacked and self.config.attack == "vectors":  # as one matrix, instead of the weights
+            vectors = nn.Parameter(self.features[batch["turns"]])
+            attacked = [vectors]
+        parts = self.loss(self(batch, vectors), batch)
         values = {f"train/{name}": value.detach() for name, value in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=utterances)
         if attacked:
@@ -446,7 +439,7 @@ class SACLLSTM(ErcMethod):
             weight = self.config.adversarial_contrastive_weight
             adversarial_backward(
                 utterances * parts["loss"],
-                lambda: utterances * self.loss(self(batch), batch, weight)["loss"],
+                lambda: utterances * self.loss(self(batch, vectors), batch, weight)["loss"],
                 attacked,
                 others,
                 self.config.epsilon,

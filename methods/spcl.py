@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from erc_bench.encoders.loading import load_encoder
 from erc_bench.encoders.optimisation import adamw
 from erc_bench.method import Batch, Columns, ErcDataModule, ErcMethod, LabelSet, MethodConfig
-from erc_bench.method.config import above, at_least, between_0_and_1
+from erc_bench.method.config import above, added_later, at_least, between_0_and_1
 from erc_bench.method.ragged import Ragged
 
 from .contrastive import EPSILON, contrastive_terms, mean_above, pair_masks, scaled, similarity
@@ -65,6 +65,7 @@ class SPCLConfig(MethodConfig):
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
     fgm: float = 0.0  # length of the adversarial step on the word embeddings; 0 = none
     skip_first: bool = False  # never draw the first training example
+    prototypes: bool = added_later(True)  # off = the loss compares the batch's vectors alone
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -279,6 +280,8 @@ class SPCL(ErcMethod):
         """
         h, labels = output, batch["labels"]
         prototypes = self.prototypes.draw()
+        if not self.config.prototypes:
+            prototypes = prototypes[:0]
         parts = self._parts(h, labels, prototypes)
         if self.training:
             self.prototypes.push(h.detach(), labels)

@@ -37,7 +37,13 @@ from erc_bench.method import (
     Ragged,
     Reader,
 )
-from erc_bench.method.config import EvaluationConfig, above, at_least, between_0_and_1
+from erc_bench.method.config import (
+    EvaluationConfig,
+    above,
+    added_later,
+    at_least,
+    between_0_and_1,
+)
 from erc_bench.method.ragged import Column, encoder_inputs
 from erc_bench.progress import say
 from erc_bench.settings.registry import corpus_source
@@ -74,9 +80,13 @@ class SpeakerMTLConfig(MethodConfig):
     lr: float = 5e-4  # highest learning rate of everything else
     warmup: float = 0.1  # share of the steps in which both rates rise; then they fall to 0
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
+    bridge: bool = added_later(True)  # off = CER does not read SI's states
+    use_extra_corpus: bool = added_later(True)  # off = extra_corpus is not read
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.use_extra_corpus:
+            self.extra_corpus, self.use_extra_corpus = "", True  # the same settings, the same hash
         at_least(self, 8, "max_len")
         at_least(self, 1, "main_speakers")
         at_least(self, 0, "si_weight", "weight_decay")
@@ -244,6 +254,7 @@ class SpeakerMTL(ErcMethod):
             stop_gradient=config.stop_gradient,
             dropout=config.dropout,
             head_dropout=config.head_dropout,
+            with_bridge=config.bridge,
         )
         self.log_variances: nn.Parameter | None = None
         if config.si_weight and config.balance == "uncertainty":

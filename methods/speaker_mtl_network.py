@@ -135,6 +135,7 @@ class SpeakerMTLNetwork(nn.Module):
         main_speakers: K of the SI form ``names``; None for the form ``pairs``.
         causal: whether no turn may see a later one.
         stop_gradient: whether the bridge keeps CER's gradient from the SI side.
+        with_bridge: False leaves CER without SI's states; all initial weights are the same.
         dropout: of utterance vectors, states and attention; ``head_dropout``: before the heads.
     """
 
@@ -148,6 +149,7 @@ class SpeakerMTLNetwork(nn.Module):
         stop_gradient: bool,
         dropout: float,
         head_dropout: float,
+        with_bridge: bool = True,
     ) -> None:
         super().__init__()
         size = encoder.config.hidden_size
@@ -156,7 +158,8 @@ class SpeakerMTLNetwork(nn.Module):
         self.cer_vector, self.si_vector = PrivateVector(size), PrivateVector(size)
         self.shared_context = Context(size, causal)
         self.cer_context, self.si_context = Context(size, causal), Context(size, causal)
-        self.bridge = Bridge(2 * size, causal, dropout)
+        bridge = Bridge(2 * size, causal, dropout)  # built in any case, for the random numbers
+        self.bridge = bridge if with_bridge else None
         self.dropout = nn.Dropout(dropout)
         self.cer_head = nn.Sequential(nn.Dropout(head_dropout), nn.Linear(2 * size, classes))
         # Built and used last: without it everything else draws the same random numbers.
@@ -196,7 +199,9 @@ class SpeakerMTLNetwork(nn.Module):
             cer = torch.cat([shared, self.cer_context(self.cer_vector(for_cer), counts)], dim=-1)
             si = torch.cat([si_shared, self.si_context(self.si_vector(for_si), counts)], dim=-1)
             cer, si = self.dropout(cer), self.dropout(si)
-            return self.bridge(cer, si.detach() if self.stop_gradient else si, present), si
+            if self.bridge is not None:
+                cer = self.bridge(cer, si.detach() if self.stop_gradient else si, present)
+            return cer, si
 
     def emotions(self, cer: Tensor, targets: Tensor) -> Tensor:
         """Logits ``(N, C)`` of the cells ``targets`` ``(N,)`` from CER's states ``(B, T, 2d)``."""

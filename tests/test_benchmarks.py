@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 
@@ -14,12 +13,15 @@ from synthetic_records import Method, write_records
 
 from benchmarks import __main__ as benchmark
 from benchmarks import probe, startup
+from benchmarks.memory import CUDA_GIB, GIB, counted, largest_batch
 from benchmarks.sampling import EVALUATION_ROUNDS, PER_ROUND, SampledDataModule, sample
 from benchmarks.side_by_side import CHECKED, RECIPES, TOLERANCE, Case, losses
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.run import run
 from erc_bench.method.data import ErcDataModule
 from erc_bench.settings.experiment import resolve
+from erc_bench.settings.methods import method_entry
+from erc_bench.settings.registry import method_names
 
 
 @pytest.mark.parametrize("method", RECIPES)
@@ -130,6 +132,7 @@ QUICK = ["--dataset", "demo", "--preset", "smoke", "max_len=32", "max_batches=1"
 @pytest.mark.slow
 def test_startup_ends_at_the_first_training_step(method, tiny_encoder, tmp_path):
     arguments = ["--method", method, *QUICK, f"encoder={tiny_encoder}"]
+    resource = pytest.importorskip("resource", reason="only Unix counts processor time")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = startup.seconds_to_first_step(sys.executable, arguments, tmp_path)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -164,3 +167,12 @@ def test_startup_compares_versions_that_take_turns(tmp_path, monkeypatch, capsys
     assert order == [python, other] * 4
     assert this_one == "| finetune | this one | 3.0 | 2.0 … 5.0 | 1.00 |"
     assert that == f"| finetune | {other} | 6.0 | 4.0 … 6.0 | 2.00 |"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", method_names())
+def test_a_run_needs_no_more_of_a_gpu_than_is_said(method):
+    said = method_entry(method).gpu_memory_gib
+    for preset in ("paper", "base", "small"):
+        if case := largest_batch(method, preset):
+            assert sum(counted(case)) / GIB + CUDA_GIB <= said[preset], (case, said)

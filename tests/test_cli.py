@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -455,9 +454,12 @@ def test_an_output_folder_that_is_a_file(tiny_encoder: str, capsys, elsewhere: P
 
 def _small_files() -> None:
     """No file of this process may grow beyond 64 KiB: to the process the disk is full."""
+    import resource
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="only Unix limits the size of files")
 @pytest.mark.slow
 def test_a_full_output_folder(tiny_encoder: str, elsewhere: Path) -> None:
     """The examples are cached first, so that only checkpoints and the record are left to write."""

@@ -10,8 +10,9 @@ import yaml
 from erc_bench.errors import ErcBenchError
 from erc_bench.method.config import MethodConfig, added_later
 from erc_bench.settings.experiment import Experiment, method_sheet, resolve
+from erc_bench.settings.methods import method_entry
 from erc_bench.settings.presets import presets
-from erc_bench.settings.registry import corpus_names, method_names
+from erc_bench.settings.registry import corpus_names, method_class, method_names
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -20,6 +21,18 @@ def test_every_method_resolves_on_every_corpus(method: str, preset: str) -> None
     hashes = [resolve(method, name, preset=preset).hash for name in corpus_names()]
     assert all(len(digits) == 12 for digits in hashes)
     assert method_sheet(method)["context"] in ("past", "full")
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_what_the_list_of_methods_says_is_known_of_each(method: str) -> None:
+    entry = method_entry(method)
+    assert entry.title
+    assert entry.family
+    assert entry.trains
+    assert entry.context == method_class(method).context
+    assert entry.gpu_memory_gib.keys() == method_sheet(method)["presets"].keys()
+    assert entry.needs_gpu == "no: small"
+    assert len(entry.memory.split(" / ")) == 3  # smoke is no preset to reckon with
 
 
 def test_later_layers_win() -> None:

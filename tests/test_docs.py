@@ -1,12 +1,22 @@
 """What the documentation shows, run as a reader would."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
+
+from erc_bench.cli import app, run, tune
+from erc_bench.cli.run import experiments
+from erc_bench.leaderboard import build
+from erc_bench.settings import space
+from erc_bench.settings.experiment import method_sheet, resolve, variants
+from erc_bench.settings.registry import method_names
+from erc_bench.settings.space import space_of
 
 
 @pytest.mark.slow
@@ -21,6 +31,61 @@ def test_the_tour_of_the_python_interface_runs(tmp_path: Path) -> None:
     assert 0 < float(score) < 100
     assert len(answers) > 4
     assert "finetune" in done.stdout
+
+
+def commands(page: str) -> list[list[str]]:
+    """The command lines of a page, each as its words without ``erc-bench``."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    lines = re.findall(r"^    (erc-bench .+)$", text, re.MULTILINE)
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def test_the_commands_about_tuning_are_commands() -> None:
+    """Their words are options and values that there are; nothing is trained."""
+    found = commands("tuning.md")
+    assert {words[0] for words in found} == {"tune", "compare", "run", "ablations"}
+    for words in found:
+        command, given, _ = app.parse_args(words)
+        if command in (run.run, tune.tune):
+            names = ("method", "dataset", "preset", "variant", "seeds")
+            asked = {name: given.arguments[name] for name in names if name in given.arguments}
+            assert experiments(**asked)
+
+
+def test_the_spaces_and_variants_that_are_shown_are_right(monkeypatch) -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    shown: dict = {"title": ""}
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        shown |= yaml.safe_load(block)
+    base = resolve("eacl", "meld")
+    monkeypatch.setattr(space, "method_sheet", lambda method: shown)
+    assert list(space_of(base)) == ["encoder_lr", "dropout", "stage2_epochs"]
+    monkeypatch.undo()
+    for name, entry in shown["variants"].items():
+        assert method_sheet("eacl")["variants"][name] == entry
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (`no-.*) \|$", page, re.MULTILINE))
+    described = {method: re.findall(r"`([\w-]+)`:", text) for method, text in rows.items()}
+    assert described == {m: list(variants(m)) for m in method_names() if variants(m)}
+
+
+@pytest.mark.slow
+def test_the_tour_of_tuning_runs(tiny_encoder: str, tmp_path: Path) -> None:
+    """The first two commands of the page, smaller; then the board has what it says."""
+    for words in commands("tuning.md")[:2]:
+        smaller = [*words, f"encoder={tiny_encoder}", "max_batches=2", "--wandb", "off"]
+        smaller[smaller.index("--trials") + 1] = "3"
+        done = subprocess.run(
+            [sys.executable, "-m", "erc_bench.cli", *smaller],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "over 5 seeds" in done.stdout
+    build(tmp_path / "mine")
+    board = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert "each row tuned: random search, 3 trials" in board
+    assert "E best of 2" in board
 
 
 def test_links_between_pages_lead_somewhere() -> None:

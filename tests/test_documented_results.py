@@ -9,9 +9,11 @@ import subprocess
 import pytest
 
 from docs import tables
-from erc_bench.cli import app
+from erc_bench.cli import app, tune
 from erc_bench.cli.run import experiments
 from erc_bench.records.store import read_record, record_files
+from erc_bench.settings.experiment import resolve
+from erc_bench.settings.space import Study
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,10 +54,27 @@ def test_the_commands_make_every_record() -> None:
     """By method, corpus, settings and seed; nothing is run."""
     planned = set()
     for command in tables.commands():
-        _, given, _ = app.parse_args(shlex.split(command, comments=True)[1:])
-        seeds = given.arguments["seeds"]
-        wanted = {name: given.arguments[name] for name in ("method", "dataset", "preset")}
-        for each in experiments(**wanted, seeds=seeds):
-            planned.add((each.method, each.dataset, each.hash, each.seed))
+        what, given, _ = app.parse_args(shlex.split(command, comments=True)[1:])
+        names = ("method", "dataset", "preset", "variant", "seeds")
+        wanted = {name: given.arguments[name] for name in names if name in given.arguments}
+        for each in experiments(**wanted):
+            told = "" if what is not tune.tune else f"tuned in {given.arguments['trials']} trials"
+            settings = each.hash if not told else ""
+            planned.add((each.method, each.dataset, settings, told, each.seed))
     records = [read_record(path) for path in record_files(tables.BOARD)]
-    assert {(r.method, r.dataset, r.config_hash, r.seed) for r in records} == planned
+    made = set()
+    for r in records:
+        told = f"tuned in {r.tuned.trials} trials" if r.tuned else ""
+        made.add((r.method, r.dataset, r.config_hash if not told else "", told, r.seed))
+    assert made == planned
+
+
+def test_every_tuned_record_has_what_its_trial_drew() -> None:
+    """The space, sampler's seed and number that it names give its settings."""
+    records = [read_record(path) for path in record_files(tables.BOARD)]
+    for record in (r for r in records if r.tuned):
+        search = record.tuned
+        base = resolve(record.method, record.dataset, preset=record.preset)
+        study = Study(base, search.space, search.sampler_seed)
+        assert study.trial(search.chosen).hash == record.config_hash
+    assert records

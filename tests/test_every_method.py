@@ -35,14 +35,19 @@ from erc_bench.training.checkpoints import load_checkpoint
 from erc_bench.training.scoring import predict
 from erc_bench.training.train import Trained, build_trainer, prepare
 
+VECTORS = (
+    *("features.lr=0.003", "features.epochs=4", "features.max_batches=0"),
+    *("features.max_len=64", "features.batch_size=16"),
+)
+"""Utterance vectors from which the demo corpus can be learnt."""
+
 METHODS = {
+    "dag-erc": ["lr=0.003", "batch_size=8", *VECTORS],
+    "dialogue-rnn": ["lr=0.003", "batch_size=8", *VECTORS],
     "eacl": ["encoder_lr=0.003", "lr=0.003", "lr_decay=0.9", "max_len=64", "batch_size=32"],
+    "emoberta": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
     "finetune": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
-    "sacl-lstm": [
-        *("lr=0.003", "batch_size=8", "accumulate=1", "epsilon=1", "features.lr=0.003"),
-        *("features.epochs=4", "features.max_batches=0", "features.max_len=64"),
-        "features.batch_size=16",
-    ],
+    "sacl-lstm": ["lr=0.003", "batch_size=8", "accumulate=1", "epsilon=1", *VECTORS],
     "speaker-mtl": ["encoder_lr=0.002", "lr=0.005", "max_len=64"],
     "spcl": ["encoder_lr=0.003", "lr=0.005", "temperature=0.1", "epochs=12", "max_len=64"],
 }
@@ -262,7 +267,7 @@ class Steps(Callback):
         self.gradients.append(torch.cat(every).clone())
 
 
-@pytest.mark.parametrize("method", ["eacl", "finetune", "speaker-mtl", "spcl"])
+@pytest.mark.parametrize("method", ["eacl", "emoberta", "finetune", "speaker-mtl", "spcl"])
 def test_accumulated_batches_keep_losses_of_their_own(
     method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:

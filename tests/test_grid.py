@@ -10,20 +10,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_executors import Fake, do, end, nobody
 from filelock import FileLock
 from rich.console import Console
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution import grid
+from erc_bench.execution.executors import Dispatch
 from erc_bench.execution.grid import Report, plan, run_grid
-from erc_bench.execution.jobs import Ended, Job
+from erc_bench.execution.jobs import Attempt, Job, JobFolder
+from erc_bench.execution.local import Local
 from erc_bench.execution.run import run
 from erc_bench.records.schema import parse_record, to_json
 from erc_bench.records.store import read_record, record_files
@@ -88,19 +91,6 @@ def reached(job: Job, text: str) -> bool:
     return job.place.log.exists() and text in job.place.log.read_text()
 
 
-def nobody(jobs: Any, workers: int) -> Iterator[Ended]:
-    """An executor that has nothing to do."""
-    assert list(jobs) == []
-    yield from ()
-
-
-def here(jobs: Any, workers: int) -> Iterator[Ended]:
-    """An executor that does jobs one after another in this process."""
-    for job in jobs:
-        run(job.experiment, job.place.root, **job.options)
-        yield Ended(job)
-
-
 @pytest.fixture(scope="module")
 def whole(planned, tmp_path_factory: pytest.TempPathFactory):
     """A grid that nothing befell, and its jobs."""
@@ -133,7 +123,7 @@ def test_logs_are_apart(whole) -> None:
 
 def test_finished_runs_are_skipped_without_a_process(whole) -> None:
     jobs, report = whole
-    again = run_jobs(jobs, None, nobody)
+    again = run_jobs(jobs, None, nobody())
     assert {k: sorted(v) for k, v in again.scores.items()} == {
         k: sorted(v) for k, v in report.scores.items()
     }
@@ -151,14 +141,14 @@ def test_a_grid_says_what_goes_on_or_is_begun_anew(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "last.ckpt").touch()
     capsys.readouterr()
-    run_jobs(jobs, 1, lambda jobs, workers: (Ended(job, "no") for job in jobs))
+    run_jobs(jobs, 1, Fake(lambda attempt: end(attempt, "no")))
     assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_place_that_can_not_be_written_to_is_said_once(planned, tmp_path: Path) -> None:
     (tmp_path / "board").write_text("a file")
     with pytest.raises(ErcBenchError, match="--leaderboard-dir"):
-        run_jobs(planned(tmp_path / "board"), 2, nobody)
+        run_jobs(planned(tmp_path / "board"), 2, nobody())
 
 
 def test_failing_runs_stop_none_of_the_others(
@@ -215,10 +205,7 @@ def test_a_damaged_record_stops_none_of_the_others(planned, whole, tmp_path: Pat
 
 def test_runs_that_fail_alike_are_told_of_once(planned, tmp_path: Path) -> None:
     jobs = planned(tmp_path)
-
-    def failing(jobs, workers):
-        yield from (Ended(job, "the same reason.") for job in jobs)
-
+    failing = Fake(lambda attempt: end(attempt, "the same reason."))
     (complaint,) = run_jobs(jobs, 2, failing).complaints()
     assert complaint.count("the same reason.") == 1
     assert all(job.place.name in complaint for job in jobs)
@@ -283,15 +270,14 @@ def test_a_run_that_is_taken_comes_last_and_its_record_is_waited_for(
         place.write_bytes(elsewhere.place.record.read_bytes())
         lock.release()
 
-    def noting(jobs, workers):
-        for ended in here(jobs, workers):
-            done.append(ended.job)
-            yield ended
+    def noting(attempt: Attempt) -> None:
+        do(attempt)
+        done.append(attempt.job)
 
     with FileLock(folder / "lock", thread_local=False) as lock:
         other = threading.Thread(target=other_process_ends)
         other.start()
-        report = run_jobs(jobs, 1, noting)
+        report = run_jobs(jobs, 1, Fake(noting))
         other.join()
     assert done == [free]
     assert len(report.scores["finetune", "demo"]) == 2
@@ -314,7 +300,7 @@ def test_a_run_that_was_given_up_elsewhere_is_done_here(
     with FileLock(folder / "lock", thread_local=False) as lock:
         other = threading.Thread(target=other_process_dies)
         other.start()
-        report = run_jobs(jobs, 1, here)
+        report = run_jobs(jobs, 1, Fake())
         other.join()
     assert report.failures == []
     assert len(report.scores["finetune", "demo"]) == 2
@@ -326,19 +312,18 @@ def test_a_record_that_appears_meanwhile_is_taken(planned, tmp_path: Path, force
     """With ``force`` too: what another grid has done again since this one began is new enough."""
     jobs = planned(tmp_path, methods=["finetune"], force=force)
     if force:
-        run_jobs(planned(tmp_path, methods=["finetune"]), 1, here)
+        run_jobs(planned(tmp_path, methods=["finetune"]), 1, Fake())
     stamps = [job.place.record for job in jobs]
     before = [path.stat().st_mtime_ns if force else 0 for path in stamps]
     drawn = []
 
-    def with_another(todo, workers):
-        for job in todo:
-            drawn.append(job)
-            for each in jobs:  # the second is done by somebody else
-                run(each.experiment, each.place.root, force=force)
-            yield Ended(job)
+    def with_another(attempt: Attempt) -> None:
+        drawn.append(attempt.job)
+        for each in jobs:  # the second is done by somebody else
+            run(each.experiment, each.place.root, force=force)
+        end(attempt)
 
-    report = run_jobs(jobs, 1, with_another)
+    report = run_jobs(jobs, 1, Fake(with_another))
     assert drawn == jobs[:1]
     assert len(report.scores["finetune", "demo"]) == 2
     assert all(p.stat().st_mtime_ns > b for p, b in zip(stamps, before, strict=True))
@@ -358,11 +343,11 @@ def test_a_run_killed_before_it_tidied_up_is_tidied_up(planned, tmp_path: Path) 
         file.touch()
         os.utime(file, ns=(0, path.stat().st_mtime_ns - 1))
     stamp = path.stat().st_mtime_ns
-    assert run_jobs([job], 1, here).failures == []
+    assert run_jobs([job], 1, Fake()).failures == []
     assert not any(file.exists() for file in old)
     assert path.stat().st_mtime_ns == stamp
     (folder / "last.ckpt").touch()  # of a repetition that was interrupted
-    run_jobs([job], 1, nobody)
+    run_jobs([job], 1, nobody())
     assert (folder / "last.ckpt").exists()
 
 
@@ -396,27 +381,32 @@ def test_the_display_shows_each_run_and_the_whole(
     monkeypatch.setattr(grid, "console", Console(file=out, force_terminal=True, width=120))
     jobs = planned(tmp_path)
 
-    def running(jobs, workers):
-        first, second = next(jobs), next(jobs)
-        first.place.log.parent.mkdir(parents=True)
-        first.place.log.write_text("Epoch 1/8  …\nEpoch 2/8  dev weighted-F1 50.00\n")
-        until(lambda: "Epoch 2/8" in out.getvalue())
-        yield Ended(first, "a reason.")
-        until(lambda: "1 failed" in out.getvalue())
-        yield Ended(second, "a reason.")
-        yield from (Ended(job, "a reason.") for job in jobs)
+    class Slow(Fake):
+        """Ends a job when the display has shown what it is to show."""
 
-    run_jobs(jobs, 2, running)
+        shows = iter(["Epoch 2/8", "1 failed", "2 failed", "3 failed"])
+
+        def wait(self, seconds: float) -> None:
+            words = next(self.shows)
+            until(lambda: words in out.getvalue())
+            end(self.started.pop(0), "a reason.")
+
+    def begin(attempt: Attempt) -> None:
+        log = attempt.job.place.log
+        log.parent.mkdir(parents=True)
+        log.write_text("Epoch 1/8  …\nEpoch 2/8  dev weighted-F1 50.00\n")
+
+    run_jobs(jobs, 2, Slow(begin, most=2))
     shown = out.getvalue()
     assert "0 of 4 runs, 2 running" in shown
-    assert "1 of 4 runs, 1 running, 1 failed" in shown
+    assert "1 of 4 runs, 2 running, 1 failed" in shown
     assert jobs[1].place.name in shown
 
 
 def test_the_time_that_is_left_is_estimated(planned, tmp_path: Path) -> None:
     jobs = planned(tmp_path)
-    state = grid._Grid([job.experiment for job in jobs], jobs)
-    state.workers = 2
+    state = grid._Grid(jobs)
+    state.dispatch = Dispatch(Local(), JobFolder(tmp_path), workers=2)
     assert "left" not in state.summary()
     state.seconds["finetune", "demo"] = [60.0, 62.0]
     assert state.summary() == "0 of 4 runs, about 2 min 2 s left"

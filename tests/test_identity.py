@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_executors import Fake
 from places import place_of
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +21,7 @@ from erc_bench.records.place import Identity, Place
 from erc_bench.records.schema import to_json
 from erc_bench.records.store import read_record, write_record
 from erc_bench.settings import registry
-from erc_bench.settings.experiment import Experiment, resolve
+from erc_bench.settings.experiment import Experiment, Tuned, resolve
 
 QUICK = ("precision=float32", "max_len=32", "max_batches=2", "epochs=1")
 
@@ -90,19 +91,10 @@ def test_another_copy_of_the_corpus_is_another_run(encoder, copies, tmp_path: Pa
 def test_a_mean_over_seeds_is_over_one_corpus(encoder, copies, tmp_path: Path) -> None:
     run(experiment(encoder), tmp_path / "lb")
     seeds = [experiment(encoder, seed) for seed in (1, 2)]
-    report = run_grid(seeds, tmp_path / "lb", workers=1, executor=here, data_dir=Path("other"))
+    report = run_grid(seeds, tmp_path / "lb", workers=1, executor=Fake(), data_dir=Path("other"))
     assert len(report.scores["finetune", "demo"]) == 2
     digests = [read_record(p).dataset_digest for p in (tmp_path / "lb").glob("records/*/*/*.json")]
     assert sorted(map(digests.count, set(digests))) == [1, 2]
-
-
-def here(jobs, workers):
-    """An executor in this process."""
-    from erc_bench.execution.jobs import Ended
-
-    for job in jobs:
-        run(job.experiment, job.place.root, expected=job.place, **job.options)
-        yield Ended(job)
 
 
 def test_an_interrupted_run_is_not_resumed_on_another_copy(
@@ -143,7 +135,10 @@ def test_committed_records_stay_finished() -> None:
             preset=record.preset,
             seed=record.seed,
             overrides=record.overrides or [],
+            variant=record.variant or "",
         )
+        if record.tuned is not None:
+            experiment = replace(experiment, tuned=Tuned(**to_json(record.tuned)))
         place = Place.of(
             board,
             experiment,

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from places import place_of
 
-from erc_bench.execution import jobs
-from erc_bench.execution.jobs import Job, local, sane_workers
+from erc_bench.execution import local
+from erc_bench.execution.executors import Dispatch
+from erc_bench.execution.jobs import Job, JobFolder
+from erc_bench.execution.local import Local, sane_workers
 from erc_bench.method.config import MethodConfig
 from erc_bench.settings.experiment import Experiment, resolve
 
@@ -17,11 +19,11 @@ from erc_bench.settings.experiment import Experiment, resolve
 def test_a_process_killed_here_is_not_said_to_have_wanted_memory() -> None:
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     process.start()
-    (status,) = jobs._stop([process], 0.1)
+    (status,) = local._stop([process], 0.1)
     assert not process.is_alive()
-    assert "did not end" in jobs._died(status)
-    assert "memory" not in jobs._died(status)
-    assert "memory" in jobs._died(-signal.SIGKILL)
+    assert "did not end" in local._died(status)
+    assert "memory" not in local._died(status)
+    assert "memory" in local._died(-signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -35,11 +37,13 @@ def test_an_executor_that_is_closed_stops_what_is_running(
         return Job(experiment, place_of(tmp_path, experiment))
 
     long, short = job("eacl", 500), job("finetune", 2)
-    over = local([long, short], 2)
-    ended = next(over)
-    assert ended.failure == ""
-    assert ended.job.experiment == short.experiment
-    over.close()
+    folder = JobFolder(tmp_path)
+    with folder.held():
+        over = Dispatch(Local(), folder, workers=2, threads=1).work_off(iter([long, short]))
+        ended = next(over)
+        assert ended.failure == ""
+        assert ended.job.experiment == short.experiment
+        over.close()
     assert multiprocessing.active_children() == []
     assert not long.place.record.exists()
 
@@ -47,7 +51,7 @@ def test_an_executor_that_is_closed_stops_what_is_running(
 @pytest.mark.parametrize(
     ("presets", "cores", "memory", "workers"),
     [
-        (["small"], 16, None, 1),
+        (["small"], 16, None, 16),
         (["small"], 16, 139.0, 8),
         (["small"], 128, 139.0, 34),
         (["paper"], 16, 139.0, 5),
@@ -61,6 +65,16 @@ def test_sane_defaults(presets, cores, memory, workers) -> None:
     number, why = sane_workers(runs, cores, memory)
     assert number == workers
     assert "--jobs" in why
+
+
+@pytest.mark.parametrize(
+    ("preset", "memory", "workers"), [("small", 24.0, 3), ("small", 1.0, 1), ("smoke", 640.0, 16)]
+)
+def test_on_a_cpu_each_core_has_a_run_as_far_as_memory_goes(preset, memory, workers) -> None:
+    run = Experiment("eacl", "meld", preset, 1, MethodConfig())
+    number, why = sane_workers([run], 16, None, memory)
+    assert number == workers
+    assert ("GiB" in why) == (workers < 16)
 
 
 def test_a_gpu_that_pytorch_can_not_use_is_not_called_missing(tmp_path, monkeypatch) -> None:

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -494,6 +493,7 @@ def test_the_cache_holds_no_more_than_is_used_and_git_ignores_it(root):
 
 
 def test_a_full_disk_leaves_no_part_of_a_cached_value(tmp_path):
+    resource = pytest.importorskip("resource", reason="only Unix limits the size of files")
     cache = Cache(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, hard))

@@ -1,7 +1,6 @@
 """What is imported when, and how long it takes until a run begins to train."""
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +63,7 @@ def test_quick_commands_import_nothing_heavy(argv: list[str], folder: Path) -> N
 
 def cpu_seconds(code: str, folder: Path) -> float:
     """CPU time of a program of its own in a folder, the least of three."""
+    resource = pytest.importorskip("resource", reason="only Unix counts processor time")
     times = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -20,7 +20,7 @@ from cyclopts import (
 )
 
 from erc_bench import __version__
-from erc_bench.cli import data, predict, records, run, wandb
+from erc_bench.cli import data, grid, predict, records, run, tune, wandb
 from erc_bench.cli.common import complain
 from erc_bench.errors import ErcBenchError, explain, nearest
 from erc_bench.progress import console, show_warning
@@ -41,9 +41,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 for command in (
-    *(run.run, run.config, run.methods),
-    *(records.leaderboard, records.compare, records.rescore, records.score),
-    *(records.show, records.explain, predict.predict, data.app, wandb.app),
+    *(run.run, tune.tune, run.config, run.methods),
+    *(records.leaderboard, records.compare, records.ablations, records.rescore, records.score),
+    *(records.show, records.explain, predict.predict, grid.app, data.app, wandb.app),
 ):
     app.command(command)
 app.meta.group_parameters = Group("Every command", sort_key=1)
@@ -94,7 +94,7 @@ def launch(
             return command(*given.args, **given.kwargs) or 0
         except KeyboardInterrupt:
             onwards = "; the same command goes on after the last epoch that ended, if any"
-            complain(f"interrupted{onwards if command is run.run else ''}.")
+            complain(f"interrupted{onwards if command in (run.run, tune.tune) else ''}.")
             return INTERRUPTED
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the interpreter's own flush

@@ -29,6 +29,7 @@ from erc_bench.records.schema import (
 if TYPE_CHECKING:
     from erc_bench.corpus.source import CorpusSource
     from erc_bench.inference.model import Answer
+    from erc_bench.leaderboard.ablations import Ablation
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -63,6 +64,43 @@ def show(console: Console, path: Path, record: Record) -> None:
     for title, of_title in (("Training", values), ("Settings", record.config)):
         console.print(f"\n{title}", style="bold")
         _print_values(console, {k: v for k, v in of_title.items() if k != "curves"})
+
+
+def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
+    """Print a method and it without each of its parts, and what the differences rest on."""
+    from erc_bench.leaderboard.tables import ablation_title, interval, p_value, signed, spread
+
+    metric = Metric.of(ablation.metric, None).title
+    columns = (metric, "seeds", "less the whole", "95 %", "p, Holm")
+    table = Table(
+        "",
+        *(Column(name, justify="right") for name in columns),
+        title=Text(f"{ablation_title(ablation)}; {dataset}, test"),
+    )
+    whole = spread(ablation.mean, ablation.seed_interval)
+    table.add_row("the whole method", whole, str(len(ablation.seeds)), end_section=True)
+    for variant in ablation.variants:
+        table.add_row(
+            Text(variant.name),
+            spread(variant.mean, variant.seed_interval),
+            str(len(variant.seeds)),
+            signed(variant.difference),
+            interval(variant.interval),
+            p_value(variant.p_holm),
+        )
+    console.print(table)
+    for variant in ablation.variants:
+        if variant.paired_seeds:
+            seeds = ", ".join(map(str, variant.paired_seeds))
+            rests = (
+                f"paired over dialogues and over seeds {seeds}, which have the same initial "
+                "weights and the same batches in both."
+            )
+        else:
+            rests = "paired over dialogues; seeds are independent samples."
+        alone = min(len(variant.seeds), len(ablation.seeds)) == 1
+        rests += " With one seed this does not cover seeds." if alone else ""
+        console.print(f"{variant.name}: {rests}", soft_wrap=True)
 
 
 def run_title(record: Record) -> str:
@@ -131,13 +169,18 @@ def _head(path: Path, record: Record) -> Table:
     rows = {
         "record": str(path),
         "made": record.created,
-        "preset": " ".join([record.preset, *record.overrides]),
+        "preset": " ".join([record.preset, record.variant or "", *record.overrides]),
         "encoder": f"{encoder.name or 'unknown'} {encoder.digest[:12]}",
         "context": record.context,
         "selection": record.selection,
         "corpus": f"{record.dataset} {record.dataset_digest[:12]}"
         + (" (not the official release)" if record.dataset_official is False else ""),
     }
+    if record.tuned is not None:
+        rows["tuned"] = (
+            f"trial {record.tuned.chosen} of {record.tuned.trials} was best on dev (sampler "
+            f"{record.tuned.sampler}, seed {record.tuned.sampler_seed})"
+        )
     if record.oracle_gap is not None:
         rows["oracle gap"] = f"{record.oracle_gap:.2f} (best test epoch − selected epoch)"
     if record.external:

@@ -1,5 +1,5 @@
-"""What reads records: ``erc-bench leaderboard``, ``compare``, ``rescore``, ``score``, ``show`` and
-``explain``."""
+"""What reads records: ``erc-bench leaderboard``, ``compare``, ``ablations``, ``rescore``,
+``score``, ``show`` and ``explain``."""
 
 from __future__ import annotations
 
@@ -71,6 +71,33 @@ def compare(
     common.must_exist(leaderboard_dir)
     name = corpus_source(dataset).name if is_own_corpus(dataset) else dataset
     compare_methods(leaderboard_dir, method, other, name, preset=preset).render(common.results())
+
+
+def ablations(
+    *,
+    method: str,
+    dataset: str,
+    preset: str | None = None,
+    leaderboard_dir: LeaderboardDir = LEADERBOARD,
+) -> None:
+    """Compare a method with itself without each of its parts.
+
+    The runs are those of `erc-bench run --variant all`.
+
+    Args:
+        method: A method.
+        dataset: The corpus.
+        preset: Only runs with this preset.
+    """
+    from erc_bench.cli import printing
+    from erc_bench.leaderboard.ablations import ablations_of
+
+    common.must_exist(leaderboard_dir)
+    found, left_out = ablations_of(leaderboard_dir, method, dataset, preset)
+    for ablation in found:
+        printing.print_ablation(common.results(), ablation, dataset)
+    for reason in left_out:
+        common.complain(f"skipped: {reason}")
 
 
 def rescore(*, leaderboard_dir: LeaderboardDir = LEADERBOARD) -> int:

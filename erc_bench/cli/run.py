@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ def run(
     method: Annotated[list[str], Several],
     dataset: Annotated[list[str], Several],
     preset: Preset = default_preset(),  # noqa: B008
+    variant: Annotated[tuple[str, ...], Several] = ("",),
     seed: Annotated[tuple[str, ...], SEEDS, Several] = ("1",),
     seeds: Annotated[Whole | None, SEEDS] = None,
     restart: Annotated[bool, BEGINNING] = False,
@@ -32,6 +34,10 @@ def run(
     force: bool = False,
     wandb: Literal["online", "offline", "off"] | None = None,
     jobs: Whole | None = None,
+    executor: str = "local",
+    resources: Annotated[tuple[str, ...], Several] = (),
+    retries: Whole = 3,
+    detach: bool = False,
     data_dir: DataDir = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> int:
@@ -43,27 +49,39 @@ def run(
         overrides: Settings, key=value; they may stand anywhere.
         method: Methods, or all.
         dataset: Corpora, or all; one of your own by its folder.
+        variant: Methods without one of their parts, by its name; all is every one, and the whole
+            method.
         seed: Seeds (default: 1).
         seeds: The seeds 1 to N.
         restart: Begin an interrupted run anew.
         resume: Go on with an interrupted run, as happens anyway.
         force: Do finished runs again.
         wandb: How to log to W&B (default: $WANDB_MODE, then online if logged in, else offline).
-        jobs: Runs side by side (default: as many as the GPU and the cores do well).
+        jobs: Runs side by side (default: as many as the GPU and the cores do well; of a cluster, as
+            many as there is room for).
+        executor: What does the runs: local, ray, slurm, or a plug-in.
+        resources: What each run needs: cpus, gpus, memory_gib, minutes, devices, nodes, options of
+            an engine (slurm.partition=gpu), or a YAML file of these.
+        retries: How often a run is put again that was preempted, lost its machine or its time.
+        detach: Queue the runs and return; the same command later picks them up.
     """
     wanted = experiments(
         *overrides,
         method=method,
         dataset=dataset,
         preset=preset,
+        variant=variant,
         seed=seed,
         seeds=seeds,
         root=leaderboard_dir,
     )
     if jobs is not None and jobs < 1:
         raise ErcBenchError(f"--jobs {jobs} leaves nobody to run anything: give 1 or more.")
+    from erc_bench.execution.executors import make_executor
     from erc_bench.execution.grid import run_grid
+    from erc_bench.execution.resources import parse_resources
     from erc_bench.execution.run import run as run_one
+    from erc_bench.settings.registry import executor_names
     from erc_bench.tracking import wandb_mode
 
     options: dict[str, Any] = {
@@ -72,11 +90,23 @@ def run(
         "force": force,
         "wandb": wandb_mode(wandb, leaderboard_dir),
     }
-    if len(wanted) == 1:
+    if len(wanted) == 1 and executor == "local" and not detach:
         print_outcome(run_one(wanted[0], leaderboard_dir, **options))
         return 0
-    report = run_grid(wanted, leaderboard_dir, workers=jobs, **options)
+    if retries < 0:
+        raise ErcBenchError(f"--retries {retries} is no number of attempts: give 0 or more.")
+    needs = parse_resources(resources, executor_names())
+    options |= {"workers": jobs, "resources": needs, "retries": retries, "detach": detach}
+    if executor != "local":
+        options["executor"] = make_executor(executor, needs.of(executor))
+    report = run_grid(wanted, leaderboard_dir, **options)
     report.render(common.results())
+    if report.left:
+        common.results().print(
+            f"{report.left} runs are with {executor}. The same command picks them up; "
+            f"`erc-bench grid status --leaderboard-dir {leaderboard_dir}` shows how far they are.",
+            soft_wrap=True,
+        )
     for complaint in report.complaints():
         common.complain(complaint)
     if report.failed:
@@ -89,11 +119,12 @@ def experiments(
     method: Sequence[str],
     dataset: Sequence[str],
     preset: str | None = None,
+    variant: Sequence[str] = ("",),
     seed: Sequence[str] = ("1",),
     seeds: int | None = None,
     root: Path = LEADERBOARD,
 ) -> list[Experiment]:
-    """Every run that a command line asks for, corpora × methods × seeds.
+    """Every run that a command line asks for, corpora × methods × variants × seeds.
 
     Of what stands behind an option that takes several values, ``key=value`` is an override.
 
@@ -110,7 +141,7 @@ def experiments(
         numbers = dict.fromkeys(range(1, seeds + 1))
     if not numbers:
         raise ErcBenchError(f"--seeds {seeds} leaves nothing to run: give 1 or more.")
-    settings = [*overrides, *(v for v in (*method, *dataset, *seed) if "=" in v)]
+    settings = [*overrides, *(v for v in (*method, *dataset, *variant, *seed) if "=" in v)]
     datasets = corpus_names() if datasets == ["all"] else datasets
     found: dict[str, str] = {}
     for source in (find_corpus(name, root) for name in datasets):
@@ -119,12 +150,35 @@ def experiments(
                 f"{found[source.name]} and {source.loaded_by} both call themselves "
                 f"{source.name!r}. Give one of them another name."
             )
-    return [
-        resolve(each, name, preset=preset, seed=number, overrides=settings)
+    parts = _plain(variant, "--variant")
+    first = [
+        resolve(each, name, preset=preset, overrides=settings, variant=part)
         for name in found.values()
         for each in (method_names() if methods == ["all"] else methods)
-        for number in numbers
+        for part in (all_variants(each, name, preset, settings) if parts == ["all"] else parts)
     ]
+    return [replace(experiment, seed=number) for experiment in first for number in numbers]
+
+
+def all_variants(
+    method: str, dataset: str, preset: str | None, settings: Sequence[str]
+) -> list[str]:
+    """The whole method, which has no name, and its variants; those that take a part away that it
+    does not have with these settings are left out, with a line."""
+    from erc_bench.progress import say
+    from erc_bench.settings.experiment import resolve, variants
+
+    whole = resolve(method, dataset, preset=preset, overrides=settings)
+    found = [""]
+    for name in variants(method):
+        made = resolve(method, dataset, preset=preset, overrides=settings, variant=name)
+        if made.hash == whole.hash:
+            say(f"{method}, {name}: left out, it has no such part with these settings.")
+        else:
+            found.append(name)
+    if len(found) == 1:
+        raise ErcBenchError(f"{method} has no variants: its YAML file names none that differ.")
+    return found
 
 
 def _plain(values: Sequence[str], option: str) -> list[str]:
@@ -166,6 +220,7 @@ def config(
     method: str,
     dataset: str,
     preset: Preset = default_preset(),  # noqa: B008
+    variant: str = "",
     seed: str = "1",
 ) -> None:
     """Print the resolved configuration of a run.
@@ -174,6 +229,7 @@ def config(
         overrides: Settings, key=value; they may stand anywhere.
         method: A method.
         dataset: A corpus.
+        variant: The method without one of its parts, by its name.
         seed: The seed (default: 1).
     """
     from erc_bench.settings.experiment import resolve
@@ -181,9 +237,10 @@ def config(
 
     corpus_source(dataset)
     number = common.seed_number(seed)
-    print(
-        resolve(method, dataset, preset=preset, seed=number, overrides=overrides).to_yaml(), end=""
+    experiment = resolve(
+        method, dataset, preset=preset, seed=number, overrides=overrides, variant=variant
     )
+    print(experiment.to_yaml(), end="")
 
 
 def print_settings(names: Sequence[str]) -> None:
@@ -208,17 +265,20 @@ def print_settings(names: Sequence[str]) -> None:
 
 
 def methods() -> None:
-    """List the methods."""
+    """List the methods.
+
+    GPU GiB is what a run is reckoned to need with the presets paper, base and small.
+    """
     from rich.table import Table
 
-    from erc_bench.settings.experiment import method_sheet
-    from erc_bench.settings.registry import method_names
+    from erc_bench.settings.methods import method_entries
 
     table = Table(box=None)
     table.add_column("name", no_wrap=True)
-    for column in ("method", "context", "paper"):
+    columns = ("method", "family", "context", "trains", "GPU GiB", "needs a GPU", "paper")
+    for column in columns:
         table.add_column(column)
-    for name in method_names():
-        sheet = method_sheet(name)
-        table.add_row(name, sheet["title"], sheet.get("context", ""), sheet.get("paper", ""))
+    for m in method_entries():
+        row = (m.title, m.family, m.context, m.trains, m.memory, m.needs_gpu, m.paper)
+        table.add_row(m.name, *row)
     common.results().print(table)

@@ -35,6 +35,7 @@ import platformdirs
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Metric
 from erc_bench.corpus.release import Release
 from erc_bench.errors import ErcBenchError
+from erc_bench.files import temporary_name
 
 ATTEMPTS = 3
 TIMEOUT = 30  # seconds without an answer
@@ -217,7 +218,7 @@ def download(url: str, target: Path, checksum: str) -> Path:
 
     from erc_bench.progress import console, say
 
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = temporary_name(target, ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         say(f"Downloading {url}")

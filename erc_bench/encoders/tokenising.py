@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from erc_bench.errors import ErcBenchError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -73,6 +75,25 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
         if whole[start : start + len(bare)] == bare:
             return whole[:start], whole[start + len(bare) :]
     raise ValueError("With special tokens the tokenizer reads a text differently.")
+
+
+def separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the special tokens that a tokenizer puts between two texts.
+
+    Raises:
+        ErcBenchError: it puts none there.
+    """
+    before, after = special_tokens(tokenizer)
+    (bare,) = _tokenised(tokenizer, ["a"], special=False)
+    pair = tokenizer.backend_tokenizer.encode("a", "a").ids
+    between = pair[len(before) + len(bare) : len(pair) - len(bare) - len(after)]
+    if not between:
+        raise ErcBenchError(
+            "The encoder's tokenizer puts nothing between two texts, so that a turn could not be "
+            "told from those around it. Choose an encoder whose tokenizer knows pairs of texts, as "
+            "those of BERT and RoBERTa do."
+        )
+    return between
 
 
 def _tokenised(

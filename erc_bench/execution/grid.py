@@ -1,13 +1,15 @@
 """Grids: many runs, side by side.
 
-A grid hands its runs as :class:`Job` to an :data:`Executor`. What is finished is read from the
+A grid hands its runs as :class:`Job` to an :class:`Executor`. What is finished is read from the
 records alone, so that several grids may share a folder: a run that another process is at comes
-last, and its record is taken when it appears.
+last, and its record is taken when it appears. What an executor goes on with when the command has
+ended, the same command finds again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,17 +26,31 @@ from rich.text import Text
 
 from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
-from erc_bench.execution.jobs import Ended, Executor, Job, default_workers, local
+from erc_bench.execution.executors import Dispatch, Executor
+from erc_bench.execution.jobs import (
+    Attempt,
+    Ended,
+    Job,
+    JobFolder,
+    Queued,
+    Result,
+    job_folders,
+)
+from erc_bench.execution.local import Local, cores, default_workers
+from erc_bench.execution.resources import Resources
 from erc_bench.execution.run import identify, load_corpus
-from erc_bench.files import cannot_write
+from erc_bench.files import cannot_write, filesystem_time
+from erc_bench.leases import LEASE_SECONDS
 from erc_bench.progress import Stopwatch, console, duration, say
-from erc_bench.records.place import Place
-from erc_bench.records.schema import Record
+from erc_bench.records.place import Identity, Place
 from erc_bench.settings.experiment import Experiment
 from erc_bench.training.frameworks import quiet_frameworks
 
 POLL_SECONDS = 1.0
 """Seconds between two looks at the runs that other processes are at."""
+
+MOST_NAMED = 3
+"""Runs of other processes that are named."""
 
 
 @dataclass
@@ -48,6 +64,8 @@ class Report:
     failures: list[Ended] = field(default_factory=list)
     impossible: dict[str, list[str]] = field(default_factory=dict)
     """Runs that could not even be begun, by the reason."""
+    left: int = 0
+    """Runs that were left to go on without this process."""
 
     @property
     def failed(self) -> int:
@@ -100,6 +118,9 @@ def run_grid(
     *,
     workers: int | None = None,
     executor: Executor | None = None,
+    resources: Resources | None = None,
+    retries: int = 3,
+    detach: bool = False,
     **options: Any,
 ) -> Report:
     """Do every run that is not finished yet; one that fails stops none of the others.
@@ -107,37 +128,156 @@ def run_grid(
     Args:
         experiments: the runs, each once.
         root: folder of the records and checkpoints.
-        workers: how many at a time; None is what this machine does well.
-        executor: what does them; :func:`local` if nothing else is said.
+        workers: how many at a time; None is what this machine does well, or all that a cluster has
+            room for.
+        executor: what does them; processes of this machine if nothing else is said.
+        resources: what each run needs, as far as it was said.
+        retries: how often a run is put again that was preempted, lost its machine or its time.
+        detach: queue all runs and return.
         options: further arguments of :func:`erc_bench.execution.run.run`.
 
     Raises:
-        ErcBenchError: nothing can be written where the records belong.
+        ErcBenchError: nothing can be written where the records belong, or the executor can't do it.
     """
     jobs, impossible = plan(experiments, root, options)
-    grid = _Grid(experiments, jobs, impossible)
-    waiting = grid.unfinished()
-    if not waiting:
-        return grid.report
+    return do_jobs(
+        jobs,
+        root,
+        impossible=impossible,
+        workers=workers,
+        executor=executor,
+        resources=resources,
+        retries=retries,
+        detach=detach,
+    )
+
+
+def do_jobs(
+    jobs: Sequence[Job],
+    root: Path,
+    *,
+    impossible: Sequence[tuple[Experiment, str]] = (),
+    workers: int | None = None,
+    executor: Executor | None = None,
+    resources: Resources | None = None,
+    retries: int = 3,
+    detach: bool = False,
+) -> Report:
+    """Do every job that is not finished yet; else as :func:`run_grid`.
+
+    Args:
+        jobs: each once, in the order in which they are begun.
+        root: folder of the records and checkpoints.
+        impossible: what can't be done, with the reason; the report has it too.
+        workers: how many at a time.
+        executor: what does them.
+        resources: what each needs.
+        retries: how often one is put again.
+        detach: queue all and return.
+    """
+    executor = executor or Local()
+    if detach and not executor.outlives:
+        raise ErcBenchError(
+            f"--detach leaves nobody behind with the executor {executor.name}: its runs end with "
+            "this command. Choose one that has a queue, such as --executor slurm."
+        )
     try:
         (root / "runs").mkdir(parents=True, exist_ok=True)
+        start = filesystem_time(root / "runs")
     except OSError as error:  # said once, not of each run
         raise cannot_write(root, error) from error
-    why = ""
-    if workers is None:
-        workers, why = default_workers([job.experiment for job in waiting])
-    grid.workers = workers = min(workers, len(waiting))
-    say(f"{len(waiting)} runs to do, {workers} at a time{why}; each has a log.txt by its model.")
-    with grid.display():
-        while waiting:
+    grid = _Grid(jobs, impossible, start)
+    waiting = grid.unfinished()
+    _forget(root, {job.place.name for job in jobs} - {job.place.name for job in waiting})
+    if not waiting:
+        return grid.report
+    threads, why = None, ""
+    if isinstance(executor, Local):
+        if workers is None:
+            workers, why = default_workers([job.experiment for job in waiting])
+        workers = min(workers, len(waiting))
+        threads = _threads(workers)
+    at_once = (
+        f"{workers} at a time" if workers else f"as many at a time as {executor.name} has room for"
+    )
+    say(f"{len(waiting)} runs to do, {at_once}{why}; each has a log.txt by its model.")
+    with contextlib.ExitStack() as stack:
+        stack.callback(executor.close)
+        folder, found = _folder(root, executor, waiting)
+        stack.enter_context(folder.held())
+        folder.describe(executor.name, waiting)
+        grid.dispatch = dispatch = Dispatch(
+            executor,
+            folder,
+            resources or Resources(),
+            workers=workers,
+            threads=threads,
+            retries=retries,
+            detach=detach,
+            leave=grid.ask_to_leave,
+        )
+        stack.callback(_close, folder, dispatch, grid.report, {job.place.name for job in jobs})
+        waiting = grid.adopt(waiting, found)
+        stack.enter_context(grid.display())
+        while waiting or dispatch.running:
             put_off: list[Job] = []
-            started = grid.startable(waiting, put_off)
-            with contextlib.closing((executor or local)(started, workers)) as over:
+            started = grid.startable(waiting, put_off, _queued_elsewhere(root, folder))
+            with contextlib.closing(dispatch.work_off(started)) as over:
                 for ended in over:
                     put_off += grid.end(ended)
             waiting = put_off
-            grid.leave_to_others(len(waiting))
+            if detach:
+                break
+            grid.leave_to_others(waiting)
     return grid.report
+
+
+def _close(folder: JobFolder, dispatch: Dispatch, report: Report, runs: set[str]) -> None:
+    """Count what was left to go on; if nothing was, delete a folder that has no other runs."""
+    if dispatch.left:
+        report.left = len(dispatch.running)
+    elif {queued.run for queued in folder.queued()} <= runs:
+        folder.delete()
+
+
+def _forget(root: Path, finished: set[str]) -> None:
+    """Delete the folders of earlier commands whose runs are all finished."""
+    for folder in job_folders(root):
+        queued = {each.run for each in folder.queued()}
+        if queued <= finished and not folder.is_held():
+            folder.delete()
+
+
+def _threads(workers: int) -> int:
+    """Threads of each of so many runs on this machine."""
+    import torch
+
+    return max(1, min(torch.get_num_threads(), cores() // workers))
+
+
+def _folder(
+    root: Path, executor: Executor, jobs: Sequence[Job]
+) -> tuple[JobFolder, dict[str, Queued]]:
+    """The folder of a grid: of an earlier command whose runs are still queued, else a new one.
+
+    Returns the folder, and what of it is still queued of these jobs, by the run. Folders of
+    commands that were killed are deleted.
+    """
+    wanted = {job.place.name for job in jobs}
+    for folder in job_folders(root):
+        if folder.is_held():
+            continue
+        queued = folder.queued()
+        found = {q.run: q for q in queued if q.executor == executor.name and q.run in wanted}
+        if found:
+            return folder, found
+    return JobFolder(root), {}
+
+
+def _queued_elsewhere(root: Path, own: JobFolder) -> set[str]:
+    """Runs that another command, which is at work now, has in the queue of an engine."""
+    others = [folder for folder in job_folders(root) if folder.name != own.name]
+    return {queued.run for folder in others if folder.is_held() for queued in folder.queued()}
 
 
 def plan(
@@ -149,6 +289,7 @@ def plan(
     """
     digests: dict[str, str] = {}
     missing: dict[str, str] = {}
+    known: dict[tuple[str, str, str], Identity] = {}
     for dataset in dict.fromkeys(experiment.corpus for experiment in experiments):
         try:
             with quiet_frameworks():
@@ -160,9 +301,12 @@ def plan(
         reason = missing.get(experiment.corpus)
         if reason is None:
             try:
-                with quiet_frameworks():
-                    digest = digests[experiment.corpus]
-                    identity = identify(experiment, digest, options.get("data_dir"))
+                kind = experiment.method, experiment.corpus, experiment.hash
+                if kind not in known:  # which is the same for all seeds
+                    with quiet_frameworks():
+                        digest = digests[experiment.corpus]
+                        known[kind] = identify(experiment, digest, options.get("data_dir"))
+                identity = known[kind]
                 jobs.append(Job(experiment, Place.of(root, experiment, identity), options))
                 continue
             except ErcBenchError as error:
@@ -174,20 +318,24 @@ def plan(
 class _Grid:
     """How far a grid is, and what the user sees of it."""
 
-    workers: int
+    dispatch: Dispatch
 
     def __init__(
         self,
-        experiments: Sequence[Experiment],
-        jobs: list[Job],
+        jobs: Sequence[Job],
         impossible: Sequence[tuple[Experiment, str]] = (),
+        start: float = 0.0,
     ) -> None:
-        self.start = time.time()
+        self.start = start
+        """By the clock of the filesystem: records that are newer were made meanwhile."""
         self.total = len(jobs)
+        self.repeatable = all(job.repeatable for job in jobs)
         self.left = {job.place.name: job for job in jobs}
         self.running: dict[str, Stopwatch] = {}
-        self.others = 0
+        self.others: list[Job] = []
+        self.live: Live | None = None
         self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+        experiments = [*(job.experiment for job in jobs), *(e for e, _ in impossible)]
         self.report = Report({(e.method, e.dataset): [] for e in experiments})
         for experiment, reason in impossible:
             self.report.impossible.setdefault(reason, []).append(experiment.name)
@@ -195,10 +343,11 @@ class _Grid:
     def unfinished(self) -> list[Job]:
         """The jobs that are left to do; the others are counted."""
         for job in list(self.left.values()):
-            if record := self._record(job):
-                self._count(job, record)
+            if result := self._result(job):
+                self._count(job, result)
         if done := self.total - len(self.left):
-            say(f"{done} of {self.total} runs were finished before (--force repeats them).")
+            hint = " (--force repeats them)" if self.repeatable else ""
+            say(f"{done} of {self.total} runs were finished before{hint}.")
         left = list(self.left.values())
         interrupted = sum(job.place.is_interrupted() and not job.place.is_taken() for job in left)
         if interrupted and any(job.options.get("restart") for job in left):
@@ -210,8 +359,8 @@ class _Grid:
             say(f"Interrupted runs that go on from their last epoch: {interrupted}.")
         return left
 
-    def _record(self, job: Job) -> Record | None:
-        """The record that makes a job superfluous.
+    def _result(self, job: Job) -> Result | None:
+        """What a job came to, where a record makes it superfluous.
 
         With ``force`` only one that somebody made since this grid began. A broken one is none, and
         the run will say so; nor is one whose run was killed before it had tidied up.
@@ -221,17 +370,36 @@ class _Grid:
             if job.options.get("force") and made < self.start:
                 return None
             if job.place.is_tidy():
-                return job.place.finished()
+                return job.result()
         return None
 
-    def startable(self, waiting: list[Job], put_off: list[Job]) -> Iterator[Job]:
+    def adopt(self, waiting: list[Job], found: Mapping[str, Queued]) -> list[Job]:
+        """Take over what an earlier command has queued; returns the jobs that are left to start."""
+        left = []
+        for job in waiting:
+            queued = found.get(job.place.name)
+            if queued is None:
+                left.append(job)
+                continue
+            attempt = Attempt(job, self.dispatch.folder.path, queued.name, Resources())
+            self.dispatch.running[queued.handle] = attempt
+            self.running[job.place.name] = Stopwatch()
+        if self.dispatch.running:
+            say(f"Runs that an earlier command has queued: {len(self.dispatch.running)}.")
+        return left
+
+    def startable(
+        self, waiting: list[Job], put_off: list[Job], elsewhere: set[str]
+    ) -> Iterator[Job]:
         """The jobs that are still to be done and at which nobody is, when they are drawn."""
         for job in waiting:
             if job.place.is_taken():
                 put_off.append(job)
-            elif record := self._record(job):
-                self._count(job, record)
-                self._say(job, f"{_scores(record)}  done by another process")
+            elif result := self._result(job):
+                self._count(job, result)
+                self._say(job, f"{result.text}  done by another process")
+            elif job.place.name in elsewhere:
+                put_off.append(job)
             else:
                 self.running[job.place.name] = Stopwatch()
                 yield job
@@ -244,13 +412,13 @@ class _Grid:
             return [job]
         if not ended.failure:
             try:
-                record = job.place.finished()
+                result = job.result()
             except ErcBenchError as error:
                 ended = Ended(job, str(error))
             else:
-                if record is not None:
-                    self._count(job, record)
-                    self._say(job, f"{_scores(record)}  {duration(clock.seconds)}")
+                if result is not None:
+                    self._count(job, result)
+                    self._say(job, f"{result.text}  {duration(clock.seconds)}")
                     return []
                 ended = Ended(job, "it ended without a record.")
         del self.left[job.place.name]
@@ -258,25 +426,45 @@ class _Grid:
         self._say(job, f"failed, see {job.place.log}")
         return []
 
-    def _count(self, job: Job, record: Record) -> None:
-        experiment = job.experiment
+    def _count(self, job: Job, result: Result) -> None:
         del self.left[job.place.name]
-        kind = experiment.method, experiment.dataset
-        metric = self.report.metrics.setdefault(experiment.dataset, record.judged_by)
-        self.report.scores[kind].append(record.metrics.test.score(metric))
-        if record.training and record.training.wall_seconds is not None:
-            self.seconds[kind].append(float(record.training.wall_seconds))
+        kind = job.experiment.method, job.experiment.dataset
+        self.report.metrics[job.experiment.dataset] = result.metric
+        self.report.scores[kind].append(result.score)
+        if result.seconds is not None:
+            self.seconds[kind].append(float(result.seconds))
 
     def _say(self, job: Job, text: str) -> None:
         say(f"[{self.total - len(self.left)}/{self.total}] {job.place.name}  {text}")
 
-    def leave_to_others(self, runs: int) -> None:
+    def leave_to_others(self, jobs: list[Job]) -> None:
         """Wait a moment if these are all that is left and other processes are at them."""
-        if runs and not self.others:
-            say(f"Waiting for other processes: they are at the {runs} runs that are left.")
-        self.others = runs
-        if runs:
+        if jobs and not self.others:
+            shown = [f"{job.place.name}{job.place.holder()}" for job in jobs[:MOST_NAMED]]
+            more = f", and {len(jobs) - MOST_NAMED} more" if len(jobs) > MOST_NAMED else ""
+            say(
+                f"Waiting for other processes, which are at the {len(jobs)} runs that are left: "
+                f"{', '.join(shown)}{more}. A run whose machine is lost is taken over when that "
+                f"has given no sign for {LEASE_SECONDS / 60:.0f} minutes."
+            )
+        self.others = jobs
+        if jobs:
             time.sleep(POLL_SECONDS)
+
+    def ask_to_leave(self, count: int) -> bool:
+        """Ask at Ctrl-C whether so many jobs shall go on without this command."""
+        name = self.dispatch.executor.name
+        onwards = "the same command picks them up, `erc-bench grid status` shows them"
+        if self.live is not None:
+            self.live.stop()
+        if sys.stdin is None or not sys.stdin.isatty():
+            say(f"{count} jobs stay with {name}; {onwards}.")
+            return True
+        say(f"{count} jobs are with {name}. Enter leaves them there ({onwards}); c cancels them.")
+        try:
+            return input().strip().lower() not in ("c", "cancel")
+        except (KeyboardInterrupt, EOFError):
+            return True
 
     # --- what is seen meanwhile ---
 
@@ -284,16 +472,22 @@ class _Grid:
         """Keeps :meth:`picture` on the terminal, if there is one."""
         if not console.is_terminal or console.quiet:
             return contextlib.nullcontext()
-        return Live(get_renderable=self.picture, console=console, transient=True)
+        self.live = Live(get_renderable=self.picture, console=console, transient=True)
+        return self.live
 
     def picture(self) -> Group:
         """A line for every run that is running, the last of its log, and a bar for all."""
         runs = Table.grid(padding=(0, 2))
         for _ in range(3):
             runs.add_column(no_wrap=True, overflow="ellipsis")
-        for name, clock in list(self.running.items()):
-            if job := self.left.get(name):
-                runs.add_row(name, duration(clock.seconds), Text(_last_line(job.place.log)))
+        shown = self._at_work()
+        most = max(3, console.height - 4)
+        for name in shown[: most if len(shown) <= most else most - 1]:
+            clock, job = self.running.get(name), self.left.get(name)
+            if clock and job:  # which may end meanwhile: the display has a thread of its own
+                runs.add_row(name, duration(clock.seconds), Text(last_line(job.place.log)))
+        if len(shown) > most:
+            runs.add_row(f"… and {len(shown) - most + 1} more", "", "")
         whole = Table.grid(padding=(0, 2))
         done = self.total - len(self.left)
         whole.add_row(ProgressBar(total=self.total, completed=done, width=30), self.summary())
@@ -302,14 +496,25 @@ class _Grid:
     def summary(self) -> str:
         """``7 of 15 runs, 2 running, 1 failed, about 12 min 0 s left``."""
         seconds = self._seconds_left()
+        at_work = len(self._at_work())
+        waiting, engine = len(self.running) - at_work, self.dispatch.executor.name
         parts = {
             f"{self.total - len(self.left)} of {self.total} runs": True,
-            f"{len(self.running)} running": self.running,
+            f"{at_work} running": at_work,
+            f"{waiting} waiting in {engine}": waiting,
             f"{self.report.failed} failed": self.report.failed,
-            f"{self.others} left to other processes": self.others,
+            f"{len(self.others)} left to other processes": self.others,
             f"about {duration(seconds or 0)} left": seconds,
         }
         return ", ".join(text for text, shown in parts.items() if shown)
+
+    def _at_work(self) -> list[str]:
+        """Names of the runs that a worker is at; of the others an engine's queue."""
+        attempts = list(self.dispatch.running.values())
+        if not self.dispatch.executor.queues:
+            return [attempt.job.place.name for attempt in attempts]
+        begun = self.dispatch.folder.begun()
+        return [attempt.job.place.name for attempt in attempts if attempt.name in begun]
 
     def _seconds_left(self) -> float | None:
         """Estimated from the finished runs of the same method and corpus, else from all."""
@@ -322,17 +527,12 @@ class _Grid:
             clock = self.running.get(name)  # which may end meanwhile: the display has a thread
             elapsed = clock.seconds if clock else 0
             total += max(float(np.mean(kind)) - elapsed, 0)
-        return total / min(self.workers, len(self.left))
+        at_once = self.dispatch.workers or len(self._at_work()) or 1
+        return total / min(at_once, len(self.left))
 
 
-def _scores(record: Record) -> str:
-    test, dev = record.metrics.test, record.metrics.dev
-    metric = record.judged_by
-    on_dev = f" (dev {dev.score(metric):.2f})" if dev else ""
-    return f"{metric.title} {test.score(metric):.2f}{on_dev}"
-
-
-def _last_line(file: Path) -> str:
+def last_line(file: Path) -> str:
+    """The last line of a log; empty where there is none."""
     with contextlib.suppress(OSError), file.open("rb") as log:
         log.seek(max(file.stat().st_size - 4096, 0))
         lines = log.read().decode(errors="replace").split("\n")

@@ -1,41 +1,47 @@
-"""Runs as jobs, each in a process of its own, and the executor of this machine."""
+"""Runs as jobs: what a worker needs to do one, in a file, and how it ended, in another.
+
+A grid has a folder of its own below ``<root>/jobs``, which it holds while it is at work:
+
+- ``sent/<name>.json``: a job, written by the grid.
+- ``begun/<name>.json``: who does it, written by the worker.
+- ``ended/<name>.json``: how it ended, written by the worker at once and whole. A job that was
+  stopped, or whose machine was lost, has none.
+- ``output/<name>.txt``: what the engine has to say, where it keeps that in files.
+- ``batches/<batch>.json``: what an engine that goes on without the grid calls its jobs.
+
+The record of a run is the only truth of what came out of it; these files are deleted with the grid.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import hashlib
+import json
 import os
-import signal
-import threading
-import time
-import traceback
-import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import islice
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+import platform
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar
 
-from erc_bench.errors import ErcBenchError, explain
-from erc_bench.files import cannot_write
-from erc_bench.progress import say, show_warning
-from erc_bench.records.place import Place, RunTakenError
-from erc_bench.settings.experiment import Experiment
-from erc_bench.settings.presets import gpu_memory_gib
-from erc_bench.settings.registry import own_modules
+from erc_bench.corpus.conversation import Metric
+from erc_bench.errors import ErcBenchError
+from erc_bench.execution.resources import Resources
+from erc_bench.files import cannot_write, replacing, temporary_name
+from erc_bench.leases import HeldError, hold, holder, is_held
+from erc_bench.records.place import Identity, Place
+from erc_bench.settings.experiment import Experiment, Tuned, resolve
+from erc_bench.settings.registry import corpus_source, method_class, own_modules
 
-SIZES = ("encoder", "batch_size", "max_len", "accumulate", "precision")
-"""Settings that change how much of a GPU a run needs."""
-
-CORES_PER_RUN = 2
-"""Cores for each of several runs on one GPU."""
-
-GRACE = 30.0
-"""Seconds that processes have to stop in before they are killed."""
+VERSION = 1
+"""Of the form of a job's file."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,71 @@ class Job:
     place: Place
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of :func:`erc_bench.execution.run.run`."""
+    repeatable: ClassVar[bool] = True
+    """Whether the user can have it done again by ``--force``."""
+
+    def do(self, runs_at_once: int) -> None:
+        """Do it in this process, as one of so many at a time."""
+        from erc_bench.execution.run import run
+
+        options = {"expected": self.place, "runs_at_once": runs_at_once, **self.options}
+        run(self.experiment, self.place.root, **options)
+
+    def result(self) -> Result | None:
+        """What it came to, if it is over.
+
+        Raises:
+            RecordError: a file stands in the record's place that is none.
+        """
+        record = self.place.finished()
+        if record is None:
+            return None
+        test, dev, metric = record.metrics.test, record.metrics.dev, record.judged_by
+        on_dev = f" (dev {dev.score(metric):.2f})" if dev else ""
+        seconds = record.training.wall_seconds if record.training else None
+        score = test.score(metric)
+        return Result(score, metric, f"{metric.title} {score:.2f}{on_dev}", seconds)
+
+    def document(self) -> dict[str, Any]:
+        """The job as plain data, for a worker elsewhere."""
+        place = self.place
+        return {
+            "experiment": experiment_document(self.experiment),
+            "root": str(place.root),
+            "run": place.run,
+            "identity": asdict(place.identity),
+            "options": {name: _encoded(value) for name, value in self.options.items()},
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Job:
+        """The job of a :meth:`document`.
+
+        Raises:
+            ErcBenchError: its settings are others here.
+        """
+        experiment = experiment_of(document["experiment"])
+        place = Place(
+            Path(document["root"]),
+            experiment.method,
+            experiment.dataset,
+            document["run"],
+            Identity(**document["identity"]),
+        )
+        options = {name: _decoded(value) for name, value in document["options"].items()}
+        return Job(experiment, place, options)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job came to, as its grid shows it."""
+
+    score: float
+    """The corpus's figure in percent: of a run on test."""
+    metric: Metric
+    text: str
+    seconds: float | None
+    """How long it took; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -59,231 +130,409 @@ class Ended:
     """Another process is at the same run."""
 
 
-Executor = Callable[[Iterable[Job], int], Generator[Ended, None, None]]
-"""Does jobs, at most so many at once, each by :func:`perform` in a process of its own, and yields
-each when it is over. It draws a job only when it can start it; closed early, it stops those that
-are running."""
+@dataclass(frozen=True)
+class Attempt:
+    """A job that was sent to be done, once."""
+
+    job: Job
+    folder: Path
+    """Of the grid, absolute."""
+    name: str
+    """``<batch>-<number>``, the number from 0 on."""
+    resources: Resources
+    tries: int = 1
+    """Which attempt at the job it is."""
+    retries: int = 0
+    """How often an engine itself may put it again, where its time is over."""
+
+    @property
+    def file(self) -> Path:
+        """The job, as the worker reads it."""
+        return self.folder / "sent" / f"{self.name}.json"
+
+    @property
+    def begun(self) -> Path:
+        """Who does it."""
+        return self.folder / "begun" / f"{self.name}.json"
+
+    @property
+    def ended(self) -> Path:
+        """How it ended."""
+        return self.folder / "ended" / f"{self.name}.json"
+
+    @property
+    def output(self) -> Path:
+        """What the engine has to say."""
+        return self.folder / "output" / f"{self.name}.txt"
+
+    @property
+    def command(self) -> list[str]:
+        """What a process has to be started with."""
+        return [sys.executable, "-m", "erc_bench.execution.worker", str(self.file)]
 
 
-# --- how many at a time ---
+# --- the file of a job ---
 
 
-def default_workers(experiments: Sequence[Experiment]) -> tuple[int, str]:
-    """How many runs this machine does well at a time, and why, as a bracket behind the number."""
-    return sane_workers(experiments, _cores(), _free_gpu_memory())
+@dataclass(frozen=True)
+class Sent:
+    """What a job's file holds for the worker."""
+
+    job: Job
+    code: str
+    directory: str
+    """Where the command was given: paths may be relative to it."""
+    threads: int
+    runs_at_once: int
 
 
-def sane_workers(
-    experiments: Sequence[Experiment], cores: int, gpu_memory: float | None
-) -> tuple[int, str]:
-    """:func:`default_workers` for so many cores and GiB free on the GPU (None: no GPU).
+def write_job(attempt: Attempt, threads: int, runs_at_once: int) -> None:
+    """Write a job for its worker.
 
-    Small encoders leave a big GPU idle. Without one a single run has work for all cores.
+    Raises:
+        OSError: it can't be written.
     """
-    if gpu_memory is None:
-        from erc_bench.training.environment import why_no_gpu
+    job = attempt.job
+    document = {
+        "version": VERSION,
+        "code": code_digest(job.experiment),
+        "name": job.place.name,
+        "log": str(job.place.log.absolute()),
+        "kind": f"{type(job).__module__}:{type(job).__qualname__}",
+        "job": job.document(),
+        "directory": os.getcwd(),
+        "threads": threads,
+        "runs_at_once": runs_at_once,
+    }
+    _write(attempt.file, document)
 
-        return 1, f" ({why_no_gpu()}; one run uses all cores, --jobs sets another number)"
-    given = {text.partition("=")[0].rpartition(".")[2] for e in experiments for text in e.overrides}
-    if changed := [name for name in SIZES if name in given]:
-        return 1, (
-            f" (what a run with its own {' and '.join(changed)} needs of the GPU is not known; "
-            "--jobs sets another number)"
-        )
-    need = max(gpu_memory_gib(e.preset) for e in experiments)
-    workers = max(1, min(int(gpu_memory / need), cores // CORES_PER_RUN))
-    return workers, (
-        f" (for each {need} of the {gpu_memory:.0f} GiB free on the GPU and {CORES_PER_RUN} of "
-        f"{cores} cores; --jobs sets another number)"
+
+def read_job(path: Path) -> Sent:
+    """The job in a file.
+
+    Raises:
+        FileNotFoundError: there is no such file here.
+        ErcBenchError: it is of another version, or its settings are others here.
+    """
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document.get("version") != VERSION:
+        raise ErcBenchError(_other("erc-bench"))
+    module, _, kind = document["kind"].partition(":")
+    found = getattr(import_module(module), kind, None)
+    if not (isinstance(found, type) and issubclass(found, Job)):
+        raise ErcBenchError(_other(f"{module}.{kind}"))
+    return Sent(
+        found.of(document["job"]),
+        document["code"],
+        document["directory"],
+        document["threads"],
+        document["runs_at_once"],
     )
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def experiment_document(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as plain data: how it is resolved, and what has to come of it."""
+    return {
+        "method": experiment.method,
+        "dataset": experiment.corpus,
+        "preset": experiment.preset,
+        "seed": experiment.seed,
+        "overrides": list(experiment.overrides),
+        "settings": experiment.settings,
+        "tuned": asdict(experiment.tuned) if experiment.tuned else None,
+    }
 
 
-def _free_gpu_memory() -> float | None:
-    """GiB free on the GPU; None without one."""
-    import torch
+def experiment_of(document: Mapping[str, Any]) -> Experiment:
+    """The experiment of an :func:`experiment_document`.
 
-    if not torch.cuda.is_available():
-        return None
-    # CUDA keeps some memory for every process that asks, so another one asks and ends.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as asking:
-        free, _ = asking.submit(torch.cuda.mem_get_info).result()
-    return free / 2**30
-
-
-# --- doing jobs ---
-
-
-def local(jobs: Iterable[Job], workers: int) -> Generator[Ended, None, None]:
-    """The executor of this machine: so many processes at a time, which share its cores.
-
-    They end with this process, however it ends.
+    Raises:
+        ErcBenchError: its settings are others here.
     """
-    import torch
-
-    threads = max(1, min(torch.get_num_threads(), _cores() // workers))
-    context = _processes()
-    running: dict[Connection, tuple[Job, BaseProcess]] = {}
-    jobs = iter(jobs)
-    try:
-        while True:
-            for job in islice(jobs, workers - len(running)):
-                results, sender = context.Pipe(duplex=False)
-                surroundings = os.getcwd(), dict(os.environ)
-                process = context.Process(
-                    target=_work,
-                    args=(job, threads, workers, surroundings, sender),
-                    name=job.place.name,
-                )
-                with _one_thread():
-                    process.start()
-                sender.close()  # so that the pipe ends with the process
-                running[results] = job, process
-            if not running:
-                return
-            for ready in cast(list[Connection], wait(list(running))):
-                job, process = running.pop(ready)
-                try:
-                    ended = ready.recv()
-                except (EOFError, OSError):
-                    ended = None
-                (status,) = _stop([process], GRACE)
-                yield ended or Ended(job, _died(status))
-    finally:
-        processes = [process for _, process in running.values()]
-        for process in processes:
-            process.terminate()
-        _stop(processes, GRACE)
-
-
-def perform(job: Job, threads: int, runs_at_once: int) -> Ended:
-    """Do a job in this process, which is there for nothing else; its output goes to its log.
-
-    It is one of ``runs_at_once``.
-    """
-    import torch
-
-    from erc_bench.execution.run import run
-
-    try:
-        _write_output_to(job.place.log)
-        torch.set_num_threads(threads)
-        experiment = job.experiment
-        # Whoever comes second at a run writes this into the log of the first, too.
-        now, by = f"{datetime.now():%Y-%m-%d %H:%M:%S}", f"process {os.getpid()}"
-        say(f"{now}  Run {job.place.name}, {experiment.preset}, {by}")
-        options = {"expected": job.place, "runs_at_once": runs_at_once, **job.options}
-        run(experiment, job.place.root, **options)
-    except RunTakenError:
-        return Ended(job, taken=True)
-    except KeyboardInterrupt:
-        return Ended(
-            job, "it was stopped; the same command goes on from the last epoch that ended."
-        )
-    except Exception as error:
-        if not isinstance(error, ErcBenchError):
-            traceback.print_exc()
-        return Ended(job, explain(error, "its log shows where"))
-    return Ended(job)
-
-
-def _write_output_to(log: Path) -> None:
-    """Everything that this process prints goes behind what is in the file already."""
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
-            for stream in (1, 2):
-                os.dup2(file.fileno(), stream)
-    except OSError as error:
-        raise cannot_write(log, error) from error
-
-
-def _processes() -> Any:
-    """How processes begin: forked from one that has imported what takes long, where there are
-    such; never from this one, which has threads. All of our own code is among it, so that the
-    runs of a grid have the same, whatever is checked out meanwhile."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["erc_bench.execution.jobs", "erc_bench.execution.run", "datasets", *own_modules()]
+    experiment = resolve(
+        document["method"],
+        document["dataset"],
+        preset=document["preset"],
+        seed=document["seed"],
+        overrides=document["overrides"],
     )
-    return context
+    if json.loads(json.dumps(experiment.settings)) != document["settings"]:
+        raise ErcBenchError(_other(f"what the settings of {document['method']} are"))
+    tuned = Tuned(**document["tuned"]) if document["tuned"] else None
+    return replace(experiment, tuned=tuned)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """A process that begins here starts no OpenMP threads: they don't survive a fork, and whoever
-    was forked would wait for them."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
+def check_code(sent: Sent) -> None:
+    """Refuse a job of a grid that was begun with other code.
 
-
-def _work(
-    job: Job,
-    threads: int,
-    runs_at_once: int,
-    surroundings: tuple[str, dict[str, str]],
-    results: Connection,
-) -> None:
-    """The life of a process of :func:`local`."""
-    # Ctrl-C on a terminal reaches every process there; the grid stops each by SIGTERM, once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder, environment = surroundings
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    warnings.showwarning = show_warning
-    results.send(perform(job, threads, runs_at_once))
-
-
-def _end_with_parent() -> None:
-    """A grid that is killed leaves nobody behind who still holds a run."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-def _stop(processes: list[BaseProcess], seconds: float) -> list[int | None]:
-    """Wait for processes that are about to end, and kill those that don't.
-
-    Returns the exit status of each; None is one that had to be killed here.
+    Raises:
+        ErcBenchError: the code is another here.
     """
-    deadline = time.monotonic() + seconds
+    if code_digest(sent.job.experiment) != sent.code:
+        raise ErcBenchError(_other("the code of erc-bench or of a plug-in"))
+
+
+def _other(what: str) -> str:
+    return (
+        f"On {platform.node()} {what} is not as it was where the grid was begun, so the run was "
+        "not done. Install the same on all machines, let it be while a grid is at work, and give "
+        "the command again."
+    )
+
+
+def _encoded(value: Any) -> Any:
+    return {"path": str(value)} if isinstance(value, Path) else value
+
+
+def _decoded(value: Any) -> Any:
+    return Path(value["path"]) if isinstance(value, dict) and set(value) == {"path"} else value
+
+
+def _write(path: Path, document: Any) -> None:
+    """A file that is there whole or not at all, though perhaps not after a power cut."""
+    with replacing(path, temporary_name(path)) as file:
+        file.write(json.dumps(document, separators=(",", ":")).encode())
+
+
+# --- the code ---
+
+
+def _digest_of(files: Iterable[Path]) -> str:
+    """Of what files hold, in whatever folders they were installed."""
+    digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _own_code() -> str:
+    folders = {Path(__file__).parent.parent}
+    for module in own_modules():
+        spec = find_spec(module)
+        if spec is not None and spec.origin:
+            folders.add(Path(spec.origin).parent)
+    files = {f.resolve() for folder in folders for f in folder.rglob("*.py")}
+    return _digest_of(files)
+
+
+OWN_CODE = _own_code()
+"""Of the code that is imported now; hours later another may be checked out."""
+
+
+@cache
+def _brought(*names: str) -> str:
+    modules = {sys.modules[name] for name in names}
+    own = ("erc_bench.", "erc_bench")
+    files = {m.__file__ for m in modules if m.__file__ and not m.__name__.startswith(own)}
+    return _digest_of(Path(file) for file in files)
+
+
+def code_digest(experiment: Experiment) -> str:
+    """Digest of the code that does a run: ours, and the files that bring its method and corpus."""
+    method, corpus = method_class(experiment.method), type(corpus_source(experiment.corpus))
+    brought = _brought(method.__module__, corpus.__module__)
+    return hashlib.sha256(f"{OWN_CODE} {brought}".encode()).hexdigest()
+
+
+# --- the folder of a grid ---
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job in the queue of an engine, or at work there."""
+
+    executor: str
+    handle: str
+    """What the engine calls it."""
+    name: str
+    """Of the attempt."""
+    run: str
+    """``method/dataset/hash/seedK``."""
+
+
+class JobFolder:
+    """The jobs of one grid, as files that its workers and other commands see.
+
+    Args:
+        root: folder of the records.
+        name: of an earlier grid; None is a new one.
+    """
+
+    def __init__(self, root: Path, name: str | None = None) -> None:
+        now = datetime.now(timezone.utc)
+        self.name = name or f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.path = jobs_folder(root) / self.name
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and hold it, as the one command that is at this grid.
+
+        Raises:
+            ErcBenchError: it can't be written to.
+        """
+        try:
+            for part in ("sent", "begun", "ended", "output", "batches"):
+                (self.path / part).mkdir(parents=True, exist_ok=True)
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(hold(self.path))
+                yield
+        except HeldError as error:
+            raise ErcBenchError(f"Another process is at the grid {self.name}{error}.") from None
+        except OSError as error:
+            if error.filename and Path(error.filename).is_relative_to(self.path):
+                raise cannot_write(self.path, error) from error
+            raise
+
+    def describe(self, executor: str, jobs: Sequence[Job]) -> None:
+        """Say what the grid is, for ``erc-bench grid status``.
+
+        Args:
+            executor: its name.
+            jobs: all that are to be done.
+        """
+        places = [job.place for job in jobs]
+        records = [str(place.record.relative_to(place.root)) for place in places]
+        _write(self.path / "grid.json", {"executor": executor, "records": records})
+
+    def description(self) -> Mapping[str, Any]:
+        """What :meth:`describe` said; empty if it is not there."""
+        return _read(self.path / "grid.json") or {}
+
+    def send(
+        self,
+        jobs: Sequence[tuple[Job, int, Resources]],
+        threads: int | None,
+        runs_at_once: int,
+        retries: int = 0,
+    ) -> list[Attempt]:
+        """Write jobs for their workers, a batch.
+
+        Args:
+            jobs: each with the number of the attempt and what it needs.
+            threads: of each; None is one for each of its cores.
+            runs_at_once: how many runs share a machine, for the records.
+            retries: how often an engine itself may put each again.
+
+        Raises:
+            ErcBenchError: they can't be written.
+        """
+        batch = secrets.token_hex(4)
+        attempts = [
+            Attempt(job, self.path, f"{batch}-{i}", needs, tries, retries)
+            for i, (job, tries, needs) in enumerate(jobs)
+        ]
+        try:
+            for attempt in attempts:
+                write_job(attempt, threads or attempt.resources.cpus or 1, runs_at_once)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        return attempts
+
+    def note_queued(self, attempts: Mapping[str, Attempt], executor: str) -> None:
+        """Note the jobs that an engine has queued, for commands that come later.
+
+        Args:
+            attempts: a batch, by what the engine calls its jobs.
+            executor: its name.
+        """
+        queued = [[handle, a.name, a.job.place.name] for handle, a in attempts.items()]
+        batch = next(iter(attempts.values())).name.rpartition("-")[0]
+        _write(self.path / "batches" / f"{batch}.json", {"executor": executor, "queued": queued})
+
+    def queued(self) -> list[Queued]:
+        """The jobs that engines have queued and of which nobody has taken note yet."""
+        found = []
+        sent = self.sent()
+        for path in sorted((self.path / "batches").glob("*.json")):
+            batch = _read(path) or {}
+            for handle, name, run in batch.get("queued") or ():
+                if name in sent:
+                    found.append(Queued(str(batch.get("executor")), handle, name, run))
+        return found
+
+    def ended(self) -> set[str]:
+        """Names of the attempts that have ended by themselves."""
+        return self._names("ended")
+
+    def begun(self) -> set[str]:
+        """Names of the attempts that a worker has begun."""
+        return self._names("begun")
+
+    def sent(self) -> set[str]:
+        """Names of the attempts that were sent and not yet taken note of."""
+        return self._names("sent")
+
+    def _names(self, part: str) -> set[str]:
+        try:
+            with os.scandir(self.path / part) as entries:
+                names = [entry.name for entry in entries]
+        except OSError:
+            return set()
+        return {name[:-5] for name in names if name.endswith(".json") and name[0] != "."}
+
+    def worker(self, name: str) -> Mapping[str, Any]:
+        """Who does an attempt: ``host``, ``process``, ``since``; empty where nobody does."""
+        return _read(self.path / "begun" / f"{name}.json") or {}
+
+    def run_of(self, name: str) -> Mapping[str, Any]:
+        """The job of an attempt, as plain data; empty if it is not there."""
+        return _read(self.path / "sent" / f"{name}.json") or {}
+
+    def end_of(self, name: str) -> Mapping[str, Any]:
+        """How an attempt ended: ``failure``, ``taken``, ``run``; empty if it has not."""
+        return _read(self.path / "ended" / f"{name}.json") or {}
+
+    def drop(self, attempt: Attempt, *, keep_end: bool = False) -> None:
+        """Delete the files of an attempt that is over.
+
+        Args:
+            attempt: which.
+            keep_end: leave what it said at its end, for ``erc-bench grid status``.
+        """
+        files = [attempt.file, attempt.begun, attempt.output]
+        for file in files if keep_end else [*files, attempt.ended]:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+    def delete(self) -> None:
+        """Delete the folder: nothing is left to be done."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+
+    def is_held(self) -> bool:
+        """Whether a command is at this grid now."""
+        return is_held(self.path)
+
+    def holder(self) -> str:
+        """Which command that is, in brackets behind a space."""
+        return holder(self.path)
+
+
+def jobs_folder(root: Path) -> Path:
+    """Where the folders of the grids of a store lie."""
+    return Path(os.path.abspath(root)) / "jobs"
+
+
+def job_folders(root: Path) -> list[JobFolder]:
+    """The grids of a store that are not over, oldest first."""
     try:
-        for process in processes:
-            process.join(max(deadline - time.monotonic(), 0))
-    finally:
-        statuses = [process.exitcode for process in processes]
-        for process in processes:
-            process.kill()
-            process.join()
-    return statuses
+        names = sorted(os.listdir(jobs_folder(root)))
+    except OSError:
+        return []
+    return [JobFolder(root, name) for name in names]
 
 
-def _died(status: int | None) -> str:
-    """Why a process gave no answer, in one paragraph."""
-    if status is None:
-        how = f"gave no answer and did not end within {GRACE:g} s, so it was killed"
-    elif status < 0:
-        name = signal.Signals(-status).name
-        memory = ", perhaps for want of memory (a smaller --jobs may help)"
-        how = f"was killed by {name}{memory if name == 'SIGKILL' else ''}"
-    else:
-        how = f"ended with status {status}"
-    return f"its process {how}; the same command goes on from the last epoch that ended."
+def read_end(attempt: Attempt) -> Ended:
+    """How an attempt ended, by what its worker wrote.
+
+    Raises:
+        OSError: there is nothing.
+    """
+    said = json.loads(attempt.ended.read_text(encoding="utf-8"))
+    return Ended(attempt.job, str(said["failure"]), bool(said["taken"]))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else None
+    return None

@@ -6,6 +6,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def make_record(
     select_on = experiment.config.select_on
     metrics, stored = {}, {}
     for split, predicted in predictions.items():
-        metrics[split], stored[split] = _scored(trained, split, predicted)
+        metrics[split], stored[split] = scored(trained, split, predicted)
     document = {
         "schema": SCHEMA,
         "method": experiment.method,
@@ -83,6 +84,10 @@ def make_record(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "predictions": stored,
     }
+    if experiment.variant:
+        document["variant"] = experiment.variant
+    if experiment.tuned is not None:
+        document["tuned"] = asdict(experiment.tuned)
     if identity.further_corpora:
         document["further_corpora"] = dict(identity.further_corpora)
     if experiment.config.evaluation.oracle and method.trains:
@@ -90,7 +95,7 @@ def make_record(
     return typed(document, Record)
 
 
-def _scored(
+def scored(
     trained: Trained, split: str, predicted: Predicted
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Metrics and stored predictions of a split."""

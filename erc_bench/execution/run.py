@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from lightning import seed_everything
 from erc_bench.corpus.conversation import SPLITS, Corpus
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.recording import forget_peak_memory, make_record
-from erc_bench.files import FULL, UNWRITABLE, cannot_write, sha256_of
+from erc_bench.files import FULL, UNWRITABLE, cannot_write, sha256_of, temporary_name
+from erc_bench.leases import Hold
+from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import Stopwatch, say
 from erc_bench.records.corpora import remember
@@ -87,7 +90,7 @@ def run(
     record = None if force else place.finished()
     if record is not None and place.is_tidy():
         return Outcome(record, place.record, skipped=True)
-    with place.locked():
+    with place.locked() as held:
         if force and place.record.exists():
             with contextlib.suppress(RecordError, OSError):
                 place.tidy_up()  # of the finished run: an interrupted repetition goes on
@@ -101,7 +104,11 @@ def run(
                 "go on with it, press Ctrl-C before that and leave out --restart."
             )
         try:
-            with Tracker(experiment, root, wandb) as tracker, quiet_frameworks():
+            with (
+                writing_below(root, place.folder),
+                Tracker(experiment, root, wandb) as tracker,
+                quiet_frameworks(),
+            ):
                 record = _train_and_record(
                     experiment,
                     place,
@@ -112,18 +119,27 @@ def run(
                     clock,
                     tracker,
                     runs_at_once,
+                    held,
                 )
                 place.tidy_up()
                 tracker.complete(record, place.record)
         except torch.OutOfMemoryError as error:
             raise _out_of_gpu_memory(experiment, error) from error
-        except OSError as error:
-            file = Path(error.filename or place.folder).absolute()
-            here = file.is_relative_to(root.absolute())
-            if error.errno in FULL or (error.errno in UNWRITABLE and here):
-                raise cannot_write(Path(error.filename or place.folder), error) from error
-            raise
     return Outcome(record, place.record)
+
+
+@contextlib.contextmanager
+def writing_below(root: Path, folder: Path) -> Iterator[None]:
+    """Whoever can't write below ``root``, or has no room, is told so as a user needs it; where the
+    error names no file, it is ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        file = Path(error.filename or folder)
+        here = file.absolute().is_relative_to(root.absolute())
+        if error.errno in FULL or (error.errno in UNWRITABLE and here):
+            raise cannot_write(file, error) from error
+        raise
 
 
 def load_corpus(dataset: str, data_dir: Path | None) -> Corpus:
@@ -159,6 +175,17 @@ def identify(experiment: Experiment, corpus_digest: str, data_dir: Path | None) 
     return Identity(corpus_digest, encoder["name"], encoder["digest"], further)
 
 
+def build(
+    experiment: Experiment, corpus: Corpus, data_dir: Path | None
+) -> tuple[ErcMethod, ErcDataModule]:
+    """A method, seeded before it is built, and its data."""
+    gc.collect()  # the model of a run before this one
+    forget_peak_memory()
+    seed_everything(experiment.seed, workers=True, verbose=False)
+    method = method_class(experiment.method)(experiment.config, corpus.labels)
+    return method, ErcDataModule(corpus, method, seed=experiment.seed, data_dir=data_dir)
+
+
 def _train_and_record(
     experiment: Experiment,
     place: Place,
@@ -169,13 +196,9 @@ def _train_and_record(
     clock: Stopwatch,
     tracker: Tracker,
     runs_at_once: int,
+    held: Hold,
 ) -> Record:
-    gc.collect()  # the model of a run before this one
-    forget_peak_memory()
-    kind = method_class(experiment.method)
-    seed_everything(experiment.seed, workers=True, verbose=False)
-    method = kind(experiment.config, corpus.labels)
-    data = ErcDataModule(corpus, method, seed=experiment.seed, data_dir=data_dir)
+    method, data = build(experiment, corpus, data_dir)
     resumed = place.is_interrupted() and not restart
     tracker.start(identity.encoder, resumed)
     trained = train(
@@ -187,7 +210,7 @@ def _train_and_record(
         logger=tracker.logger,
         runs_at_once=runs_at_once,
     )
-    unnamed = place.folder / "model.unnamed.ckpt.tmp"
+    unnamed = temporary_name(place.folder / "model.ckpt")
     save_whole({"state_dict": method.saved_state()}, unnamed)
     try:
         digest = sha256_of(unnamed)
@@ -200,6 +223,7 @@ def _train_and_record(
             plugin=plugin(experiment.method),
             wall_seconds=clock.seconds + trained.log.earlier_seconds,
         )
+        held.check()
         # The model first: a record always names a model that is there.
         unnamed.replace(place.new_model(digest))
     finally:

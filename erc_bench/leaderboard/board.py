@@ -1,8 +1,9 @@
 """Runs and published rows → the leaderboard as plain data.
 
 A **row** is one method on one corpus with one configuration; its seeds are its points. Rows that
-share an encoder's weights form a **track**: only within a track are methods compared. Predictions
-made elsewhere have a track of their own and are never ranked: how they were selected is not known.
+share an encoder's weights, and as many trials of a search for their settings (mostly none), form a
+**track**: only within a track are methods compared. Predictions made elsewhere have a track of
+their own and are never ranked: how they were selected is not known.
 The data depend on the records and on ``published.yaml`` alone, so the same input gives the same
 bytes.
 """
@@ -32,6 +33,7 @@ from erc_bench.evaluation.statistics import (
     score,
     seed_interval,
 )
+from erc_bench.leaderboard.ablations import Ablation, ablation_of, ablations, known_variants
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
 from erc_bench.leaderboard.runs import (
@@ -44,6 +46,8 @@ from erc_bench.leaderboard.runs import (
     read_runs,
     usual,
 )
+from erc_bench.leaderboard.searches import SearchGroup, read_trials, search_groups
+from erc_bench.records.trials import Trial
 from erc_bench.settings.presets import default_preset, is_trial
 from erc_bench.settings.registry import confusable_labels, corpus_metric
 
@@ -71,6 +75,11 @@ class Row:
     config_hash: str
     preset: str
     overrides: list[str]
+    variant: str
+    """The part that the method is without; empty for all of it."""
+    tuned: dict[str, Any] | None
+    """The search that chose the settings: ``trials``, ``sampler``, ``chosen`` (the number of the
+    trial), ``digest``; None where nobody searched."""
     context: str
     selection: str
     external: bool
@@ -133,17 +142,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Track:
-    """Rows of one encoder, best first."""
+    """Rows of one encoder and one budget, best first."""
 
     encoder: str
     digest: str
+    budget: str
+    """What was spent on the settings of each row: ``random search, 20 trials``; mostly nothing."""
     rows: list[Row]
     pairs: list[Pair]
 
 
 @dataclass(frozen=True)
 class CorpusBoard:
-    """One corpus: our tracks, and what is published on it."""
+    """One corpus: our tracks, the searches for settings, and what is published on it."""
 
     name: str
     title: str
@@ -153,6 +164,8 @@ class CorpusBoard:
     utterances: int | None
     dialogues: int | None
     tracks: list[Track]
+    ablations: list[Ablation]
+    searches: list[SearchGroup]
     published: list[PublishedRow]
 
 
@@ -174,21 +187,27 @@ def read_board(root: Path) -> Board:
     """The leaderboard of the records below ``root``; what was computed before is not again."""
     cache, published = Cache(root), read_published(root)
     runs, skipped = read_runs(root, cache)
+    trials_of_searches, damaged = read_trials(root)
     groups = _groups(runs, published)
+    searches = _searches(trials_of_searches, published)
+    parts = _ablations(groups, published, cache)
     computed = _tracks(groups, published, cache)
     cache.prune()
     known = {name for name, entry in published.corpora.items() if entry.benchmark}
     names = [n for n in published.corpora if n in known]
-    others = {run.dataset for run in runs} | set(published.rows)
+    of_ours = {(trial, dataset) for trial, dataset, *_ in groups} | set(searches)
+    others = {dataset for _, dataset in of_ours} | set(published.rows)
     names += sorted(others - set(published.corpora))
-    corpora = [_corpus(n, False, groups, computed, published) for n in names]
-    trial_names = sorted({dataset for trial, dataset, _ in groups if trial})
-    trials = [_corpus(n, True, groups, computed, published) for n in trial_names]
-    return Board([c for c in corpora if c.tracks or c.published], trials, skipped)
+    corpora = [_corpus(n, False, groups, computed, parts, searches, published) for n in names]
+    trial_names = sorted({dataset for trial, dataset in of_ours if trial})
+    trials = [_corpus(n, True, groups, computed, parts, searches, published) for n in trial_names]
+    shown = [c for c in corpora if c.tracks or c.searches or c.published]
+    return Board(shown, trials, [*skipped, *damaged])
 
 
-Group = tuple[bool, str, str]
-"""Whether it is a trial, the corpus, and the encoder's weights (else its name, or ELSEWHERE)."""
+Group = tuple[bool, str, str, str]
+"""Whether it is a trial, the corpus, the encoder's weights (else its name, or ELSEWHERE), and the
+budget."""
 
 ELSEWHERE = "elsewhere"
 
@@ -196,11 +215,51 @@ ELSEWHERE = "elsewhere"
 def _groups(runs: Iterable[Run], published: Published) -> dict[Group, list[Run]]:
     groups: dict[Group, list[Run]] = {}
     for run in runs:
-        entry = published.corpora.get(run.dataset)
-        trial = is_trial(run.preset) or (entry is not None and not entry.benchmark)
+        trial = _is_trial(run, published)
         weights = ELSEWHERE if run.external else run.encoder_digest or run.encoder
-        groups.setdefault((trial, run.dataset, weights), []).append(run)
+        groups.setdefault((trial, run.dataset, weights, run.budget), []).append(run)
     return groups
+
+
+def _is_trial(run: Run | Trial, published: Published) -> bool:
+    """Whether its scores mean nothing: its preset is for trying, or its corpus is no benchmark."""
+    entry = published.corpora.get(run.dataset)
+    return is_trial(run.preset) or (entry is not None and not entry.benchmark)
+
+
+def _searches(
+    trials: Iterable[Trial], published: Published
+) -> dict[tuple[bool, str], list[SearchGroup]]:
+    """The searches for settings on each corpus, as :data:`Group` tells corpora apart."""
+    by_corpus: dict[tuple[bool, str], list[Trial]] = {}
+    for each in trials:
+        by_corpus.setdefault((_is_trial(each, published), each.dataset), []).append(each)
+    return {
+        corpus: search_groups(found, {each.method: published.title(each.method) for each in found})
+        for corpus, found in by_corpus.items()
+    }
+
+
+def _ablations(
+    groups: dict[Group, list[Run]], published: Published, cache: Cache
+) -> dict[tuple[bool, str], list[Ablation]]:
+    """The methods on each corpus that stand there without their parts, too."""
+    by_corpus: dict[tuple[bool, str], list[Run]] = {}
+    for (trial, dataset, *_), runs in groups.items():
+        by_corpus.setdefault((trial, dataset), []).extend(runs)
+    found = {}
+    for corpus, runs in by_corpus.items():
+        if not any(run.variant for run in runs):
+            continue
+        titles = {run.method: published.title(run.method) for run in runs}
+        names = {run.method: known_variants(run.method) for run in runs}
+        key = cache.key("ablations", [[r.file, r.digest] for r in runs], titles, names)
+        kept = cache.read(key)
+        if kept is None:
+            kept = rounded(ablations(runs, titles))
+            cache.write(key, kept)
+        found[corpus] = [ablation_of(each) for each in kept]
+    return found
 
 
 def _corpus(
@@ -208,12 +267,14 @@ def _corpus(
     trial: bool,
     groups: dict[Group, list[Run]],
     computed: dict[Group, Track],
+    ablations: dict[tuple[bool, str], list[Ablation]],
+    searches: dict[tuple[bool, str], list[SearchGroup]],
     published: Published,
 ) -> CorpusBoard:
     mine = {key: runs for key, runs in groups.items() if key[:2] == (trial, name)}
     tracks = [computed[key] for key in mine]
-    tracks.sort(key=lambda t: (t.rows[0].external, -t.rows[0].mean, t.encoder, t.digest))
-    named = Counter(track.encoder for track in tracks)
+    tracks.sort(key=lambda t: (t.rows[0].external, -t.rows[0].mean, t.encoder, t.digest, t.budget))
+    named = Counter(encoder for encoder, _ in {(t.encoder, t.digest) for t in tracks})
     tracks = [
         replace(track, encoder=f"{track.encoder} (weights {track.digest[:8]})")
         if named[track.encoder] > 1 and track.digest
@@ -232,6 +293,8 @@ def _corpus(
         utterances=len(run.gold) if run else None,
         dialogues=len(set(run.dialogue)) if run and run.dialogue else None,
         tracks=tracks,
+        ablations=ablations.get((trial, name), []),
+        searches=searches.get((trial, name), []),
         published=[] if trial else published.rows.get(name, []),
     )
 
@@ -241,7 +304,7 @@ def _tracks(
 ) -> dict[Group, Track]:
     found: dict[Group, Any] = {}
     for group, runs in groups.items():
-        trial, dataset, _ = group
+        trial, dataset, *_ = group
         rows = [] if trial else published.rows.get(dataset, [])
         titles = {run.method: published.title(run.method) for run in runs}
         inputs = [trial, [[r.file, r.digest] for r in runs], [asdict(r) for r in rows], titles]
@@ -254,6 +317,7 @@ def _tracks(
         group: Track(
             value["encoder"],
             value["digest"],
+            value["budget"],
             [Row(**row) for row in value["rows"]],
             [Pair(**pair) for pair in value["pairs"]],
         )
@@ -268,9 +332,9 @@ def make_track(
     trial: bool = False,
 ) -> dict[str, Any]:
     """A :class:`Track` as plain data: its rows, compared with each other and with their papers."""
-    by_row: dict[tuple[str, ...], list[Run]] = {}
+    by_row: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        by_row.setdefault((run.method, run.config_hash, run.test_set, run.corpus), []).append(run)
+        by_row.setdefault((run.method, run.settings, run.test_set, run.corpus), []).append(run)
     official = [run for run in runs if run.official] or runs
     usual_test_set = usual([run.test_set for run in official])
     usual_corpus = usual([run.corpus for run in official if run.test_set == usual_test_set])
@@ -283,6 +347,8 @@ def make_track(
             row["unranked"] = "trial"
         elif of_row[0].external:
             row["unranked"] = "selection unknown"
+        elif of_row[0].variant:
+            row["unranked"] = "a variant"
         elif of_row[0].test_set != usual_test_set:
             row["unranked"] = OTHER_DATA[0]
         elif of_row[0].corpus != usual_corpus:
@@ -308,7 +374,8 @@ def make_track(
     if Path(name).is_absolute():
         name = Path(name).name
     digest = runs[0].encoder_digest
-    return rounded({"encoder": name, "digest": digest, "rows": rows, "pairs": pairs})
+    track = {"encoder": name, "digest": digest, "budget": runs[0].budget}
+    return rounded({**track, "rows": rows, "pairs": pairs})
 
 
 def resampled(runs: Sequence[Run]) -> ResampledScores | None:
@@ -348,6 +415,8 @@ def _row(
         config_hash=first.config_hash,
         preset=first.preset,
         overrides=first.overrides,
+        variant=first.variant,
+        tuned=first.tuned,
         context=first.context,
         selection=first.selection,
         external=first.external,

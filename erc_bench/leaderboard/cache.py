@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from erc_bench.files import replacing
+from erc_bench.files import replacing, temporary_name
 
 
 class Cache:
@@ -60,14 +59,13 @@ class Cache:
         """Keep a value."""
         self.used.add(key)
         path = self.folder / f"{key}.json"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         text = json.dumps(value, separators=(",", ":"))
         with contextlib.suppress(OSError):
             if not self.ready:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / ".gitignore").write_text("*\n")
                 self.ready = True
-            with replacing(path, temporary) as file:
+            with replacing(path, temporary_name(path)) as file:
                 file.write(text.encode())
 
     def prune(self) -> None:

@@ -23,6 +23,9 @@ from erc_bench.settings.experiment import flat
 from erc_bench.settings.presets import is_trial
 from erc_bench.settings.registry import corpus_names, method_names
 
+TUNED = "tuned"
+"""What ``method:what`` calls the runs whose settings a search has chosen."""
+
 PUBLISHED = "as published"
 """The configuration of a published figure."""
 
@@ -137,7 +140,8 @@ def compare_methods(
     Args:
         root: folder of the records.
         a: a method; ``method:what`` where it has several configurations, ``what`` being a preset,
-            the encoder's name, or the beginning of the configuration's hash.
+            the encoder's name, ``tuned``, or the beginning of the configuration's hash (of a tuned
+            one, of the digest of its trials).
         b: the same, or the citation key of a published row.
         dataset: the corpus.
         preset: only runs of this preset.
@@ -189,6 +193,10 @@ def compare_methods(
     same_encoder = [(x, y) for x, y in pairs if _encoder(x[0]) == _encoder(y[0])]
     pairs = same_encoder or pairs
     pairs = [(x, y) for x, y in pairs if x[0].corpus == y[0].corpus] or pairs
+    pairs = [(x, y) for x, y in pairs if x[0].budget == y[0].budget] or pairs
+    if len(pairs) > 1:  # where nothing is said, those that nobody tuned
+        pairs = [(x, y) for x, y in pairs if not x[0].budget] or pairs
+        pairs = [(x, y) for x, y in pairs if not y[0].budget] or pairs
     if len(ours) == len(theirs) == 1 and ours[0][0] is theirs[0][0]:
         raise ErcBenchError(f"{a} and {b} are the same runs; name two different ones.")
     if not pairs:
@@ -212,6 +220,12 @@ def compare_methods(
         caveats.append(f"their encoders differ, {' and '.join(names)}.")
     if x[0].method == y[0].method:
         caveats += _settings(root, x[0], y[0])
+    if x[0].budget != y[0].budget:
+        spent = [run.budget or "none" for run in (x[0], y[0])]
+        caveats.append(
+            f"what was spent on their settings differs, {spent[0]} and {spent[1]}: a difference "
+            "may be the search's."
+        )
     if x[0].context != y[0].context:
         caveats.append(f"their context differs, {x[0].context} and {y[0].context}.")
     if result.covers_seeds and result.p <= ALPHA:
@@ -227,7 +241,7 @@ def compare_methods(
 def _with_figure(
     ours: list[list[Run]], row: PublishedRow, name: str, dataset: str, left_out: list[str]
 ) -> MethodComparison:
-    if len({(runs[0].config_hash, runs[0].encoder_digest) for runs in ours}) > 1:
+    if len({(runs[0].settings, runs[0].encoder_digest) for runs in ours}) > 1:
         raise _ambiguous([name], ours)
     runs = max(ours, key=len)  # of several copies of the corpus the usual one
     result = compare_with_figure(_scores(runs), row.score, row.seeds)
@@ -285,18 +299,20 @@ def _find(
         )
     # A trial is meant only where nothing else can be, or where it is named.
     mine = [run for run in mine if what or not is_trial(run.preset)] or mine
-    fitting: dict[tuple[str, ...], list[Run]] = {}
+    fitting: dict[tuple[Any, ...], list[Run]] = {}
     for run in mine:
         encoder = run.encoder.split("/")[-1]
         if (
             not what
             or what in (run.preset, run.encoder, encoder)
-            or run.config_hash.startswith(what)
+            or _hash(run).startswith(what)
+            or (what == TUNED and run.tuned)
         ):
-            same = (run.config_hash, run.encoder_digest, run.test_set, run.corpus)
+            same = (run.settings, run.encoder_digest, run.test_set, run.corpus)
             fitting.setdefault(same, []).append(run)
     if not fitting:
-        names = {run.preset for run in mine} | {run.config_hash for run in mine}
+        names = {run.preset for run in mine} | {_hash(run) for run in mine}
+        names |= {TUNED for run in mine if run.tuned}
         raise ErcBenchError(
             f"No configuration of {method!r} on {where} is {what!r}." + did_you_mean(what, names)
         )
@@ -306,7 +322,7 @@ def _find(
 def _ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
     listed = sorted(
         {
-            f"{runs[0].method}:{runs[0].config_hash} (preset {_configuration(runs[0])}, "
+            f"{runs[0].method}:{_hash(runs[0])} (preset {_configuration(runs[0])}, "
             f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'})"
             for runs in found
         }
@@ -351,10 +367,16 @@ def _title(run: Run) -> str:
     return Metric.of(run.metric, run.labels).title
 
 
+def _hash(run: Run) -> str:
+    """The beginning of a digest that tells its configuration from others of the method."""
+    return run.tuned["digest"][:12] if run.tuned else run.config_hash
+
+
 def _configuration(run: Run) -> str:
     """``small, temperature=0.05, all-MiniLM-L6-v2``."""
     encoder = run.encoder.split("/")[-1]
-    return ", ".join(p for p in (run.preset, *run.overrides, encoder, copy_mark(run)) if p)
+    parts = (run.preset, *run.overrides, run.budget, encoder, copy_mark(run))
+    return ", ".join(p for p in parts if p)
 
 
 def _mean(values: Sequence[float]) -> float:

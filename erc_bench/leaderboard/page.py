@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from erc_bench.leaderboard.board import Board, CorpusBoard, Row
+from erc_bench.leaderboard.searches import SearchGroup
 from erc_bench.leaderboard.tables import (
+    ABLATIONS,
+    SEARCHES,
+    ablation_title,
+    budgets,
     configuration,
     figure,
+    interval,
     mean,
     metric_title,
+    p_value,
+    search_title,
     selection,
     signed,
     size,
@@ -43,6 +51,11 @@ class Axis:
         for track in corpus.tracks:
             for row in track.rows:
                 values += [min(max(v, reach[0]), reach[1]) for v in row.interval or []]
+        return cls.of(values)
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Axis:
+        """An axis that holds these percentages."""
         span = max(max(values) - min(values), 1.0)
         low, high = max(0.0, min(values) - MARGIN * span), min(100.0, max(values) + MARGIN * span)
         step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50) if (high - low) / s <= 6)
@@ -54,6 +67,65 @@ class Axis:
         """Where a value stands, ``"12.34"``; values beyond the axis at its end."""
         share = (value - self.low) / (self.high - self.low)
         return f"{100 * min(max(share, 0.0), 1.0):.2f}"
+
+
+WIDTH, HEIGHT = 440, 220
+"""Of the plot of searches, in pixels, without labels."""
+
+LINE = 15
+"""Pixels between two names beside it at least."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The expected best score of one method by number of trials, in the picture's pixels."""
+
+    title: str
+    points: str
+    dots: list[tuple[str, str]]
+    label: str
+    """Height of its name, beside the end of the curve but clear of the other names."""
+    end: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The searches of a group: expected best score on dev by number of trials."""
+
+    curves: list[Curve]
+    trials: list[tuple[int, str]]
+    """Ticks below: numbers of trials, with their places."""
+    scores: list[tuple[float, str]]
+    """Ticks on the left."""
+    height: int
+    """Of all of it; more than the plot's where there are many names."""
+
+
+def picture(group: SearchGroup) -> Picture:
+    """Where everything in the picture of a group of searches stands."""
+    rows = [row for row in group.rows if row.best is not None]
+    axis = Axis.of([score for row in rows for score in row.expected] or [0.0, 100.0])
+    most = max([row.trials for row in group.rows])
+
+    def x(n: int) -> float:
+        return WIDTH * (n - 1) / max(most - 1, 1)
+
+    def y(score: float) -> float:
+        return HEIGHT * (1 - float(axis.at(score)) / 100)
+
+    curves, lowest = [], 0.0
+    for row in sorted(rows, key=lambda row: y(row.expected[-1])):
+        places = [(f"{x(n):.1f}", f"{y(v):.1f}") for n, v in enumerate(row.expected, 1)]
+        label = max(y(row.expected[-1]), lowest)
+        lowest = label + LINE
+        points = " ".join(map(",".join, places))
+        curves.append(Curve(row.title, points, places, f"{label:.1f}", places[-1]))
+    return Picture(
+        curves,
+        [(n, f"{x(n):.1f}") for n in budgets(group)],
+        [(tick, f"{y(tick):.1f}") for tick in axis.ticks],
+        round(max(HEIGHT + 34, lowest)),
+    )
 
 
 def _values(corpus: CorpusBoard) -> Iterator[float]:
@@ -75,6 +147,11 @@ def to_html(board: Board) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        search_title=search_title,
+        ablation_title=ablation_title,
+        ends=interval,
+        budgets=budgets,
+        picture=picture,
         figure=figure,
         signed=signed,
         duration=lambda seconds: duration(seconds) if seconds is not None else "",
@@ -93,7 +170,8 @@ def to_html(board: Board) -> str:
         short_metric=lambda corpus: metric_title(corpus).replace("Weighted-F1", "wF1").split()[0],
     )
     template = environment.get_template("page.html.jinja")
-    return template.render(board=board, axis_over=Axis.over)
+    readings = {"searches": SEARCHES.replace("*", ""), "ablations": ABLATIONS}
+    return template.render(board=board, axis_over=Axis.over, **readings)
 
 
 def _briefly(seconds: float | None) -> str:
@@ -108,13 +186,6 @@ def _memory(mib: float | None) -> str:
     if mib is None:
         return ""
     return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
-
-
-def p_value(value: float | None) -> str:
-    """``0.032``; a dash where there is none."""
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _spoken(row: Row) -> str:

@@ -31,6 +31,7 @@ from erc_bench.records.schema import (
     LabelOrNone,
     Number,
     RecordError,
+    Search,
     damaged,
     gold_faults,
     label_faults,
@@ -44,6 +45,9 @@ T = TypeVar("T")
 
 SHARED = ("gold", "dialogue", "facts")
 """What all runs on a test set have in common."""
+
+SEARCH = ("trials", "sampler", "chosen", "digest")
+"""What is kept of the search that chose a run's settings."""
 
 AGREEMENT = 1e-3
 """How far a record's figure may lie from that of its predictions, in points."""
@@ -78,6 +82,11 @@ class Run:
     config_hash: str
     preset: str
     overrides: list[str]
+    variant: str
+    """The part that the method is without; empty for all of it."""
+    tuned: dict[str, Any] | None
+    """The search that chose the settings: ``trials``, ``sampler``, ``chosen``, ``digest``; None
+    where nobody searched."""
     seed: int
     context: str
     selection: str
@@ -107,6 +116,18 @@ class Run:
     made: dict[str, str]
     """What it was made with, by :data:`MADE_WITH`; empty where the record does not say."""
 
+    @property
+    def budget(self) -> str:
+        """What was spent on its settings: ``random search, 20 trials``; empty where nothing was.
+        Runs of unequal budgets are never ranked together."""
+        search = self.tuned
+        return f"{search['sampler']} search, {search['trials']} trials" if search else ""
+
+    @property
+    def settings(self) -> tuple[str, str]:
+        """What tells its settings from others of its method, and the search that chose them."""
+        return self.config_hash, self.tuned["digest"] if self.tuned else ""
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -126,7 +147,7 @@ def read_runs(root: Path, cache: Cache) -> tuple[list[Run], list[Skipped]]:
             skipped.append(Skipped(file, found))
             continue
         run = Run(file=file, **found)
-        same = (run.dataset, run.corpus, run.method, run.config_hash, run.encoder_digest, run.seed)
+        same = (run.dataset, run.corpus, run.method, run.settings, run.encoder_digest, run.seed)
         if same in seen:
             reason = f"{file} holds the same run as {seen[same]}. Delete one of them."
             skipped.append(Skipped(file, reason))
@@ -253,6 +274,8 @@ class _Record(msgspec.Struct, kw_only=True):
     metric: str = str(Metric())
     preset: str = ""
     overrides: list[str] = []
+    variant: str | None = None
+    tuned: Search | None = None
     seed: int
     config_hash: str
     context: str = "unknown"
@@ -330,6 +353,8 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
         "config_hash": record.config_hash,
         "preset": record.preset,
         "overrides": record.overrides,
+        "variant": record.variant or "",
+        "tuned": {name: getattr(record.tuned, name) for name in SEARCH} if record.tuned else None,
         "seed": record.seed,
         "context": record.context,
         "selection": record.selection,

@@ -10,15 +10,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from erc_bench.corpus.conversation import FIGURES, Metric
+from erc_bench.leaderboard.ablations import Ablation
 from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.published import PublishedRow
+from erc_bench.leaderboard.searches import SearchGroup
 from erc_bench.progress import duration
 from erc_bench.settings.presets import default_preset
 
 CSV_COLUMNS = (
-    "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "overrides", "seeds",
-    "metric", "score", "sd", "seed_low", "seed_high", "low", "high", "weighted_f1", "accuracy",
-    "macro_f1", "dev_score", "published", "difference", "difference_low", "difference_high",
+    "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "variant", "overrides",
+    "trials", "seeds", "metric", "score", "sd", "seed_low", "seed_high", "low", "high",
+    "weighted_f1", "accuracy", "macro_f1", "dev_score", "published", "difference",
+    "difference_low", "difference_high",
     "context", "selection", "release", "source", "fit_seconds", "utterances_per_second",
     "peak_memory_mib", "devices", "unranked", "notes",
 )  # fmt: skip
@@ -73,7 +76,9 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
         "method": row.method,
         "preset": row.preset,
         "config_hash": row.config_hash,
+        "variant": row.variant,
         "overrides": " ".join(row.overrides),
+        "trials": row.tuned["trials"] if row.tuned else None,
         "seeds": len(row.seeds),
         "metric": corpus.metric,
         "score": figure(row.mean),
@@ -110,14 +115,26 @@ READING = """\
 in percent, mean over seeds ± the half-width of
 its 95 % interval over seeds; in brackets the 95 % interval for new dialogues as well (with one
 seed, for new dialogues alone). Every checkpoint is selected on dev; test is scored once. Methods
-are compared only within a track: the same corpus, the same encoder weights. A rank is 1 + the
-number of rows that are resolved to be better (bootstrap over dialogues, the same for both methods;
-seeds of two methods are independent samples; Holm's correction over the track, p ≤ 0.05), so rows
-that can not be told apart share one; a row with one seed, alone, or on another copy of
+are compared only within a track: the same corpus, the same encoder weights, and as many trials in
+the search for each row's settings (where nothing is said of trials, nobody searched). A rank is
+1 + the number of rows that are resolved to be better (bootstrap over dialogues, the same for both
+methods; seeds of two methods are independent samples; Holm's correction over the track, p ≤ 0.05),
+so rows that can not be told apart share one; a row with one seed, alone, or on another copy of
 the corpus, takes none. Published figures stand beside ours and are never ranked with them: what
 keeps the two from being the same experiment is said in the column behind. Predictions made
 elsewhere stand in a track of their own and are never ranked, since how they were selected is not
 known."""
+
+
+ABLATIONS = """\
+A method without one of its parts, less the whole method: 95 % for new dialogues and seeds, p after
+Holm's correction over these variants. Seeds are paired where a seed has the same initial weights
+and the same batches in both; else they are independent samples."""
+
+SEARCHES = """\
+The corpus's figure on dev, which chose: these figures are optimistic, and test was not looked at.
+*E best of n* is the score that the best of n such trials is expected to have (Tang et al. 2020,
+unbiased); a trial that failed counts with 0."""
 
 
 def to_markdown(board: Board) -> str:
@@ -179,6 +196,10 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
             if remark
         ]
         parts += ["\n".join(remarks)] if remarks else []
+    for ablation in corpus.ablations:
+        parts += [f"{level} {ablation_title(ablation)}", ABLATIONS, _ablation_table(ablation)]
+    for group in corpus.searches:
+        parts += [f"{level} {search_title(group)}", SEARCHES, _search_table(group)]
     if corpus.published:
         head = ["Method", metric_title(corpus), "Accuracy", "Seeds", "Encoder", "Context"]
         head += ["Selection"]
@@ -200,6 +221,47 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
         ]
         parts += [f"{level} Published, as printed", markdown_table(head, rows, "lrrrllllll")]
     return parts
+
+
+def _ablation_table(ablation: Ablation) -> str:
+    """A method without each of its parts, less the whole of it."""
+    title = capital(Metric.of(ablation.metric, None).title)
+    head = ["Variant", title, "Seeds", "Less the whole", "95 %", "p, Holm", "Seeds are"]
+    whole = ["the whole method", spread(ablation.mean, ablation.seed_interval)]
+    rows = [[*whole, str(len(ablation.seeds)), "", "", "", ""]]
+    rows += [
+        [
+            variant.name,
+            spread(variant.mean, variant.seed_interval),
+            str(len(variant.seeds)),
+            signed(variant.difference),
+            interval(variant.interval),
+            p_value(variant.p_holm),
+            "paired" if variant.paired_seeds else "independent",
+        ]
+        for variant in ablation.variants
+    ]
+    return markdown_table(head, rows, "lrrrrrl")
+
+
+def _search_table(group: SearchGroup) -> str:
+    """What each search found on dev, and what could have been expected of fewer trials."""
+    steps = budgets(group)
+    head = ["Method", "Trials", "Failed", "Preset", "Best", "Best of them draws"]
+    head += [f"E best of {n}" for n in steps]
+    rows = [
+        [
+            " ".join([row.title, *row.fixed]),
+            str(row.trials),
+            str(row.failed),
+            figure(row.preset_score) or "failed",
+            figure(row.best) or "failed",
+            "nothing: the preset" if row.chosen == 0 else ", ".join(row.settings),
+            *(figure(row.expected[n - 1]) if n <= row.trials else "" for n in steps),
+        ]
+        for row in group.rows
+    ]
+    return markdown_table(head, rows, "lrrrrl" + "r" * len(steps))
 
 
 def _why_unranked(row: Row) -> str:
@@ -272,7 +334,8 @@ def to_latex(board: Board) -> str:
             for row in track.rows:
                 if row.unranked in OTHER_DATA:
                     continue
-                setting = (row.title, row.preset, " ".join(row.overrides))
+                own = [] if row.tuned else [part for part in (row.variant, *row.overrides) if part]
+                setting = (row.title, row.preset, " ".join(own))
                 met[corpus.name, encoder, setting] += 1
                 line = (*setting, met[corpus.name, encoder, setting])
                 tracks.setdefault(encoder, {}).setdefault(line, {})[corpus.name] = row
@@ -317,8 +380,12 @@ def _escaped(text: str) -> str:
 
 def metric_title(corpus: CorpusBoard) -> str:
     """What a corpus is judged by, to begin a heading with."""
-    title = Metric.of(corpus.metric, None).title
-    return title[0].upper() + title[1:]
+    return capital(Metric.of(corpus.metric, None).title)
+
+
+def capital(text: str) -> str:
+    """With a capital at its start."""
+    return text[0].upper() + text[1:]
 
 
 def selection(text: str) -> str:
@@ -339,10 +406,32 @@ def signed(value: float) -> str:
 
 
 def mean(row: Row) -> str:
+    """:func:`spread` of a row."""
+    return spread(row.mean, row.seed_interval)
+
+
+def spread(mean: float, seed_interval: Sequence[float] | None) -> str:
     """``66.12 ± 0.45``: mean over seeds and half-width of its interval, the latter from two on."""
-    if row.seed_interval is None:
-        return f"{row.mean:.2f}"
-    return f"{row.mean:.2f} ± {row.seed_interval[1] - row.mean:.2f}"
+    return f"{mean:.2f}" + (f" ± {seed_interval[1] - mean:.2f}" if seed_interval else "")
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    """``−1.20 to +0.30``; a dash where there is none."""
+    return f"{signed(ends[0])} to {signed(ends[1])}" if ends else "–"
+
+
+def p_value(value: float | None) -> str:
+    """``0.032``; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def ablation_title(ablation: Ablation) -> str:
+    """``Parts of EACL: all-MiniLM-L6-v2, small``."""
+    encoder = ablation.encoder.split("/")[-1] or "without an encoder"
+    details = [encoder, ablation.preset, *ablation.overrides]
+    return f"Parts of {ablation.title}: {', '.join(part for part in details if part)}"
 
 
 def full_name(row: Row) -> str:
@@ -351,17 +440,36 @@ def full_name(row: Row) -> str:
 
 
 def configuration(row: Row) -> str:
-    """What tells a row from others of its method: preset, overrides; external and by what."""
+    """What tells a row from others of its method: preset, overrides; external and by what.
+
+    Of a tuned row the number of the trial that was chosen stands for what that had drawn.
+    """
     preset = [] if row.preset in ("", default_preset(), "external") else [row.preset]
+    preset += [row.variant] if row.variant else []
+    if row.tuned is not None:
+        return ", ".join([*preset, f"trial {row.tuned['chosen']} of {row.tuned['trials']}"])
     external = [row.encoder, "external"] if row.external else []
     return ", ".join(part for part in [*preset, *row.overrides, *external] if part)
 
 
 def track_title(track: Track) -> str:
-    """The encoder's name, or that there is none."""
+    """The encoder's name, or that there is none; and what was spent on tuning each row."""
     if track.rows[0].external:
         return "Predictions made elsewhere"
-    return track.encoder or "Without an encoder"
+    name = track.encoder or "Without an encoder"
+    return f"{name}, each row tuned: {track.budget}" if track.budget else name
+
+
+def search_title(group: SearchGroup) -> str:
+    """``Search for settings: all-MiniLM-L6-v2, small``."""
+    encoder = group.encoder.split("/")[-1] or "without an encoder"
+    return f"Search for settings: {encoder}, {group.preset}"
+
+
+def budgets(group: SearchGroup) -> list[int]:
+    """Numbers of trials to show: 1, 2, 4, … and the largest."""
+    most = max(row.trials for row in group.rows)
+    return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
 
 
 def size(corpus: CorpusBoard) -> str:

@@ -72,8 +72,9 @@ class ErcDataModule(LightningDataModule):
             self.ids += [u.id for u in turns]
             labels += [-1 if u.label is None else u.label for u in turns]
             columns = _examples(method.reader, dialogues, training=split == "train")
-            starts = first_row + np.cumsum([0, *map(len, dialogues)])
-            columns["first_row"] = starts[np.asarray(columns["dialogue"])]
+            if columns:  # a split without a label has rows, and no examples
+                starts = first_row + np.cumsum([0, *map(len, dialogues)])
+                columns["first_row"] = starts[np.asarray(columns["dialogue"])]
             self.columns[split] = columns
         self.gold = torch.tensor(labels)
 

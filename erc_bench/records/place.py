@@ -3,25 +3,22 @@
 ``<root>/records/<dataset>/<method>/<run>.json`` is the record of a finished run and
 ``<root>/runs/<dataset>/<method>/<run>/`` its folder. ``<run>`` is ``<config hash>-<data
 hash>-seed<k>``; the data hash stands for the corpus's contents and the encoder's weights. Records
-of before it was there are named ``<config hash>-seed<k>``, and are found by what they hold.
+of before it was there are named ``<config hash>-seed<k>``, and are found by what they hold. Of a
+tuned run ``-tuned-<digest of its trials>`` stands before the seed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import cannot_write
+from erc_bench.leases import HeldError, Hold, hold, holder, is_held
 from erc_bench.records.schema import Record, RecordError, damaged
 from erc_bench.records.store import read_record, run_name
 
@@ -33,9 +30,6 @@ LAST = "last.ckpt"
 
 UNFINISHED = (LAST, "best-*.ckpt")
 """Checkpoints of a training that is not finished; the last one first, since it names the best."""
-
-LOCK_SECONDS = 0.2
-"""How long a lock is waited for: a grid that looks whether somebody is at a run holds it less."""
 
 
 class RunTakenError(ErcBenchError):
@@ -85,6 +79,7 @@ class Place:
 
         A run that was finished before runs were named by these, and is just this one, keeps its.
         """
+        tuned = f"-tuned-{experiment.tuned.digest[:8]}" if experiment.tuned else ""
         here, before = (
             cls(
                 root,
@@ -93,8 +88,10 @@ class Place:
                 f"{experiment.hash}{data}-seed{experiment.seed}",
                 identity,
             )
-            for data in (f"-{identity.hash}", "")
+            for data in (f"-{identity.hash}{tuned}", "")
         )
+        if tuned:  # the same settings that nobody searched for are another row
+            return here
         with contextlib.suppress(RecordError):  # another's, as far as can be told
             if not here.record.exists() and before.finished() is not None:
                 return before
@@ -140,45 +137,38 @@ class Place:
     # --- one process at a time
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run alone.
+    def locked(self) -> Iterator[Hold]:
+        """Hold the run alone, also against processes of other machines.
 
         Raises:
-            RunTakenError: another process holds it; it is named.
+            RunTakenError: another process holds it, or took it over meanwhile; it is named.
             ErcBenchError: the folder can't be written to.
         """
-        owner = self.folder / "owner.json"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "lock")
-            lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.02)
-        except Timeout:
-            raise RunTakenError(
-                f"Another process is at the run {self.name}{_who(owner)}."
-            ) from None
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
-        try:
-            with contextlib.suppress(OSError):
-                owner.write_text(json.dumps({"host": platform.node(), "process": os.getpid()}))
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                owner.unlink(missing_ok=True)
-            lock.release()
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held = stack.enter_context(hold(self.folder))
+                for dead in self.folder.glob(".*.ckpt.*.tmp"):  # of a process that was killed
+                    dead.unlink(missing_ok=True)
+            except HeldError as error:
+                raise self._taken(error) from None
+            except OSError as error:
+                raise cannot_write(self.folder, error) from error
+            try:
+                yield held
+            except HeldError as error:
+                raise self._taken(error) from None
+
+    def _taken(self, by: HeldError) -> RunTakenError:
+        return RunTakenError(f"Another process is at the run {self.name}{by}.")
 
     def is_taken(self) -> bool:
         """Whether another process is at this run now."""
-        lock = self.folder / "lock"
-        if not lock.exists():
-            return False
-        try:
-            with FileLock(lock).acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:
-            return False  # the run itself will say what is wrong with the place
+        return is_held(self.folder)
+
+    def holder(self) -> str:
+        """Who is at this run, in brackets behind a space, as far as it said so."""
+        return holder(self.folder)
 
     # --- what a finished run leaves
 
@@ -200,7 +190,7 @@ class Place:
         record = read_record(self.record)
         model = record.model.file if record.model else "model.ckpt"
         done = self.record.stat().st_mtime_ns
-        patterns = (*UNFINISHED, "model*.ckpt", "*.ckpt.tmp")
+        patterns = (*UNFINISHED, "model*.ckpt", "*.ckpt.tmp", ".*.ckpt.*.tmp")
         found = [
             *(file for pattern in patterns for file in self.folder.glob(pattern)),
             *self.record.parent.glob(f".{self.record.name}.*.tmp"),
@@ -218,14 +208,6 @@ class Place:
         """Delete the leftovers; for whoever holds the lock."""
         for leftover in self.leftovers():
             leftover.unlink(missing_ok=True)
-
-
-def _who(owner: Path) -> str:
-    """Which process holds a run, as far as it said so."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        held = json.loads(owner.read_text())
-        return f" (process {held['process']} on {held['host']})"
-    return ""
 
 
 def model_file(path: Path, record: Record) -> Path:

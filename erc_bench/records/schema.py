@@ -252,6 +252,22 @@ class Plugin(Part, frozen=True, kw_only=True):
     version: str
 
 
+class Search(Part, frozen=True, kw_only=True):
+    """The search that chose the settings of a tuned run; every trial was scored on dev alone."""
+
+    trials: Count
+    """How many it had, those that failed among them."""
+    sampler: str
+    sampler_seed: Count
+    space: dict[str, dict[str, list[Any]]]
+    """What the trials drew from, by the settings' dotted names: ``log``, ``uniform`` or
+    ``choice``."""
+    chosen: Count
+    """The number of the trial whose settings these are; 0 is the preset."""
+    digest: str
+    """SHA-256 over the trials and their scores on dev."""
+
+
 class Record(Part, frozen=True, kw_only=True):
     """What a finished run leaves, or what is known of predictions made elsewhere."""
 
@@ -273,6 +289,10 @@ class Record(Part, frozen=True, kw_only=True):
     preset: str = ""
     overrides: list[str] = []
     """``key=value``, as they were given."""
+    variant: str | None = None
+    """The part that the method is without; None for all of it."""
+    tuned: Search | None = None
+    """None where nobody searched for the settings."""
     seed: int
     config: dict[str, Any] = {}
     """Every setting."""

@@ -1,9 +1,11 @@
-"""One typed configuration: method defaults < corpus < preset < ``key=value``.
+"""One typed configuration: method defaults < corpus < preset < variant < ``key=value``.
 
-A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds
-``title``, ``paper``, ``context``, then ``defaults``, ``corpora`` (per corpus) and ``presets``. What
-comes out is an :class:`Experiment`: the resolved settings, and the hash over them that
-identifies finished runs.
+A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds what is
+said of it (``title``, ``paper``, ``family``, ``context``, ``trains``, ``gpu_memory_gib`` by preset
+where it is not what ``presets.yaml`` says), then ``defaults``, ``corpora`` (per corpus),
+``presets`` and ``variants`` (the method without one of its parts), and ``space``, what is drawn
+from when it is tuned (:mod:`erc_bench.settings.space`). What comes out is an :class:`Experiment`:
+the resolved settings, and the hash over them that identifies finished runs.
 """
 
 from __future__ import annotations
@@ -26,6 +28,22 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """The search that chose the settings of an experiment."""
+
+    trials: int
+    """How many it had, those that failed among them."""
+    sampler: str
+    sampler_seed: int
+    space: Mapping[str, Mapping[str, list[Any]]]
+    """What the trials drew from; see :mod:`erc_bench.settings.space`."""
+    chosen: int
+    """The trial whose settings these are; 0 is the preset."""
+    digest: str
+    """SHA-256 over the trials and their scores on dev."""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One run to be done: which method on which corpus with which settings and seed."""
 
@@ -35,6 +53,10 @@ class Experiment:
     seed: int
     config: MethodConfig
     overrides: tuple[str, ...] = ()
+    variant: str = ""
+    """The part that the method is without; empty for all of it."""
+    tuned: Tuned | None = None
+    """How its settings were chosen; None where nobody searched for them."""
     own_corpus: str = ""
     """The file of a corpus of one's own; empty for a registered one."""
 
@@ -67,12 +89,14 @@ class Experiment:
         """The resolved configuration, as ``erc-bench config`` prints it."""
         import yaml
 
-        head = {k: getattr(self, k) for k in ("method", "dataset", "preset", "seed", "hash")}
+        names = ("method", "dataset", "preset", *["variant"] * bool(self.variant), "seed", "hash")
+        head = {k: getattr(self, k) for k in names}
         return yaml.safe_dump(head | {"config": self.settings}, sort_keys=False)
 
 
 def method_sheet(method: str) -> dict[str, Any]:
-    """The YAML file of a method: title, paper, context, defaults, corpora, presets."""
+    """The YAML file of a method: what is said of it, defaults, corpora, presets, variants,
+    space."""
     import yaml
 
     path = experiment_file(method)
@@ -80,7 +104,8 @@ def method_sheet(method: str) -> dict[str, Any]:
         sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ErcBenchError(f"{path} is not valid YAML: {error}.") from error
-    known = ("title", "paper", "context", "defaults", "corpora", "presets")
+    about = ("title", "paper", "family", "context", "trains", "gpu_memory_gib")
+    known = (*about, "defaults", "corpora", "presets", "variants", "space")
     if not isinstance(sheet, dict) or "title" not in sheet:
         raise ErcBenchError(f"{path} must be a mapping with the keys {', '.join(known)}.")
     for key in sheet:
@@ -96,12 +121,14 @@ def resolve(
     preset: str | None = None,
     seed: int = 1,
     overrides: Iterable[str] = (),
+    variant: str = "",
 ) -> Experiment:
     """The configuration of one run; without a preset, of the default one.
 
     Raises:
-        ErcBenchError: an unknown preset or key (the message names the nearest), a value of the
-            wrong type or out of range, an override that is not ``key=value``.
+        ErcBenchError: an unknown preset, variant or key (the message names the nearest), a value
+            of the wrong type or out of range, an override that is not ``key=value`` or undoes the
+            variant.
     """
     from omegaconf import OmegaConf
 
@@ -128,6 +155,20 @@ def resolve(
         (f"{path}, corpora.{dataset}", (sheet.get("corpora") or {}).get(dataset)),
         (f"{path}, presets.{preset}", own.get(preset)),
     ]
+    if variant:
+        without = variants(method)
+        if variant not in without:
+            raise ErcBenchError(
+                f"The method {method!r} has no variant {variant!r}."
+                + did_you_mean(variant, without)
+            )
+        layers.append((f"{path}, variants.{variant}", without[variant].settings))
+        for text in overrides:
+            if text.partition("=")[0].strip() in without[variant].settings:
+                raise ErcBenchError(
+                    f"The override {text!r} would undo the variant {variant!r}, which sets that "
+                    "too. Leave the override out for this variant."
+                )
     for where, layer in layers:
         merged = _merge(merged, layer or {}, where)
     if merged.select_on == Metric().name:
@@ -142,7 +183,35 @@ def resolve(
             f"takes {metric.name} or loss."
         )
     file = source.loaded_by if source.loaded_by != dataset else ""
-    return Experiment(method, dataset, preset, seed, config, overrides, file)
+    return Experiment(method, dataset, preset, seed, config, overrides, variant, None, file)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method without one of its parts."""
+
+    settings: Mapping[str, Any]
+    """By their dotted names."""
+    paired: bool
+    """Whether a seed has the same initial weights and batches as with all parts."""
+
+
+def variants(method: str) -> dict[str, Variant]:
+    """The variants of a method by name, as its YAML file has them.
+
+    Raises:
+        ErcBenchError: one is not a mapping of settings.
+    """
+    found = {}
+    for name, entry in (method_sheet(method).get("variants") or {}).items():
+        if not isinstance(entry, Mapping) or not set(entry) - {"paired"}:
+            raise ErcBenchError(
+                f"{experiment_file(method)}, variants.{name}: it must be a mapping of settings, "
+                "and may say `paired: true` beside them."
+            )
+        settings = {key: value for key, value in entry.items() if key != "paired"}
+        found[str(name)] = Variant(settings, entry.get("paired") is True)
+    return found
 
 
 def stored_config(method: str, settings: Mapping[str, Any], where: str) -> MethodConfig:

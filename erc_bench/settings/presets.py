@@ -15,6 +15,8 @@ class Preset:
     description: str
     gpu_memory_gib: float
     """What a run is reckoned to need of a GPU."""
+    memory_gib: float
+    """What a run is reckoned to need of the machine's memory without a GPU."""
     on_cpu: bool = False
     """Made for a machine without a GPU."""
     trial: bool = False
@@ -46,6 +48,12 @@ def gpu_memory_gib(preset: str) -> float:
     """GiB of a GPU to reckon with for a run; a preset of a method's own counts as the largest."""
     known = presets().get(preset)
     return known.gpu_memory_gib if known else max(p.gpu_memory_gib for p in presets().values())
+
+
+def memory_gib(preset: str) -> float:
+    """GiB of memory to reckon with for a run without a GPU, as :func:`gpu_memory_gib` has them."""
+    known = presets().get(preset)
+    return known.memory_gib if known else max(p.memory_gib for p in presets().values())
 
 
 def cpu_preset() -> str:

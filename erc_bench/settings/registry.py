@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 METHODS = "erc_bench.methods"
 CORPORA = "erc_bench.datamodules"
+EXECUTORS = "erc_bench.executors"
 
 
 @cache
@@ -132,6 +133,16 @@ def confusable_labels(corpus: str) -> tuple[tuple[str, str], ...]:
 def corpus_metric(corpus: str) -> Metric:
     """What a corpus is judged by; the usual metric for an unknown one."""
     return corpus_source(corpus).metric if corpus in _points(CORPORA) else Metric()
+
+
+def executor_names() -> list[str]:
+    """Names of all registered executors, sorted."""
+    return sorted(_points(EXECUTORS))
+
+
+def executor_class(name: str) -> Any:
+    """What makes an executor (see :mod:`erc_bench.execution.executors`), by its name."""
+    return _load(EXECUTORS, "executor", name)
 
 
 def own_modules() -> list[str]:

@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -98,12 +99,16 @@ class Tracker:
         wandb_settings()
         experiment = self.experiment
         tags = [experiment.method, experiment.dataset, Path(encoder).name, experiment.preset]
-        tags += ["resumed"] * resumed
+        tags += ["resumed"] * resumed + ["tuned"] * (experiment.tuned is not None)
         identity = {
             name: getattr(experiment, name)
             for name in ("method", "dataset", "preset", "seed", "hash", "overrides")
         }
         identity["variant"] = variant(experiment)
+        if experiment.variant:
+            identity["without"] = experiment.variant
+        if experiment.tuned is not None:
+            identity["tuned"] = asdict(experiment.tuned)
         return wandb.init(
             # One of its own: under a sweep every run would get the sweep's.
             id=secrets.token_hex(4),
@@ -252,14 +257,17 @@ class _Curves(Callback):
 
 
 def variant(experiment: Experiment) -> str:
-    """What is compared: method, settings that differ from the preset's, and their hash's beginning.
+    """What is compared: method, the part that it is without, settings that differ from the
+    preset's, their hash's beginning, and in how many trials they were found, if they were.
 
     Runs have the same one only if all their settings are the same, however they were given.
     """
     preset = flat(resolve(experiment.method, experiment.corpus, preset=experiment.preset).settings)
     here = flat(experiment.settings)
     changed = [f"{key}={here[key]}" for key in sorted(here) if here[key] != preset.get(key)]
-    return " ".join([experiment.method, *changed, f"({experiment.hash[:6]})"])
+    tuned = [f"tuned in {experiment.tuned.trials} trials"] if experiment.tuned else []
+    name = ":".join(part for part in (experiment.method, experiment.variant) if part)
+    return " ".join([name, *changed, f"({experiment.hash[:6]})", *tuned])
 
 
 def summary(record: Record) -> dict[str, float]:

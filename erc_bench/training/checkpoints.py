@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.files import cannot_write, whole_file
+from erc_bench.files import cannot_write, temporary_name, whole_file
 from erc_bench.method.contract import ErcMethod
 
 
@@ -78,7 +78,7 @@ def save_whole(checkpoint: Any, path: Path) -> None:
         ErcBenchError: there is no room for it; nothing is left behind.
     """
     try:
-        with whole_file(path, path.with_name(f"{path.name}.tmp")) as file:
+        with whole_file(path, temporary_name(path)) as file:
             torch.save(checkpoint, file)
     except RuntimeError as error:  # how torch reports a write that failed
         if type(error) is not RuntimeError:  # but this is the GPU's

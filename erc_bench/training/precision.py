@@ -21,6 +21,7 @@ from typing import Any
 import platformdirs
 import torch
 
+from erc_bench.files import temporary_name
 from erc_bench.training.environment import processor
 
 LIGHTNING = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
@@ -151,7 +152,7 @@ def _remembered(path: Path, measure: Callable[[], Times]) -> float:
     with contextlib.suppress(OSError):
         path.unlink()  # it is damaged
     times = measure()
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = temporary_name(path, ".part")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -17,6 +17,10 @@ from erc_bench.method.data import ErcDataModule
 from erc_bench.training.frameworks import interruptible
 
 
+class DivergedError(ErcBenchError):
+    """A training whose weights or scores are no numbers."""
+
+
 @dataclass(frozen=True)
 class Predicted:
     """What a method answers to the N labelled utterances of a split, in corpus order."""
@@ -112,7 +116,7 @@ def predict(
     Raises:
         RuntimeError: an utterance is missing, doubled or unlabelled, or a method that does not
             train gives scores that are no numbers (a defect of the method).
-        ErcBenchError: the training diverged: its weights or scores are no numbers.
+        DivergedError: the training diverged: its weights or scores are no numbers.
     """
     scoring = next(c for c in trainer.callbacks if isinstance(c, Scoring))  # type: ignore[attr-defined]
     scoring.counts = {}
@@ -149,7 +153,7 @@ def _check_finite(method: ErcMethod, scores: Tensor, split: str, few: bool) -> N
             "a whole row of NaN, which is no answer."
         )
     if diverged:
-        raise ErcBenchError(
+        raise DivergedError(
             f"{type(method).__name__} gives scores on {split} that are no numbers: the training "
             "diverged. Lower the learning rates, or use precision=float32."
         )

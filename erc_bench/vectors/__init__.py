@@ -1,9 +1,11 @@
 """A vector for every utterance: of a fine-tuned or frozen encoder, or from a file.
 
-:func:`utterance_vectors` is the one call; any method may read them.
+:func:`utterance_vectors` is the one call; any method may read them, and :class:`VectorMethod` is
+the base of one that does.
 """
 
 from erc_bench.vectors.config import FeatureConfig
+from erc_bench.vectors.method import VectorMethod, VectorMethodConfig
 from erc_bench.vectors.utterance_vectors import (
     Vectors,
     utterance_vectors,
@@ -11,4 +13,12 @@ from erc_bench.vectors.utterance_vectors import (
     vectors_identity,
 )
 
-__all__ = ["FeatureConfig", "Vectors", "utterance_vectors", "vector_size", "vectors_identity"]
+__all__ = [
+    "FeatureConfig",
+    "VectorMethod",
+    "VectorMethodConfig",
+    "Vectors",
+    "utterance_vectors",
+    "vector_size",
+    "vectors_identity",
+]

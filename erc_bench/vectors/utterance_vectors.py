@@ -8,11 +8,9 @@ under what determines them; the fine-tuning has a seed of its own, so all seeds 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from erc_bench.corpus.conversation import SPLITS, Corpus
@@ -29,10 +26,11 @@ from erc_bench.encoders.loading import load_encoder, load_tokenizer, tokenizer_d
 from erc_bench.encoders.locating import digest_of, find_encoder
 from erc_bench.encoders.tokenising import TextEncoder
 from erc_bench.errors import ErcBenchError
-from erc_bench.files import UNWRITABLE, replacing
+from erc_bench.files import UNWRITABLE, replacing, temporary_name
+from erc_bench.leases import hold
 from erc_bench.method.batches import Batches
 from erc_bench.method.ragged import Ragged, encoder_inputs
-from erc_bench.progress import say, track
+from erc_bench.progress import track
 from erc_bench.training.precision import trainer_precision
 from erc_bench.vectors.config import FeatureConfig
 from erc_bench.vectors.cosmic import match, read_cosmic
@@ -110,7 +108,7 @@ def utterance_vectors(
     fine_tuned = find_encoder(encoder).folder if frozen else folder / "encoder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock"):
+        with hold(folder, patient=True):
             vectors = _stored(path, (len(texts), vector_size(encoder, config)))
             if vectors is None:
                 if not fine_tuned.is_dir():
@@ -124,7 +122,7 @@ def utterance_vectors(
                 shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
                 vectors = extract(fine_tuned, texts, config.max_len)
                 if "train" in corpus.contents:  # not those of dialogues that are met only once
-                    with replacing(path, path.with_suffix(".tmp")) as file:
+                    with replacing(path, temporary_name(path)) as file:
                         np.save(file, vectors.numpy(), allow_pickle=False)
     except OSError as error:
         if error.errno not in UNWRITABLE:
@@ -163,21 +161,6 @@ def _code(*, fine_tuned: bool) -> list[str]:
     sources = sorted(source for room in rooms for source in (package / room).rglob("*.py"))
     digests = [hashlib.sha256(source.read_bytes()).hexdigest() for source in sources]
     return [*digests, *map(version, packages)]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock; who waits for another run says so."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say("Another run is making these utterance vectors; waiting for it.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _texts(corpus: Corpus) -> list[str]:

@@ -1,0 +1,100 @@
+"""The documentation as a site: ``make docs`` builds it into ``build/docs``.
+
+Pages are the Markdown files of this folder. Cards of methods, the command line, settings and the
+Python interface are made from their sources when the site is built.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from erc_bench import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+MADE = ROOT / "docs" / "made"
+"""Pages that are made; not under version control."""
+REPOSITORY = "https://github.com/erc-bench/erc-bench"
+
+project = "erc-bench"
+author = "The erc-bench maintainers"
+version = release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["__pycache__"]
+html_theme = "furo"
+html_title = f"erc-bench {version}"
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+
+
+def make_pages() -> None:
+    """Write the pages that come from sources."""
+    from erc_bench.cli import app
+    from erc_bench.settings.registry import method_names
+
+    shutil.rmtree(MADE, ignore_errors=True)
+    (MADE / "methods").mkdir(parents=True)
+    page = app.generate_docs(output_format="markdown").replace("# erc-bench\n", "# Commands\n", 1)
+    page = re.sub(r"## Table of Contents.*?(?=\*\*)", "", page, flags=re.DOTALL)
+    (MADE / "commands.md").write_text(page)
+    (MADE / "settings.md").write_text(_settings())
+    for method in method_names():
+        card = ROOT / "methods" / f"{method.replace('-', '_')}.md"
+        settings = f"\n## Settings\n\n{_table(method)}\n"
+        (MADE / "methods" / card.name).write_text(card.read_text(encoding="utf-8") + settings)
+    words = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (glossary,) = re.findall(r"## Words\n(.*?)\n## ", words, re.DOTALL)
+    (MADE / "glossary.md").write_text(f"# Glossary\n{glossary}\n")
+
+
+def _settings() -> str:
+    from erc_bench.method.config import MethodConfig
+
+    return (
+        "# Settings\n\nEvery method has these, given as `key=value` or in a YAML of "
+        "`experiments/`. The page of a method lists its own, and other defaults.\n\n"
+        f"{_rows(MethodConfig)}\n"
+    )
+
+
+def _table(method: str) -> str:
+    from erc_bench.settings.registry import method_class
+
+    return _rows(method_class(method).Config)
+
+
+def _rows(config: type) -> str:
+    from erc_bench.leaderboard.tables import markdown_table
+    from erc_bench.settings.description import settings_of
+
+    head = ("setting", "kind", "default", "what it is")
+    body = [(f"`{s.name}`", s.kind, f"`{s.default}`", s.text) for s in settings_of(config)]
+    return markdown_table(head, body, "llll")
+
+
+def _links(app: Any, page: str, source: list[str]) -> None:
+    """Links between files lead to the pages made of them, or to the repository."""
+
+    def moved(match: re.Match[str]) -> str:
+        target, anchor = match[1], match[2] or ""
+        here = (ROOT / "docs" / page).parent
+        if page.startswith("made/methods/"):
+            here = ROOT / "methods"
+        file = (here / target).resolve()
+        if not file.is_relative_to(ROOT) or file.parent == ROOT / "docs":
+            return f"]({'../../' if page.startswith('made/methods/') else ''}{file.name}{anchor})"
+        if file.parent == ROOT / "methods" and file.suffix == ".md":
+            return f"](/made/methods/{file.name}{anchor})"
+        return f"]({REPOSITORY}/blob/main/{file.relative_to(ROOT).as_posix()}{anchor})"
+
+    source[0] = re.sub(r"\]\((?!\w+://|#)([^)#\s]+)(#[^)\s]*)?\)", moved, source[0])
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    make_pages()
+    app.connect("source-read", _links)

@@ -1,0 +1,171 @@
+"""``erc-bench tune``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from erc_bench.cli import common
+from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Preset, Several, Whole
+from erc_bench.errors import ErcBenchError
+from erc_bench.progress import duration
+from erc_bench.settings.presets import default_preset
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from erc_bench.execution.tuning import Searched
+
+
+def tune(
+    *overrides: str,
+    method: Annotated[list[str], Several],
+    dataset: Annotated[list[str], Several],
+    preset: Preset = default_preset(),  # noqa: B008
+    trials: Whole = 20,
+    seeds: Whole | None = None,
+    sampler_seed: Whole = 0,
+    retry: bool = False,
+    wandb: Literal["online", "offline", "off"] | None = None,
+    jobs: Whole | None = None,
+    data_dir: DataDir = None,
+    leaderboard_dir: LeaderboardDir = LEADERBOARD,
+) -> int:
+    """Search for settings on dev at random, then train fresh seeds of the best.
+
+    Trial 0 has the preset's settings, the others draw from the method's space. Trials never see
+    test's labels. What is finished is not done again, and what was interrupted goes on.
+
+    Args:
+        overrides: Settings, key=value, that all trials have; they are not drawn.
+        method: Methods, or all.
+        dataset: Corpora, or all.
+        trials: How many, trial 0 among them (default: 20).
+        seeds: Train the seeds 1 to N with the best trial's settings.
+        sampler_seed: Another one draws other settings (default: 0).
+        retry: Do trials again that failed.
+        wandb: How to log the seeds to W&B (default: $WANDB_MODE, then online if logged in, else
+            offline); trials are not logged.
+        jobs: How many at a time (default: as many as the GPU and the cores do well).
+    """
+    from erc_bench.cli.run import experiments
+
+    for option, value, least in (
+        ("--trials", trials, 1),
+        ("--seeds", seeds, 1),
+        ("--jobs", jobs, 1),
+        ("--sampler-seed", sampler_seed, 0),
+    ):
+        if value is not None and value < least:
+            raise ErcBenchError(f"{option} {value} is too few: give {least} or more.")
+    bases = experiments(*overrides, method=method, dataset=dataset, preset=preset)
+    from erc_bench.execution.tuning import search
+    from erc_bench.settings.space import study
+    from erc_bench.tracking import wandb_mode
+
+    log_to = wandb_mode(wandb, leaderboard_dir)
+    studies = [study(base, sampler_seed) for base in bases]
+    found, complaints = search(
+        studies, trials, leaderboard_dir, data_dir=data_dir, retry=retry, workers=jobs
+    )
+    out = common.results()
+    for searched in found:
+        print_search(out, searched)
+    for complaint in complaints:
+        common.complain(complaint)
+    over = [searched for searched in found if not searched.missing and searched.best]
+    for searched in found:
+        if searched not in over:
+            common.complain(unfinished(searched, trials))
+    options = {"data_dir": data_dir, "wandb": log_to}
+    failed, runs = 0, list[str]()
+    if seeds and over:
+        failed, runs = _seeds(over, seeds, leaderboard_dir, jobs, options)
+    for searched in over:
+        out.print(onwards(searched, runs), soft_wrap=True)
+    return 1 if failed or len(over) < len(found) else 0
+
+
+def _seeds(
+    over: list[Searched], seeds: int, root: Any, jobs: int | None, options: dict[str, Any]
+) -> tuple[int, list[str]]:
+    """Train fresh seeds of the best settings, print their scores; how many failed, and the names
+    of all."""
+    from erc_bench.execution.grid import run_grid
+    from erc_bench.execution.tuning import take_over
+
+    chosen = [searched.chosen(seed) for searched in over for seed in range(1, seeds + 1)]
+    names = take_over(chosen, root, options["data_dir"])
+    report = run_grid(chosen, root, workers=jobs, **options)
+    report.render(common.results())
+    for complaint in report.complaints():
+        common.complain(complaint)
+    if report.failed:
+        common.complain(f"{report.failed} of {len(chosen)} runs failed; those have no record.")
+    return report.failed, names
+
+
+def print_search(out: Console, searched: Searched) -> None:
+    """The score of every trial on dev, and what it drew."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    base, best = searched.study.base, searched.best
+    if not searched.trials:
+        return
+    metric = next((t.judged_by.title for t in searched.trials if t.dev is not None), "score")
+    table = Table(
+        Column("trial", justify="right", no_wrap=True),
+        Column("on dev", justify="right", no_wrap=True),
+        Column("took", justify="right", no_wrap=True),
+        Column("settings", overflow="fold"),
+        title=Text(f"{base.method} on {base.dataset}, preset {base.preset}: {metric} on dev"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for trial in searched.trials:
+        score = trial.outcome if trial.dev is None else f"{trial.score:.2f}"
+        took = trial.training.wall_seconds if trial.training else None
+        settings = " ".join(trial.drawn) or "as in the preset"
+        table.add_row(
+            str(trial.number),
+            score,
+            duration(took) if took is not None else "",
+            Text(f"{settings}  ← best" if trial is best else settings),
+        )
+    out.print(table)
+
+
+def unfinished(searched: Searched, trials: int) -> str:
+    """Why a search chose nothing, and what to do."""
+    base, missing = searched.study.base, searched.missing
+    name = f"{base.method} on {base.dataset}"
+    if missing:
+        numbers = ", ".join(map(str, missing))
+        return (
+            f"{name}: {len(missing)} of {trials} trials have no result ({numbers}), so nothing is "
+            "chosen yet. The same command does those alone."
+        )
+    return (
+        f"{name}: all {trials} trials failed, so there is nothing to choose. The first: "
+        f"{searched.trials[0].reason} --retry does failed ones again."
+    )
+
+
+def onwards(searched: Searched, runs: Sequence[str]) -> str:
+    """What was chosen, and the command that shows or does more."""
+    base, best = searched.study.base, searched.best
+    assert best is not None
+    name = f"{base.method} on {base.dataset}"
+    preset = searched.trials[0]
+    beside = "the preset itself"
+    if best.number:
+        failed = f"the preset {preset.outcome}"
+        beside = failed if preset.dev is None else f"the preset {preset.score:.2f}"
+    text = f"{name}: best of {len(searched.trials)} is trial {best.number} with {best.score:.2f}"
+    text += f" on dev ({beside}). "
+    here = [run for run in runs if run.startswith(f"{base.method}/{base.dataset}/")]
+    if here:
+        return f"{text}A run of it: erc-bench show {here[0]}"
+    return f"{text}Fresh seeds of it: the same command with --seeds 5."

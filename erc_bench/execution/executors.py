@@ -1,0 +1,311 @@
+"""Executors: what starts the workers of a grid, here or on a cluster.
+
+An executor only starts processes and says which are gone. It schedules nothing itself and carries
+no results: how a job ended stands in a file (:mod:`erc_bench.execution.jobs`), what came out of it
+in the record. One of a site's own is a class like :class:`Executor`, named in an entry point of the
+group ``erc_bench.executors``; it is called with its options, ``--resources NAME.option=value``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Protocol
+
+from erc_bench.errors import ErcBenchError
+from erc_bench.execution.jobs import Attempt, Ended, Job, JobFolder, read_end
+from erc_bench.execution.resources import Resources
+from erc_bench.execution.worker import DONE, FAILED, STOPPED, UNSEEN
+from erc_bench.progress import say
+from erc_bench.settings.registry import executor_class
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A worker that is no longer there."""
+
+    reason: str
+    """How it came to its end, to go behind "its worker"."""
+    again: bool = False
+    """It was not the run's doing: preempted, its machine lost, its time over."""
+    status: int | None = None
+    """The exit status of the worker, where it is known."""
+
+
+class Executor(Protocol):
+    """Starts workers and says which are gone."""
+
+    name: str
+    """As its entry point has it."""
+    outlives: bool
+    """Whether what it started goes on when this process ends."""
+    queues: bool
+    """Whether a job may wait in it before it begins."""
+    most: int
+    """How many jobs it takes in one call of :meth:`start`."""
+    seconds: float
+    """How long to wait between two looks."""
+
+    def machine(self) -> tuple[bool, bool]:
+        """Whether there are GPUs, and whether a run may have a part of one."""
+        ...
+
+    def start(self, attempts: Sequence[Attempt], at_once: int | None) -> list[str]:
+        """Start a worker for each job, or queue it; returns what the engine calls each.
+
+        Args:
+            attempts: whose ``command`` is to be run where there are their ``resources``.
+            at_once: how many of them may run at the same time; None = as many as there is room for.
+
+        Raises:
+            ErcBenchError: the engine takes none.
+        """
+        ...
+
+    def gone(self, handles: Collection[str]) -> Mapping[str, Gone]:
+        """Which of these workers are no longer there, nor going to be. Asked for all at once."""
+        ...
+
+    def reap(self, handles: Collection[str]) -> None:
+        """Let go of workers whose job is over: they are about to end, if they have not."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, or for less where the engine says that something happened."""
+        ...
+
+    def stop(self, handles: Collection[str]) -> None:
+        """End these workers, and take back those that have not begun."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the executor itself holds."""
+        ...
+
+
+def make_executor(name: str, options: Mapping[str, str]) -> Executor:
+    """The executor of a name.
+
+    Raises:
+        ErcBenchError: there is no such executor, its package is missing, or an option is wrong.
+    """
+    made: Executor = executor_class(name)(options)
+    return made
+
+
+def check_options(engine: str, options: Mapping[str, str], known: Collection[str]) -> None:
+    """Refuse options that an engine does not have.
+
+    Raises:
+        ErcBenchError: it does not have one of them.
+    """
+    from erc_bench.errors import did_you_mean
+
+    for name in options:
+        if name not in known:
+            raise ErcBenchError(
+                f"--resources {engine}.{name}: {engine} has no such option here."
+                + did_you_mean(name, known)
+            )
+
+
+LATE_SECONDS = 60.0
+"""How long a file that was written elsewhere may not be seen here yet, over NFS."""
+
+
+@dataclass
+class Dispatch:
+    """How the jobs of a grid are given to an executor."""
+
+    executor: Executor
+    folder: JobFolder
+    resources: Resources = field(default_factory=Resources)
+    """What each run needs, as far as it was said."""
+    workers: int | None = None
+    """How many at a time; None = all at once, the engine has a queue."""
+    threads: int | None = None
+    """Of each run; None = as many as it has cores."""
+    retries: int = 3
+    """How often a job is put again whose worker is gone through no doing of its run."""
+    detach: bool = False
+    """Start all, and leave without waiting for any."""
+    leave: Callable[[int], bool] = lambda _: False
+    """Asked at Ctrl-C, where jobs go on without this process: whether so many shall."""
+
+    def __post_init__(self) -> None:
+        self.running: dict[str, Attempt] = {}
+        """What is queued or at work, by the engine's names."""
+        self.again: list[Job] = []
+        self.kept: set[str] = set()
+        """Attempts that failed, whose files stay to be seen."""
+        self.tries: dict[str, int] = {}
+        self.late: dict[str, float] = {}
+        self.left = False
+        """Jobs were left behind, to go on without this process."""
+        self.machine = self.executor.machine()
+
+    def work_off(self, jobs: Iterator[Job]) -> Generator[Ended, None, None]:
+        """Have jobs done, and yield each when it is over.
+
+        A job is drawn only when it can be started. Closed early, this stops what is running, if it
+        is not to be left.
+
+        Raises:
+            ErcBenchError: the engine takes no jobs, or does not see the folder.
+        """
+        try:
+            while True:
+                while drawn := self._draw(jobs):
+                    self._start(drawn)
+                if self.detach:
+                    self.left = bool(self.running)
+                    return
+                if not self.running:
+                    return
+                over = self._look()
+                yield from over
+                if not over and not self.again:
+                    self.executor.wait(self.executor.seconds)
+        except (KeyboardInterrupt, GeneratorExit):
+            self.left = self.executor.outlives and self.leave(len(self.running))
+            raise
+        finally:
+            if self.running and not self.left:
+                self.executor.stop(list(self.running))
+                for attempt in self.running.values():
+                    self.folder.drop(attempt)
+
+    def _draw(self, jobs: Iterator[Job]) -> list[Job]:
+        """The next jobs that can be started now."""
+        room = self.executor.most
+        if self.workers is not None and not self.executor.outlives:
+            room = min(room, self.workers - len(self.running))
+        drawn, self.again = self.again[:room], self.again[room:]
+        return [*drawn, *islice(jobs, room - len(drawn))]
+
+    def _start(self, drawn: Sequence[Job]) -> None:
+        """Send jobs and have them started."""
+        gpus, shares = self.machine
+        batches: dict[str, list[tuple[Job, int, Resources]]] = {}
+        for job in drawn:
+            name = job.place.name
+            self.tries[name] = self.tries.get(name, 0) + 1
+            needs = self.resources.for_run(job.experiment, gpus=gpus, shares=shares)
+            batches.setdefault(repr(needs), []).append((job, self.tries[name], needs))
+        here = not self.executor.outlives
+        for batch in batches.values():
+            at_once = self.workers if here and self.workers else 1
+            attempts = self.folder.send(batch, self.threads, at_once, self.retries)
+            handles = self.executor.start(attempts, self.workers)
+            started = dict(zip(handles, attempts, strict=True))
+            self.running |= started
+            if self.executor.outlives:
+                self.folder.note_queued(started, self.executor.name)
+
+    def _look(self) -> list[Ended]:
+        """What is over since the last look."""
+        found = []
+        ended = self.folder.ended() - self.kept
+        over = [handle for handle, attempt in self.running.items() if attempt.name in ended]
+        self.executor.reap(over)
+        gone = self.executor.gone(self.running.keys() - set(over))
+        for handle in [*over, *gone]:
+            attempt = self.running[handle]
+            outcome: Ended | None
+            try:
+                outcome = read_end(attempt)
+            except (OSError, ValueError):
+                if handle not in gone or self._is_late(handle, gone[handle]):
+                    continue
+                outcome = self._lost(attempt, gone[handle])
+            del self.running[handle]
+            if outcome is None:
+                self.again.append(_resumed(attempt.job))
+            else:
+                found.append(outcome)
+                if outcome.taken:
+                    self.tries[attempt.job.place.name] -= 1
+                if outcome.failure:
+                    self.kept.add(attempt.name)
+            self.folder.drop(attempt, keep_end=bool(outcome and outcome.failure))
+        return found
+
+    def _is_late(self, handle: str, how: Gone) -> bool:
+        """Whether a worker that did its job has left a file that is not seen here yet."""
+        deadline = self.late.setdefault(handle, time.monotonic() + LATE_SECONDS)
+        return how.status == DONE and time.monotonic() < deadline
+
+    def _lost(self, attempt: Attempt, how: Gone) -> Ended | None:
+        """What a worker that is gone and did not say how it ended means; None = once more.
+
+        Raises:
+            ErcBenchError: its machine does not see the folder.
+        """
+        if how.status == UNSEEN:
+            raise ErcBenchError(_unseen(self.folder))
+        if how.again and attempt.tries <= self.retries:
+            say(
+                f"{attempt.job.place.name}: its worker {how.reason}. It is put again "
+                f"({attempt.tries} of {self.retries})."
+            )
+            return None
+        return Ended(attempt.job, _failure(how, attempt))
+
+
+def _resumed(job: Job) -> Job:
+    """The same job, going on with what there is."""
+    return replace(job, options={**job.options, "restart": False})
+
+
+def _failure(how: Gone, attempt: Attempt) -> str:
+    """Why there is no record of a run whose worker is gone, in one paragraph."""
+    if how.status == STOPPED and not how.again:
+        return "it was stopped; the same command goes on from the last epoch that ended."
+    if how.status == FAILED:  # which a worker is that could not write how it ended
+        return f"its worker {how.reason}, and could not say why{_said(attempt)}."
+    tried = f" It was tried {attempt.tries} times." if attempt.tries > 1 else ""
+    return (
+        f"its worker {how.reason}{_said(attempt)}; the same command goes on from the last epoch "
+        f"that ended.{tried}"
+    )
+
+
+def _said(attempt: Attempt) -> str:
+    """The last line of what the engine kept, in brackets behind a space; of a worker that could
+    write into its log it has none."""
+    try:
+        lines = attempt.output.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f" ({last[:200].rstrip('.')})" if last else ""
+
+
+def _unseen(folder: JobFolder) -> str:
+    return (
+        f"A machine of the cluster does not see the folder {folder.path}, so it can't do a run of "
+        "this grid, nor leave its record. Name a folder that all machines share under the same "
+        "path with --leaderboard-dir, for example one of your home. Nothing that was begun is lost."
+    )
+
+
+class Patience:
+    """Looks at something only so often, as engines ask their users to.
+
+    Args:
+        seconds: between two looks.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.next = 0.0
+
+    def is_over(self) -> bool:
+        """Whether it is time; if so the next time is later."""
+        now = time.monotonic()
+        if now < self.next:
+            return False
+        self.next = now + self.seconds
+        return True

@@ -1,0 +1,71 @@
+"""How far the grids of a store are, as any machine sees that shares it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from erc_bench.execution.grid import last_line
+from erc_bench.execution.jobs import JobFolder, job_folders
+from erc_bench.records.store import record_files
+
+MOST_SHOWN = 40
+"""Runs at work that are listed."""
+
+
+def print_status(out: Any, root: Path) -> None:
+    """Print each grid that is not over: who is at it, and what each of its runs does.
+
+    Args:
+        out: a console.
+        root: folder of the records.
+    """
+    folders = job_folders(root)
+    for folder in folders:
+        _print_grid(out, root, folder)
+    if not folders:
+        finished = sum(1 for _ in record_files(root))
+        out.print(f"No grid is at work in {root}; {finished} runs have a record there.")
+
+
+def _print_grid(out: Any, root: Path, folder: JobFolder) -> None:
+    grid = folder.description()
+    records = [str(record) for record in grid.get("records") or ()]
+    who = (
+        "left to go on by itself"
+        if not folder.is_held()
+        else f"a command is at it{folder.holder()}"
+    )
+    out.print(
+        f"Grid {folder.name}, {grid.get('executor', 'executor unknown')}, {who}", soft_wrap=True
+    )
+    ended = folder.ended()
+    begun = [name for name in sorted(folder.begun()) if name not in ended]
+    jobs = {name: folder.run_of(name) for name in begun}
+    failures = {name: folder.end_of(name) for name in sorted(ended)}
+    failed = {name: said for name, said in failures.items() if said.get("failure")}
+    done = sum((root / record).exists() for record in records)
+    waiting = max(len(records) - done - len(begun) - len(failed), 0)
+    parts = {
+        f"{done} of {len(records)} runs finished": True,
+        f"{len(begun)} running": begun,
+        f"{waiting} waiting": waiting,
+        f"{len(failed)} failed": failed,
+    }
+    out.print("  " + ", ".join(text for text, shown in parts.items() if shown))
+    table = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        table.add_column(overflow="fold")
+    for name in begun[:MOST_SHOWN]:
+        job, worker = jobs[name], folder.worker(name)
+        where = f"{worker.get('host', '?')} since {worker.get('since', '?')}"
+        log = last_line(Path(job.get("log", "")))
+        table.add_row("", Text(str(job.get("name", "?"))), Text(where), Text(log))
+    out.print(table)
+    if len(begun) > MOST_SHOWN:
+        out.print(f"  … and {len(begun) - MOST_SHOWN} more")
+    for said in failed.values():
+        out.print(f"  {said.get('run', 'a run')}: {said['failure']}", soft_wrap=True)

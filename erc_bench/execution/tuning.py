@@ -1,0 +1,372 @@
+"""Random search: trials that see train and dev alone, then fresh seeds of the best one's settings.
+
+A trial is a job of a grid as a run is: skipped where it is over, resumed where it was interrupted,
+held by one process at a time. What it leaves is a :class:`erc_bench.records.trials.Trial`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from erc_bench.corpus.conversation import Corpus
+from erc_bench.errors import ErcBenchError, explain
+from erc_bench.execution.executors import Executor
+from erc_bench.execution.grid import do_jobs, plan
+from erc_bench.execution.jobs import Job, Result, experiment_document, experiment_of
+from erc_bench.execution.recording import peak_memory_mib, scored
+from erc_bench.execution.run import build, identify, load_corpus, writing_below
+from erc_bench.files import cannot_write
+from erc_bench.progress import Stopwatch, say
+from erc_bench.records.schema import Record, RecordError, Search, typed
+from erc_bench.records.store import read_record, write_record
+from erc_bench.records.trials import Trial, TrialPlace, digest, write_trial
+from erc_bench.settings.experiment import Experiment, Tuned, resolve
+from erc_bench.settings.space import Study
+from erc_bench.training.frameworks import quiet_frameworks
+from erc_bench.training.scoring import DivergedError
+from erc_bench.training.train import train
+
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search and its trials, as far as they are over."""
+
+    study: Study
+    trials: list[Trial]
+    """In order of their numbers, those that failed among them."""
+    missing: list[int]
+    """Numbers of the trials that are not over."""
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the highest score on dev, of several the first; None where none
+        finished."""
+        finished = [trial for trial in self.trials if trial.dev is not None]
+        return max(finished, key=lambda trial: (trial.score, -trial.number), default=None)
+
+    def chosen(self, seed: int) -> Experiment:
+        """A run with the settings of the best trial, marked as tuned.
+
+        Raises:
+            ErcBenchError: trials are missing, or none finished.
+        """
+        base, best = self.study.base, self.best
+        if self.missing or best is None:
+            raise ErcBenchError(f"The search for {base.method} on {base.dataset} chose no trial.")
+        tuned = Tuned(
+            trials=len(self.trials),
+            sampler=self.study.sampler,
+            sampler_seed=self.study.sampler_seed,
+            space=self.study.space,
+            chosen=best.number,
+            digest=digest(self.trials),
+        )
+        experiment = resolve(
+            base.method,
+            base.corpus,
+            preset=base.preset,
+            seed=seed,
+            overrides=(*base.overrides, *best.drawn),
+        )
+        return replace(experiment, tuned=tuned)
+
+
+def search(
+    studies: Sequence[Study],
+    trials: int,
+    root: Path,
+    *,
+    data_dir: Path | None = None,
+    retry: bool = False,
+    workers: int | None = None,
+    executor: Executor | None = None,
+) -> tuple[list[Searched], list[str]]:
+    """Do the trials of some searches that are not over yet.
+
+    The first trial of every search comes first, then the second of every one: whenever it is
+    stopped, each has had as many as the others, or one more.
+
+    Args:
+        studies: one a method and corpus.
+        trials: how many each has, trial 0 among them.
+        root: folder of the trials and checkpoints.
+        data_dir: where the corpora are, before the usual places.
+        retry: do trials again that failed; those that diverged would do so again.
+        workers: how many at a time; None is what this machine does well.
+        executor: what does them.
+
+    Returns:
+        The searches, and a paragraph for each kind of trouble that left trials without a result.
+
+    Raises:
+        ErcBenchError: a space does not fit its method, or nothing can be written below ``root``.
+    """
+    experiments, of_run = [], {}
+    for number in range(trials):
+        for study in studies:
+            experiment = study.trial(number)
+            experiments.append(experiment)
+            of_run[_key(experiment)] = study, number
+    planned, impossible = plan(experiments, root, {"data_dir": data_dir})
+    jobs = [_trial_job(job, *of_run[_key(job.experiment)], retry) for job in planned]
+    report = do_jobs(jobs, root, impossible=impossible, workers=workers, executor=executor)
+    over: dict[tuple[str, str, int], Trial] = {}
+    for job in jobs:
+        with contextlib.suppress(RecordError):  # the report has it
+            if trial := job.place.trial():
+                over[_key(job.experiment)] = trial
+    found = []
+    for study in studies:
+        ended = {number: over.get(_key(study.trial(number))) for number in range(trials)}
+        missing = [number for number, trial in ended.items() if trial is None]
+        found.append(Searched(study, [t for t in ended.values() if t is not None], missing))
+    return found, report.complaints()
+
+
+def _key(experiment: Experiment) -> tuple[str, str, int]:
+    return experiment.method, experiment.dataset, experiment.seed
+
+
+# --- one trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialJob(Job):
+    """One trial of a search."""
+
+    place: TrialPlace
+    study: Study
+    repeatable: ClassVar[bool] = False
+
+    def do(self, runs_at_once: int) -> None:
+        """Train it and score dev."""
+        do_trial(self, runs_at_once)
+
+    def document(self) -> dict[str, Any]:
+        """The trial as plain data, for a worker elsewhere."""
+        study = self.study
+        searched = {
+            "base": experiment_document(study.base),
+            "space": study.space,
+            "sampler_seed": study.sampler_seed,
+            "sampler": study.sampler,
+        }
+        return {**super().document(), "study": searched, "number": self.place.number}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> TrialJob:
+        """The trial of a :meth:`document`."""
+        run, searched = Job.of(document), document["study"]
+        study = Study(
+            experiment_of(searched["base"]),
+            searched["space"],
+            searched["sampler_seed"],
+            searched["sampler"],
+        )
+        at = run.place
+        place = TrialPlace.of_trial(
+            at.root, at.method, at.dataset, study.hash, document["number"], at.identity
+        )
+        return TrialJob(run.experiment, options=run.options, place=place, study=study)
+
+    def result(self) -> Result | None:
+        """Its score on dev, or how it failed."""
+        trial = self.place.trial()
+        if trial is None:
+            return None
+        scored = f"{trial.judged_by.title} on dev {trial.score:.2f}"
+        text = trial.outcome if trial.dev is None else scored
+        seconds = trial.training.wall_seconds if trial.training else None
+        return Result(trial.score, trial.judged_by, text, seconds)
+
+
+def _trial_job(job: Job, study: Study, number: int, retry: bool) -> TrialJob:
+    """The job of a trial, from one of a run with its settings."""
+    experiment, run = job.experiment, job.place
+    place = TrialPlace.of_trial(
+        run.root, experiment.method, experiment.dataset, study.hash, number, run.identity
+    )
+    again = False
+    if retry:
+        with contextlib.suppress(RecordError):
+            trial = place.trial()
+            again = trial is not None and trial.outcome == FAILED
+    options = {**job.options, "force": again}
+    return TrialJob(experiment, options=options, place=place, study=study)
+
+
+def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
+    """Train with a trial's settings, score dev, and leave a file of it.
+
+    Test's labels are taken out of the corpus before anything is made of it. A training that
+    diverges, or fails for another reason than its surroundings, is a trial that failed.
+
+    Raises:
+        RunTakenError: another process is at the same trial.
+        ErcBenchError: whatever else a user can mend; nothing is left then.
+    """
+    clock = Stopwatch()
+    experiment, place = job.experiment, job.place
+    data_dir, again = job.options.get("data_dir"), job.options.get("force")
+    with quiet_frameworks():
+        corpus = load_corpus(experiment.corpus, data_dir)
+    if identify(experiment, corpus.digest, data_dir) != place.identity:
+        raise ErcBenchError(
+            f"The corpus or the encoder of {place.name} are not those with which the search was "
+            "begun. Give the command again."
+        )
+    with place.locked():
+        if again or place.trial() is None:
+            with writing_below(place.root, place.folder), quiet_frameworks():
+                outcome = _train_and_score(job, without_test_labels(corpus), data_dir, runs_at_once)
+                write_trial(place.record, _trial(job, outcome, clock.seconds))
+        place.tidy_up()
+
+
+def without_test_labels(corpus: Corpus) -> Corpus:
+    """A corpus whose test turns are there, as context and for their vectors, but have no label."""
+    hidden = tuple(
+        replace(dialogue, utterances=tuple(replace(u, label=None) for u in dialogue.utterances))
+        for dialogue in corpus.contents["test"]
+    )
+    return replace(corpus, contents={**corpus.contents, "test": hidden})
+
+
+def _train_and_score(
+    job: TrialJob, corpus: Corpus, data_dir: Path | None, runs_at_once: int
+) -> dict[str, Any]:
+    """What a trial came to, as fields of a :class:`Trial`."""
+    experiment = job.experiment
+    try:
+        method, data = build(experiment, corpus, data_dir)
+        trained = train(method, data, job.place.folder, runs_at_once=runs_at_once)
+        dev, _ = scored(trained, "dev", trained.predict("dev"))
+    except DivergedError as error:
+        return {"outcome": "diverged", "reason": str(error)}
+    except (ErcBenchError, OSError):
+        raise
+    except Exception as error:  # whatever such settings do to a method
+        traceback.print_exc()
+        return {"outcome": FAILED, "reason": explain(error, "its log shows where")}
+    log = trained.log
+    return {
+        "outcome": "finished",
+        "metric": str(corpus.metric),
+        "dev": dev,
+        "training": {
+            **log.figures(experiment.config.select_on),
+            "parameters": sum(p.numel() for p in method.parameters()),
+            "peak_memory_mib": peak_memory_mib(),
+            "earlier_seconds": log.earlier_seconds,
+        },
+        "environment": log.environment,
+        "encoder": method.recorded(),
+    }
+
+
+def _trial(job: TrialJob, outcome: dict[str, Any], seconds: float) -> Trial:
+    """The file of a trial."""
+    experiment, study, identity = job.experiment, job.study, job.place.identity
+    training = outcome.pop("training", {})
+    seconds += training.pop("earlier_seconds", 0.0)
+    document = {
+        "study": study.hash,
+        "number": job.place.number,
+        "method": experiment.method,
+        "dataset": experiment.dataset,
+        "dataset_digest": identity.corpus_digest,
+        "further_corpora": dict(identity.further_corpora) or None,
+        "preset": experiment.preset,
+        "fixed": list(study.base.overrides),
+        "drawn": list(study.drawn(job.place.number)),
+        "config": experiment.settings,
+        "config_hash": experiment.hash,
+        "seed": experiment.seed,
+        "sampler": study.sampler,
+        "sampler_seed": study.sampler_seed,
+        "space": study.space,
+        "selection": f"dev {experiment.config.select_on}",
+        **outcome,
+        "encoder": {
+            "name": identity.encoder,
+            "digest": identity.encoder_digest,
+            **outcome.get("encoder", {}),
+        },
+        "training": {**training, "wall_seconds": round(seconds, 1)},
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    return typed(document, Trial)
+
+
+# --- the runs of the best one
+
+
+def take_over(experiments: Iterable[Experiment], root: Path, data_dir: Path | None) -> list[str]:
+    """Give tuned runs the records of the same runs under another mark; the names of all the runs.
+
+    The same settings, seed, corpus and encoder may be on record already: not tuned, because the
+    preset's own settings were the best, or after fewer trials.
+    """
+    jobs, _ = plan(list(experiments), root, {"data_dir": data_dir})
+    for job in jobs:
+        _take_over(job)
+    return [job.place.name for job in jobs]
+
+
+def _take_over(job: Job) -> None:
+    place, experiment = job.place, job.experiment
+    assert experiment.tuned is not None
+    with contextlib.suppress(RecordError):
+        if place.finished() is not None:
+            return
+    settings = f"{experiment.hash}-{place.identity.hash}"
+    for path in sorted(place.record.parent.glob(f"{settings}*-seed{experiment.seed}.json")):
+        record = _same_run(path, job)
+        if record is None or record.model is None:
+            continue
+        model = place.root / "runs" / place.dataset / place.method / path.stem / record.model.file
+        try:
+            with place.locked(), writing_below(place.root, place.folder):
+                if model.is_file():  # else it is not here: the record alone, as in a clone
+                    _link(model, place.folder / record.model.file)
+                tuned = typed(asdict(experiment.tuned), Search)
+                marked = msgspec.structs.replace(
+                    record, tuned=tuned, overrides=list(experiment.overrides)
+                )
+                write_record(place.record, marked)
+        except OSError as error:
+            raise cannot_write(place.folder, error) from error
+        say(f"{place.name}: the same run as {path.name}, which is taken over.")
+        return
+
+
+def _same_run(path: Path, job: Job) -> Record | None:
+    """The record of a file, if it is of the run of a job but for the search that chose it."""
+    with contextlib.suppress(RecordError):
+        record = read_record(path)
+        if record.metrics.dev is not None and job.place.identity.is_of(record):
+            return record
+    return None
+
+
+def _link(file: Path, link: Path) -> None:
+    """The same file under another name; a copy where the disk can't have it twice."""
+    temporary = link.with_name(f"{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(file, temporary)
+    except OSError:
+        shutil.copyfile(file, temporary)
+    temporary.replace(link)

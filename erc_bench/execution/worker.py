@@ -1,0 +1,165 @@
+"""One run, in a process that is there for nothing else: ``python -m erc_bench.execution.worker``.
+
+Every executor starts this with the file of a job. How it ended stands in a file when it is over,
+and roughly in the exit status: :data:`DONE`, :data:`FAILED`, :data:`STOPPED` by a signal before a
+time limit or a preemption, or :data:`UNSEEN`, the folder of the grid is not on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from erc_bench.errors import ErcBenchError, explain
+from erc_bench.execution.jobs import Ended, Sent, check_code, read_job
+from erc_bench.files import cannot_write, write_atomically
+from erc_bench.progress import say, show_warning
+from erc_bench.records.place import RunTakenError
+
+DONE, FAILED, UNSEEN, STOPPED = 0, 1, 66, 75
+"""Exit statuses."""
+
+TIED = "--tied"
+"""Argument of a worker that ends with the process whose pipe its standard input is."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do the job in a file; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    tied = TIED in arguments
+    (file,) = (Path(argument) for argument in arguments if argument != TIED)
+    return work(file, tied=tied)
+
+
+def work(file: Path, *, tied: bool = False) -> int:
+    """The life of a worker.
+
+    Args:
+        file: the job.
+        tied: end when standard input ends, with the process that writes there.
+    """
+    # Ctrl-C on a terminal reaches every process there; the grid stops each by SIGTERM, once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGUSR1"):  # Windows has no second
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    if tied:
+        threading.Thread(target=_end_with_input, daemon=True).start()
+    _leave_slurm_to_us()
+    warnings.showwarning = show_warning
+    try:
+        ended = _do(file)
+    except FileNotFoundError:
+        print(f"There is no {file} on {platform.node()}.", file=sys.stderr)
+        return UNSEEN
+    except KeyboardInterrupt:
+        return STOPPED
+    if ended is None:
+        return STOPPED
+    run = ended.job.place.name if ended.job else file.stem
+    said = {"failure": ended.failure, "taken": ended.taken, "run": run}
+    write_atomically(file.parent.parent / "ended" / file.name, json.dumps(said))
+    return FAILED if ended.failure else DONE
+
+
+def _do(file: Path) -> Ended | None:
+    """Do the job in a file and say how it ended; None if it was stopped.
+
+    Raises:
+        FileNotFoundError: there is no such file here.
+    """
+    begun = file.parent.parent / "begun" / file.name
+    again = begun.exists()
+    try:
+        sent = read_job(file)
+    except ErcBenchError as error:
+        return Ended(None, str(error))  # type: ignore[arg-type]  # the grid knows the job
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    me = {"host": platform.node(), "process": os.getpid(), "since": now}
+    write_atomically(begun, json.dumps(me))
+    try:
+        _go_to(sent.directory)
+        _write_output_to(sent.job.place.log)
+        check_code(sent)
+    except ErcBenchError as error:
+        return Ended(sent.job, str(error))
+    return perform(sent, again)
+
+
+def perform(sent: Sent, again: bool) -> Ended | None:
+    """Do a job in this process; returns how it ended, None if it was stopped.
+
+    Args:
+        sent: the job.
+        again: an engine has begun the same job before, so that ``restart`` was obeyed already.
+    """
+    import torch
+
+    job = sent.job
+    if again:
+        job = replace(job, options={**job.options, "restart": False})
+    try:
+        torch.set_num_threads(sent.threads)
+        # Whoever comes second at a run writes this into the log of the first, too.
+        now, by = f"{datetime.now():%Y-%m-%d %H:%M:%S}", f"process {os.getpid()}"
+        where = f"{by} on {platform.node()}"
+        say(f"{now}  Run {job.place.name}, {job.experiment.preset}, {where}")
+        job.do(sent.runs_at_once)
+    except RunTakenError:
+        return Ended(job, taken=True)
+    except KeyboardInterrupt:
+        say("Stopped by a signal; the run can go on from the last epoch that ended.")
+        return None
+    except Exception as error:
+        if not isinstance(error, ErcBenchError):
+            traceback.print_exc()
+        return Ended(job, explain(error, "its log shows where"))
+    return Ended(job)
+
+
+def _go_to(directory: str) -> None:
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise ErcBenchError(
+            f"The folder {directory}, in which the command was given, is not on "
+            f"{platform.node()} ({error.strerror}). Give the command in a folder that all machines "
+            "share."
+        ) from error
+
+
+def _write_output_to(log: Path) -> None:
+    """Everything that this process prints goes behind what is in the file already."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+    except OSError as error:
+        raise cannot_write(log, error) from error
+
+
+def _leave_slurm_to_us() -> None:
+    """Lightning would take a process in a job of Slurm for one of several, and requeue it."""
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]
+
+
+def _end_with_input() -> None:
+    """A machine whose engine is lost leaves nobody behind who still holds a run."""
+    while os.read(0, 1 << 10):
+        pass
+    os._exit(FAILED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""Methods without one of their parts, each compared with the whole method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erc_bench.corpus.conversation import Metric
+from erc_bench.errors import ErcBenchError, did_you_mean
+from erc_bench.evaluation.statistics import (
+    ResampledScores,
+    compare,
+    holm,
+    resampled_scores,
+    seed_interval,
+)
+from erc_bench.leaderboard.cache import Cache
+from erc_bench.leaderboard.runs import Run, read_runs
+from erc_bench.settings.experiment import variants
+from erc_bench.settings.registry import corpus_names, method_names
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """One variant, and its difference from the whole method: variant − whole, in points."""
+
+    name: str
+    values: list[float]
+    """The corpus's figure on test of each seed, in percent."""
+    seeds: list[int]
+    mean: float
+    seed_interval: list[float] | None
+    difference: float
+    interval: list[float] | None
+    """95 % for new dialogues and seeds; with one seed on a side for new dialogues alone."""
+    p: float
+    p_holm: float
+    """Corrected over the variants of the method."""
+    paired_seeds: list[int]
+    """The seeds that were paired; none where they are independent samples."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A method, and it without each of its parts."""
+
+    method: str
+    title: str
+    encoder: str
+    preset: str
+    overrides: list[str]
+    metric: str
+    """What the corpus is judged by."""
+    values: list[float]
+    seeds: list[int]
+    mean: float
+    seed_interval: list[float] | None
+    variants: list[VariantRow]
+
+
+def ablation_of(plain: Mapping[str, Any]) -> Ablation:
+    """An ablation from plain data."""
+    rows = [VariantRow(**row) for row in plain["variants"]]
+    return Ablation(**{**plain, "variants": rows})
+
+
+def known_variants(method: str) -> dict[str, tuple[list[str], bool]]:
+    """What the method's YAML file says of its variants: by name the settings that each sets, and
+    whether its seeds may be paired; nothing of a method that is not installed."""
+    if method not in method_names():
+        return {}
+    return {name: (list(v.settings), v.paired) for name, v in variants(method).items()}
+
+
+def ablations(runs: Sequence[Run], titles: Mapping[str, str]) -> list[Ablation]:
+    """Every whole method among the runs on a corpus of which variants are there, too.
+
+    A variant belongs to the whole method of the same preset, encoder, corpus and overrides, but
+    for those that set what the variant sets.
+    """
+    found = []
+    for whole in _configurations(run for run in runs if not run.variant).values():
+        first = whole[0]
+        known = known_variants(first.method)
+        of_whole = [run for run in runs if run.variant and _belongs(run, first, known)]
+        by_name = _configurations(of_whole)
+        if not by_name:
+            continue
+        scores = _scores(whole)
+        others = [(rows[0].variant, _scores(rows)) for rows in by_name.values()]
+        order = list(known)
+        others.sort(key=lambda each: (order.index(each[0]), each[0]))
+        if scores is None:
+            continue
+        rows = [
+            _row(name, other, scores, known[name][1]) for name, other in others if other is not None
+        ]
+        corrected = holm([row["p"] for row in rows])
+        over_seeds = seed_interval(scores.values)
+        found.append(
+            Ablation(
+                method=first.method,
+                title=titles.get(first.method, first.method),
+                encoder=first.encoder,
+                preset=first.preset,
+                overrides=first.overrides,
+                metric=first.metric,
+                values=[float(value) for value in scores.values],
+                seeds=list(scores.seeds),
+                mean=over_seeds.mean,
+                seed_interval=list(over_seeds.interval) if over_seeds.interval else None,
+                variants=[
+                    VariantRow(**row, p_holm=float(p))
+                    for row, p in zip(rows, corrected, strict=True)
+                ],
+            )
+        )
+    return sorted(found, key=lambda each: (each.method, each.preset, each.overrides))
+
+
+def _configurations(runs: Iterable[Run]) -> dict[tuple[Any, ...], list[Run]]:
+    """Runs by configuration, each with its seeds in order; of the same settings tuned and not the
+    latter."""
+    found: dict[tuple[Any, ...], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.tuned is not None, run.seed)):
+        data = (run.encoder_digest or run.encoder, run.test_set, run.corpus)
+        same = (run.method, run.config_hash, run.variant, *data)
+        kept = found.setdefault(same, [])
+        if not kept or kept[0].settings == run.settings:
+            kept.append(run)
+    return dict(sorted(found.items()))
+
+
+def _belongs(variant: Run, whole: Run, known: Mapping[str, tuple[list[str], bool]]) -> bool:
+    """Whether a run is of a variant of just this whole method."""
+    if variant.variant not in known:  # of another version of the method
+        return False
+    own, _ = known[variant.variant]
+    kept = [text for text in whole.overrides if text.partition("=")[0] not in own]
+    sides = [
+        (r.method, r.preset, r.encoder_digest or r.encoder, r.test_set, r.corpus)
+        for r in (variant, whole)
+    ]
+    return sides[0] == sides[1] and sorted(variant.overrides) == sorted(kept)
+
+
+def _scores(runs: Sequence[Run]) -> ResampledScores | None:
+    """Resampled scores of one configuration; None where the dialogues are not known."""
+    first = runs[0]
+    if first.dialogue is None:
+        return None
+    predictions, seeds = [run.predicted for run in runs], [run.seed for run in runs]
+    return resampled_scores(
+        *(first.gold, predictions, first.dialogue, len(first.labels), seeds),
+        metric=Metric.of(first.metric, first.labels),
+        labels=first.labels,
+    )
+
+
+def _row(
+    name: str, variant: ResampledScores, whole: ResampledScores, paired: bool
+) -> dict[str, Any]:
+    """A :class:`VariantRow` without its corrected p."""
+    common = set(variant.seeds) & set(whole.seeds)
+    # One pair says nothing of the spread of differences: its two sides may have more seeds.
+    result = compare(variant, whole, paired_seeds=paired and len(common) > 1)
+    over_seeds = seed_interval(variant.values)
+    return {
+        "name": name,
+        "values": [float(value) for value in variant.values],
+        "seeds": list(variant.seeds),
+        "mean": over_seeds.mean,
+        "seed_interval": list(over_seeds.interval) if over_seeds.interval else None,
+        "difference": result.difference,
+        "interval": list(result.interval) if result.interval else None,
+        "p": result.p,
+        "paired_seeds": list(result.paired_seeds),
+    }
+
+
+def ablations_of(
+    root: Path, method: str, dataset: str, preset: str | None = None
+) -> tuple[list[Ablation], list[str]]:
+    """The ablations of one method on one corpus by the records below ``root``.
+
+    Returns:
+        One for each preset, encoder and set of overrides, and why records were left out.
+
+    Raises:
+        ErcBenchError: there is no such method or corpus, or no variant of it is on record.
+    """
+    known = known_variants(method)
+    runs, skipped = read_runs(root, Cache(root))
+    mine = [
+        r for r in runs if (r.method, r.dataset) == (method, dataset) and preset in (None, r.preset)
+    ]
+    if method not in method_names() and not mine:
+        raise ErcBenchError(
+            f"There is no method {method!r}." + did_you_mean(method, method_names())
+        )
+    if dataset not in corpus_names() and not mine:
+        raise ErcBenchError(
+            f"There is no dataset {dataset!r}." + did_you_mean(dataset, corpus_names())
+        )
+    found = ablations(mine, {})
+    if not found:
+        if not known:
+            raise ErcBenchError(f"{method} has no variants: its YAML file names none.")
+        options = f"--method {method} --dataset {dataset}" + (f" --preset {preset}" * bool(preset))
+        raise ErcBenchError(
+            f"No variant of {method} on {dataset} is on record below {root} beside the whole "
+            f"method. `erc-bench run {options} --variant all --seeds 5` makes them "
+            f"({', '.join(known)})."
+        )
+    return found, [each.reason for each in skipped]

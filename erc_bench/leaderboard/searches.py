@@ -1,0 +1,100 @@
+"""Searches for settings, as their trials lie beside the records: what each found on dev."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from erc_bench.evaluation.budget import expected_best
+from erc_bench.leaderboard.runs import Skipped
+from erc_bench.records.schema import RecordError
+from erc_bench.records.trials import Trial, read_trial, trial_files
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """The trials of one method: weighted-F1 on dev, in percent."""
+
+    method: str
+    title: str
+    study: str
+    """Hash over all that its trials draw from."""
+    fixed: list[str]
+    """``key=value``: settings that all its trials have."""
+    trials: int
+    failed: int
+    """Trials that failed or diverged; their score is 0."""
+    preset_score: float | None
+    """Of trial 0, the preset's own settings; None where that failed or is not there."""
+    best: float | None
+    chosen: int | None
+    """The number of the best trial."""
+    settings: list[str]
+    """What that drew."""
+    expected: list[float]
+    """The expected best score of 1, 2, … trials."""
+
+
+@dataclass(frozen=True)
+class SearchGroup:
+    """The searches on one corpus with one encoder and preset, one a method."""
+
+    encoder: str
+    digest: str
+    preset: str
+    rows: list[SearchRow]
+
+
+def read_trials(root: Path) -> tuple[list[Trial], list[Skipped]]:
+    """All trials below ``root``, and the files that are none."""
+    trials, skipped = [], []
+    for path in trial_files(root):
+        try:
+            trials.append(read_trial(path))
+        except RecordError as error:
+            skipped.append(Skipped(path.relative_to(root).as_posix(), str(error)))
+    return trials, skipped
+
+
+def search_groups(trials: Iterable[Trial], titles: dict[str, str]) -> list[SearchGroup]:
+    """The searches on one corpus by encoder and preset, each group's best first.
+
+    Of several searches for one method the one with the most trials counts.
+    """
+    groups: dict[tuple[str, str], dict[str, dict[str, list[Trial]]]] = {}
+    for trial in trials:
+        group = groups.setdefault((trial.encoder.digest or trial.encoder.name, trial.preset), {})
+        study = f"{trial.study} {trial.dataset_digest}"
+        group.setdefault(trial.method, {}).setdefault(study, []).append(trial)
+    found = []
+    for (_, preset), methods in groups.items():
+        largest = [
+            max(studies.items(), key=lambda study: (len(study[1]), study[0]))[1]
+            for studies in methods.values()
+        ]
+        rows = [_row(of_method, titles) for of_method in largest]
+        rows.sort(key=lambda row: (-(row.best or 0), row.method))
+        encoder = largest[0][0].encoder
+        found.append(SearchGroup(encoder.name, encoder.digest, preset, rows))
+    return sorted(found, key=lambda group: (group.preset, group.encoder, group.digest))
+
+
+def _row(trials: Sequence[Trial], titles: dict[str, str]) -> SearchRow:
+    first = min(trials, key=lambda trial: trial.number)
+    finished = [trial for trial in trials if trial.dev is not None]
+    best = max(finished, key=lambda trial: (trial.score, -trial.number), default=None)
+    is_preset = first.number == 0 and first.dev is not None
+    return SearchRow(
+        method=first.method,
+        title=titles.get(first.method, first.method),
+        study=first.study,
+        fixed=first.fixed,
+        trials=len(trials),
+        failed=len(trials) - len(finished),
+        preset_score=first.score if is_preset else None,
+        best=best.score if best else None,
+        chosen=best.number if best else None,
+        settings=best.drawn if best else [],
+        expected=expected_best([trial.score for trial in trials]),
+    )

@@ -1,0 +1,199 @@
+"""Holding a folder alone, among the processes of one machine and of many that share a filesystem.
+
+Two locks are held at once. ``flock`` ends with its process, at once, however that ends; but some
+filesystems have none, and NFS mounted with ``nolock`` has one that other machines do not see. A
+lease is a file that its holder touches every :data:`BEAT_SECONDS`. Another machine may take it over
+when it has not changed for :data:`LEASE_SECONDS` by that machine's own stopwatch: no two clocks are
+compared. On the holder's own machine a process that is gone is known at once.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import errno
+import json
+import os
+import platform
+import signal
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, SoftFileLease, Timeout
+
+from erc_bench.errors import ErcBenchError
+from erc_bench.progress import say
+
+LEASE_SECONDS = 180.0
+"""How long a lease that nobody renews still holds. NFS may show a file's time a minute late."""
+
+BEAT_SECONDS = 20.0
+"""How often a lease is renewed."""
+
+LOCK_SECONDS = 0.2
+"""How long a lock is waited for: whoever looks whether a folder is held has it for less."""
+
+WITHOUT_FLOCK = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
+"""Numbers of the errors of a filesystem that has no ``flock``."""
+
+
+class HeldError(ErcBenchError):
+    """Another process holds the folder; the message says which, as far as it is known."""
+
+
+class Hold:
+    """A folder that this process holds, until it is released or the lease is lost."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lost = False
+        self.lease = _lease(folder, self._on_loss)
+
+    def check(self) -> None:
+        """Look whether the lease is still this process's.
+
+        Raises:
+            HeldError: it is not: this process was stopped for so long that another took it over.
+        """
+        owner = self.lease.owner
+        if self.lost or owner is None or owner.token != self.lease.token:
+            raise HeldError(holder(self.folder))
+
+    def _on_loss(self, _: Any) -> None:
+        """Stop what the main thread does; the lease's own thread calls this."""
+        self.lost = True
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(signal.getsignal(number)):
+                _thread.interrupt_main(number)
+                return
+
+
+@contextlib.contextmanager
+def hold(folder: Path, *, patient: bool = False) -> Iterator[Hold]:
+    """Hold a folder that is there.
+
+    Where a process of another machine holds it, this waits until it is seen to live, a minute or
+    so, or until its lease is over.
+
+    Args:
+        folder: is there already.
+        patient: wait for whoever holds it, however long, and say so.
+
+    Raises:
+        HeldError: another process holds it, or took it over meanwhile.
+        OSError: the folder can't be written to.
+    """
+    with _flock(folder, patient):
+        held = Hold(folder)
+        _take(held.lease, patient)
+        owner = folder / "owner.json"
+        try:
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            described = {"host": platform.node(), "process": os.getpid(), "since": now}
+            with contextlib.suppress(OSError):
+                owner.write_text(json.dumps(described))
+            try:
+                yield held
+            except KeyboardInterrupt:
+                if held.lost:
+                    raise HeldError(holder(folder)) from None
+                raise
+        finally:
+            if not held.lost:
+                with contextlib.suppress(OSError):
+                    owner.unlink(missing_ok=True)
+            held.lease.release()
+
+
+_watched: dict[Path, SoftFileLease] = {}
+"""The leases that were found held. How long one has not changed is known to whoever watches it."""
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process holds a folder now. Cheap, and to be asked again and again."""
+    leased = (folder / "lease").exists()
+    if not leased and not (folder / "lock").exists():
+        return False
+    try:
+        with _flock(folder, False, seconds=0):
+            if leased:
+                with _watched.setdefault(folder, _lease(folder)).acquire(timeout=0):
+                    del _watched[folder]
+            return False
+    except (HeldError, Timeout):
+        return True
+    except OSError:
+        return False  # whoever wants to hold it will say what is wrong with the place
+
+
+def holder(folder: Path) -> str:
+    """Which process holds a folder, in brackets behind a space, as far as it said so."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        owner = json.loads((folder / "owner.json").read_text())
+        since = f" since {owner['since']}" if "since" in owner else ""
+        return f" (process {owner['process']} on {owner['host']}{since})"
+    return ""
+
+
+def _lease(folder: Path, on_loss: Callable[[Any], None] | None = None) -> SoftFileLease:
+    return SoftFileLease(
+        folder / "lease",
+        lease_duration=LEASE_SECONDS,
+        heartbeat_interval=BEAT_SECONDS,
+        on_compromise=on_loss,
+        thread_local=False,
+    )
+
+
+@contextlib.contextmanager
+def _flock(folder: Path, patient: bool, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the ``flock`` of a folder, where there is such a thing."""
+    lock = FileLock(folder / "lock", thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=seconds, poll_interval=0.02)
+    except Timeout:
+        if not patient:
+            raise HeldError(holder(folder)) from None
+        say(f"Another run is at {folder}{holder(folder)}; waiting for it.")
+        lock.acquire()
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in WITHOUT_FLOCK:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _take(lease: SoftFileLease, patient: bool) -> None:
+    """Acquire a lease, from another machine's process too if that does not renew it.
+
+    Raises:
+        HeldError: that process lives.
+    """
+    folder = Path(lease.lock_file).parent
+    with contextlib.suppress(Timeout):
+        lease.acquire(timeout=LOCK_SECONDS, poll_interval=0.02)
+        return
+    say(
+        f"{folder} is held elsewhere{holder(folder)}. Looking whether that process lives; if its "
+        f"machine is lost, this goes on in {LEASE_SECONDS:.0f} s."
+    )
+    seen = _touched(lease)
+    while True:
+        with contextlib.suppress(Timeout):
+            lease.acquire(timeout=1, poll_interval=0.5)
+            return
+        if not patient and _touched(lease) not in (seen, None):
+            raise HeldError(holder(folder))
+
+
+def _touched(lease: SoftFileLease) -> int | None:
+    """When a lease was renewed, by the filesystem's clock; None if there is none."""
+    with contextlib.suppress(OSError):
+        return os.stat(lease.lock_file).st_mtime_ns
+    return None

@@ -1,0 +1,59 @@
+"""What is known of each method without importing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from erc_bench.settings.experiment import method_sheet
+from erc_bench.settings.presets import presets
+from erc_bench.settings.registry import method_names
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method as its YAML file describes it; what that leaves out is empty."""
+
+    name: str
+    title: str
+    paper: str
+    family: str
+    """What it is built like, such as ``recurrent``."""
+    context: str
+    """``past`` or ``full``, as its default settings have it."""
+    trains: str
+    """What is learnt."""
+    gpu_memory_gib: dict[str, float]
+    """What a run is reckoned to need of a GPU, by preset."""
+    on_cpu: str
+    """The preset that is made for a machine without a GPU; "" = there is none."""
+
+    @property
+    def memory(self) -> str:
+        """``24 / 16 / 4``: GiB by preset, without those that only try something out."""
+        ranked = (n for n in self.gpu_memory_gib if not (n in presets() and presets()[n].trial))
+        return " / ".join(f"{self.gpu_memory_gib[name]:g}" for name in ranked)
+
+    @property
+    def needs_gpu(self) -> str:
+        """Whether it can't do without a GPU, and the preset for a machine that has none."""
+        return f"no: {self.on_cpu}" if self.on_cpu else "yes"
+
+
+def method_entry(name: str) -> MethodEntry:
+    """What is known of one method.
+
+    Raises:
+        ErcBenchError: there is no such method, or its YAML file is not in order.
+    """
+    sheet = method_sheet(name)
+    own = sheet.get("presets") or {}
+    known = [preset for preset in presets() if preset in own]
+    memory = {n: presets()[n].gpu_memory_gib for n in known} | (sheet.get("gpu_memory_gib") or {})
+    texts = {key: sheet.get(key) or "" for key in ("title", "paper", "family", "context", "trains")}
+    for_cpu = (n for n in known if presets()[n].on_cpu and not presets()[n].trial)
+    return MethodEntry(name, **texts, gpu_memory_gib=memory, on_cpu=next(for_cpu, ""))
+
+
+def method_entries() -> list[MethodEntry]:
+    """All registered methods, by name."""
+    return [method_entry(name) for name in method_names()]

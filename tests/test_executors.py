@@ -1,0 +1,379 @@
+"""What a grid does with its executor: what is gone, put again, left, found again, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from fake_executors import Fake, Queueing, do, end, nobody
+from rich.console import Console
+
+from erc_bench.cli import main
+from erc_bench.errors import ErcBenchError
+from erc_bench.execution import executors, jobs
+from erc_bench.execution.executors import Dispatch, Gone, make_executor
+from erc_bench.execution.grid import _Grid, plan, run_grid
+from erc_bench.execution.jobs import (
+    Attempt,
+    JobFolder,
+    Queued,
+    check_code,
+    job_folders,
+    read_job,
+)
+from erc_bench.execution.resources import Resources, parse_resources
+from erc_bench.execution.status import print_status
+from erc_bench.execution.worker import STOPPED, UNSEEN
+from erc_bench.settings.experiment import Experiment, resolve
+from erc_bench.settings.registry import executor_names
+
+QUICK = ("max_batches=1", "epochs=1", "precision=float32", "max_len=16")
+
+
+@pytest.fixture(scope="module")
+def experiments(tiny_encoder: str) -> list[Experiment]:
+    """Two runs of a second."""
+    settings = [f"encoder={tiny_encoder}", *QUICK]
+    return [
+        resolve("finetune", "demo", preset="smoke", seed=seed, overrides=settings)
+        for seed in (1, 2)
+    ]
+
+
+def attempt_at(experiment: Experiment, root: Path, **options) -> Attempt:
+    """A job in its file."""
+    (job,), _ = plan([experiment], root, options)
+    folder = JobFolder(root)
+    with folder.held():
+        (attempt,) = folder.send([(job, 1, Resources(cpus=1))], 1, 1)
+    return attempt
+
+
+def work(attempt: Attempt, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        attempt.command,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+# --- what becomes of a worker ---
+
+
+def test_a_run_whose_machine_is_lost_is_put_again(experiments, tmp_path: Path, capsys) -> None:
+    def begin(attempt: Attempt) -> None:
+        if attempt.tries == 1:
+            fake.lost[attempt.name] = Gone("lost its node", again=True)
+        else:
+            do(attempt)
+
+    fake = Fake(begin)
+    report = run_grid(experiments, tmp_path, executor=fake, restart=True)
+    assert report.failures == []
+    assert len(report.scores["finetune", "demo"]) == 2
+    assert [attempt.tries for attempt in fake.started] == [1, 1, 2, 2]
+    # What it had is gone on with, whatever the command said of the first time.
+    assert [a.job.options["restart"] for a in fake.started] == [True, True, False, False]
+    assert "lost its node. It is put again (1 of 3)." in " ".join(capsys.readouterr().err.split())
+    assert job_folders(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "attempts", "words"),
+    [
+        (Gone("lost its node", again=True), 3, "It was tried 3 times."),
+        (Gone("was killed by SIGSEGV", status=-11), 1, "SIGSEGV; the same command goes on"),
+        (Gone("was stopped", status=STOPPED), 1, "it was stopped; the same command goes on"),
+        (Gone("ended with status 1", status=1), 1, "could not say why"),
+    ],
+)
+def test_what_is_not_put_again_is_a_failure(
+    experiments, tmp_path: Path, how: Gone, attempts: int, words: str
+) -> None:
+    fake = Fake(lambda attempt: fake.lost.setdefault(attempt.name, how))
+    report = run_grid(experiments[:1], tmp_path, executor=fake, retries=2)
+    (ended,) = report.failures
+    assert words in ended.failure
+    assert len(fake.started) == attempts
+
+
+def test_a_run_that_fails_is_not_put_again(experiments, tmp_path: Path) -> None:
+    fake = Fake(lambda attempt: end(attempt, "a reason."))
+    report = run_grid(experiments, tmp_path, executor=fake)
+    assert [ended.failure for ended in report.failures] == ["a reason."] * 2
+    assert len(fake.started) == 2
+
+
+def test_an_end_that_is_seen_late_over_nfs_is_waited_for(experiments, tmp_path: Path) -> None:
+    class Late(Fake):
+        def wait(self, seconds: float) -> None:
+            super().wait(seconds)
+            if self.waits == 3:
+                do(self.started[-1])
+
+    fake = Late(lambda attempt: fake.lost.setdefault(attempt.name, Gone("ended", status=0)))
+    report = run_grid(experiments[:1], tmp_path, executor=fake)
+    assert report.failures == []
+    assert fake.waits >= 3
+
+
+def test_an_end_that_is_never_seen_is_a_failure(
+    experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "LATE_SECONDS", 0.1)
+    fake = Fake(lambda attempt: fake.lost.setdefault(attempt.name, Gone("ended", status=0)))
+    report = run_grid(experiments[:1], tmp_path, executor=fake)
+    assert len(report.failures) == 1
+
+
+def test_a_machine_that_does_not_see_the_folder_stops_the_grid(experiments, tmp_path: Path) -> None:
+    fake = Fake(lambda a: fake.lost.setdefault(a.name, Gone("ended", status=UNSEEN)), most=2)
+    with pytest.raises(ErcBenchError, match="--leaderboard-dir"):
+        run_grid(experiments, tmp_path, executor=fake)
+    assert len(fake.stopped) == 2
+    assert job_folders(tmp_path) == []
+
+
+# --- what goes on without the command ---
+
+
+def test_what_was_queued_and_left_is_found_again(experiments, tmp_path: Path) -> None:
+    first = Queueing(lambda _: None, most=2)
+    assert run_grid(experiments, tmp_path, executor=first, detach=True).left == 2
+    assert first.stopped == []
+    done, failed = first.started
+    do(done)
+    end(failed, "a reason.")
+    again = nobody()
+    again.name, again.outlives, again.queues = "queueing", True, True
+    report = run_grid(experiments, tmp_path, executor=again)
+    assert len(report.scores["finetune", "demo"]) == 1
+    assert [ended.failure for ended in report.failures] == ["a reason."]
+    assert job_folders(tmp_path) == []
+
+
+def test_all_that_was_left_is_finished(experiments, tmp_path: Path) -> None:
+    first = Queueing(lambda _: None, most=2)
+    run_grid(experiments, tmp_path, executor=first, detach=True)
+    for attempt in first.started:
+        do(attempt)
+    report = run_grid(experiments, tmp_path, executor=nobody())
+    assert len(report.scores["finetune", "demo"]) == 2
+    assert job_folders(tmp_path) == []
+
+
+@pytest.mark.parametrize(("answer", "stopped"), [("", 0), ("c", 2)])
+def test_ctrl_c_asks_once(
+    experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, stopped: int
+) -> None:
+    class Interrupted(Queueing):
+        def wait(self, seconds: float) -> None:
+            raise KeyboardInterrupt
+
+    asked = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda: asked.append(1) or answer)
+    fake = Interrupted(lambda _: None, most=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(experiments, tmp_path, executor=fake)
+    assert len(asked) == 1
+    assert len(fake.stopped) == stopped
+    assert len(job_folders(tmp_path)) == (0 if stopped else 1)
+
+
+def test_a_run_that_another_command_has_queued_is_left_to_it(
+    experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("erc_bench.execution.grid.POLL_SECONDS", 0.01)
+    first = Queueing(lambda _: None, most=2)
+    run_grid(experiments, tmp_path, executor=first, detach=True)
+    (folder,) = job_folders(tmp_path)
+    looked = []
+
+    def is_held(self: JobFolder) -> bool:
+        looked.append(self.name)
+        if len(looked) == 6:  # meanwhile the other command's runs end
+            for attempt in first.started:
+                do(attempt)
+        return self.name == folder.name
+
+    monkeypatch.setattr(JobFolder, "is_held", is_held)
+    report = run_grid(experiments, tmp_path, executor=nobody())
+    assert len(report.scores["finetune", "demo"]) == 2
+
+
+def test_detach_needs_an_engine_with_a_queue(tmp_path: Path, capsys) -> None:
+    words = ["run", "--method", "finetune", "--dataset", "demo", "--preset", "smoke", "--detach"]
+    assert main([*words, "--leaderboard-dir", str(tmp_path)]) == 2
+    assert "--executor slurm" in capsys.readouterr().err
+
+
+def test_status_shows_who_does_what(experiments, tmp_path: Path) -> None:
+    first = Queueing(lambda _: None, most=2)
+    run_grid(experiments, tmp_path, executor=first, detach=True)
+    running, failed = first.started
+    running.begun.write_text('{"host": "node7", "process": 3, "since": "2026-01-01"}')
+    running.job.place.log.parent.mkdir(parents=True)
+    running.job.place.log.write_text("Epoch 2/8  loss 0.5\n")
+    end(failed, "a reason.")
+    out = StringIO()
+    print_status(Console(file=out, width=250), tmp_path)
+    said = out.getvalue()
+    for words in ("queueing", "0 of 2 runs finished, 1 running, 1 failed", "node7", "Epoch 2/8"):
+        assert words in said
+    assert f"{failed.job.place.name}: a reason." in said
+    assert main(["grid", "status", str(tmp_path)]) == 0
+    assert main(["grid", "status", str(tmp_path / "nowhere")]) == 2
+
+
+def test_two_hundred_runs_have_one_display(experiments, tmp_path: Path) -> None:
+    wanted = [replace(experiments[0], seed=seed) for seed in range(1, 201)]
+    planned, _ = plan(wanted, tmp_path, {})
+    folder = JobFolder(tmp_path)
+    state = _Grid(planned)
+    state.dispatch = Dispatch(Queueing(), folder)
+    state.adopt(planned, {job.place.name: queued(job.place.name) for job in planned})
+    with folder.held():
+        for job in planned[:150]:
+            (folder.path / "begun" / f"{job.place.name.replace('/', '-')}.json").touch()
+        out = StringIO()
+        screen = Console(file=out, width=120, height=25, force_terminal=True)
+        screen.print(state.picture())
+    assert "0 of 200 runs, 150 running, 50 waiting in queueing" in out.getvalue()
+    assert "more" in out.getvalue()
+    assert out.getvalue().count("\n") < 25
+
+
+def queued(run: str) -> Queued:
+    name = run.replace("/", "-")
+    return Queued("queueing", f"handle of {name}", name, run)
+
+
+# --- the worker ---
+
+
+@pytest.mark.slow
+def test_the_worker_is_a_program_of_its_own(experiments, tmp_path: Path) -> None:
+    attempt = attempt_at(experiments[0], tmp_path)
+    done = work(attempt, SLURM_NTASKS="1", SLURM_JOB_ID="7", SLURM_JOB_NAME="erc")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(attempt.ended.read_text())["failure"] == ""
+    assert json.loads(attempt.begun.read_text())["process"]
+    assert attempt.job.place.finished() is not None
+
+
+@pytest.mark.slow
+def test_the_worker_refuses_other_code_and_other_settings(experiments, tmp_path: Path) -> None:
+    for name, value in (("code", "another"), ("job", None), ("version", 99)):
+        attempt = attempt_at(experiments[0], tmp_path / name)
+        document = json.loads(attempt.file.read_text())
+        if name == "job":  # whose settings are others
+            document["job"]["experiment"]["settings"]["epochs"] = 7
+        else:
+            document[name] = value
+        attempt.file.write_text(json.dumps(document))
+        assert work(attempt).returncode == 1
+        failure = json.loads(attempt.ended.read_text())["failure"]
+        assert "is not as it was where the grid was begun" in failure
+        assert not attempt.job.place.record.exists()
+
+
+@pytest.mark.slow
+def test_the_worker_says_that_it_does_not_see_its_job(experiments, tmp_path: Path) -> None:
+    attempt = attempt_at(experiments[0], tmp_path)
+    attempt.file.unlink()
+    done = work(attempt)
+    assert done.returncode == UNSEEN
+    assert str(attempt.file) in done.stderr
+
+
+def test_a_job_is_read_as_it_was_written(
+    experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = attempt_at(experiments[0], tmp_path, data_dir=None, wandb="off", force=True)
+    sent = read_job(attempt.file)
+    assert sent.job == attempt.job
+    check_code(sent)
+    monkeypatch.setattr(jobs, "OWN_CODE", "changed")
+    with pytest.raises(ErcBenchError, match="the code of erc-bench or of a plug-in"):
+        check_code(sent)
+
+
+# --- resources ---
+
+
+def test_resources_are_read_from_the_command_and_from_files(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text("gpus: 2\nminutes: 90\nslurm:\n  partition: gpu\n  setup: [module load a, b]\n")
+    names = executor_names()
+    found = parse_resources([str(site), "gpus=1", "slurm.account=me"], names)
+    assert (found.gpus, found.minutes, found.cpus) == (1, 90, None)
+    assert found.of("slurm") == {"partition": "gpu", "setup": "module load a\nb", "account": "me"}
+    assert found.of("ray") == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("gpu=1", "Did you mean 'gpus'"),
+        ("cpus=1.5", "a whole number from 1 on"),
+        ("gpus=-1", "a number above 0 or 0"),
+        ("minutes=soon", "a number above 0"),
+        ("slum.partition=gpu", "no resource 'slum.partition'"),
+        ("slurm.=gpu", "the name of an option"),
+        ("nowhere.yaml", "neither key=value nor a file"),
+    ],
+)
+def test_wrong_resources_are_named(given: str, said: str) -> None:
+    with pytest.raises(ErcBenchError, match=r"--resources") as error:
+        parse_resources([given], executor_names())
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "{", "gpus: yes\n", "slurm: {a: {b: c}}\n"])
+def test_a_wrong_file_of_resources_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "site.yaml").write_text(text)
+    with pytest.raises(ErcBenchError, match=r"site\.yaml"):
+        parse_resources([str(tmp_path / "site.yaml")], executor_names())
+
+
+@pytest.mark.parametrize(
+    ("preset", "gpus", "shares", "wanted"),
+    [
+        ("paper", True, True, (2, 1)),
+        ("paper", False, False, (1, 0)),
+        ("small", True, True, (2, 0.25)),
+        ("small", True, False, (1, 0)),
+    ],
+)
+def test_defaults_are_by_what_the_run_is(preset, gpus, shares, wanted) -> None:
+    run = resolve("finetune", "demo", preset=preset)
+    needs = Resources().for_run(run, gpus=gpus, shares=shares)
+    assert (needs.cpus, needs.gpus) == wanted
+    assert needs.memory_gib > 1
+    assert Resources(cpus=7).for_run(run, gpus=gpus, shares=shares).cpus == 7
+
+
+def test_executors_are_joined_by_entry_points() -> None:
+    assert {"local", "ray", "slurm"} <= set(executor_names())
+    assert make_executor("local", {}).name == "local"
+    with pytest.raises(ErcBenchError, match="Did you mean 'slurm'"):
+        make_executor("slrum", {})
+    with pytest.raises(ErcBenchError, match="local has no such option"):
+        make_executor("local", {"a": "b"})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file of Unix")
+def test_slurm_that_is_not_here_is_one_paragraph(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ErcBenchError, match="no `sbatch` here"):
+        make_executor("slurm", {})
