@@ -6,6 +6,7 @@ and carries nothing but the worker's exit status; logs go to our own files.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -65,7 +66,7 @@ class Ray:
             ray.init(
                 address=address,
                 log_to_driver=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
                 **(here if address == "local" else {}),
             )
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
