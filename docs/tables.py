@@ -19,7 +19,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from erc_bench.leaderboard.tables import markdown_table, p_value, signed
+from erc_bench.leaderboard.tables import markdown_table, p_value, selection, signed
 from erc_bench.settings.methods import method_entries
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,8 +53,8 @@ def results(corpus: str) -> str:
             row_name(row),
             str(len(row["seeds"])),
             mean(row),
-            f"{row['dev_weighted_f1']:.2f}",
-            row["selection"].replace("weighted_f1", "weighted-F1"),
+            f"{row['dev_score']:.2f}",
+            selection(row["selection"]),
             *less_control(row, track),
         ]
         for row, track in rows_of(corpus)
@@ -70,7 +70,7 @@ def published(corpus: str) -> str:
         if paper:
             encoder = (paper["encoder"] or "encoder not known").split("/")[-1]
             on_test = ", selected on test" if paper["selection"] == "test" else ""
-            cell = f"{paper['weighted_f1']:.2f}, {encoder}{on_test}"
+            cell = f"{paper['score']:.2f}, {encoder}{on_test}"
         body.append([row_name(row), str(len(row["seeds"])), mean(row), cell])
     return markdown_table(("", "seeds", "here", "published"), body, "lrrl")
 

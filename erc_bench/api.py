@@ -26,7 +26,7 @@ def load_corpus(name: str, *, data_dir: Path | str | None = None) -> Corpus:
     """A corpus, from its files: ``load_corpus("meld").dialogues("test")``.
 
     Args:
-        name: as ``erc-bench data list`` has it.
+        name: as ``erc-bench data list`` has it, or the folder of one of your own.
         data_dir: where the corpora are, before the usual places.
 
     Raises:
@@ -88,7 +88,7 @@ def run(
 
     Args:
         method: as ``erc-bench methods`` has it.
-        dataset: as ``erc-bench data list`` has it.
+        dataset: as ``erc-bench data list`` has it, or the folder of one of your own.
         preset: None is the default one.
         seed: of everything that is drawn.
         settings: settings to override, by their dotted names: ``{"evaluation.oracle": True}``.

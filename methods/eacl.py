@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 from erc_bench.encoders.loading import in_float32, load_encoder
 from erc_bench.encoders.optimisation import adamw
 from erc_bench.errors import ErcBenchError
-from erc_bench.evaluation.metrics import weighted_f1
+from erc_bench.evaluation.metrics import score
 from erc_bench.method import Batch, ErcDataModule, ErcMethod, LabelSet, MethodConfig
 from erc_bench.method.config import above, added_later, at_least, between_0_and_1
 
@@ -184,6 +185,7 @@ def adapt_anchors(
     dev: tuple[Tensor, Tensor],
     config: EACLConfig,
     seed: int,
+    dev_score: Callable[[Tensor, Tensor], float],
 ) -> Tensor:
     """Anchors ``(C, m)`` fitted to frozen utterances (section 3.4), of the epoch best on dev.
 
@@ -192,6 +194,7 @@ def adapt_anchors(
         train: utterance vectors ``(N, m)`` and their labels ``(N,)``; ``dev`` likewise.
         config: temperature, and the settings of stage 2.
         seed: of the order of the batches.
+        dev_score: the corpus's figure, of predicted and gold classes ``(N,)``.
     """
     z, labels = train
     anchors = nn.Parameter(start.clone())
@@ -209,7 +212,7 @@ def adapt_anchors(
             optimizer.step()
         with torch.no_grad():
             predicted = anchor_scores(dev[0], anchors, config.temperature).argmax(dim=1)
-        f1 = weighted_f1(predicted, dev[1], len(anchors))
+        f1 = dev_score(predicted, dev[1])
         if f1 > best_f1:
             best, best_f1 = anchors.detach().clone(), f1
     return best
@@ -293,5 +296,8 @@ class EACL(ErcMethod):
             split: data.encode(split, lambda batch: self(batch)[1], examples)
             for split, examples in (("train", everything[:some]), ("dev", None))
         }
+        dev_score = partial(score, labels=self.labels.names, metric=data.corpus.metric)
         with torch.enable_grad():  # dev may be about to be scored
-            return adapt_anchors(start, mapped["train"], mapped["dev"], self.config, data.seed)
+            return adapt_anchors(
+                start, mapped["train"], mapped["dev"], self.config, data.seed, dev_score
+            )

@@ -33,7 +33,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, Columns, ErcDataModule, LabelSet, Ragged, devices
-from erc_bench.method.config import above, added_later, at_least, between_0_and_1
+from erc_bench.method.config import SelectOn, above, added_later, at_least, between_0_and_1
 from erc_bench.vectors import VectorMethod, VectorMethodConfig
 
 from .dialogues import DialogueReader
@@ -49,7 +49,7 @@ class SACLConfig(VectorMethodConfig):
     accumulate: int = 2  # batches per optimiser step; their gradients are added
     gradient_clip: float = 0.0  # largest gradient norm; 0 = no clipping
     patience: int = 20  # epochs without improvement on dev before stopping; 0 = never
-    select_on: Literal["weighted_f1", "loss"] = "loss"  # the figure of dev that selects
+    select_on: SelectOn = "loss"  # the figure of dev that selects
     # of the LSTMs; auto = float32
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     hidden_size: int = 128  # of each direction of both LSTMs

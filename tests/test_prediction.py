@@ -326,7 +326,7 @@ def test_line_ends_and_dialogues_a_line(tmp_path) -> None:
 def test_files_that_can_not_be_read(root: Path, elsewhere: Path, capsys, monkeypatch) -> None:
     assert "nowhere.json can not be read" in fails(capsys, "predict", "eacl", "nowhere.json")
     (elsewhere / "folder").mkdir()
-    assert "Is a directory" in fails(capsys, "predict", "eacl", "folder")
+    assert "no file folder/corpus.yaml" in fails(capsys, "predict", "eacl", "folder")
     Path("d.txt").write_bytes(b"Ann: Hi.\nBob: \xff\n")
     assert "d.txt, line 2: byte 0xff" in fails(capsys, "predict", "eacl", "d.txt")
     assert "leave the file out" in fails(capsys, "predict", "eacl", "d.txt", "--stream")

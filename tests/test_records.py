@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from sklearn.metrics import f1_score
-from synthetic_records import Method, older, record, store, stored, write_records
+from synthetic_records import EMOTIONS, Method, older, record, store, stored, write_records
 
 from erc_bench.cli.printing import show
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.leaderboard import build, rescore, runs
 from erc_bench.records import schema
@@ -382,8 +383,9 @@ def test_no_answer_is_read_shown_and_counted_as_wrong(tmp_path: Path) -> None:
     assert to_json(record) == document
     gold, said = (runs.np.array(test[name]) for name in ("gold", "predicted"))
     wrong = runs.np.array(other["predictions"]["test"]["predicted"])
-    assert runs.f1_of(gold, said, 7) == runs.f1_of(gold, wrong, 8)
-    document["metrics"]["test"]["weighted_f1"] = runs.f1_of(gold, said, 7)
+    seven, eight = (EMOTIONS, Metric()), ([*EMOTIONS, "another"], Metric())
+    assert runs.score_of(gold, said, *seven) == runs.score_of(gold, wrong, *eight)
+    document["metrics"]["test"]["weighted_f1"] = runs.score_of(gold, said, *seven)
     found = runs._read_one("r.json", json.dumps(document).encode(), {})
     assert isinstance(found, dict)
     assert found["predicted"] == test["predicted"]
@@ -417,11 +419,11 @@ def test_a_defect_in_reading_is_no_damage(
     [
         ("erc_bench.cli.printing.slices", ["show", "a/seed1"]),
         ("erc_bench.cli.printing.metrics_table", ["show", "a/seed1"]),
-        ("erc_bench.leaderboard.runs.f1_of", ["leaderboard"]),
+        ("erc_bench.leaderboard.runs.score_of", ["leaderboard"]),
         ("erc_bench.leaderboard.runs._cost", ["leaderboard"]),
         ("erc_bench.evaluation.metrics.evaluate", ["rescore"]),
         ("erc_bench.leaderboard.rescoring._same", ["rescore"]),
-        ("erc_bench.cli.printing.corpus_source", ["explain", "a/seed1"]),
+        ("erc_bench.records.corpora.corpus_source", ["explain", "a/seed1"]),
         (
             "erc_bench.leaderboard.comparing.flat",
             ["compare", "a:paper", "a:small", "--dataset=meld"],

@@ -95,7 +95,7 @@ def test_every_slice_equals_scikit_learn_on_its_utterances():
             f1_score(gold[mask], p[mask], labels=range(4), average="weighted") for p in predictions
         ]
         assert report[key].support == mask.sum() > 0
-        assert report[key].weighted_f1 == pytest.approx(100 * np.mean(f1))
+        assert report[key].score == pytest.approx(100 * np.mean(f1))
         assert report[key].accuracy == pytest.approx(100 * (predictions == gold)[:, mask].mean())
 
 
@@ -103,10 +103,10 @@ def test_an_empty_slice_has_no_score():
     one = np.array([0])
     facts = UtteranceFacts(one, one, one, one - 1, one > 0)
     report = slices(one, one[None], facts, 2)
-    assert {(s.name, s.weighted_f1) for s in report if s.support} == {
+    assert {(s.name, s.score) for s in report if s.support} == {
         ("first", 100.0), ("up to 3", 100.0), ("not in train", 100.0), ("new", 100.0)
     }  # fmt: skip
-    assert all(s.weighted_f1 is None and s.accuracy is None for s in report if not s.support)
+    assert all(s.score is None and s.accuracy is None for s in report if not s.support)
 
 
 @given(st.data())

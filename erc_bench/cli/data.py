@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from erc_bench.cli.common import DataDir, results
+from erc_bench.cli.common import DataDir, Several, Whole, results
+from erc_bench.errors import ErcBenchError
 
 if TYPE_CHECKING:
     from erc_bench.corpus.source import CorpusSource
 
-app = App(name="data", help="List, prepare, describe and check the corpora.")
+app = App(name="data", help="List, prepare, describe and check the corpora; make one of your own.")
 
-Names = Annotated[list[str], Parameter(help="Corpora.")]
+Names = Annotated[list[str], Parameter(help="Corpora; one of your own by its folder.")]
 
 
 def _sources(names: Iterable[str]) -> list[CorpusSource]:
@@ -60,3 +62,103 @@ def doctor(*, data_dir: DataDir = None) -> int:
     from erc_bench.corpus.report import data_doctor
 
     return data_doctor(results(), _every_source(), data_dir)
+
+
+@app.command
+def new(
+    folder: Path,
+    file: list[str],
+    /,
+    *,
+    name: str = "",
+    columns: Annotated[tuple[str, ...], Several] = (),
+    force: bool = False,
+) -> None:
+    """Make a corpus of your own: writes FOLDER/corpus.yaml and says what it guessed.
+
+    Args:
+        folder: Where it goes.
+        file: A file of turns (CSV, TSV, JSON lines, JSON, Parquet, a ConvoKit folder, hf:NAME),
+            or one for each split.
+        name: What the corpus is called (default: as the folder).
+        columns: What is not to be guessed: dialogue=COLUMN speaker=COLUMN and so on.
+        force: Replace a corpus.yaml that is there.
+    """
+    from erc_bench.corpus.making import new_corpus
+    from erc_bench.corpus.report import sizes
+
+    given = {}
+    for text in columns:
+        role, equals, column = text.partition("=")
+        if not equals:
+            raise ErcBenchError(f"--columns takes ROLE=COLUMN, speaker=who say, not {text!r}.")
+        given[role] = column
+    made = new_corpus(folder, file, name=name, columns=given, force=force)
+    out = results()
+    for guess in made.guesses:
+        out.print(f"guessed, {guess}", soft_wrap=True)
+    out.print(f"Written: {made.path}. Look it through; then:", soft_wrap=True)
+    if any(turn.split is None for turn in made.source.turns()):
+        out.print(f"  erc-bench data split {folder} --dev 0.1 --test 0.1 --seed 1", soft_wrap=True)
+    else:
+        out.print(f"{made.source.name}: {sizes(made.source.load())}.", soft_wrap=True)
+        out.print(f"  erc-bench data stats {folder}", soft_wrap=True)
+
+
+@app.command
+def split(
+    folder: Path, /, *, dev: float = 0.1, test: float = 0.1, seed: Whole = 1, force: bool = False
+) -> None:
+    """Split your own corpus by dialogue, stratified by label; the result is written down.
+
+    Args:
+        folder: The corpus.
+        dev: Share of dev (default: 0.1).
+        test: Share of test (default: 0.1).
+        seed: Of the draw (default: 1).
+        force: Replace an earlier split.
+    """
+    from rich.table import Table
+
+    from erc_bench.corpus.making import split_corpus
+
+    done = split_corpus(folder, dev=dev, test=test, seed=seed, force=force)
+    table = Table("", *done.labels, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("dialogues", *(str(done.dialogues[name]) for name in done.labels))
+    for label in sorted({label for counts in done.labels.values() for label in counts}):
+        shares = (
+            f"{counts.get(label, 0)} ({100 * counts.get(label, 0) / sum(counts.values()):.1f} %)"
+            for counts in done.labels.values()
+        )
+        table.add_row(label, *shares)
+    results().print(table)
+    results().print(f"Written: {done.path}", soft_wrap=True)
+
+
+@app.command
+def export(
+    name: str,
+    /,
+    *,
+    split: Literal["train", "dev", "test"] = "test",
+    format: Literal["jsonl", "csv"] = "jsonl",
+    labels: bool = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Print the turns of a split with their ids, for predictions made elsewhere.
+
+    What is predicted comes back with `erc-bench score`: id and label of each turn that is `asked`.
+
+    Args:
+        name: The corpus; one of your own by its folder.
+        split: Which (default: test).
+        format: A line of JSON a turn, or CSV (default: jsonl).
+        labels: With the gold labels, as `gold`.
+    """
+    from erc_bench.corpus.making import export as lines
+
+    (source,) = _sources([name])
+    for line in lines(source.load(data_dir), split, format, labels=labels):
+        print(line)

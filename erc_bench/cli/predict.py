@@ -19,7 +19,8 @@ def predict(
 
     Args:
         run: A record, or a part of method/dataset/hash/seedK that is enough.
-        file: JSON, or lines `Speaker: text` (default: - for standard input).
+        file: Lines `Speaker: text`, JSON, CSV, a corpus of your own (default: - for standard
+            input).
         json: A line of JSON for every turn.
         stream: Answer each line of standard input at once.
     """

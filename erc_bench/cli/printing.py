@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from erc_bench.corpus.conversation import Corpus, Dialogue
+from erc_bench.corpus.conversation import FIGURES, Corpus, Dialogue, Metric
 from erc_bench.errors import ErcBenchError, nearest
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import facts_of, slices
@@ -26,13 +26,11 @@ from erc_bench.records.schema import (
     damaged,
     to_json,
 )
-from erc_bench.settings.registry import corpus_source
 
 if TYPE_CHECKING:
+    from erc_bench.corpus.source import CorpusSource
     from erc_bench.inference.model import Answer
     from erc_bench.leaderboard.ablations import Ablation
-
-TITLES = {"weighted_f1": "weighted-F1", "macro_f1": "macro-F1"}
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -52,14 +50,15 @@ def show(console: Console, path: Path, record: Record) -> None:
     """Print a run: metrics, classes, confusion, slices, curves, what it cost, its settings."""
     console.print(_head(path, record))
     metrics = dict(record.metrics.items())
-    console.print(metrics_table(run_title(record), record.labels, metrics, by_class=False))
+    title, judged_by = run_title(record), record.judged_by
+    console.print(metrics_table(title, record.labels, metrics, judged_by, by_class=False))
     console.print(_class_table(record))
     console.print(_confusion_table(record))
     if record.predictions.test.facts is not None:
         console.print(_slice_table(record, record.predictions.test.facts))
     values: dict[str, Any] = {}
     if record.training is not None:
-        _print_curves(console, record.training)
+        _print_curves(console, record.training, judged_by)
         values |= to_json(record.training)
     if record.environment is not None:
         values |= to_json(record.environment)
@@ -72,7 +71,8 @@ def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
     """Print a method and it without each of its parts, and what the differences rest on."""
     from erc_bench.leaderboard.tables import ablation_title, interval, p_value, signed, spread
 
-    columns = ("weighted-F1", "seeds", "less the whole", "95 %", "p, Holm")
+    metric = Metric.of(ablation.metric, None).title
+    columns = (metric, "seeds", "less the whole", "95 %", "p, Holm")
     table = Table(
         "",
         *(Column(name, justify="right") for name in columns),
@@ -111,18 +111,24 @@ def run_title(record: Record) -> str:
 
 
 def metrics_table(
-    title: str, labels: Sequence[str], metrics: Mapping[str, Metrics], by_class: bool = True
+    title: str,
+    labels: Sequence[str],
+    metrics: Mapping[str, Metrics],
+    judged_by: Metric,
+    by_class: bool = True,
 ) -> Table:
-    """The figures of each split in percent, test first; with F1 by class below them."""
+    """The figures of each split in percent, test first and the corpus's own on top; with F1 by
+    class below them."""
     splits = [split for split in ("test", "dev") if split in metrics]
-    figures = [_figures(metrics[split]) for split in splits]
+    figures = [_figures(metrics[split], judged_by) for split in splits]
+    titles = {**FIGURES, judged_by.name: judged_by.title}
     table = Table(title=Text(title))
     table.add_column("")
     for split in splits:
         table.add_column(split, justify="right")
     for name in figures[0]:
         table.add_row(
-            Text(TITLES.get(name, name.replace("_", " "))),
+            Text(titles.get(name, name.replace("_", " "))),
             *(f"{of_split[name]:.2f}" if name in of_split else "–" for of_split in figures),
             end_section=name == list(figures[0])[-1],
         )
@@ -133,9 +139,10 @@ def metrics_table(
     return table
 
 
-def _figures(metrics: Metrics) -> dict[str, float]:
+def _figures(metrics: Metrics, judged_by: Metric) -> dict[str, float]:
     """What is shown in percent: the protocol's figures, and the method's own that are numbers."""
     figures = {
+        judged_by.name: metrics.score(judged_by),
         "weighted_f1": metrics.weighted_f1,
         "accuracy": metrics.accuracy,
         "macro_f1": metrics.macro_f1,
@@ -228,9 +235,10 @@ def _confusion_table(record: Record) -> Table:
 def _slice_table(record: Record, recorded: Facts) -> Table:
     test = record.predictions.test
     facts, classes = facts_of(recorded.columns()), len(record.labels)
-    found = [p for p in slices(test.gold, [test.predicted], facts, classes) if p.support]
+    parts = slices(test.gold, [test.predicted], facts, classes, record.judged_by, record.labels)
+    found = [part for part in parts if part.support]
     table = _table("", "", title="Parts of test")
-    for column in ("support", "weighted-F1", "accuracy"):
+    for column in ("support", record.judged_by.title, "accuracy"):
         table.add_column(column, justify="right")
     kinds = [part.kind for part in found]
     for i, part in enumerate(found):
@@ -238,18 +246,18 @@ def _slice_table(record: Record, recorded: Facts) -> Table:
             part.kind if i == kinds.index(part.kind) else "",
             Text(part.name),
             f"{part.support:,}",
-            f"{part.weighted_f1:.2f}",
+            f"{part.score:.2f}",
             f"{part.accuracy:.2f}",
         )
     return table
 
 
-def _print_curves(console: Console, training: Training) -> None:
+def _print_curves(console: Console, training: Training, judged_by: Metric) -> None:
     """The loss and dev's figure large, whatever else was logged in a line each."""
     curves = training.curves
     names = list(dict.fromkeys(name for epoch in curves for name in epoch if name != "epoch"))
     # A single epoch is no curve.
-    large = [n for n in ("dev/weighted_f1", "train/loss") if n in names and len(curves) > 1]
+    large = [n for n in (f"dev/{judged_by.name}", "train/loss") if n in names and len(curves) > 1]
     for name in large:
         values = [epoch.get(name) for epoch in curves]
         lines, low, high = plot(values, HEIGHT)
@@ -326,6 +334,7 @@ def explain(
     worst: int = 10,
     split: str = "test",
     data_dir: Path | None = None,
+    source: CorpusSource,
 ) -> None:
     """Print a dialogue turn by turn with gold and predicted emotion, or those with most errors.
 
@@ -337,6 +346,7 @@ def explain(
         worst: how many of them.
         split: in which they are sought.
         data_dir: where the corpora are, before the usual places.
+        source: the record's corpus.
 
     Raises:
         ErcBenchError: the corpus here is not the record's, there is no such dialogue, or nothing
@@ -347,12 +357,18 @@ def explain(
     digest = record.dataset_digest
     if not digest:
         raise damaged(path, "$.dataset_digest: it does not say which copy of the corpus it is of")
-    corpus = corpus_source(record.dataset).load(data_dir)
+    if source.name != record.dataset:
+        raise ErcBenchError(
+            f"--dataset names {source.name}, and {path} is a run on {record.dataset}. Name the "
+            "folder of that."
+        )
+    corpus = source.load(data_dir)
     if corpus.digest != digest:
         raise ErcBenchError(
             f"The copy of {corpus.name} here is not the one of {path}: its digest is "
             f"{corpus.digest[:12]}…, the record's {digest[:12]}…, so an id may name another "
-            "utterance. Name the other copy's folder with --data-dir."
+            "utterance. Name the other copy's folder with "
+            f"{'--data-dir' if source.loaded_by == source.name else '--dataset'}."
         )
     if dialogue is not None:
         split, found = _find_dialogue(corpus, dialogue)

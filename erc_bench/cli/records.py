@@ -66,9 +66,11 @@ def compare(
         preset: Only runs with this preset.
     """
     from erc_bench.leaderboard import compare_methods
+    from erc_bench.settings.registry import corpus_source, is_own_corpus
 
     common.must_exist(leaderboard_dir)
-    compare_methods(leaderboard_dir, method, other, dataset, preset=preset).render(common.results())
+    name = corpus_source(dataset).name if is_own_corpus(dataset) else dataset
+    compare_methods(leaderboard_dir, method, other, name, preset=preset).render(common.results())
 
 
 def ablations(
@@ -155,8 +157,8 @@ def score(
     for note in scored.notes:
         common.complain(f"note: {note}.")
     out = common.results()
-    title = f"{name} on {dataset}, seed {number}"
-    out.print(metrics_table(title, scored.labels, scored.metrics))
+    title = f"{name} on {scored.dataset}, seed {number}"
+    out.print(metrics_table(title, scored.labels, scored.metrics, scored.judged_by))
     where = f"Record: {scored.path}" if scored.path else "Not stored: a record stands on test."
     out.print(where, soft_wrap=True)
 
@@ -181,6 +183,7 @@ def explain(
     dialogue: Annotated[str | None, WHICH] = None,
     worst: Annotated[Whole, WHICH] = 10,
     split: Split = "test",
+    dataset: str | None = None,
     data_dir: DataDir = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> None:
@@ -191,15 +194,19 @@ def explain(
         dialogue: Which one (default: those with most errors are listed).
         worst: How many of them (default: 10).
         split: Where they are sought.
+        dataset: The folder of your own corpus, where it is not where it was.
     """
     from erc_bench.cli import printing
+    from erc_bench.records.corpora import find_corpus
     from erc_bench.records.store import find_record, read_record
 
     path = find_record(leaderboard_dir, run)
+    record = read_record(path)
     printing.explain(
-        *(common.results(), path, read_record(path)),
+        *(common.results(), path, record),
         dialogue=dialogue,
         worst=worst,
         split=split,
         data_dir=data_dir,
+        source=find_corpus(dataset or record.dataset, leaderboard_dir),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from erc_bench.cli import common
@@ -50,7 +51,7 @@ def run(
     Args:
         overrides: Settings, key=value; they may stand anywhere.
         method: Methods, or all.
-        dataset: Corpora, or all.
+        dataset: Corpora, or all; one of your own by its folder.
         variant: Methods without one of their parts, by its name; all is every one, and the whole
             method.
         seed: Seeds (default: 1).
@@ -78,6 +79,7 @@ def run(
         variant=variant,
         seed=seed,
         seeds=seeds,
+        root=leaderboard_dir,
     )
     on_grid = grid_options(jobs, executor, resources, retries)
     from erc_bench.execution.devices import check
@@ -163,6 +165,7 @@ def experiments(
     variant: Sequence[str] = ("",),
     seed: Sequence[str] = ("1",),
     seeds: int | None = None,
+    root: Path = LEADERBOARD,
 ) -> list[Experiment]:
     """Every run that a command line asks for, corpora × methods × variants × seeds.
 
@@ -171,8 +174,9 @@ def experiments(
     Raises:
         ErcBenchError: there is no such method, corpus, preset, setting or seed.
     """
+    from erc_bench.records.corpora import find_corpus
     from erc_bench.settings.experiment import resolve
-    from erc_bench.settings.registry import corpus_names, corpus_source, method_names
+    from erc_bench.settings.registry import corpus_names, method_names
 
     methods, datasets = _plain(method, "--method"), _plain(dataset, "--dataset")
     numbers = dict.fromkeys(map(common.seed_number, _plain(seed, "--seed")))
@@ -182,12 +186,17 @@ def experiments(
         raise ErcBenchError(f"--seeds {seeds} leaves nothing to run: give 1 or more.")
     settings = [*overrides, *(v for v in (*method, *dataset, *variant, *seed) if "=" in v)]
     datasets = corpus_names() if datasets == ["all"] else datasets
-    for name in datasets:
-        corpus_source(name)
+    found: dict[str, str] = {}
+    for source in (find_corpus(name, root) for name in datasets):
+        if found.setdefault(source.name, source.loaded_by) != source.loaded_by:
+            raise ErcBenchError(
+                f"{found[source.name]} and {source.loaded_by} both call themselves "
+                f"{source.name!r}. Give one of them another name."
+            )
     parts = _plain(variant, "--variant")
     first = [
         resolve(each, name, preset=preset, overrides=settings, variant=part)
-        for name in datasets
+        for name in found.values()
         for each in (method_names() if methods == ["all"] else methods)
         for part in (all_variants(each, name, preset, settings) if parts == ["all"] else parts)
     ]
@@ -228,7 +237,8 @@ def print_outcome(outcome: Outcome) -> None:
     from erc_bench.cli.printing import metrics_table, run_title
 
     record, out = outcome.record, common.results()
-    out.print(metrics_table(run_title(record), record.labels, dict(record.metrics.items())))
+    metrics = dict(record.metrics.items())
+    out.print(metrics_table(run_title(record), record.labels, metrics, record.judged_by))
     head = "Finished before (--force repeats it)" if outcome.skipped else "Record"
     out.print(f"{head}: {outcome.path}", soft_wrap=True)
     if record.oracle_gap is not None:

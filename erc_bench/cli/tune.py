@@ -128,12 +128,13 @@ def print_search(out: Console, searched: Searched) -> None:
     base, best = searched.study.base, searched.best
     if not searched.trials:
         return
+    metric = next((t.judged_by.title for t in searched.trials if t.dev is not None), "score")
     table = Table(
         Column("trial", justify="right", no_wrap=True),
         Column("on dev", justify="right", no_wrap=True),
         Column("took", justify="right", no_wrap=True),
         Column("settings", overflow="fold"),
-        title=Text(f"{base.method} on {base.dataset}, preset {base.preset}: weighted-F1 on dev"),
+        title=Text(f"{base.method} on {base.dataset}, preset {base.preset}: {metric} on dev"),
         title_justify="left",
         box=None,
         pad_edge=False,

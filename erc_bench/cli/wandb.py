@@ -28,5 +28,5 @@ def report(
     from erc_bench.settings.registry import corpus_source
     from erc_bench.tracking.report import save_report
 
-    corpus_source(dataset)
-    print(save_report(dataset, preset, project, entity))
+    source = corpus_source(dataset)
+    print(save_report(source.name, preset, project, entity, source.metric))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from erc_bench.errors import ErcBenchError, did_you_mean, quoted
 
@@ -43,6 +43,65 @@ class LabelSet:
                 f"{place}the label {quoted(name)} is not in the label set."
                 + did_you_mean(name, self.names)
             ) from None
+
+
+Figure = Literal["weighted_f1", "macro_f1", "micro_f1", "accuracy"]
+
+FIGURES: Mapping[str, str] = {
+    "weighted_f1": "weighted-F1",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "accuracy": "accuracy",
+}
+"""The figures that a corpus may be judged by, and what they are called."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The figure that a corpus is judged by: it selects on dev, heads every table, is compared.
+
+    Written ``weighted_f1``, ``macro_f1``, ``accuracy`` or ``micro_f1 without LABEL``. The label
+    left out counts neither as a class nor as a hit; over all labels micro-F1 would be accuracy.
+    """
+
+    name: Figure = "weighted_f1"
+    without: str = ""
+
+    @classmethod
+    def of(cls, text: str, labels: Sequence[str] | None) -> Metric:
+        """A metric as it is written, of a corpus with these labels (None: not known yet).
+
+        Raises:
+            ErcBenchError: there is no such metric, or no such label to leave out.
+        """
+        name, _, without = text.partition(" without ")
+        if name not in FIGURES:
+            raise ErcBenchError(f"There is no metric {quoted(name)}." + did_you_mean(name, FIGURES))
+        if bool(without) != (name == "micro_f1"):
+            raise ErcBenchError(
+                f"The metric {text!r} is none: a label is left out in micro_f1 and there alone "
+                "(`micro_f1 without LABEL`); of all labels, micro_f1 is accuracy."
+            )
+        metric = cls(cast(Figure, name), without)
+        if labels is not None:
+            metric.left_out(labels)
+        return metric
+
+    def __str__(self) -> str:
+        return f"{self.name} without {self.without}" if self.without else self.name
+
+    @property
+    def title(self) -> str:
+        """``weighted-F1``, ``micro-F1 without neutral``."""
+        return FIGURES[self.name] + (f" without {self.without}" if self.without else "")
+
+    def left_out(self, labels: Sequence[str]) -> int | None:
+        """The class that is left out; None where all count.
+
+        Raises:
+            ErcBenchError: it is not in the label set.
+        """
+        return LabelSet(tuple(labels)).index(self.without, self.title) if self.without else None
 
 
 @dataclass(frozen=True)
@@ -95,9 +154,12 @@ class Corpus:
     contents: Mapping[str, tuple[Dialogue, ...]]
     """The dialogues of each split, in corpus order."""
     digest: str
-    """SHA-256 over everything a model can see: labels, splits, ids, speakers, texts."""
+    """SHA-256 over everything a model can see: labels, splits, ids, speakers, texts; and over the
+    metric, where that is another than the usual one."""
     official: bool = True
     """Whether this is the official release, as far as is known; a made-up corpus always is."""
+    metric: Metric = Metric()
+    """What it is judged by."""
 
     @classmethod
     def build(
@@ -106,6 +168,7 @@ class Corpus:
         labels: LabelSet,
         splits: Mapping[str, Iterable[Dialogue]],
         official: bool = True,
+        metric: Metric = Metric(),
     ) -> Corpus:
         """Validate dialogues and hold them.
 
@@ -125,7 +188,9 @@ class Corpus:
             # The digests of committed records rest on this very form.
             rows = [_row(dialogue) for dialogue in contents[split]]
             hasher.update(json.dumps([split, rows]).encode())
-        return cls(name, labels, contents, hasher.hexdigest(), official)
+        if metric != Metric():
+            hasher.update(json.dumps(["metric", str(metric)]).encode())
+        return cls(name, labels, contents, hasher.hexdigest(), official, metric)
 
     @cached_property
     def splits(self) -> datasets.DatasetDict:

@@ -41,7 +41,7 @@ def data_prepare(
     for source in sources:
         paths = source.prepare(data_dir)
         corpus = source.load(data_dir)
-        _line(console, f"{source.name}: {_sizes(corpus)}.", "bold")
+        _line(console, f"{source.name}: {sizes(corpus)}.", "bold")
         for path in paths.values():
             _line(console, f"  {path}")
 
@@ -69,6 +69,7 @@ def data_stats(
         ("licence", source.licence),
         ("source", source.homepage),
         ("cite", source.citation),
+        ("metric", corpus.metric.title),
         ("digest", f"{corpus.digest}{'' if corpus.official else ' (not the official release)'}"),
     ):
         _line(console, f"{title}: {text}")
@@ -120,10 +121,10 @@ def _try_to_load(source: CorpusSource, data_dir: Path | None) -> tuple[str, str]
     except ErcBenchError as error:
         return f"does not load. {error}", "red"
     doubts = [str(w.message) for w in caught if issubclass(w.category, CorpusWarning)]
-    return (f"loads, but {' '.join(doubts)}", "yellow") if doubts else (_sizes(corpus), "green")
+    return (f"loads, but {' '.join(doubts)}", "yellow") if doubts else (sizes(corpus), "green")
 
 
-def _sizes(corpus: Corpus) -> str:
+def sizes(corpus: Corpus) -> str:
     """``1038/114/280 dialogues, 9989/1109/2610 labelled utterances (train/dev/test)``."""
     counts = [count(dialogues) for dialogues in corpus.contents.values()]
     dialogues, utterances = ("/".join(map(str, column)) for column in zip(*counts, strict=True))

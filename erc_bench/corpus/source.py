@@ -32,7 +32,7 @@ from typing import ClassVar
 
 import platformdirs
 
-from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Metric
 from erc_bench.corpus.release import Release
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import temporary_name
@@ -50,8 +50,9 @@ class CorpusFile:
     """One file of a corpus.
 
     ``path`` is relative to the data folder. ``checksum`` is ``"sha256:…"`` or ``"git-blob:…"``, the
-    SHA-1 that git gives the file. ``url`` is None where the licence forbids a download.
-    ``alternatives`` hold the same dialogues, at another path or in another form.
+    SHA-1 that git gives the file, or empty where none is known. ``url`` is None where the licence
+    forbids a download. ``alternatives`` hold the same dialogues, at another path or in another
+    form.
     """
 
     path: str
@@ -112,8 +113,8 @@ def checksum_of(path: Path, kind: str) -> str:
 
 
 def checksum_holds(path: Path, checksum: str) -> bool:
-    """Whether a file has this checksum."""
-    return checksum_of(path, checksum.partition(":")[0]) == checksum
+    """Whether a file has this checksum, or none is known."""
+    return not checksum or checksum_of(path, checksum.partition(":")[0]) == checksum
 
 
 def find(file: CorpusFile, data_dir: Path | None) -> FileStatus:
@@ -268,19 +269,26 @@ class CorpusSource(ABC):
     fills in the attributes and :meth:`parse`.
     """
 
-    name: ClassVar[str]
-    labels: ClassVar[LabelSet]  # empty where there are no emotions, as in a corpus of speakers
-    description: ClassVar[str]  # what the dialogues are, in one line
-    classes: ClassVar[str]  # who named the classes
-    licence: ClassVar[str]
-    homepage: ClassVar[str]
-    citation: ClassVar[str]
-    release: ClassVar[str]  # which of the releases in use this is
+    name: str
+    labels: LabelSet  # empty where there are no emotions, as in a corpus of speakers
+    description: str  # what the dialogues are, in one line
+    classes: str  # who named the classes
+    licence: str
+    homepage: str
+    citation: str
+    release: str  # which of the releases in use this is
+    obtained: ClassVar[str] = ""  # how a user gets the files, where they are never downloaded
     files: ClassVar[Mapping[str, CorpusFile]] = {}  # split → file
     counts: ClassVar[Mapping[str, tuple[int, int]]] = {}  # split → dialogues, labelled utterances
+    metric: Metric = Metric()  # what it is judged by, in every method alike
     official: ClassVar[Release | None] = None  # what tells the release from another copy
     confusable: ClassVar[tuple[tuple[str, str], ...]] = ()  # labels taken for each other, in pairs
     related: ClassVar[tuple[str, ...]] = ()  # corpora that may hold the same utterances, by name
+
+    @property
+    def loaded_by(self) -> str:
+        """What finds it again: its name, or the file of a corpus of one's own."""
+        return self.name
 
     @abstractmethod
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:
@@ -300,7 +308,7 @@ class CorpusSource(ABC):
         try:
             splits = self.parse({key: status.path for key, status in found.items() if status.path})
             self.check(splits)
-            corpus = Corpus.build(self.name, self.labels, splits)
+            corpus = Corpus.build(self.name, self.labels, splits, metric=self.metric)
             doubts = self.doubts(corpus, changed)
         except ErcBenchError as error:
             advice = "Replace the file with the official one"
@@ -349,7 +357,10 @@ class CorpusSource(ABC):
 
     def locate(self, data_dir: Path | None) -> dict[str, FileStatus]:
         """The files by the key under which :meth:`parse` expects them."""
-        return {split: find(file, data_dir) for split, file in self.files.items()}
+        found = {split: find(file, data_dir) for split, file in self.files.items()}
+        if not self.obtained:
+            return found
+        return {split: replace(status, source=self.obtained) for split, status in found.items()}
 
     def check(self, splits: Mapping[str, list[Dialogue]]) -> None:
         """Compare with the release's counts; an error says which figure is off."""

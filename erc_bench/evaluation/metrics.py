@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric as TorchMetric
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
@@ -15,13 +15,15 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
     multiclass_precision,
     multiclass_recall,
+    multiclass_stat_scores,
 )
 from torchmetrics.utilities.data import dim_zero_cat
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.evaluation import NO_ANSWER
 
 
-class Predictions(Metric):
+class Predictions(TorchMetric):
     """Scores by row (a number for each utterance of the corpus), each row exactly once.
 
     Rows that several devices saw, or that padding repeated, count once.
@@ -61,8 +63,32 @@ def weighted_f1(predicted: Tensor, gold: Tensor, classes: int) -> float:
     return 100 * multiclass_f1_score(predicted, gold, columns, average="weighted").item()
 
 
+def score(predicted: Tensor, gold: Tensor, labels: Sequence[str], metric: Metric) -> float:
+    """The figure of a corpus in percent over ``(N,)`` labels; equals scikit-learn's. −1: no answer.
+
+    Micro-F1 is scikit-learn's over all labels but the one left out, 0 where nothing else occurs.
+    """
+    if metric.name == "weighted_f1":
+        return weighted_f1(predicted, gold, len(labels))
+    columns_of, columns = _with_unanswered(predicted, len(labels))
+    counts = multiclass_stat_scores(columns_of, gold, columns, average="none")[: len(labels)]
+    hits, wrong, _, missed, _ = counts.double().T
+    if metric.name == "accuracy":
+        return 100 * (hits.sum() / len(gold)).item()
+    f1 = 2 * hits / (2 * hits + wrong + missed).clamp(min=1)
+    if metric.name == "macro_f1":
+        return 100 * f1[hits + wrong + missed > 0].mean().item()
+    counted = torch.arange(len(labels)) != metric.left_out(labels)
+    hits, wrong, missed = (each.cpu()[counted].sum() for each in (hits, wrong, missed))
+    return 100 * (2 * hits / (2 * hits + wrong + missed).clamp(min=1)).item()
+
+
 def evaluate(
-    predicted: Tensor, gold: Tensor, labels: Sequence[str], probabilities: Tensor | None = None
+    predicted: Tensor,
+    gold: Tensor,
+    labels: Sequence[str],
+    probabilities: Tensor | None = None,
+    metric: Metric = Metric(),
 ) -> dict[str, Any]:
     """All figures of the protocol, in percent where they are shares.
 
@@ -73,6 +99,7 @@ def evaluate(
         labels: names of the C classes.
         probabilities: ``(N, C)``; with them the expected calibration error (15 bins) over the
             utterances with an answer is given, if there is one.
+        metric: the corpus's. Its micro-F1 is among the figures if a label is left out in it.
 
     Macro-F1 is the mean over the classes that occur in gold or in predictions, as scikit-learn's.
     The confusion matrix is ``(C, C)`` without the unanswered; ``no_answer`` is their share, and
@@ -102,6 +129,8 @@ def evaluate(
         "confusion": confusion[:classes, :classes].tolist(),
         "utterances": len(gold),
     }
+    if metric.without:
+        figures["micro_f1"] = score(predicted, gold, labels, metric)
     if not answered.all():
         figures["no_answer"] = 100 * (~answered).double().mean().item()
     if probabilities is not None and answered.any():

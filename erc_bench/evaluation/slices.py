@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from erc_bench.corpus.conversation import Corpus, Dialogue
+from erc_bench.corpus.conversation import Corpus, Dialogue, Metric
 from erc_bench.evaluation import NO_ANSWER
-from erc_bench.evaluation.statistics import checked_labels, weighted_f1
+from erc_bench.evaluation.statistics import checked_labels, score
 
 # Upper end (inclusive) of every part but the last, which is open.
 POSITIONS = (("first", 1), ("2–5", 5), ("6–10", 10), ("later", None))
@@ -47,7 +47,8 @@ class Slice:
     kind: str
     name: str
     support: int
-    weighted_f1: float | None
+    score: float | None
+    """The corpus's figure."""
     accuracy: float | None
 
 
@@ -115,9 +116,14 @@ def facts_of(recorded: Mapping[str, Any]) -> UtteranceFacts:
 
 
 def slices(
-    gold: ArrayLike, predictions: ArrayLike, facts: UtteranceFacts, classes: int
+    gold: ArrayLike,
+    predictions: ArrayLike,
+    facts: UtteranceFacts,
+    classes: int,
+    metric: Metric = Metric(),
+    labels: Sequence[str] = (),
 ) -> list[Slice]:
-    """Weighted-F1, accuracy and support of every part of a test set.
+    """The corpus's figure, accuracy and support of every part of a test set.
 
     ``gold`` ``(N,)``, ``predictions`` ``(S, N)`` class indices, one row a run; a prediction may be
     −1 (no answer) and is then wrong. The kinds:
@@ -151,8 +157,9 @@ def slices(
         support = int(mask.sum())
         m = confusions(y[mask], p[:, mask], classes)
         right = np.trace(m, axis1=1, axis2=2).mean()
+        figure = score(m, metric, labels)
         report.append(
-            Slice(kind, name, support, float(weighted_f1(m).mean()), float(100 * right / support))
+            Slice(kind, name, support, float(figure.mean()), float(100 * right / support))
             if support
             else Slice(kind, name, 0, None, None)
         )

@@ -50,6 +50,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.evaluation import NO_ANSWER
 
 # A two-sided sign-flip test over five dialogues can not fall below 5 %, whatever they hold.
@@ -70,11 +71,11 @@ class SeedInterval:
 
 @dataclass(frozen=True)
 class ResampledScores:
-    """Weighted-F1 of one method: on the test set, and on resamples of its dialogues."""
+    """The corpus's figure of one method: on the test set, and on resamples of its dialogues."""
 
     seeds: tuple[int, ...]
     values: np.ndarray
-    """(S,) in percent: each seed's weighted-F1 on the test set."""
+    """(S,) in percent: each seed's figure on the test set."""
     draws: np.ndarray
     """(R, S) in percent: the same on each resample."""
     dialogues: int
@@ -85,13 +86,13 @@ class ResampledScores:
 
     @property
     def mean(self) -> float:
-        """Mean weighted-F1 over the seeds, in percent."""
+        """Mean over the seeds, in percent."""
         return float(self.values.mean())
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference of mean weighted-F1 in points, and what chance could do to it."""
+    """A difference of means over seeds in points, and what chance could do to it."""
 
     difference: float
     interval: tuple[float, float] | None
@@ -133,14 +134,23 @@ def seed_interval(values: ArrayLike, confidence: float = 0.95) -> SeedInterval:
 
 
 def weighted_f1(confusion: ArrayLike) -> np.ndarray:
-    """Weighted-F1 in percent of confusion counts ``(..., C, C)``, rows gold, columns predicted.
+    """Weighted-F1 in percent; :func:`score` by another name."""
+    return score(confusion, Metric())
 
-    Equals scikit-learn's ``f1_score(average="weighted", zero_division=0)``; NaN where nothing was
-    counted. A last column C + 1, ``(..., C, C + 1)``, holds the utterances without an answer.
+
+def score(confusion: ArrayLike, metric: Metric, labels: Sequence[str] = ()) -> np.ndarray:
+    """A corpus's figure in percent of confusion counts ``(..., C, C)``, rows gold, columns
+    predicted.
+
+    Equals scikit-learn's with ``zero_division=0``, whose micro-F1 is over all ``labels`` but the
+    one left out; weighted-F1 is NaN where nothing was counted. A last column C + 1,
+    ``(..., C, C + 1)``, holds the utterances without an answer.
     """
     m = np.asarray(confusion, dtype=float)
     predicted = m.sum(-2)[..., : m.shape[-2]]
-    return _weighted_f1(np.diagonal(m, axis1=-2, axis2=-1), predicted, m.sum(-1))
+    left_out = metric.left_out(labels)
+    hits = np.diagonal(m, axis1=-2, axis2=-1)
+    return _figure(hits, predicted, m.sum(-1), metric.name, left_out, -1)
 
 
 def dialogue_counts(
@@ -150,7 +160,7 @@ def dialogue_counts(
 
     ``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` are class indices of the labelled utterances,
     a prediction may be −1 (no answer), ``dialogues`` ``(N,)`` says which dialogue each belongs to
-    (anything that sorts). These counts are all that weighted-F1 of any set of dialogues needs.
+    (anything that sorts). These counts are all that a figure of any set of dialogues needs.
 
     Raises:
         ValueError: shapes that do not fit, no utterance, or a class outside 0…C−1.
@@ -198,12 +208,14 @@ def resampled_scores(
     seeds: Sequence[int] | None = None,
     resamples: int = 10_000,
     random_seed: int = 0,
+    metric: Metric = Metric(),
+    labels: Sequence[str] = (),
 ) -> ResampledScores:
-    """Weighted-F1 of every run on ``resamples`` resamples of the test set's dialogues.
+    """A corpus's figure of every run on ``resamples`` resamples of the test set's dialogues.
 
     Arguments are those of :func:`dialogue_counts`; ``seeds`` names the rows of ``predictions``
-    (0…S−1 if not given). Compute it once a method: any two methods' can then be compared, since
-    equal test sets are resampled equally.
+    (0…S−1 if not given), ``labels`` the classes where the metric leaves one out. Compute it once a
+    method: any two methods' can then be compared, since equal test sets are resampled equally.
 
     Raises:
         ValueError: as :func:`dialogue_counts`; seeds that are not one a row, or stand twice.
@@ -219,12 +231,13 @@ def resampled_scores(
     columns = np.concatenate([hits, predicted, support], axis=1).T.astype(np.float32)
     sums = (columns.reshape(-1, d) @ _multiplicities(d, resamples, random_seed).T).astype(float)
     drawn = np.split(sums.reshape(classes, 2 * s + 1, -1), [s, 2 * s], axis=1)
-    draws = _weighted_f1(drawn[0], drawn[1], drawn[2], axis=0).T
-    digest = hashlib.sha256(f"{classes} {resamples} {random_seed}".encode())
+    left_out = metric.left_out(labels)
+    draws = _figure(drawn[0], drawn[1], drawn[2], metric.name, left_out, 0).T
+    digest = hashlib.sha256(f"{classes} {resamples} {random_seed} {metric}".encode())
     which = np.unique(np.asarray(dialogues), return_inverse=True)[1]
     for key in (gold, which):
         digest.update(np.asarray(key, dtype=np.int64).tobytes())
-    values = _weighted_f1(hits.sum(0), predicted.sum(0), support.sum(0))
+    values = _figure(hits.sum(0), predicted.sum(0), support.sum(0), metric.name, left_out, -1)
     lengths = np.bincount(which)
     freedom = max(1.0, float(lengths.sum() ** 2 / (lengths**2).sum()) - 1)
     return ResampledScores(names, values, draws, d, freedom, digest.hexdigest())
@@ -238,7 +251,7 @@ def compare(
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> Comparison:
-    """Difference a − b of mean weighted-F1 over all seeds, for new dialogues and new seeds.
+    """Difference a − b of the means over all seeds, for new dialogues and new seeds.
 
     Dialogues are paired: both methods are scored on the same resamples. Seeds are independent
     samples, however they are numbered, and their numbers may differ. If a side has one seed, the
@@ -278,7 +291,7 @@ def compare_with_figure(
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> Comparison:
-    """Difference of our mean weighted-F1 from a figure known without predictions, in percent.
+    """Difference of our mean from a figure known without predictions, in percent.
 
     The interval is ours for new dialogues and new seeds, less the figure. The figure is taken as a
     constant; if ``figure_seeds`` says that it is a mean over so many seeds, their variance is added
@@ -336,14 +349,28 @@ def rank_groups(better: ArrayLike) -> np.ndarray:
     return 1 + wins.sum(0)
 
 
-def _weighted_f1(
-    hits: np.ndarray, predicted: np.ndarray, support: np.ndarray, axis: int = -1
+def _figure(
+    hits: np.ndarray,
+    predicted: np.ndarray,
+    support: np.ndarray,
+    name: str,
+    left_out: int | None,
+    axis: int,
 ) -> np.ndarray:
-    """Weighted-F1 in percent over the classes along ``axis``, quickest the first. Of each class:
+    """A figure in percent over the classes along ``axis``, quickest the first. Of each class:
     the utterances of it that are predicted so, all that are predicted so, and all of it."""
-    f1 = hits * support / np.maximum(predicted + support, 1)
-    with np.errstate(invalid="ignore"):
-        return 200 * f1.sum(axis) / support.sum(axis)
+    if name == "weighted_f1":
+        f1 = hits * support / np.maximum(predicted + support, 1)
+        with np.errstate(invalid="ignore"):
+            return 200 * f1.sum(axis) / support.sum(axis)
+    if name == "accuracy":
+        return 100 * hits.sum(axis) / np.maximum(support.sum(axis), 1)
+    if name == "macro_f1":
+        both = predicted + support
+        return 200 * (hits / np.maximum(both, 1)).sum(axis) / np.maximum((both > 0).sum(axis), 1)
+    assert left_out is not None
+    hits, predicted, support = (np.delete(a, left_out, axis) for a in (hits, predicted, support))
+    return 200 * hits.sum(axis) / np.maximum(predicted.sum(axis) + support.sum(axis), 1)
 
 
 @lru_cache(maxsize=4)

@@ -24,6 +24,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.executors import Dispatch, Executor
 from erc_bench.execution.jobs import (
@@ -57,7 +58,9 @@ class Report:
     """What came out of a grid."""
 
     scores: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    """Weighted-F1 on test of every seed, by method and corpus."""
+    """The corpus's figure on test of every seed, by method and corpus."""
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """What each corpus is judged by, as far as a run is finished."""
     failures: list[Ended] = field(default_factory=list)
     impossible: dict[str, list[str]] = field(default_factory=dict)
     """Runs that could not even be begun, by the reason."""
@@ -87,11 +90,14 @@ class Report:
         if not seeds:
             return
         over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-        out.print(f"weighted-F1 on test{over}")
+        titles = {corpus: metric.title for corpus, metric in self.metrics.items()}
+        alike = len(set(titles.values())) == 1
+        out.print(f"{next(iter(titles.values())) if alike else 'score'} on test{over}")
         table = Table("")
         methods, corpora = (dict.fromkeys(names) for names in zip(*self.scores, strict=True))
         for corpus in corpora:
-            table.add_column(corpus, justify="right")
+            of_corpus = "" if alike or corpus not in titles else f", {titles[corpus]}"
+            table.add_column(f"{corpus}{of_corpus}", justify="right")
         for method in methods:
             cells = (self.scores.get((method, corpus), []) for corpus in corpora)
             table.add_row(method, *(_cell(scores, seeds) for scores in cells))
@@ -284,7 +290,7 @@ def plan(
     digests: dict[str, str] = {}
     missing: dict[str, str] = {}
     known: dict[tuple[str, str, str], Identity] = {}
-    for dataset in dict.fromkeys(experiment.dataset for experiment in experiments):
+    for dataset in dict.fromkeys(experiment.corpus for experiment in experiments):
         try:
             with quiet_frameworks():
                 digests[dataset] = load_corpus(dataset, options.get("data_dir")).digest
@@ -292,13 +298,13 @@ def plan(
             missing[dataset] = str(error)
     jobs, impossible = [], []
     for experiment in experiments:
-        reason = missing.get(experiment.dataset)
+        reason = missing.get(experiment.corpus)
         if reason is None:
             try:
-                kind = experiment.method, experiment.dataset, experiment.hash
+                kind = experiment.method, experiment.corpus, experiment.hash
                 if kind not in known:  # which is the same for all seeds
                     with quiet_frameworks():
-                        digest = digests[experiment.dataset]
+                        digest = digests[experiment.corpus]
                         known[kind] = identify(experiment, digest, options.get("data_dir"))
                 identity = known[kind]
                 jobs.append(Job(experiment, Place.of(root, experiment, identity), options))
@@ -423,6 +429,7 @@ class _Grid:
     def _count(self, job: Job, result: Result) -> None:
         del self.left[job.place.name]
         kind = job.experiment.method, job.experiment.dataset
+        self.report.metrics[job.experiment.dataset] = result.metric
         self.report.scores[kind].append(result.score)
         if result.seconds is not None:
             self.seconds[kind].append(float(result.seconds))

@@ -31,6 +31,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.resources import Devices, Resources
 from erc_bench.files import cannot_write, replacing, temporary_name
@@ -70,12 +71,11 @@ class Job:
         record = self.place.finished()
         if record is None:
             return None
-        test, dev = record.metrics.test, record.metrics.dev
-        on_dev = f" (dev {dev.weighted_f1:.2f})" if dev else ""
+        test, dev, metric = record.metrics.test, record.metrics.dev, record.judged_by
+        on_dev = f" (dev {dev.score(metric):.2f})" if dev else ""
         seconds = record.training.wall_seconds if record.training else None
-        return Result(
-            float(test.weighted_f1), f"weighted-F1 {test.weighted_f1:.2f}{on_dev}", seconds
-        )
+        score = test.score(metric)
+        return Result(score, metric, f"{metric.title} {score:.2f}{on_dev}", seconds)
 
     def document(self) -> dict[str, Any]:
         """The job as plain data, for a worker elsewhere."""
@@ -112,7 +112,8 @@ class Result:
     """What a job came to, as its grid shows it."""
 
     score: float
-    """Weighted-F1 in percent: of a run on test."""
+    """The corpus's figure in percent: of a run on test."""
+    metric: Metric
     text: str
     seconds: float | None
     """How long it took; None where that is not known."""
@@ -233,7 +234,7 @@ def experiment_document(experiment: Experiment) -> dict[str, Any]:
     """An experiment as plain data: how it is resolved, and what has to come of it."""
     return {
         "method": experiment.method,
-        "dataset": experiment.dataset,
+        "dataset": experiment.corpus,
         "preset": experiment.preset,
         "seed": experiment.seed,
         "overrides": list(experiment.overrides),
@@ -330,7 +331,7 @@ def _brought(*names: str) -> str:
 
 def code_digest(experiment: Experiment) -> str:
     """Digest of the code that does a run: ours, and the files that bring its method and corpus."""
-    method, corpus = method_class(experiment.method), type(corpus_source(experiment.dataset))
+    method, corpus = method_class(experiment.method), type(corpus_source(experiment.corpus))
     brought = _brought(method.__module__, corpus.__module__)
     return hashlib.sha256(f"{OWN_CODE} {brought}".encode()).hexdigest()
 

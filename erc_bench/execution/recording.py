@@ -57,6 +57,7 @@ def make_record(
         "dataset_digest": identity.corpus_digest,
         "dataset_official": corpus.official,
         "labels": list(corpus.labels.names),
+        "metric": str(corpus.metric),
         "preset": experiment.preset,
         "overrides": list(experiment.overrides),
         "seed": experiment.seed,
@@ -104,7 +105,7 @@ def scored(
     rounded = [[round(p, 4) for p in row] for row in predicted.probabilities.tolist()]
     # Of what is stored, so that the metrics can be recomputed from the record.
     stored = torch.tensor(rounded) if trained.method.gives_probabilities else None
-    figures = evaluate(classes, gold, corpus.labels.names, stored)
+    figures = evaluate(classes, gold, corpus.labels.names, stored, corpus.metric)
     if again := predicted.extra.keys() & {*figures, "no_answer"}:
         raise ErcBenchError(
             f"The method {type(trained.method).__name__} reports a metric {min(again)!r} of its "

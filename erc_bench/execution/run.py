@@ -30,6 +30,7 @@ from erc_bench.leases import Hold
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import Stopwatch, say
+from erc_bench.records.corpora import remember
 from erc_bench.records.place import Identity, Place
 from erc_bench.records.schema import Record, RecordError
 from erc_bench.records.store import read_record, write_record
@@ -123,7 +124,7 @@ def _run(
 ) -> Outcome:
     clock = Stopwatch()
     with quiet_frameworks():
-        corpus = load_corpus(experiment.dataset, data_dir)
+        corpus = load_corpus(experiment.corpus, data_dir)
     identity = identify(experiment, corpus.digest, data_dir)
     place = Place.of(root, experiment, identity)
     if expected is not None and place != expected:
@@ -304,6 +305,7 @@ def _train_and_record(
     finally:
         unnamed.unlink(missing_ok=True)
     write_record(place.record, record)
+    remember(place.root, corpus_source(experiment.corpus))
     return record
 
 

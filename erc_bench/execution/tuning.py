@@ -50,7 +50,7 @@ class Searched:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the highest weighted-F1 on dev, of several the first; None where none
+        """The trial with the highest score on dev, of several the first; None where none
         finished."""
         finished = [trial for trial in self.trials if trial.dev is not None]
         return max(finished, key=lambda trial: (trial.score, -trial.number), default=None)
@@ -74,7 +74,7 @@ class Searched:
         )
         experiment = resolve(
             base.method,
-            base.dataset,
+            base.corpus,
             preset=base.preset,
             seed=seed,
             overrides=(*base.overrides, *best.drawn),
@@ -180,9 +180,10 @@ class TrialJob(Job):
         trial = self.place.trial()
         if trial is None:
             return None
-        text = trial.outcome if trial.dev is None else f"weighted-F1 on dev {trial.score:.2f}"
+        scored = f"{trial.judged_by.title} on dev {trial.score:.2f}"
+        text = trial.outcome if trial.dev is None else scored
         seconds = trial.training.wall_seconds if trial.training else None
-        return Result(trial.score, text, seconds)
+        return Result(trial.score, trial.judged_by, text, seconds)
 
 
 def _trial_job(job: Job, study: Study, retry: bool) -> TrialJob:
@@ -215,7 +216,7 @@ def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
     experiment, place = job.experiment, job.place
     data_dir, again = job.options.get("data_dir"), job.options.get("force")
     with quiet_frameworks():
-        corpus = load_corpus(experiment.dataset, data_dir)
+        corpus = load_corpus(experiment.corpus, data_dir)
     if identify(experiment, corpus.digest, data_dir) != place.identity:
         raise ErcBenchError(
             f"The corpus or the encoder of {place.name} are not those with which the search was "
@@ -256,6 +257,7 @@ def _train_and_score(job: TrialJob, corpus: Corpus, runs_at_once: int) -> dict[s
     log = trained.log
     return {
         "outcome": "finished",
+        "metric": str(corpus.metric),
         "dev": dev,
         "training": {
             **log.figures(experiment.config.select_on),

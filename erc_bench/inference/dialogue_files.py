@@ -1,9 +1,14 @@
-"""Dialogues that nobody has labelled, from a file or standard input.
+"""Dialogues that nobody has labelled, from a file, a corpus of one's own, or standard input.
 
 As JSON: a list of turns ``[{"speaker": …, "text": …}, …]``, an object ``{"id": …, "utterances":
 [turns]}``, or a list of several of either. As lines: ``Speaker: text``, or a turn as JSON, or a
 dialogue a line as JSON; empty lines are passed over. A turn may have a ``name``, where prompts call
 the speaker otherwise than the corpus does.
+
+As CSV, TSV or Parquet, or a ConvoKit folder: a turn a row. Which columns hold the dialogue, the
+speaker and the text is told by their names (``dialogue``, ``conversation_id``, ``speaker``,
+``text``, ``utterance`` …); without a column for it, all rows are one dialogue. The folder of a
+corpus of one's own stands for all its dialogues.
 
 A time before the speaker, as subtitles and chat exports have it, is left out. What is no speaker
 (a stage direction, a URL, a sentence) is an error rather than a turn of somebody.
@@ -20,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from erc_bench.corpus.conversation import Dialogue, Utterance
+from erc_bench.corpus.making import guess_columns
+from erc_bench.corpus.own import OwnCorpus, Turn
 from erc_bench.corpus.text_files import (
     STANDARD_INPUT,
     decoded,
@@ -29,6 +36,7 @@ from erc_bench.corpus.text_files import (
     parse_json,
     read_given,
 )
+from erc_bench.corpus.turn_files import CONVOKIT, rows_of, text_at
 from erc_bench.errors import ErcBenchError, quoted
 from erc_bench.records.schema import Record
 
@@ -40,6 +48,11 @@ def read_dialogues(given: str) -> list[Dialogue]:
         ErcBenchError: it can't be read, holds no turn, or something in it is none; its place is
             named.
     """
+    path = Path(given)
+    if path.suffix.lower() in (".csv", ".tsv", ".parquet") or (path / CONVOKIT).is_file():
+        return _of_table(path)
+    if path.is_dir() or path.suffix.lower() in (".yaml", ".yml"):
+        return _of_corpus(OwnCorpus(path))
     text, name = read_given(given)
     if Path(name).suffix.lower() == ".json" or _is_document(text):
         dialogues = _dialogues(parse_json(text, name), name)
@@ -62,6 +75,39 @@ def read_dialogues(given: str) -> list[Dialogue]:
         if count > 1:
             raise ErcBenchError(f"{name}: {count} dialogues have the id {key!r}.")
     return dialogues
+
+
+def _of_table(path: Path) -> list[Dialogue]:
+    """The dialogues of a file with a turn a row."""
+    rows = rows_of(path)
+    columns, _ = guess_columns(rows, {}, ("speaker", "text"))
+    by_dialogue: dict[str, list[tuple[int, Utterance]]] = {}
+    for n, (where, row) in enumerate(rows):
+        of = {role: text_at(row, column, where) for role, column in columns.items()}
+        turn = _turn({"speaker": of["speaker"], "text": of["text"]}, where)
+        place = int(of["turn"]) if "turn" in of else n
+        by_dialogue.setdefault(of.get("dialogue", "dialogue-1"), []).append((place, turn))
+    return [
+        dialogue(key, [turn for _, turn in sorted(turns, key=lambda each: each[0])])
+        for key, turns in by_dialogue.items()
+    ]
+
+
+def _of_corpus(source: OwnCorpus) -> list[Dialogue]:
+    """The dialogues of a corpus, split or not, without their labels."""
+    by_dialogue: dict[str, list[Turn]] = {}
+    for turn in source.unsplit():
+        by_dialogue.setdefault(turn.dialogue, []).append(turn)
+    return [
+        dialogue(
+            key,
+            [
+                Utterance("turn", turn.speaker, turn.text)
+                for turn in sorted(turns, key=lambda turn: turn.number or 0)
+            ],
+        )
+        for key, turns in by_dialogue.items()
+    ]
 
 
 def _is_document(text: str) -> bool:

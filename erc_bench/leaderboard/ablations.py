@@ -23,7 +23,7 @@ class VariantRow:
 
     name: str
     values: list[float]
-    """Test weighted-F1 of each seed, in percent."""
+    """The corpus's figure on test of each seed, in percent."""
     seeds: list[int]
     mean: float
     seed_interval: list[float] | None
@@ -46,6 +46,8 @@ class Ablation:
     encoder: str
     preset: str
     overrides: list[str]
+    metric: str
+    """What the corpus is judged by."""
     values: list[float]
     seeds: list[int]
     mean: float
@@ -109,6 +111,7 @@ def ablations(
                 encoder=first.encoder,
                 preset=first.preset,
                 overrides=first.overrides,
+                metric=first.metric,
                 values=[float(value) for value in scores.values],
                 seeds=list(scores.seeds),
                 mean=over_seeds.mean,

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import class_scores, confusions, facts_of, pair_confusions, slices
 from erc_bench.evaluation.statistics import (
@@ -29,8 +30,8 @@ from erc_bench.evaluation.statistics import (
     holm,
     rank_groups,
     resampled_scores,
+    score,
     seed_interval,
-    weighted_f1,
 )
 from erc_bench.leaderboard.ablations import Ablation, ablation_of, ablations, known_variants
 from erc_bench.leaderboard.cache import Cache
@@ -48,7 +49,7 @@ from erc_bench.leaderboard.runs import (
 from erc_bench.leaderboard.searches import SearchGroup, read_trials, search_groups
 from erc_bench.records.trials import Trial
 from erc_bench.settings.presets import default_preset, is_trial
-from erc_bench.settings.registry import confusable_labels
+from erc_bench.settings.registry import confusable_labels, corpus_metric
 
 ALPHA = 0.05
 """A difference is resolved where its p-value, corrected over the track, is at most this."""
@@ -86,7 +87,7 @@ class Row:
     """What predicted, where the track does not say it: in predictions made elsewhere."""
     seeds: list[int]
     values: list[float]
-    """Test weighted-F1 of each seed."""
+    """The corpus's figure on test, of each seed."""
     mean: float
     sd: float | None
     """Standard deviation over seeds (n−1); None for one."""
@@ -101,7 +102,9 @@ class Row:
     """Why it takes no part."""
     accuracy: float
     macro_f1: float
-    dev_weighted_f1: float | None
+    weighted_f1: float
+    dev_score: float | None
+    """The corpus's figure on dev."""
     calibration_error: float | None
     oracle_gap: float | None
     published: dict[str, Any] | None
@@ -156,6 +159,8 @@ class CorpusBoard:
     name: str
     title: str
     labels: list[str]
+    metric: str
+    """What it is judged by: of rows, pairs and published rows."""
     utterances: int | None
     dialogues: int | None
     tracks: list[Track]
@@ -175,7 +180,7 @@ class Board:
 
     def data(self) -> dict[str, Any]:
         """Plain data, as ``leaderboard.json`` holds it."""
-        return rounded({"metric": "weighted_f1", "alpha": ALPHA, **vars(self)})
+        return rounded({"alpha": ALPHA, **vars(self)})
 
 
 def read_board(root: Path) -> Board:
@@ -284,6 +289,7 @@ def _corpus(
         name=name,
         title=entry.title if entry else name,
         labels=run.labels if run else [],
+        metric=run.metric if run else str(corpus_metric(name)),
         utterances=len(run.gold) if run else None,
         dialogues=len(set(run.dialogue)) if run and run.dialogue else None,
         tracks=tracks,
@@ -378,7 +384,13 @@ def resampled(runs: Sequence[Run]) -> ResampledScores | None:
         return None
     predictions = [run.predicted for run in runs]
     seeds = [run.seed for run in runs]
-    return resampled_scores(runs[0].gold, predictions, runs[0].dialogue, len(runs[0].labels), seeds)
+    labels = runs[0].labels
+    metric = Metric.of(runs[0].metric, labels)
+    return resampled_scores(
+        *(runs[0].gold, predictions, runs[0].dialogue, len(labels), seeds),
+        metric=metric,
+        labels=labels,
+    )
 
 
 def _row(
@@ -391,7 +403,8 @@ def _row(
     gold, predictions = np.array(first.gold), np.array([run.predicted for run in runs])
     counts = confusions(gold, predictions, len(first.labels))
     each = class_scores(gold, predictions, first.labels)
-    values = [float(v) for v in weighted_f1(counts)]
+    metric = Metric.of(first.metric, first.labels)
+    values = [float(v) for v in score(counts, metric, first.labels)]
     over_seeds = seed_interval(values)
     wide = compare_with_figure(scores, 0.0).interval if scores else None
     facts = next((facts_of(run.facts) for run in runs if run.facts), None)
@@ -418,13 +431,17 @@ def _row(
         unranked="",
         accuracy=float(100 * np.trace(counts, axis1=1, axis2=2).sum() / counts.sum()),
         macro_f1=_macro_f1(counts),
-        dev_weighted_f1=_mean(run.dev_weighted_f1 for run in runs),
+        weighted_f1=float(score(counts, Metric()).mean()),
+        dev_score=_mean(run.dev_score for run in runs),
         calibration_error=_mean(run.calibration_error for run in runs),
         oracle_gap=_mean(run.oracle_gap for run in runs),
         published=_published(first, scores, over_seeds.mean, published),
         per_class=[asdict(c) for c in each],
         confusion=counts[..., :-1].mean(0).tolist(),
-        slices=[asdict(s) for s in slices(gold, predictions, facts, len(first.labels))]
+        slices=[
+            asdict(s)
+            for s in slices(gold, predictions, facts, len(first.labels), metric, first.labels)
+        ]
         if facts
         else [],
         confusable=[
@@ -502,11 +519,12 @@ def _published(
     row = next((row for row in published if row.implemented_as == run.method), None)
     if row is None:
         return None
-    against = compare_with_figure(scores, row.weighted_f1, row.seeds) if scores else None
+    against = compare_with_figure(scores, row.score, row.seeds) if scores else None
     interval = list(against.interval) if against and against.interval else None
     return {
         **asdict(row),
-        "difference": mean - row.weighted_f1,
+        "score": row.score,
+        "difference": mean - row.score,
         "interval": interval,
         "differs": unlike(run, row),
     }

@@ -36,6 +36,7 @@ class Cache:
             *here.glob("*.py"),
             *(here.parent / "records").glob("*.py"),
             *(here.parent / "evaluation").glob("*.py"),
+            here.parent / "corpus" / "conversation.py",
         ]
         contents = b"".join(hashlib.sha256(p.read_bytes()).digest() for p in sorted(files))
         contents += " ".join(map(version, ("numpy", "msgspec", "scipy"))).encode()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.evaluation.slices import class_scores
 from erc_bench.evaluation.statistics import Comparison, compare, compare_with_figure, seed_interval
@@ -33,7 +34,7 @@ PUBLISHED = "as published"
 
 @dataclass(frozen=True)
 class Compared:
-    """One side of a comparison: weighted-F1 of each seed, and F1 by class where it is known."""
+    """One side of a comparison: the figure of each seed, and F1 by class where it is known."""
 
     name: str
     configuration: str
@@ -51,6 +52,8 @@ class MethodComparison:
     b: Compared
     result: Comparison
     caveats: list[str]
+    metric: str = Metric().title
+    """What the corpus is judged by."""
 
     @property
     def verdict(self) -> str:
@@ -101,10 +104,10 @@ class MethodComparison:
         for title, get in (
             ("configuration", lambda side: side.configuration),
             ("seeds", lambda side: str(len(side.seeds) or "?")),
-            ("weighted-F1", lambda side: f"{_mean(side.values):.2f}"),
+            (self.metric, lambda side: f"{_mean(side.values):.2f}"),
             ("sd over seeds", lambda side: _sd(side.values)),
         ):
-            difference = f"{self.result.difference:+.2f}" if title == "weighted-F1" else ""
+            difference = f"{self.result.difference:+.2f}" if title == self.metric else ""
             end = title.startswith("sd")
             table.add_row(title, get(self.a), get(self.b), difference, end_section=end)
         for label in self.a.per_class:
@@ -232,7 +235,9 @@ def compare_methods(
     caveats += [f"{name}: {note}." for name, side in ((a, x), (b, y)) for note in notes(side)]
     if x[0].corpus != y[0].corpus:
         caveats.append("their copies of the corpus differ outside the test set's labels.")
-    return MethodComparison(dataset, _side(a, x), _side(b, y), result, caveats + left_out)
+    return MethodComparison(
+        dataset, _side(a, x), _side(b, y), result, caveats + left_out, _title(x[0])
+    )
 
 
 def ablations_of(
@@ -278,15 +283,14 @@ def _with_figure(
     if len({(runs[0].settings, runs[0].encoder_digest) for runs in ours}) > 1:
         raise _ambiguous([name], ours)
     runs = max(ours, key=len)  # of several copies of the corpus the usual one
-    result = compare_with_figure(_scores(runs), row.weighted_f1, row.seeds)
-    side = Compared(
-        row.key, PUBLISHED, [row.weighted_f1], list(range(row.seeds or 0)), row.per_class
-    )
+    result = compare_with_figure(_scores(runs), row.score, row.seeds)
+    side = Compared(row.key, PUBLISHED, [row.score], list(range(row.seeds or 0)), row.per_class)
     caveats = _elsewhere(runs[0])
     if differs := unlike(runs[0], row):
         caveats.append(f"what differs from {row.key}: {', '.join(differs)}.")
     caveats += [f"{name}: {note}." for note in notes(runs)]
-    return MethodComparison(dataset, _side(name, runs), side, result, caveats + left_out)
+    title = _title(runs[0])
+    return MethodComparison(dataset, _side(name, runs), side, result, caveats + left_out, title)
 
 
 def _check_pairing(a: str, x: Sequence[Run], b: str, y: Sequence[Run]) -> None:
@@ -395,6 +399,11 @@ def _side(name: str, runs: Sequence[Run]) -> Compared:
 def _encoder(run: Run) -> str:
     """What tells its encoder from others: its weights, or where they are not known its name."""
     return run.encoder_digest or run.encoder
+
+
+def _title(run: Run) -> str:
+    """What a run's corpus is judged by."""
+    return Metric.of(run.metric, run.labels).title
 
 
 def _hash(run: Run) -> str:

@@ -18,8 +18,10 @@ from erc_bench.leaderboard.tables import (
     figure,
     interval,
     mean,
+    metric_title,
     p_value,
     search_title,
+    selection,
     signed,
     size,
     track_title,
@@ -127,7 +129,7 @@ def picture(group: SearchGroup) -> Picture:
 
 
 def _values(corpus: CorpusBoard) -> Iterator[float]:
-    yield from (row.weighted_f1 for row in corpus.published)
+    yield from (row.score for row in corpus.published)
     for track in corpus.tracks:
         for row in track.rows:
             yield from row.values
@@ -163,6 +165,9 @@ def to_html(board: Board) -> str:
         p=p_value,
         spoken=_spoken,
         recall=recall,
+        metric_title=metric_title,
+        selection=lambda text: selection(text).replace("weighted-F1", "wF1"),
+        short_metric=lambda corpus: metric_title(corpus).replace("Weighted-F1", "wF1").split()[0],
     )
     template = environment.get_template("page.html.jinja")
     readings = {"searches": SEARCHES.replace("*", ""), "ablations": ABLATIONS}

@@ -8,7 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from erc_bench.corpus.conversation import FIGURES
 from erc_bench.errors import ErcBenchError, did_you_mean
+from erc_bench.settings.registry import corpus_metric
 
 PAPER_KEYS = ("method", "implemented_as", "by", "paper", "results")
 CHOICES = {
@@ -35,7 +37,10 @@ class PublishedRow:
     """Citation key."""
     method: str
     corpus: str
-    weighted_f1: float
+    weighted_f1: float | None = None
+    micro_f1: float | None = None
+    """On a corpus whose metric leaves a label out, without that."""
+    macro_f1: float | None = None
     implemented_as: str | None = None
     """The method of this suite that stands for it."""
     by: str = ""
@@ -51,6 +56,13 @@ class PublishedRow:
     release: bool | None = None
     """Whether it was measured on just this release; None: nobody has checked."""
     note: str = ""
+
+    @property
+    def score(self) -> float:
+        """The figure by which its corpus is judged."""
+        value = getattr(self, corpus_metric(self.corpus).name)
+        assert value is not None  # checked when it was read
+        return float(value)
 
     @property
     def measured_on(self) -> str:
@@ -120,13 +132,13 @@ def read_published(root: Path) -> Published:
         for row in _rows(key, paper, f"{path}, papers.{key}"):
             rows.setdefault(row.corpus, []).append(row)
     for same in rows.values():
-        same.sort(key=lambda row: (-row.weighted_f1, row.method, row.key))
+        same.sort(key=lambda row: (-row.score, row.method, row.key))
     return Published(corpora, rows)
 
 
 def _rows(key: str, paper: Any, where: str) -> list[PublishedRow]:
     of_row = [f.name for f in fields(PublishedRow) if f.name not in ("key", "corpus", *PAPER_KEYS)]
-    shared = [name for name in of_row if name not in ("weighted_f1", "accuracy", "per_class")]
+    shared = [name for name in of_row if name not in (*FIGURES, "per_class")]
     _known(paper, (*PAPER_KEYS, *shared), where)
     if "method" not in paper or not isinstance(paper.get("results"), dict):
         raise ErcBenchError(f"{where} needs a method and results by corpus.")
@@ -135,11 +147,11 @@ def _rows(key: str, paper: Any, where: str) -> list[PublishedRow]:
     for corpus, result in paper["results"].items():
         place = f"{where}.results.{corpus}"
         _known(result, of_row, place)
-        values = {"weighted_f1": None, **common, **result}
+        values = {**common, **result}
         _fitting({"key": key, "corpus": corpus, **values}, PublishedRow, place)
-        scores = {"weighted_f1": values["weighted_f1"], **values.get("per_class", {})}
-        if values.get("accuracy") is not None:
-            scores["accuracy"] = values["accuracy"]
+        judged_by = corpus_metric(corpus).name
+        scores = {judged_by: values.get(judged_by), **values.get("per_class", {})}
+        scores |= {n: values[n] for n in FIGURES if values.get(n) is not None}
         for name, score in scores.items():
             if not _is_a(score, float) or not 0 <= score <= 100:
                 raise ErcBenchError(f"{place}: {name} must be a percentage, not {score!r}.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.progress import track
 from erc_bench.records.schema import RecordError, Unscored, parse_unscored
@@ -96,6 +97,7 @@ def _metrics(record: Unscored) -> tuple[dict[str, Any], list[str]]:
             torch.tensor(predictions.gold),
             record.labels,
             probabilities,
+            Metric.of(record.metric, record.labels),
         )
         before = metrics.get(split)
         metrics[split] = of_split = dict(before) if isinstance(before, dict) else {}
@@ -103,7 +105,7 @@ def _metrics(record: Unscored) -> tuple[dict[str, Any], list[str]]:
             if not _same(of_split.get(name), value, name):
                 changes.append(f"{split} {name} {_short(of_split.get(name))} → {_short(value)}")
                 of_split[name] = value
-        for name in ("calibration_error", "no_answer"):  # not of these predictions
+        for name in ("calibration_error", "no_answer", "micro_f1"):  # not of these predictions
             if name in of_split and name not in computed:
                 changes.append(f"{split} {name} {_short(of_split.pop(name))} → none")
     return metrics, changes

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.evaluation import NO_ANSWER
-from erc_bench.evaluation.statistics import weighted_f1
+from erc_bench.evaluation.statistics import score
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.records.schema import (
     SCHEMA,
@@ -34,6 +35,7 @@ from erc_bench.records.schema import (
     damaged,
     gold_faults,
     label_faults,
+    metric_faults,
     parse_record,
     prediction_faults,
 )
@@ -48,7 +50,7 @@ SEARCH = ("trials", "sampler", "chosen", "digest")
 """What is kept of the search that chose a run's settings."""
 
 AGREEMENT = 1e-3
-"""How far a record's weighted-F1 may lie from that of its predictions, in points."""
+"""How far a record's figure may lie from that of its predictions, in points."""
 
 COST = ("fit_seconds", "utterances_per_second", "peak_memory_mib", "parameters", "epochs")
 """What a training took; ``fit_seconds`` with the fine-tuning that made its vectors, where it says
@@ -93,19 +95,21 @@ class Run:
     encoder_digest: str
     external: bool
     labels: list[str]
+    metric: str
+    """What its corpus is judged by."""
     gold: list[int]
     predicted: list[int]
     dialogue: list[int] | None
     """Which dialogue each utterance belongs to; None where that can't be told."""
     facts: dict[str, list[int]] | None
     test_set: str
-    """Digest over labels, utterance ids, gold labels and dialogues."""
+    """Digest over labels, utterance ids, gold labels and dialogues, and what it is judged by."""
     corpus: str
     """Digest of the whole corpus, its texts and the other splits among it. A record that does not
     say it is taken to be of the copy that most on its test set are of."""
     official: bool
     """Whether the corpus is the official release, as far as the record says."""
-    dev_weighted_f1: float | None
+    dev_score: float | None
     calibration_error: float | None
     oracle_gap: float | None
     cost: dict[str, float | None]
@@ -224,6 +228,9 @@ def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any]
 
 class _Scores(msgspec.Struct):
     weighted_f1: Number
+    accuracy: Number | None = None
+    macro_f1: Number | None = None
+    micro_f1: Number | None = None
     calibration_error: Number | None = None
 
 
@@ -264,6 +271,7 @@ class _Record(msgspec.Struct, kw_only=True):
     dataset_digest: str = ""
     dataset_official: bool | None = None
     labels: list[str]
+    metric: str = str(Metric())
     preset: str = ""
     overrides: list[str] = []
     variant: str | None = None
@@ -316,10 +324,10 @@ def _of_test_set(
     """The fields that depend on nothing but the test set, in the form of :func:`_read_one`'s."""
     test = record.predictions.test
     parts = (test.ids, test.gold, test.dialogue, test.facts)
-    key = _digest([record.labels, *map(bytes, parts)])
+    key = _digest([record.labels, record.metric, *map(bytes, parts)])
     if key not in test_sets:  # most records are of one that was met before
         json = b'{"ids":%b,"gold":%b,"dialogue":%b,"facts":%b}' % tuple(map(bytes, parts))
-        test_sets[key] = _test_set(record.labels, _decoded(json, _GOLD, contents, path), path)
+        test_sets[key] = _test_set(record, _decoded(json, _GOLD, contents, path), path)
     return test_sets[key]
 
 
@@ -328,12 +336,14 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
     classes = len(record.labels)
     for fault in prediction_faults(predicted, len(gold), classes, "$.predictions.test"):
         raise damaged(path, fault)
-    stored = record.metrics.test.weighted_f1
-    counted = f1_of(np.array(gold), np.array(predicted), classes)
-    if not abs(stored - counted) <= AGREEMENT:
+    metric = Metric.of(record.metric, record.labels)
+    stored = getattr(record.metrics.test, metric.name)
+    counted = score_of(np.array(gold), np.array(predicted), record.labels, metric)
+    if stored is None or not abs(stored - counted) <= AGREEMENT:
+        said = "no" if stored is None else ""
         raise RecordError(
-            f"{path} says weighted-F1 {stored:.4f}, but its predictions give {counted:.4f}. "
-            "`erc-bench rescore` puts that right."
+            f"{path} says {said}{metric.title}{'' if said else f' {stored:.4f}'}, but its "
+            f"predictions give {counted:.4f}. `erc-bench rescore` puts that right."
         )
     encoder = record.encoder or Encoder()
     dev = record.metrics.dev
@@ -352,11 +362,12 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
         "encoder_digest": encoder.digest,
         "external": record.external,
         "labels": record.labels,
+        "metric": record.metric,
         **of_test_set,
         "predicted": predicted,
         "corpus": record.dataset_digest,
         "official": record.dataset_official is not False,
-        "dev_weighted_f1": None if dev is None else _float(dev.weighted_f1),
+        "dev_score": None if dev is None else _float(getattr(dev, metric.name)),
         "calibration_error": _float(record.metrics.test.calibration_error),
         "oracle_gap": _float(record.oracle_gap),
         "cost": _cost(record.training or _Training(), encoder.fine_tuning),
@@ -387,8 +398,13 @@ def _made_with(environment: Environment, encoder: Encoder) -> dict[str, str]:
     return {name: str(made[name] or "") for name in MADE_WITH}
 
 
-def _test_set(labels: list[str], test: GoldLabels, path: Path) -> dict[str, Any]:
-    for fault in (*label_faults(labels), *gold_faults(test, len(labels), "$.predictions.test")):
+def _test_set(record: _Record, test: GoldLabels, path: Path) -> dict[str, Any]:
+    labels = record.labels
+    for fault in (
+        *label_faults(labels),
+        *metric_faults(record.metric, labels),
+        *gold_faults(test, len(labels), "$.predictions.test"),
+    ):
         raise damaged(path, fault)
     dialogue = test.dialogue if test.dialogue is not None else dialogues_of(test.ids)
     if dialogue is not None:
@@ -396,6 +412,7 @@ def _test_set(labels: list[str], test: GoldLabels, path: Path) -> dict[str, Any]
     text = "\n".join([*labels, "", *test.ids]).encode()
     for array in (test.gold, dialogue or []):
         text += np.asarray(array, dtype=np.int64).tobytes()
+    text += b"" if record.metric == str(Metric()) else record.metric.encode()
     facts = None if test.facts is None else test.facts.columns()
     shared = {"gold": test.gold, "dialogue": dialogue, "facts": facts}
     return {
@@ -414,12 +431,14 @@ def _float(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def f1_of(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Weighted-F1 in percent of predictions ``(N,)``; no answer is wrong."""
-    # As a class more, which gold never has, and whose weight is thus 0.
+def score_of(
+    gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str], metric: Metric
+) -> float:
+    """The corpus's figure in percent of predictions ``(N,)``; no answer is wrong."""
+    classes = len(labels)
     answers = np.where(predicted == NO_ANSWER, classes, predicted)
-    cell = np.bincount(gold * (classes + 1) + answers, minlength=(classes + 1) ** 2)
-    return float(weighted_f1(cell.reshape(classes + 1, classes + 1)))
+    cell = np.bincount(gold * (classes + 1) + answers, minlength=classes * (classes + 1))
+    return float(score(cell.reshape(classes, classes + 1), metric, labels))
 
 
 def dialogues_of(ids: Iterable[str]) -> list[int] | None:

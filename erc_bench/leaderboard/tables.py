@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from erc_bench.corpus.conversation import FIGURES, Metric
 from erc_bench.leaderboard.ablations import Ablation
 from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.published import PublishedRow
@@ -18,8 +19,9 @@ from erc_bench.settings.presets import default_preset
 
 CSV_COLUMNS = (
     "corpus", "kind", "encoder", "rank", "method", "preset", "config_hash", "variant", "overrides",
-    "trials", "seeds", "weighted_f1", "sd", "seed_low", "seed_high", "low", "high", "accuracy",
-    "macro_f1", "dev_weighted_f1", "published", "difference", "difference_low", "difference_high",
+    "trials", "seeds", "metric", "score", "sd", "seed_low", "seed_high", "low", "high",
+    "weighted_f1", "accuracy", "macro_f1", "dev_score", "published", "difference",
+    "difference_low", "difference_high",
     "context", "selection", "release", "source", "fit_seconds", "utterances_per_second",
     "peak_memory_mib", "devices", "unranked", "notes",
 )  # fmt: skip
@@ -48,6 +50,8 @@ def to_csv(board: Board) -> str:
                         "encoder": paper.encoder,
                         "method": paper.method,
                         "seeds": paper.seeds,
+                        "metric": corpus.metric,
+                        "score": figure(paper.score),
                         "weighted_f1": figure(paper.weighted_f1),
                         "accuracy": figure(paper.accuracy),
                         "context": paper.context,
@@ -76,16 +80,18 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
         "overrides": " ".join(row.overrides),
         "trials": row.tuned["trials"] if row.tuned else None,
         "seeds": len(row.seeds),
-        "weighted_f1": figure(row.mean),
+        "metric": corpus.metric,
+        "score": figure(row.mean),
         "sd": figure(row.sd),
         "seed_low": figure(seed_low),
         "seed_high": figure(seed_high),
         "low": figure(low),
         "high": figure(high),
+        "weighted_f1": figure(row.weighted_f1),
         "accuracy": figure(row.accuracy),
         "macro_f1": figure(row.macro_f1),
-        "dev_weighted_f1": figure(row.dev_weighted_f1),
-        "published": figure(paper.get("weighted_f1")),
+        "dev_score": figure(row.dev_score),
+        "published": figure(paper.get("score")),
         "difference": figure(paper.get("difference")),
         "difference_low": figure(difference_low),
         "difference_high": figure(difference_high),
@@ -105,7 +111,8 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
 # --- Markdown
 
 READING = """\
-**How to read it.** Weighted-F1 on the test set in percent, mean over seeds ± the half-width of
+**How to read it.** Weighted-F1, or the figure that a corpus is judged by instead, on the test set
+in percent, mean over seeds ± the half-width of
 its 95 % interval over seeds; in brackets the 95 % interval for new dialogues as well (with one
 seed, for new dialogues alone). Every checkpoint is selected on dev; test is scored once. Methods
 are compared only within a track: the same corpus, the same encoder weights, and as many trials in
@@ -125,9 +132,9 @@ Holm's correction over these variants. Seeds are paired where a seed has the sam
 and the same batches in both; else they are independent samples."""
 
 SEARCHES = """\
-Weighted-F1 on dev, which chose: these figures are optimistic, and test was not looked at. *E best
-of n* is the score that the best of n such trials is expected to have (Tang et al. 2020, unbiased);
-a trial that failed counts with 0."""
+The corpus's figure on dev, which chose: these figures are optimistic, and test was not looked at.
+*E best of n* is the score that the best of n such trials is expected to have (Tang et al. 2020,
+unbiased); a trial that failed counts with 0."""
 
 
 def to_markdown(board: Board) -> str:
@@ -162,8 +169,8 @@ def to_markdown(board: Board) -> str:
 def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
     parts = [size(corpus)] if corpus.utterances else []
     for track in corpus.tracks:
-        head = ["Rank", "Method", "Weighted-F1", "Seeds", "Accuracy", "Macro-F1", "Published"]
-        head += ["Unlike the published", "Context", "Selection", "Training"]
+        head = ["Rank", "Method", metric_title(corpus), "Seeds", "Accuracy", "Macro-F1"]
+        head += ["Published", "Unlike the published", "Context", "Selection", "Training"]
         rows = [
             [
                 str(row.rank or "–"),
@@ -176,7 +183,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
                 _beside(row),
                 ", ".join(row.published["differs"]) if row.published else "",
                 row.context,
-                row.selection.replace("weighted_f1", "weighted-F1"),
+                selection(row.selection),
                 duration(row.cost["fit_seconds"]) if row.cost["fit_seconds"] else "",
             ]
             for row in track.rows
@@ -194,12 +201,13 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
     for group in corpus.searches:
         parts += [f"{level} {search_title(group)}", SEARCHES, _search_table(group)]
     if corpus.published:
-        head = ["Method", "Weighted-F1", "Accuracy", "Seeds", "Encoder", "Context", "Selection"]
+        head = ["Method", metric_title(corpus), "Accuracy", "Seeds", "Encoder", "Context"]
+        head += ["Selection"]
         head += ["Release", "Source", "Note"]
         rows = [
             [
                 paper.method,
-                figure(paper.weighted_f1),
+                figure(paper.score),
                 figure(paper.accuracy),
                 str(paper.seeds or "?"),
                 (paper.encoder or "?").split("/")[-1],
@@ -217,7 +225,8 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
 
 def _ablation_table(ablation: Ablation) -> str:
     """A method without each of its parts, less the whole of it."""
-    head = ["Variant", "Weighted-F1", "Seeds", "Less the whole", "95 %", "p, Holm", "Seeds are"]
+    title = capital(Metric.of(ablation.metric, None).title)
+    head = ["Variant", title, "Seeds", "Less the whole", "95 %", "p, Holm", "Seeds are"]
     whole = ["the whole method", spread(ablation.mean, ablation.seed_interval)]
     rows = [[*whole, str(len(ablation.seeds)), "", "", "", ""]]
     rows += [
@@ -265,7 +274,7 @@ def _why_unranked(row: Row) -> str:
 def _beside(row: Row) -> str:
     if not row.published:
         return ""
-    return f"{row.published['weighted_f1']:.2f} ({signed(row.published['difference'])})"
+    return f"{row.published['score']:.2f} ({signed(row.published['difference'])})"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], aligned: str) -> str:
@@ -294,9 +303,13 @@ def to_latex(board: Board) -> str:
     """
     corpora = [c for c in board.corpora if c.tracks] or board.corpora
     names = [c.name for c in corpora]
+    figures = {metric_title(c): c.title for c in corpora}
+    judged = next(iter(figures), "Weighted-F1")
+    if len(figures) > 1:
+        judged = ", ".join(f"{metric_title(c)} ({c.title})" for c in corpora)
     lines = [
         "% Made by erc-bench leaderboard --latex; needs the packages booktabs and natbib.",
-        "% Weighted-F1 on test in percent; ours: mean and standard deviation over seeds.",
+        f"% {judged} on test in percent; ours: mean and standard deviation over seeds.",
         "% Bold: no row of the track is resolved to be better. Dagger: selected on test; double",
         "% dagger: how it was selected is not known, or that it was on this release of the corpus.",
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
@@ -348,7 +361,7 @@ def _paper_cell(paper: PublishedRow | None) -> str:
     marks = "\\dagger" if paper.selection == "test" else ""
     if paper.selection is None or not paper.release:
         marks += "\\ddagger"
-    return f"{paper.weighted_f1:.2f}" + (f"$^{{{marks}}}$" if marks else "")
+    return f"{paper.score:.2f}" + (f"$^{{{marks}}}$" if marks else "")
 
 
 def _cell(row: Row | None) -> str:
@@ -363,6 +376,23 @@ def _escaped(text: str) -> str:
 
 
 # --- what all of them say alike
+
+
+def metric_title(corpus: CorpusBoard) -> str:
+    """What a corpus is judged by, to begin a heading with."""
+    return capital(Metric.of(corpus.metric, None).title)
+
+
+def capital(text: str) -> str:
+    """With a capital at its start."""
+    return text[0].upper() + text[1:]
+
+
+def selection(text: str) -> str:
+    """``dev weighted-F1``, of how a record says it."""
+    for name, title in FIGURES.items():
+        text = text.replace(name, title)
+    return text
 
 
 def figure(value: float | None, decimals: int = 2) -> str:
@@ -445,4 +475,6 @@ def budgets(group: SearchGroup) -> list[int]:
 def size(corpus: CorpusBoard) -> str:
     """``7 emotions · 2,610 test utterances in 280 dialogues``."""
     text = f"{len(corpus.labels)} emotions · {corpus.utterances:,} test utterances"
-    return text + (f" in {corpus.dialogues:,} dialogues" if corpus.dialogues else "")
+    text += f" in {corpus.dialogues:,} dialogues" if corpus.dialogues else ""
+    metric = Metric.of(corpus.metric, None)
+    return text if metric == Metric() else f"{text} · judged by {metric.title}"

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, Literal
 
+from erc_bench.corpus.conversation import Figure
 from erc_bench.encoders.fast import Speedups
 from erc_bench.errors import ErcBenchError
 
 _LATER = "added_later"
 _UNHASHED = "unhashed"
+
+SelectOn = Literal[Figure, "loss"]
+"""The figure of dev that selects: the corpus's own, or the loss."""
 
 
 def added_later(default: Any = MISSING, *, factory: Any = MISSING) -> Any:
@@ -64,7 +68,8 @@ class MethodConfig:
     accumulate: int = 1  # batches per optimiser step
     gradient_clip: float = 5.0  # largest gradient norm; 0 = no clipping
     patience: int = 0  # epochs without improvement on dev before stopping; 0 = never
-    select_on: Literal["weighted_f1", "loss"] = "weighted_f1"  # the figure of dev that selects
+    # the figure of dev that selects: the corpus's own, for which the first of these stands, or loss
+    select_on: SelectOn = "weighted_f1"
     # auto = what this hardware does well
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

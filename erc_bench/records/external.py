@@ -11,11 +11,12 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Utterance
+from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Metric, Utterance
 from erc_bench.corpus.text_files import read_given
 from erc_bench.errors import ErcBenchError, nearest, quoted
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import recorded_facts
+from erc_bench.records.corpora import find_corpus, remember
 from erc_bench.records.prediction_files import Prediction, read_predictions
 from erc_bench.records.schema import (
     Encoder,
@@ -28,7 +29,7 @@ from erc_bench.records.schema import (
     typed,
 )
 from erc_bench.records.store import read_record, write_record
-from erc_bench.settings.registry import corpus_source, method_names
+from erc_bench.settings.registry import method_names
 
 SLACK = 0.01
 """How far probabilities may be from a sum of 1: they come rounded."""
@@ -39,6 +40,8 @@ class Scored:
     """What was scored, and where the record of it is."""
 
     labels: Sequence[str]
+    dataset: str
+    judged_by: Metric
     metrics: Mapping[str, Metrics]
     """By split."""
     path: Path | None
@@ -84,7 +87,8 @@ def score(
         ErcBenchError: the name is a method's, or was stored before; the file can't be read; ids
             are missing, doubled or unknown, or labels are not the corpus's (they are counted).
     """
-    source = corpus_source(dataset)
+    source = find_corpus(dataset, root)
+    dataset = source.name
     path = _place(root, dataset, name, seed, published)
     described = {"context": context, "encoder": encoder}
     text, called = read_given(predictions)
@@ -92,13 +96,13 @@ def score(
         _check_free(path, name, described, force)
     corpus = source.load(data_dir)
     ids = [u.id for split in corpus.contents.values() for d in split for u in d.utterances]
-    file = read_predictions(text, called, source.labels, ids, column)
+    file = read_predictions(text, called, corpus.labels, ids, column)
     given = file.predictions
     held = match(given, corpus, [split for split in SPLITS if split in splits], called)
     notes = (*(f"{called}: {note}" for note in file.notes), *_remarks(held, given, called))
-    metrics = {split: _metrics(predictions, corpus.labels) for split, predictions in held.items()}
+    metrics = {split: _metrics(predictions, corpus) for split, predictions in held.items()}
     if "test" not in splits:
-        return Scored(corpus.labels.names, metrics, None, notes)
+        return Scored(corpus.labels.names, corpus.name, corpus.metric, metrics, None, notes)
     record = Record(
         external=True,
         method=name,
@@ -106,6 +110,7 @@ def score(
         dataset_digest=corpus.digest,
         dataset_official=corpus.official,
         labels=list(corpus.labels.names),
+        metric=str(corpus.metric),
         preset="external",
         seed=seed,
         config=described,
@@ -118,7 +123,8 @@ def score(
         predictions=Splits.of(held),
     )
     write_record(path, record)
-    return Scored(corpus.labels.names, metrics, path, notes)
+    remember(root, source)
+    return Scored(corpus.labels.names, corpus.name, corpus.metric, metrics, path, notes)
 
 
 def _place(root: Path, dataset: str, name: str, seed: int, published: Collection[str]) -> Path:
@@ -342,7 +348,7 @@ def _count(things: Sized, noun: str) -> str:
     return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
 
 
-def _metrics(predictions: Predictions, labels: LabelSet) -> Metrics:
+def _metrics(predictions: Predictions, corpus: Corpus) -> Metrics:
     import torch
 
     from erc_bench.evaluation.metrics import evaluate
@@ -351,7 +357,8 @@ def _metrics(predictions: Predictions, labels: LabelSet) -> Metrics:
     figures = evaluate(
         torch.tensor(predictions.predicted),
         torch.tensor(predictions.gold),
-        labels.names,
+        corpus.labels.names,
         None if probabilities is None else torch.tensor(probabilities),
+        corpus.metric,
     )
     return typed(figures, Metrics)

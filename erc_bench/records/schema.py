@@ -20,6 +20,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
 
@@ -48,6 +49,8 @@ REMEDY = (
 )
 
 _MOST = 2**53  # up to here a float holds every whole number
+
+USUAL_METRIC = str(Metric())
 
 Number = (
     Annotated[int, Meta(ge=-_MOST, le=_MOST)] | Annotated[float, Meta(ge=-float(_MOST), le=_MOST)]
@@ -121,6 +124,9 @@ class Metrics(Part, frozen=True, kw_only=True):
     weighted_f1: Number
     accuracy: Number
     macro_f1: Number
+    micro_f1: Number | None = None
+    """Over the labels without the one that the corpus's metric leaves out; None where it leaves
+    out none."""
     per_class: dict[str, ClassMetrics]
     """By the name of the label."""
     confusion: list[list[Count]]
@@ -131,6 +137,10 @@ class Metrics(Part, frozen=True, kw_only=True):
     """Expected calibration error over 15 bins; None without probabilities."""
     no_answer: Number | None = None
     """Share of utterances without an answer, in percent; None where it was not counted."""
+
+    def score(self, metric: Metric) -> float:
+        """The figure of a corpus."""
+        return float(getattr(self, metric.name))
 
 
 class Facts(Part, frozen=True, kw_only=True):
@@ -313,6 +323,8 @@ class Record(Part, frozen=True, kw_only=True):
     """Digests of the corpora that a method read beside it, by their names."""
     labels: list[str]
     """The C classes, in the order of their numbers."""
+    metric: str = USUAL_METRIC
+    """What the corpus is judged by, as :class:`erc_bench.corpus.conversation.Metric` writes it."""
     preset: str = ""
     overrides: list[str] = []
     """``key=value``, as they were given."""
@@ -335,7 +347,7 @@ class Record(Part, frozen=True, kw_only=True):
     model: ModelFile | None = None
     metrics: Splits[Metrics]
     oracle_gap: Number | None = None
-    """Best weighted-F1 on test over the epochs minus that of the selected one, where it was asked
+    """Best figure on test over the epochs minus that of the selected one, where it was asked
     for."""
     training: Training | None = None
     environment: Environment | None = None
@@ -345,11 +357,17 @@ class Record(Part, frozen=True, kw_only=True):
     """Date and time in UTC, ISO 8601."""
     predictions: Splits[Predictions]
 
+    @property
+    def judged_by(self) -> Metric:
+        """What the corpus is judged by."""
+        return Metric.of(self.metric, self.labels)
+
 
 class Unscored(Part, frozen=True, kw_only=True):
     """What a record's metrics are computed from."""
 
     labels: list[str]
+    metric: str = USUAL_METRIC
     predictions: Splits[Predictions]
 
 
@@ -522,6 +540,7 @@ def faults(record: Record | Unscored) -> Iterator[str]:
     """What does not fit together in a record: the field, and what is wrong with it."""
     labels = record.labels
     yield from label_faults(labels)
+    yield from metric_faults(record.metric, labels)
     for split, predictions in record.predictions.items():
         where = f"$.predictions.{split}"
         yield from gold_faults(predictions, len(labels), where)
@@ -538,6 +557,14 @@ def label_faults(labels: Sequence[str]) -> Iterator[str]:
     """What is wrong with a label set."""
     if len(labels) < 2 or len(set(labels)) < len(labels):
         yield f"$.labels: {', '.join(map(repr, labels)) or 'none'} are not two or more different"
+
+
+def metric_faults(metric: str, labels: Sequence[str]) -> Iterator[str]:
+    """What is wrong with what a corpus is judged by."""
+    try:
+        Metric.of(metric, labels)
+    except ErcBenchError as error:
+        yield f"$.metric: {str(error).removesuffix('.')}"
 
 
 def gold_faults(gold: GoldLabels, classes: int, where: str) -> Iterator[str]:
@@ -591,6 +618,8 @@ def _metric_faults(record: Record) -> Iterator[str]:
         missing = [name for name in record.labels if name not in metrics.per_class]
         if missing:
             yield f"{where}.per_class: it lacks {', '.join(map(repr, missing))}"
+        if getattr(metrics, record.judged_by.name) is None:
+            yield f"{where}.{record.judged_by.name}: not there, though the corpus is judged by it"
         if {len(metrics.confusion), *map(len, metrics.confusion)} != {classes}:
             yield f"{where}.confusion: not {classes} rows of {classes} counts"
 

@@ -16,9 +16,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.files import write_atomically
 from erc_bench.records.place import UNFINISHED, Identity, Place
 from erc_bench.records.schema import (
+    USUAL_METRIC,
     Count,
     Encoder,
     Environment,
@@ -60,6 +62,8 @@ class Trial(Part, frozen=True, kw_only=True):
     sampler_seed: Count
     space: dict[str, dict[str, list[Any]]]
     selection: str
+    metric: str = USUAL_METRIC
+    """What the corpus is judged by."""
     encoder: Encoder
     dev: Metrics | None = None
     """None where it failed."""
@@ -70,8 +74,13 @@ class Trial(Part, frozen=True, kw_only=True):
 
     @property
     def score(self) -> float:
-        """Weighted-F1 on dev in percent; 0, the lowest there is, where it failed."""
-        return float(self.dev.weighted_f1) if self.dev is not None else 0.0
+        """The corpus's figure on dev in percent; 0, the lowest there is, where it failed."""
+        return self.dev.score(self.judged_by) if self.dev is not None else 0.0
+
+    @property
+    def judged_by(self) -> Metric:
+        """What the corpus is judged by."""
+        return Metric.of(self.metric, None)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.method.config import MethodConfig, default_of, is_added_later, is_unhashed
 from erc_bench.settings.presets import default_preset, presets
@@ -56,6 +57,13 @@ class Experiment:
     """The part that the method is without; empty for all of it."""
     tuned: Tuned | None = None
     """How its settings were chosen; None where nobody searched for them."""
+    own_corpus: str = ""
+    """The file of a corpus of one's own; empty for a registered one."""
+
+    @property
+    def corpus(self) -> str:
+        """What finds its corpus: a file of one's own, or the name."""
+        return self.own_corpus or self.dataset
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -125,7 +133,7 @@ def resolve(
     """
     from omegaconf import OmegaConf
 
-    from erc_bench.settings.registry import method_class
+    from erc_bench.settings.registry import corpus_source, method_class
 
     sheet = method_sheet(method)
     own = sheet.get("presets") or {}
@@ -137,6 +145,8 @@ def resolve(
         raise ErcBenchError(
             f"The method {method!r} has no preset {preset!r}." + did_you_mean(preset, own)
         )
+    source = corpus_source(dataset)
+    dataset, metric = source.name, source.metric
     overrides = tuple(overrides)
     given = [(f"override {text!r}", _override(text)) for text in overrides]
     path = experiment_file(method)
@@ -160,12 +170,21 @@ def resolve(
                     f"The override {text!r} would undo the variant {variant!r}, which sets that "
                     "too. Leave the override out for this variant."
                 )
-    layers += given
     for where, layer in layers:
         merged = _merge(merged, layer or {}, where)
+    if merged.select_on == Metric().name:
+        merged = _merge(merged, {"select_on": metric.name}, f"{dataset}, judged by {metric.title}")
+    for where, layer in given:
+        merged = _merge(merged, layer, where)
     config = OmegaConf.to_object(merged)
     assert isinstance(config, MethodConfig)
-    return Experiment(method, dataset, preset, seed, config, overrides, variant)
+    if config.select_on not in (metric.name, "loss"):
+        raise ErcBenchError(
+            f"select_on={config.select_on}: {dataset} is judged by {metric.title}, so select_on "
+            f"takes {metric.name} or loss."
+        )
+    file = source.loaded_by if source.loaded_by != dataset else ""
+    return Experiment(method, dataset, preset, seed, config, overrides, variant, None, file)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.garbage import no_garbage_collection
 
@@ -91,14 +93,46 @@ def corpus_names() -> list[str]:
     return sorted(_points(CORPORA))
 
 
-def corpus_source(name: str) -> CorpusSource:
-    """The source of a corpus by its name; an unknown name is an error that names the nearest."""
-    return _load(CORPORA, "dataset", name)()
+def corpus_source(name: str, others: Sequence[str] = ()) -> CorpusSource:
+    """The source of a corpus by its name, or of one's own by its folder or ``corpus.yaml``.
+
+    ``others`` are names that the error offers beside the registered ones.
+
+    Raises:
+        ErcBenchError: an unknown name (the nearest is named), or what is wrong with the folder.
+    """
+    if name in _points(CORPORA):
+        return _load(CORPORA, "dataset", name)()
+    if not is_own_corpus(name):
+        raise ErcBenchError(
+            f"There is no dataset {name!r}.{did_you_mean(name, [*_points(CORPORA), *others])} One "
+            "of your own is named by its folder (`erc-bench data new` makes one)."
+        )
+    from erc_bench.corpus.own import OwnCorpus
+
+    source = OwnCorpus(Path(name))
+    if source.name.lower() in _points(CORPORA):
+        raise ErcBenchError(
+            f"{source.path}: {source.name!r} is the name of another corpus. Give yours another."
+        )
+    return source
+
+
+def is_own_corpus(name: str) -> bool:
+    """Whether a name is a folder or file rather than a registered corpus."""
+    path = Path(name)
+    named = path.name != name or path.suffix in (".yaml", ".yml") or path.is_dir()
+    return named and name not in _points(CORPORA)
 
 
 def confusable_labels(corpus: str) -> tuple[tuple[str, str], ...]:
     """Pairs of labels that annotators and models take for each other; none of an unknown corpus."""
     return corpus_source(corpus).confusable if corpus in _points(CORPORA) else ()
+
+
+def corpus_metric(corpus: str) -> Metric:
+    """What a corpus is judged by; the usual metric for an unknown one."""
+    return corpus_source(corpus).metric if corpus in _points(CORPORA) else Metric()
 
 
 def executor_names() -> list[str]:

@@ -73,7 +73,7 @@ class Study:
         try:
             return resolve(
                 base.method,
-                base.dataset,
+                base.corpus,
                 preset=base.preset,
                 seed=FIRST_TRIAL_SEED + number,
                 overrides=(*base.overrides, *drawn),

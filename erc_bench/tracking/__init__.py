@@ -20,7 +20,7 @@ PROJECT = "erc-bench"
 """The W&B project where wandb itself is told none."""
 
 RESULT = "result"
-"""Key of the table with a run's one line: variant, seed, weighted-F1 on test."""
+"""Key of the table with a run's one line: variant, seed, the corpus's figure on test."""
 
 PATIENCE: dict[str, Any] = {
     "init_timeout": 30.0,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import say
 from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_settings
-
-SCORE = "test/weighted_f1"
 
 SEEDS_CHART = {
     "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -20,7 +19,7 @@ SEEDS_CHART = {
         "y": {
             "field": "${field:score}",
             "type": "quantitative",
-            "title": "weighted-F1 on test, %",
+            "title": "on test, %",
             "scale": {"zero": False},
         },
     },
@@ -38,10 +37,16 @@ SEEDS_CHART = {
         },
     ],
 }
-"""A Vega-Lite chart of weighted-F1 by method: each seed a point, and mean ± sd (n − 1)."""
+"""A Vega-Lite chart of the corpus's figure by method: each seed a point, and mean ± sd (n − 1)."""
 
 
-def save_report(dataset: str, preset: str, project: str | None, entity: str | None) -> str:
+def save_report(
+    dataset: str,
+    preset: str,
+    project: str | None,
+    entity: str | None,
+    metric: Metric = Metric(),
+) -> str:
     """Save a report that compares the methods on a corpus; returns its address.
 
     It stays up to date: W&B draws it from whatever runs there are. A run repeated with ``--force``
@@ -52,6 +57,7 @@ def save_report(dataset: str, preset: str, project: str | None, entity: str | No
         preset: runs with this preset are compared.
         project: where the runs are; None = where this machine logs to.
         entity: whose project; None = whose this machine logs to.
+        metric: what the corpus is judged by.
 
     Raises:
         ErcBenchError: the package is missing, nobody is logged in, or W&B did not take it.
@@ -74,7 +80,8 @@ def save_report(dataset: str, preset: str, project: str | None, entity: str | No
         api: Any = wandb.Api()
         owner = entity or wandb_settings().entity or api.default_entity
         chart = _seeds_chart(api, owner)
-        return report(dataset, preset, project or wandb_project(), owner, chart).save().url
+        made = report(dataset, preset, project or wandb_project(), owner, chart, metric)
+        return made.save().url
     except ErcBenchError:
         raise
     except Exception as error:  # wandb raises whatever its parts do
@@ -90,7 +97,7 @@ def _seeds_chart(api: Any, entity: str) -> str | None:
         return api.create_custom_chart(
             entity=entity,
             name=f"erc-bench-seeds-{secrets.token_hex(4)}",
-            display_name="Weighted-F1 by method, seeds as points",
+            display_name="Scores by method, seeds as points",
             spec_type="vega2",
             access="private",
             spec=SEEDS_CHART,
@@ -100,7 +107,14 @@ def _seeds_chart(api: Any, entity: str) -> str | None:
         return None
 
 
-def report(dataset: str, preset: str, project: str, entity: str, chart: str | None) -> Any:
+def report(
+    dataset: str,
+    preset: str,
+    project: str,
+    entity: str,
+    chart: str | None,
+    metric: Metric = Metric(),
+) -> Any:
     """The report, not yet saved.
 
     ``chart`` is the id of :data:`SEEDS_CHART` on the server. What is compared are *variants*: a
@@ -115,6 +129,7 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
         )
         return wr.Runset(entity=entity, project=project, name=name, filters=kept, **options)
 
+    title, test = metric.title[0].upper() + metric.title[1:], f"test/{metric.name}"
     left, right = wr.Layout(0, 0, 12, 10), wr.Layout(12, 0, 12, 10)
     spread: dict[str, Any] = {
         "groupby": wr.Config("variant"),
@@ -122,21 +137,21 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
         "groupby_rangefunc": "stddev",
     }
     seeds: Any = wr.ScatterPlot(
-        title="Weighted-F1 on test, by seed",
+        title=f"{title} on test, by seed",
         x=wr.Config("seed"),
-        y=wr.SummaryMetric(SCORE),
+        y=wr.SummaryMetric(test),
         layout=left,
     )
     if chart is not None:
         seeds = wr.CustomChart.from_table(
             RESULT,
-            chart_fields={"method": "variant", "seed": "seed", "score": "weighted_f1"},
-            chart_strings={"title": "Weighted-F1 on test: seeds, and mean ± sd"},
+            chart_fields={"method": "variant", "seed": "seed", "score": metric.name},
+            chart_strings={"title": f"{title} on test: seeds, and mean ± sd"},
         )
         seeds.chart_name, seeds.layout = chart, left
     means = wr.BarPlot(
-        title="Weighted-F1 on test, mean ± sd over seeds",
-        metrics=[SCORE],
+        title=f"{title} on test, mean ± sd over seeds",
+        metrics=[test],
         orientation="v",
         layout=right,
         **spread,
@@ -144,7 +159,7 @@ def report(dataset: str, preset: str, project: str, entity: str, chart: str | No
     curves: list[Any] = [
         wr.LinePlot(title=title, x="epoch", y=[metric], title_x="epoch", layout=layout, **spread)
         for title, metric, layout in (
-            ("Weighted-F1 on dev, mean ± sd over seeds", "dev/weighted_f1", left),
+            (f"{title} on dev, mean ± sd over seeds", f"dev/{metric.name}", left),
             ("Loss in training, mean ± sd over seeds", "train/loss", right),
         )
     ]

@@ -163,9 +163,9 @@ class Tracker:
                 columns=["id", "gold", "predicted", "confidence", "right"],
                 data=prediction_rows(test, labels),
             )
-            score = record.metrics.test.weighted_f1
+            score = record.metrics.test.score(record.judged_by)
             result = wandb.Table(
-                columns=["variant", "seed", "weighted_f1"],
+                columns=["variant", "seed", record.judged_by.name],
                 data=[[variant(self.experiment), record.seed, score]],
             )
             self.run.log({"confusion_matrix": matrix, "predictions": predictions, RESULT: result})
@@ -262,7 +262,7 @@ def variant(experiment: Experiment) -> str:
 
     Runs have the same one only if all their settings are the same, however they were given.
     """
-    preset = flat(resolve(experiment.method, experiment.dataset, preset=experiment.preset).settings)
+    preset = flat(resolve(experiment.method, experiment.corpus, preset=experiment.preset).settings)
     here = flat(experiment.settings)
     changed = [f"{key}={here[key]}" for key in sorted(here) if here[key] != preset.get(key)]
     tuned = [f"tuned in {experiment.tuned.trials} trials"] if experiment.tuned else []

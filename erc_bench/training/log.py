@@ -9,6 +9,7 @@ import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.progress import Stopwatch, bar, duration, say
 from erc_bench.training.environment import environment, is_large, joined, small_hint
 
@@ -24,8 +25,14 @@ class TrainingLog(Callback):
     epochs so far were trained.
     """
 
-    def __init__(self, seed: int, runs_at_once: int = 1) -> None:
+    def __init__(
+        self,
+        seed: int,
+        runs_at_once: int = 1,
+        metric: Metric = Metric(),
+    ) -> None:
         self.seed = seed
+        self.metric = metric
         self.runs_at_once = runs_at_once
         self.environments: list[dict[str, Any]] = []
         self.curves: list[dict[str, float]] = []
@@ -81,8 +88,8 @@ class TrainingLog(Callback):
         }
 
     def oracle_gap(self, select_on: str) -> float:
-        """Best test weighted-F1 over epochs minus that of the selected epoch."""
-        values = [epoch["test/weighted_f1"] for epoch in self.curves]
+        """Best figure on test over epochs minus that of the selected epoch."""
+        values = [epoch[f"test/{self.metric.name}"] for epoch in self.curves]
         return max(values) - values[self.best_epoch(select_on)]
 
     # --- hooks ---
@@ -145,11 +152,11 @@ class TrainingLog(Callback):
         self.utterances += self.epoch_utterances
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k}
         self.curves.append({"epoch": trainer.current_epoch + 1, **values})
-        best = max(epoch["dev/weighted_f1"] for epoch in self.curves)
+        on_dev = [epoch[f"dev/{self.metric.name}"] for epoch in self.curves]
         say(
             f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
-            f"loss {values['train/loss']:.4f}  dev weighted-F1 {values['dev/weighted_f1']:.2f} "
-            f"(best {best:.2f})  {duration(self.epoch.seconds)}"
+            f"loss {values['train/loss']:.4f}  dev {self.metric.title} {on_dev[-1]:.2f} "
+            f"(best {max(on_dev):.2f})  {duration(self.epoch.seconds)}"
         )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

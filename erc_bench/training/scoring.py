@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.evaluation.metrics import Predictions, predicted_classes, weighted_f1
+from erc_bench.evaluation.metrics import Predictions, predicted_classes, score
 from erc_bench.method import devices
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
@@ -41,7 +41,7 @@ SPLITS = ("dev", "test")
 
 
 class Scoring(Callback):
-    """Gathers scores over batches and devices, and logs weighted-F1, the figure that selects.
+    """Gathers scores over batches and devices, and logs the corpus's figure, which selects.
 
     It also tells a method that an epoch's training batches are done, before dev is scored.
     """
@@ -104,10 +104,9 @@ class Scoring(Callback):
         assert self.data is not None
         for split in list(self.predictions):
             rows, scores, _ = self.take(split)
-            value = weighted_f1(
-                predicted_classes(scores), self.data.gold[rows], len(pl_module.labels)
-            )
-            pl_module.log(f"{split}/weighted_f1", value, prog_bar=True, add_dataloader_idx=False)
+            metric, gold = self.data.corpus.metric, self.data.gold[rows]
+            value = score(predicted_classes(scores), gold, pl_module.labels.names, metric)
+            pl_module.log(f"{split}/{metric.name}", value, prog_bar=True, add_dataloader_idx=False)
         if pl_module.config.select_on == "loss":
             assert self.loss is not None
             total, size = trainer.strategy.reduce(self.loss, reduce_op="sum")

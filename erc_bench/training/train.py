@@ -103,7 +103,7 @@ def _train(
     prepare(method, data)
     if method.config.checkpointing:
         checkpoint_layers(method)
-    log = TrainingLog(data.seed, runs_at_once)
+    log = TrainingLog(data.seed, runs_at_once, data.corpus.metric)
     trainer = build_trainer(method, data, folder, [log, *callbacks], logger)
     if not method.trains:
         log.not_trained(trainer)

@@ -142,7 +142,7 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
     """
     of_a_file = ("path", "layer", "size")
     shared = {k: v for k, v in asdict(config).items() if k not in (*of_a_file, "seed")}
-    settings = UtteranceConfig(encoder=encoder, **shared)
+    settings = UtteranceConfig(encoder=encoder, select_on=corpus.metric.name, **shared)
     part = folder.with_name(UNFINISHED)
     leads = devices.position().rank == 0
     resumed = devices.first(leads and _can_be_resumed(part))

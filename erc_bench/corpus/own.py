@@ -1,0 +1,501 @@
+"""A corpus of the user's own: a folder with a ``corpus.yaml`` that says what is where.
+
+    name: helpdesk
+    licence: internal
+    labels: [calm, annoyed, angry]       # otherwise the labels found, sorted
+    metric: weighted_f1                  # or macro_f1, accuracy, micro_f1 without LABEL
+    splits: {train: train.csv, dev: dev.csv, test: test.csv}
+    columns: {dialogue: conv_id, speaker: who, text: utterance, label: emotion, id: msg_id}
+
+Instead of ``splits``, ``file`` names one file and ``split`` the column that says which split a turn
+is of, or ``split_file`` a CSV of dialogues and splits, which ``erc-bench data split`` writes.
+``hf`` names a data set of Hugging Face's (with ``revision`` and ``config``); then ``splits`` are
+its splits. Turns stand in file order inside a dialogue unless a column ``turn`` numbers them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Metric, Utterance
+from erc_bench.corpus.source import CorpusSource
+from erc_bench.corpus.text_files import csv_table, read_text, whole_number
+from erc_bench.corpus.turn_files import (
+    DIALOGUE,
+    Row,
+    columns_of,
+    hugging_face,
+    rows_of,
+    text_at,
+)
+from erc_bench.errors import ErcBenchError, did_you_mean, listed, quoted
+
+SHEET = "corpus.yaml"
+
+KEYS = (
+    "name", "description", "licence", "homepage", "citation", "labels", "metric", "splits", "file",
+    "split", "split_file", "hf", "revision", "config", "columns",
+)  # fmt: skip
+ROLES = ("dialogue", "speaker", "text", "label", "id", "turn")
+"""What a column may hold; label, id and turn may be absent."""
+
+NEEDED = ("dialogue", "speaker", "text")
+
+MOST_LABELS = 100
+"""A column with more different values than this holds something else than labels."""
+
+ALIASES = {
+    "training": "train",
+    "trn": "train",
+    "valid": "dev",
+    "validation": "dev",
+    "val": "dev",
+    "development": "dev",
+    "testing": "test",
+    "tst": "test",
+    **{split: split for split in SPLITS},
+}
+"""How files call the splits."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn as the files give it."""
+
+    where: str
+    split: str | None
+    """None where the corpus is not split."""
+    dialogue: str
+    speaker: str
+    text: str
+    label: str
+    """Empty: context only."""
+    id: str
+    number: int | None
+
+
+def sheet_of(given: Path) -> Path:
+    """The ``corpus.yaml`` that a user names by its folder or itself.
+
+    Raises:
+        ErcBenchError: there is none.
+    """
+    path = given / SHEET if given.is_dir() else given
+    if path.is_file():
+        return path
+    named = path.suffix in (".yaml", ".yml")
+    folder = path.parent if named else given
+    raise ErcBenchError(
+        f"There is no file {path if named else given / SHEET}, which would say what the corpus is. "
+        f"`erc-bench data new {folder} FILE` writes one for a file of turns."
+    )
+
+
+class OwnCorpus(CorpusSource):
+    """A corpus from a ``corpus.yaml``.
+
+    Args:
+        given: the file, or its folder.
+
+    Raises:
+        ErcBenchError: something in it is wrong; its line is named.
+    """
+
+    def __init__(self, given: Path) -> None:
+        self.path = sheet_of(given)
+        self.folder = self.path.parent
+        sheet, self._lines = read_sheet(self.path)
+        self._check_keys(sheet)
+        self.sheet = sheet
+        self.name = self._text("name")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise self._wrong(
+                "name", f"{self.name!r} can't be a corpus's: use letters, digits, '-', '_' and '.'"
+            )
+        self.description = self._text("description", "a corpus of one's own")
+        self.licence = self._text("licence", "not said")
+        self.homepage = self._text("homepage", str(self.path.absolute()))
+        self.citation = self._text("citation", "–")
+        self.release = "its files as they are"
+        self.classes = "named in corpus.yaml" if "labels" in sheet else "the labels found"
+        self.labels = LabelSet(self._labels())
+        try:
+            self.metric = Metric.of(
+                self._text("metric", str(Metric())), self.labels.names if self.labels else None
+            )
+        except ErcBenchError as error:
+            raise self._wrong("metric", str(error).removesuffix(".")) from error
+        self.columns = self._columns()
+
+    @property
+    def loaded_by(self) -> str:
+        """Its file: a name alone does not find it."""
+        return str(self.path.absolute())
+
+    def load(self, data_dir: Path | None = None) -> Corpus:
+        """The corpus, from its files; ``data_dir`` is not looked at.
+
+        Raises:
+            ErcBenchError: a file or a turn in it is wrong; file and line are named.
+        """
+        turns = self.turns()
+        if any(turn.split is None for turn in turns):
+            raise ErcBenchError(
+                f"{self.path}: the dialogues are not split into train, dev and test. "
+                f"`erc-bench data split {self.folder} --dev 0.1 --test 0.1 --seed 1` does it, by "
+                "dialogue and stratified by label, and writes it down."
+            )
+        labels = self.labels or _found_labels(turns, self.columns.get("label", ""), self.path)
+        try:
+            self.metric.left_out(labels.names)
+        except ErcBenchError as error:
+            raise self._wrong("metric", str(error).removesuffix(".")) from error
+        splits = {
+            split: _dialogues([turn for turn in turns if turn.split == split], labels)
+            for split in SPLITS
+        }
+        filled = {split: dialogues for split, dialogues in splits.items() if dialogues}
+        return Corpus.build(self.name, labels, filled, metric=self.metric)
+
+    def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:
+        """The dialogues of each split; the files are those that ``corpus.yaml`` names."""
+        corpus = self.load()
+        return {split: corpus.dialogues(split) for split in corpus.contents}
+
+    def unsplit(self) -> list[Turn]:
+        """:meth:`turns`, whatever a file of splits says of them."""
+        self.sheet = {key: value for key, value in self.sheet.items() if key != "split_file"}
+        return self.turns()
+
+    def turns(self) -> list[Turn]:
+        """Every turn, checked, in file order.
+
+        Raises:
+            ErcBenchError: as :meth:`load`, but for a corpus that is not split.
+        """
+        sources = self._sources()
+        for rows in sources.values():
+            self._check_columns(rows)
+        assigned = self._assigned()
+        turns = [
+            self._turn(row, split, assigned) for split, rows in sources.items() for row in rows
+        ]
+        _check(turns, self.labels)
+        if assigned is not None and (unmet := assigned.keys() - {turn.dialogue for turn in turns}):
+            raise ErcBenchError(
+                f"{self.folder / self._text('split_file')}: there is no dialogue "
+                f"{quoted(min(unmet))}, nor {len(unmet) - 1} others. Split the corpus again: "
+                f"`erc-bench data split {self.folder} --force …`."
+            )
+        return turns
+
+    # --- what corpus.yaml says
+
+    def _check_keys(self, sheet: Mapping[str, Any]) -> None:
+        for key in sheet:
+            if key not in KEYS:
+                raise self._wrong(key, f"unknown key {key!r}.{did_you_mean(str(key), KEYS)}")
+        if "name" not in sheet:
+            raise ErcBenchError(
+                f"{self.path}: it must have a name, `name: {self.folder.name}` say."
+            )
+        places = [key for key in ("splits", "file", "hf") if key in sheet]
+        if len(places) != 1 and places != ["splits", "hf"]:
+            raise ErcBenchError(
+                f"{self.path}: it must say where the turns are: either "
+                "`splits: {train: FILE, dev: FILE, test: FILE}`, or `file: FILE` for all, or "
+                "`hf: DATASET`."
+            )
+        how = [key for key in ("split", "split_file") if key in sheet]
+        if "file" in sheet and len(how) > 1:
+            raise self._wrong("split", "give split, a column, or split_file, not both")
+        if how and "splits" in sheet:
+            raise self._wrong(
+                how[0], f"{how[0]} is for one `file`; `splits` names the splits already"
+            )
+        for key, needs in (("revision", "hf"), ("config", "hf")):
+            if key in sheet and needs not in sheet:
+                raise self._wrong(key, f"{key} is of a data set of Hugging Face's, {needs}")
+
+    def _wrong(self, key: Any, what: str) -> ErcBenchError:
+        line = self._lines.get(key)
+        return ErcBenchError(f"{self.path}{f', line {line}' if line else ''}: {what.rstrip('.')}.")
+
+    def _text(self, key: str, default: str = "") -> str:
+        value = self.sheet.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise self._wrong(key, f"{key} must be text, not {value!r}; put it in quotes")
+        return str(value).strip()
+
+    def _labels(self) -> tuple[str, ...]:
+        given = self.sheet.get("labels", [])
+        if not isinstance(given, list) or any(
+            isinstance(name, (bool, type(None))) for name in given
+        ):
+            raise self._wrong(
+                "labels",
+                f"labels must be a list of names, [calm, angry], not {given!r}; put names that "
+                "YAML reads otherwise, such as no and null, in quotes",
+            )
+        names = tuple(str(name).strip() for name in given)
+        if "labels" in self.sheet and (len(names) < 2 or len(set(names)) < len(names)):
+            raise self._wrong("labels", f"labels must be two or more different, not {given!r}")
+        return names
+
+    def _columns(self) -> dict[str, str]:
+        given = self.sheet.get("columns", {})
+        if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
+            raise self._wrong(
+                "columns",
+                "columns must say which column is what: {dialogue: …, speaker: …, text: …}",
+            )
+        for role in given:
+            if role not in ROLES:
+                raise self._wrong(
+                    role if role in self._lines else "columns",
+                    f"a column can't be {role!r}.{did_you_mean(str(role), ROLES)}",
+                )
+        return {role: given.get(role, role) for role in (*NEEDED, *given)}
+
+    # --- the turns
+
+    def _sources(self) -> dict[str | None, list[Row]]:
+        """The rows of each split; of None where something else tells the split of a turn."""
+        given = self.sheet.get("splits", {})
+        if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
+            raise self._wrong(
+                "splits", "splits must be {train: …, dev: …, test: …}; one is `file: …`"
+            )
+        named: dict[str, str] = {}
+        for key, what in given.items():
+            split = ALIASES.get(str(key).lower())
+            if split is None:
+                raise self._wrong(
+                    "splits", f"unknown split {key!r}.{did_you_mean(str(key), SPLITS)}"
+                )
+            if split in named:
+                raise self._wrong("splits", f"{split} is named twice")
+            named[split] = what
+        if "hf" in self.sheet:
+            return self._of_hub(named)
+        if named:
+            return {split: rows_of(self.folder / file) for split, file in named.items()}
+        return {None: rows_of(self.folder / self._text("file"))}
+
+    def _of_hub(self, named: Mapping[str, str]) -> dict[str | None, list[Row]]:
+        revision, config = (self._text(key) or None for key in ("revision", "config"))
+        name = self._text("hf").removeprefix("hf:")
+        there = hugging_face(name, self.folder, revision, config)
+        if "split" in self.sheet or "split_file" in self.sheet:
+            return {None: [row for rows in there.values() for row in rows]}
+        if not named and len(there) == 1:
+            return {None: next(iter(there.values()))}
+        if not named:
+            named = {ALIASES[split]: split for split in there if split in ALIASES}
+        missing = [split for split in named.values() if split not in there]
+        if missing or not named:
+            raise self._wrong(
+                "splits" if "splits" in self.sheet else "hf",
+                f"{name} has the splits {listed(there)}, not {listed(missing or SPLITS)}; say "
+                "which is which: `splits: {train: …, dev: …, test: …}`",
+            )
+        return {split: there[theirs] for split, theirs in named.items()}
+
+    def _check_columns(self, rows: Sequence[Row]) -> None:
+        there = columns_of(rows)
+        place = rows[0][0]
+        where = f"{place.partition(', line ')[0]}, line 1" if ", line " in place else place
+        wanted = dict(self.columns)
+        if wanted["dialogue"] == "dialogue" and "dialogue" not in there and DIALOGUE in there:
+            self.columns["dialogue"] = DIALOGUE
+            del wanted["dialogue"]
+        if "split" in self.sheet:
+            wanted["split"] = self._text("split")
+        shown = [column for column in there if not column.startswith("(")]
+        for role, column in wanted.items():
+            heads = {name.partition(".")[0] for name in there}
+            if column not in there and column not in heads:
+                raise ErcBenchError(
+                    f"{where}: there is no column {column!r} for the {role} "
+                    f"(`columns` in {self.path}).{did_you_mean(column, shown)}"
+                )
+
+    def _assigned(self) -> dict[str, str] | None:
+        """The split of each dialogue as the file of splits says it; None without such a file."""
+        if "split_file" not in self.sheet:
+            return None
+        return read_split_file(self.folder / self._text("split_file"))
+
+    def _turn(self, row: Row, split: str | None, assigned: Mapping[str, str] | None) -> Turn:
+        where, fields = row
+        of = {role: text_at(fields, column, where) for role, column in self.columns.items()}
+        for role, what in (
+            ("dialogue", "says of no dialogue that it belongs to it"),
+            ("speaker", "nobody speaks; every turn has a speaker"),
+            ("text", "nothing is said; take the turn out, or write what was done ([laughs])"),
+        ):
+            if not of[role]:
+                column = self.columns[role]
+                raise ErcBenchError(f"{where}: {what} (the column {column!r} is empty).")
+        if assigned is not None:
+            split = assigned.get(of["dialogue"])
+            if split is None:
+                raise ErcBenchError(
+                    f"{where}: the dialogue {quoted(of['dialogue'])} is not in "
+                    f"{self.folder / self._text('split_file')}. Split the corpus again: "
+                    f"`erc-bench data split {self.folder} --force …`."
+                )
+        elif "split" in self.sheet:
+            split = split_named(text_at(fields, self._text("split"), where), where)
+        dialogue = of["dialogue"]
+        if self.columns["dialogue"] == DIALOGUE and dialogue.isdecimal() and split:
+            dialogue = f"{split}-{dialogue}"  # a number in its file alone
+        number = whole_number(of["turn"], "turn", where) if "turn" in of else None
+        return Turn(
+            *(where, split, dialogue, of["speaker"], of["text"]),
+            of.get("label", ""),
+            of.get("id", ""),
+            number,
+        )
+
+
+def read_sheet(path: Path) -> tuple[dict[str, Any], dict[Any, int]]:
+    """A YAML mapping, and the line of each of its keys.
+
+    Raises:
+        ErcBenchError: it is none; its line is named.
+    """
+    import yaml
+
+    text = read_text(path)
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        sheet = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ErcBenchError(f"{path}{line}: not valid YAML ({reason}).") from error
+    if not isinstance(sheet, dict) or not isinstance(tree, yaml.MappingNode):
+        raise ErcBenchError(f"{path}: it must be a mapping, `name: …`, `file: …` and so on.")
+    lines: dict[Any, int] = {}
+    for key, _ in tree.value:
+        if key.value in lines:
+            raise ErcBenchError(
+                f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} stands twice, "
+                f"first in line {lines[key.value]}."
+            )
+        lines[key.value] = key.start_mark.line + 1
+    return sheet, lines
+
+
+def split_named(text: str, where: str) -> str:
+    """A split, as files name it.
+
+    Raises:
+        ErcBenchError: it is none.
+    """
+    split = ALIASES.get(text.lower())
+    if split is None:
+        raise ErcBenchError(f"{where}: the split {quoted(text)} is none of {', '.join(SPLITS)}.")
+    return split
+
+
+def read_split_file(path: Path) -> dict[str, str]:
+    """Which split each dialogue is of, from a CSV with the columns dialogue and split.
+
+    Raises:
+        ErcBenchError: it can't be read, or a dialogue stands twice.
+    """
+    columns, rows = csv_table(read_text(path), str(path))
+    if not {"dialogue", "split"} <= set(columns):
+        raise ErcBenchError(f"{path}, line 1: it needs the columns dialogue and split.")
+    found: dict[str, str] = {}
+    for line, row in rows:
+        where = f"{path}, line {line}"
+        if row["dialogue"] in found:
+            raise ErcBenchError(f"{where}: the dialogue {quoted(row['dialogue'])} stands twice.")
+        found[row["dialogue"]] = split_named(row["split"].strip(), where)
+    return found
+
+
+# --- turns to dialogues
+
+
+def _check(turns: Sequence[Turn], labels: LabelSet) -> None:
+    """No dialogue in two splits, no id twice, no number of a turn twice, no unknown label."""
+    of_dialogue: dict[str, Turn] = {}
+    of_id: dict[str, Turn] = {}
+    of_number: dict[tuple[str, int], Turn] = {}
+    for turn in turns:
+        if labels and turn.label:
+            labels.index(turn.label, turn.where)
+        first = of_dialogue.setdefault(turn.dialogue, turn)
+        if first.split != turn.split:
+            raise ErcBenchError(
+                f"{turn.where}: the dialogue {quoted(turn.dialogue)} is in {turn.split} here and "
+                f"in {first.split} in {first.where}. A dialogue is of one split; where each file "
+                "counts its own dialogues, put the split before the number."
+            )
+        if turn.id and of_id.setdefault(turn.id, turn) is not turn:
+            raise ErcBenchError(
+                f"{turn.where}: the id {quoted(turn.id)} stands twice, first in "
+                f"{of_id[turn.id].where}. Leave the column out (`columns` without id) and ids are "
+                "made."
+            )
+        if turn.number is not None:
+            same = of_number.setdefault((turn.dialogue, turn.number), turn)
+            if same is not turn:
+                raise ErcBenchError(
+                    f"{turn.where}: turn {turn.number} of the dialogue {quoted(turn.dialogue)} "
+                    f"stands twice, first in {same.where}."
+                )
+
+
+def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
+    """The labels that occur, sorted."""
+    first: dict[str, Turn] = {}
+    for turn in turns:
+        if turn.label:
+            first.setdefault(turn.label, turn)
+    labelled = sum(bool(turn.label) for turn in turns)
+    if len(first) < 2 or len(first) > min(MOST_LABELS, max(10, labelled / 2)):
+        what = (
+            f"the column {column!r} holds"
+            if column
+            else "no column is named for labels, so there are"
+        )
+        raise ErcBenchError(
+            f"{path}: {what} {len(first)} different labels, {listed(sorted(first), 4)}; there must "
+            f"be two or more, and few. Name the right one in `columns: {{label: …}}`."
+        )
+    folded: dict[str, str] = {}
+    for name, turn in first.items():
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise ErcBenchError(
+                f"{turn.where}: the label {name!r} differs from {other!r} ({first[other].where}) "
+                "by its capitals only. Write them alike, or say with `labels: […]` that both are "
+                "meant."
+            )
+    return LabelSet(tuple(sorted(first)))
+
+
+def _dialogues(turns: Sequence[Turn], labels: LabelSet) -> list[Dialogue]:
+    """Dialogues in the order of their first turns."""
+    by_dialogue: dict[str, list[Turn]] = {}
+    for turn in turns:
+        by_dialogue.setdefault(turn.dialogue, []).append(turn)
+    return [Dialogue(key, tuple(_utterances(key, own, labels))) for key, own in by_dialogue.items()]
+
+
+def _utterances(key: str, turns: list[Turn], labels: LabelSet) -> Iterator[Utterance]:
+    if turns[0].number is not None:
+        turns = sorted(turns, key=lambda turn: turn.number or 0)
+    for i, turn in enumerate(turns):
+        label = labels.index(turn.label, turn.where) if turn.label else None
+        yield Utterance(turn.id or f"{key}-u{i}", turn.speaker, turn.text, label)

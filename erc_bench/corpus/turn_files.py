@@ -1,0 +1,263 @@
+"""Files of turns in the forms that people have: CSV, TSV, JSON lines, JSON, Parquet, a folder of
+ConvoKit's, a data set of Hugging Face's. Every turn comes with the place at which it stands.
+
+Which of its fields is what is not known here; see :mod:`erc_bench.corpus.own`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from erc_bench.corpus.text_files import csv_table, expect, lines_of, parse_json, read_text
+from erc_bench.errors import ErcBenchError, listed, quoted
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where a turn stands (``"talk.csv, line 7"``), and its fields."""
+
+CONVOKIT = "utterances.jsonl"
+"""The file of a folder in ConvoKit's form that holds the turns."""
+
+FORMS = "CSV, TSV, JSON lines (.jsonl), JSON, Parquet, or a folder of ConvoKit's"
+
+DIALOGUE, NUMBER = "(dialogue)", "(number)"
+"""Fields that turns have where a file holds whole dialogues: the dialogue's id, or its number where
+it has none, and the turn's place in it."""
+
+
+def rows_of(path: Path) -> list[Row]:
+    """The turns of a file, in its order.
+
+    Raises:
+        ErcBenchError: it is not there, of no known form, damaged, or holds no turn.
+    """
+    kind = path.suffix.lower()
+    if path.is_dir():
+        rows = _convokit(path)
+    elif not path.is_file():
+        raise ErcBenchError(f"There is no file {path}.")
+    elif kind in (".csv", ".tsv"):
+        rows = _table(path)
+    elif kind in (".jsonl", ".ndjson"):
+        rows = _json_lines(path)
+    elif kind == ".json":
+        rows = _document(path)
+    elif kind == ".parquet":
+        rows = _parquet(path)
+    else:
+        raise ErcBenchError(f"{path} is of no form that is read here: {FORMS}.")
+    if not rows:
+        raise ErcBenchError(f"{path} holds no turns.")
+    return rows
+
+
+def columns_of(rows: Iterable[Row]) -> list[str]:
+    """The fields that turns have, those inside others with a dot (``meta.emotion``)."""
+    found: dict[str, None] = {}
+    for _, row in rows:
+        for key, value in row.items():
+            if isinstance(value, Mapping):
+                found |= dict.fromkeys(f"{key}.{inner}" for inner in value)
+            else:
+                found[key] = None
+    return list(found)
+
+
+def value_at(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a field; of one inside another, ``meta.emotion``; None where there is none."""
+    if column in row:
+        return row[column]
+    head, dot, rest = column.partition(".")
+    inner = row.get(head) if dot else None
+    return value_at(inner, rest) if isinstance(inner, Mapping) else None
+
+
+def text_at(row: Mapping[str, Any], column: str, where: str) -> str:
+    """A field as text without the blanks around it; empty where there is nothing.
+
+    Raises:
+        ErcBenchError: it holds several values.
+    """
+    value = value_at(row, column)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, (list, Mapping)):
+        inner = f": {listed(f'{column}.{key}' for key in value)}" if value else ""
+        raise ErcBenchError(
+            f"{where}: {column!r} holds several values, {quoted(value)}. Name one of them{inner}."
+        )
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def _table(path: Path) -> list[Row]:
+    text = read_text(path)
+    (head, *_) = lines_of(text)
+    apart = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
+    _, table = csv_table(text, str(path), apart)
+    return [(f"{path}, line {line}", row) for line, row in table]
+
+
+def _json_lines(path: Path) -> list[Row]:
+    rows: list[Row] = []
+    for number, line in enumerate(lines_of(read_text(path)), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            value = parse_json(line, where)
+            dialogue = [value] if isinstance(value, list) or _turns_in(value) else []
+            rows += _dialogues(dialogue, where, number) or [(where, expect(value, dict, where))]
+    return rows
+
+
+def _document(path: Path) -> list[Row]:
+    value = parse_json(read_text(path), str(path))
+    several = expect(value, list, str(path))
+    if several and not isinstance(several[0], list) and not _turns_in(several[0]):
+        return [
+            (f"{path}, entry {n}", expect(each, dict, f"{path}, entry {n}"))
+            for n, each in enumerate(several, 1)
+        ]
+    return _dialogues(several, str(path))
+
+
+def _turns_in(value: Any) -> str:
+    """The field of a dialogue that holds its turns; empty if it is none."""
+    if not isinstance(value, dict):
+        return ""
+    held = (k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict))
+    return next(held, "")
+
+
+def _dialogues(several: Sequence[Any], name: str, first: int = 1) -> list[Row]:
+    """The turns of dialogues: each a list of turns, or an object that holds one.
+
+    Those without an id are numbered from ``first``.
+    """
+    rows: list[Row] = []
+    for d, dialogue in enumerate(several, first):
+        where = f"{name}, dialogue {d}" if len(several) > 1 else name
+        shared: dict[str, Any] = {}
+        turns = dialogue
+        if isinstance(dialogue, dict):
+            held = _turns_in(dialogue)
+            turns = dialogue.get(held)
+            shared = {k: v for k, v in dialogue.items() if k != held}
+        key = next((shared[k] for k in ("id", "dialogue_id", "conversation_id") if k in shared), d)
+        for n, turn in enumerate(expect(turns, list, where), 1):
+            fields = expect(turn, dict, f"{where}, turn {n}")
+            added = {DIALOGUE: key, NUMBER: n}
+            rows.append((f"{where}, turn {n}", {**shared, **fields, **added}))
+    return rows
+
+
+def _parquet(path: Path) -> list[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ErcBenchError(f"{path} can't be read as Parquet: {reason}") from error
+    return [(f"{path}, row {n}", row) for n, row in enumerate(table, 1)]
+
+
+def _convokit(folder: Path) -> list[Row]:
+    """The turns of a ConvoKit corpus, each with its conversation's ``meta`` as ``conversation``."""
+    path = folder / CONVOKIT
+    if not path.is_file():
+        raise ErcBenchError(f"{folder} is no folder of ConvoKit's: there is no {path}.")
+    conversations: dict[str, Any] = {}
+    beside = folder / "conversations.json"
+    if beside.is_file():
+        conversations = expect(parse_json(read_text(beside), str(beside)), dict, str(beside))
+    rows: list[Row] = []
+    for where, row in _json_lines(path):
+        key = row.get("conversation_id", row.get("root"))
+        speaker = row.get("speaker", row.get("user"))
+        if isinstance(speaker, Mapping):
+            speaker = speaker.get("id")
+        about = conversations.get(str(key), {})
+        about = about.get("meta", about) if isinstance(about, dict) else {}
+        rows.append(
+            (where, {**row, "conversation_id": key, "speaker": speaker, "conversation": about})
+        )
+    return rows
+
+
+def hugging_face(
+    name: str, folder: Path, revision: str | None, config: str | None
+) -> dict[str, list[Row]]:
+    """The splits of a data set of Hugging Face's: of the hub, of its cache, or a folder.
+
+    A row is a turn; where a field holds a list, a row is a dialogue, and each such field has a
+    value for every turn. Numbers of classes become their names.
+
+    Args:
+        name: of the data set, or of a folder that ``folder`` holds.
+        folder: where the corpus's own files are.
+        revision: a commit, branch or tag.
+        config: which of several configurations.
+
+    Raises:
+        ErcBenchError: it can't be had.
+    """
+    import datasets
+    from datasets.utils import disable_progress_bars, enable_progress_bars
+
+    local = folder / name
+    where = str(local) if local.is_dir() else f"hf:{name}"
+    disable_progress_bars()
+    try:
+        if any((local / kept).is_file() for kept in ("dataset_dict.json", "state.json")):
+            found = datasets.load_from_disk(str(local))
+        else:
+            given = str(local) if local.is_dir() else name
+            found = datasets.load_dataset(given, name=config, revision=revision)
+    except Exception as error:  # the library raises whatever its parts do
+        reason = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+        raise ErcBenchError(
+            f"The data set {where} can't be had ({reason}). Check its name, revision and the "
+            "network; without one it must be in the cache of Hugging Face's, or be a folder beside "
+            "corpus.yaml."
+        ) from error
+    finally:
+        enable_progress_bars()
+    splits = found if isinstance(found, dict) else {"train": found}
+    return {split: list(_of_data_set(rows, f"{where}, {split}")) for split, rows in splits.items()}
+
+
+def _of_data_set(rows: Any, where: str) -> Iterator[Row]:
+    names = {key: kind for key, value in rows.features.items() if (kind := _class_names(value))}
+    for n, row in enumerate(rows, 1):
+        row |= {key: _named(row[key], of_key) for key, of_key in names.items()}
+        lists = [key for key, value in row.items() if isinstance(value, list)]
+        place = f"{where}, row {n}"
+        if not lists:
+            yield place, row
+            continue
+        lengths = {len(row[key]) for key in lists}
+        if len(lengths) > 1:
+            raise ErcBenchError(
+                f"{place}: the lists {listed(lists)} are of {listed(sorted(lengths))} values; a "
+                "row that is a dialogue has one for each turn."
+            )
+        for t in range(lengths.pop()):
+            turn = {key: row[key][t] if key in lists else row[key] for key in row}
+            yield f"{place}, turn {t + 1}", {**turn, DIALOGUE: n, NUMBER: t + 1}
+
+
+def _class_names(kind: Any) -> list[str] | None:
+    """The names of the classes that a feature of a data set, or a list of it, counts."""
+    kind = getattr(kind, "feature", kind)
+    kind = kind[0] if isinstance(kind, list) else kind
+    return getattr(kind, "names", None)
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(each, names) for each in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None

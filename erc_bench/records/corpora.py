@@ -1,0 +1,51 @@
+"""Where the corpora of one's own lie whose runs a folder of records holds.
+
+``<root>/runs/<corpus>/corpus.txt`` holds the path of its ``corpus.yaml``: with the run folders it
+stays on this machine. Whoever has named the folder once may name the corpus from then on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from erc_bench.corpus.source import CorpusSource
+from erc_bench.errors import ErcBenchError
+from erc_bench.files import write_atomically
+from erc_bench.settings.registry import corpus_names, corpus_source, is_own_corpus
+
+
+def _kept(root: Path, name: str) -> Path:
+    return root / "runs" / name / "corpus.txt"
+
+
+def remember(root: Path, source: CorpusSource) -> None:
+    """Note where a corpus of one's own lies; nothing of a registered one."""
+    kept = _kept(root, source.name)
+    text = f"{source.loaded_by}\n"
+    if source.loaded_by != source.name and not (kept.is_file() and kept.read_text() == text):
+        write_atomically(kept, text)
+
+
+def find_corpus(name: str, root: Path) -> CorpusSource:
+    """The source of a corpus: registered, named by its folder, or remembered below ``root``.
+
+    Raises:
+        ErcBenchError: there is none.
+    """
+    kept = _kept(root, name)
+    if name in corpus_names() or is_own_corpus(name) or not kept.is_file():
+        others = [path.parent.name for path in root.glob("runs/*/corpus.txt")]
+        return corpus_source(name, others)
+    path = Path(kept.read_text(encoding="utf-8").strip())
+    if not path.is_file():
+        raise ErcBenchError(
+            f"The corpus {name!r} was at {path}, which is not there any more. Name its folder "
+            "with --dataset."
+        )
+    source = corpus_source(str(path))
+    if source.name != name:
+        raise ErcBenchError(
+            f"{path} was the corpus {name!r} and now calls itself {source.name!r}. Name the folder "
+            "of the right one with --dataset."
+        )
+    return source

@@ -1,0 +1,551 @@
+"""A corpus of one's own: every form of file gives the same corpus, and every mistake is named."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import f1_score
+
+from erc_bench.cli import main
+from erc_bench.corpus.making import guess_columns, new_corpus, split_corpus, stratified
+from erc_bench.corpus.own import OwnCorpus, Turn
+from erc_bench.errors import ErcBenchError
+from erc_bench.inference.dialogue_files import read_dialogues
+from erc_bench.records.corpora import find_corpus, remember
+from erc_bench.settings.experiment import resolve
+from erc_bench.settings.registry import corpus_source
+
+FIELDS = ("conv_id", "who", "utterance", "emotion", "msg_id", "part")
+MOODS = ("calm", "annoyed", "angry")
+
+
+def made(dialogues: int = 12, turns: int = 4) -> list[dict[str, str]]:
+    """Rows of made-up dialogues; the second turn of each has no label."""
+    return [
+        {
+            "conv_id": f"c{d}",
+            "who": ("agent", "client")[t % 2],
+            "utterance": f'Line {t} of talk {d}, "so to speak"',
+            "emotion": "" if t == 1 else MOODS[(d + t) % 3],
+            "msg_id": f"m{d}-{t}",
+            "part": "train" if d < dialogues - 4 else ("valid" if d % 2 else "test"),
+        }
+        for d in range(dialogues)
+        for t in range(turns)
+    ]
+
+
+def write_csv(path: Path, rows: list[dict[str, str]], delimiter: str = ",") -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def lines(rows: list[dict[str, str]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+SHEET = """\
+name: helpdesk
+file: talk.csv
+split: part
+columns: {dialogue: conv_id, speaker: who, text: utterance, label: emotion, id: msg_id}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A corpus in one CSV file."""
+    (tmp_path / "corpus.yaml").write_text(SHEET)
+    write_csv(tmp_path / "talk.csv", made())
+    return tmp_path
+
+
+@pytest.fixture
+def digest(folder: Path) -> str:
+    return OwnCorpus(folder).load().digest
+
+
+def test_a_csv_file(folder: Path) -> None:
+    corpus = corpus_source(str(folder)).load()
+    assert corpus.name == "helpdesk"
+    assert corpus.labels.names == ("angry", "annoyed", "calm")
+    assert {split: len(d) for split, d in corpus.contents.items()} == {
+        "train": 8,
+        "dev": 2,
+        "test": 2,
+    }
+    first = corpus.dialogues("train")[0]
+    assert [u.id for u in first.utterances] == [f"m0-{t}" for t in range(4)]
+    assert first.labelled == (0, 2, 3)
+    assert first.utterances[0].text == 'Line 0 of talk 0, "so to speak"'
+    assert corpus_source(str(folder / "corpus.yaml")).load().digest == corpus.digest
+
+
+def nested(rows: list[dict[str, str]]) -> list[dict]:
+    dialogues: dict[str, dict] = {}
+    for row in rows:
+        talk = dialogues.setdefault(row["conv_id"], {"id": row["conv_id"], "turns": []})
+        talk |= {"part": row["part"]}
+        talk["turns"].append({k: row[k] for k in ("who", "utterance", "emotion", "msg_id")})
+    return list(dialogues.values())
+
+
+def convokit(folder: Path) -> str:
+    (folder / "kit").mkdir()
+    turns = [
+        {
+            "id": row["msg_id"],
+            "conversation_id": row["conv_id"],
+            "speaker": row["who"],
+            "text": row["utterance"],
+            "reply-to": None,
+            "meta": {"emotion": row["emotion"] or None},
+        }
+        for row in made()
+    ]
+    (folder / "kit" / "utterances.jsonl").write_text(lines(turns))
+    parts = {row["conv_id"]: {"meta": {"part": row["part"]}} for row in made()}
+    (folder / "kit" / "conversations.json").write_text(json.dumps(parts))
+    return (
+        "name: helpdesk\nfile: kit\nsplit: conversation.part\n"
+        "columns: {dialogue: conversation_id, speaker: speaker, text: text, label: meta.emotion, "
+        "id: id}\n"
+    )
+
+
+def parquet(folder: Path) -> str:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{**row, "emotion": row["emotion"] or None} for row in made()]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "talk.parquet")
+    return SHEET.replace("talk.csv", "talk.parquet")
+
+
+def of_one_file(name: str, text: str):
+    def write(folder: Path) -> str:
+        (folder / name).write_text(text, encoding="utf-8")
+        return SHEET.replace("talk.csv", name)
+
+    return write
+
+
+def per_split(folder: Path) -> str:
+    for split, part in {"train": "train", "dev": "valid", "test": "test"}.items():
+        write_csv(folder / f"{split}.tsv", [r for r in made() if r["part"] == part], "\t")
+    return SHEET.replace(
+        "file: talk.csv\nsplit: part", "splits: {train: train.tsv, valid: dev.tsv, test: test.tsv}"
+    )
+
+
+def numbered(folder: Path) -> str:
+    rows = [{**row, "n": str(i % 4)} for i, row in enumerate(made())]
+    write_csv(folder / "talk.csv", sorted(rows, key=lambda row: (row["conv_id"], -int(row["n"]))))
+    # Dialogues in the order in which they were.
+    ordered = sorted(rows, key=lambda row: (int(row["conv_id"][1:]), -int(row["n"])))
+    write_csv(folder / "talk.csv", ordered)
+    return SHEET.replace("id: msg_id", "id: msg_id, turn: n")
+
+
+def data_set(folder: Path) -> str:
+    """A data set of Hugging Face's with a dialogue a row, its labels by number."""
+    import datasets
+
+    kinds = datasets.ClassLabel(names=[*MOODS, ""])
+    features = datasets.Features(
+        {
+            "key": datasets.Value("string"),
+            "who": datasets.List(datasets.Value("string")),
+            "utterance": datasets.List(datasets.Value("string")),
+            "msg_id": datasets.List(datasets.Value("string")),
+            "emotion": datasets.List(kinds),
+        }
+    )
+    splits: dict[str, list[dict]] = {}
+    for talk in nested(made()):
+        columns = {k: [turn[k] for turn in talk["turns"]] for k in talk["turns"][0]}
+        splits.setdefault(talk["part"], []).append({"key": talk["id"], **columns})
+    datasets.DatasetDict(
+        {
+            {"valid": "validation"}.get(part, part): datasets.Dataset.from_list(rows, features)
+            for part, rows in splits.items()
+        }
+    ).save_to_disk(folder / "ds")
+    return (
+        "name: helpdesk\nhf: ds\nsplits: {train: train, dev: validation, test: test}\n"
+        "columns: {dialogue: key, speaker: who, text: utterance, label: emotion, id: msg_id}\n"
+    )
+
+
+def files_of_hub(folder: Path) -> str:
+    """A folder that the library reads as a data set: a file of JSON lines for each split."""
+    (folder / "hub").mkdir()
+    for split, part in {"train": "train", "validation": "valid", "test": "test"}.items():
+        rows = [row for row in made() if row["part"] == part]
+        (folder / "hub" / f"{split}.jsonl").write_text(lines(rows))
+    return SHEET.replace("file: talk.csv\nsplit: part", "hf: hub")
+
+
+FORMS = {
+    "semicolons": of_one_file(
+        "semi.csv", "\n".join(";".join(FIELDS) if row is None else ";".join(
+            '"' + row[k].replace('"', '""') + '"' for k in FIELDS) for row in [None, *made()])
+    ),
+    "json lines": of_one_file("talk.jsonl", lines(made())),
+    "json": of_one_file("talk.json", json.dumps(made())),
+    "json of dialogues": lambda folder: of_one_file("d.json", json.dumps(nested(made())))(
+        folder
+    ).replace("dialogue: conv_id", "dialogue: id"),
+    "a dialogue a line": lambda folder: of_one_file("d.jsonl", lines(nested(made())))(
+        folder
+    ).replace("dialogue: conv_id, ", ""),
+    "parquet": parquet,
+    "convokit": convokit,
+    "a file a split": per_split,
+    "numbered turns": numbered,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_every_form_gives_the_same_corpus(folder: Path, digest: str, form) -> None:
+    (folder / "corpus.yaml").write_text(form(folder))
+    assert OwnCorpus(folder).load().digest == digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [data_set, files_of_hub])
+def test_a_data_set_of_hugging_faces(folder: Path, digest: str, form) -> None:
+    (folder / "corpus.yaml").write_text(form(folder))
+    assert OwnCorpus(folder).load().digest == digest
+
+
+@pytest.mark.slow
+def test_a_data_set_that_is_not_to_be_had_is_said_in_a_paragraph(folder: Path) -> None:
+    sheet = SHEET.replace("file: talk.csv\nsplit: part", "hf: nobody/nothing")
+    (folder / "corpus.yaml").write_text(sheet)
+    with pytest.raises(ErcBenchError, match=r"hf:nobody/nothing can't be had .*network"):
+        OwnCorpus(folder).load()
+
+
+def test_two_versions_are_told_apart(folder: Path, digest: str) -> None:
+    rows = made()
+    rows[5]["utterance"] += "!"
+    write_csv(folder / "talk.csv", rows)
+    assert OwnCorpus(folder).load().digest != digest
+    write_csv(folder / "talk.csv", made())
+    (folder / "corpus.yaml").write_text(f"metric: accuracy\n{SHEET}")
+    assert OwnCorpus(folder).load().digest != digest
+
+
+# --- mistakes
+
+
+def edited(row: int, **changes: str):
+    def edit(folder: Path) -> None:
+        rows = made()
+        rows[row] |= changes
+        write_csv(folder / "talk.csv", rows)
+
+    return edit
+
+
+def sheet(old: str, new: str):
+    def edit(folder: Path) -> None:
+        (folder / "corpus.yaml").write_text(SHEET.replace(old, new))
+
+    return edit
+
+
+def raw(text: bytes):
+    return lambda folder: (folder / "talk.csv").write_bytes(text)
+
+
+LABELS = sheet("split: part", "split: part\nlabels: [calm, annoyed, angry]")
+
+
+def both(*edits):
+    def edit(folder: Path) -> None:
+        for each in edits:
+            each(folder)
+
+    return edit
+
+
+MISTAKES = {
+    "no corpus.yaml": (lambda f: (f / "corpus.yaml").unlink(), r"corpus\.yaml.*data new"),
+    "no YAML": (sheet("columns: {", "columns: [{"), r"corpus\.yaml, line \d: not valid YAML"),
+    "an unknown key": (sheet("split:", "splitt:"), r"line 3: unknown key 'splitt'.*'split'"),
+    "a key twice": (sheet("split:", "file: b\nsplit:"), r"line 3: the key 'file' stands twice"),
+    "two places": (sheet("split:", "hf: x\nsplit:"), "must say where the turns are"),
+    "no place": (sheet("file: talk.csv\n", ""), "must say where the turns are"),
+    "a metric that is none": (
+        sheet("split:", "metric: f1\nsplit:"),
+        r"line 3: There is no metric 'f1'",
+    ),
+    "a label left out that is none": (
+        sheet("split:", "metric: micro_f1 without clam\nsplit:"),
+        r"corpus\.yaml, line 3: .*'clam'.*Did you mean 'calm'",
+    ),
+    "labels that YAML reads otherwise": (
+        sheet("split:", "labels: [yes, no]\nsplit:"),
+        r"line 3: labels must be .*quotes",
+    ),
+    "no such file": (sheet("talk.csv", "tlak.csv"), r"no file .*tlak\.csv"),
+    "a form that is not read": (sheet("talk.csv", "corpus.yaml"), "of no form that is read here"),
+    "a column that is not there": (
+        sheet("speaker: who", "speaker: whom"),
+        r"talk\.csv, line 1: there is no column 'whom' for the speaker.*Did you mean 'who'",
+    ),
+    "an unknown label": (
+        both(LABELS, edited(2, emotion="calmm")),
+        r"talk\.csv, line 4: the label 'calmm' is not in the label set\. Did you mean 'calm'",
+    ),
+    "labels in other capitals": (edited(3, emotion="Calm"), r"line \d+: the label .*capitals only"),
+    "a turn without a speaker": (edited(1, who=" "), r"talk\.csv, line 3: nobody speaks"),
+    "a turn without a text": (edited(1, utterance=""), r"talk\.csv, line 3: nothing is said"),
+    "a turn of no dialogue": (edited(1, conv_id=""), r"talk\.csv, line 3: says of no dialogue"),
+    "a dialogue in two splits": (
+        edited(3, part="test"),
+        r"talk\.csv, line 5: the dialogue 'c0' is in test here and in train in .*line 2",
+    ),
+    "an unknown split": (edited(3, part="trian"), r"line 5: the split 'trian' is none of train"),
+    "an id that stands twice": (
+        edited(6, msg_id="m0-0"),
+        r"talk\.csv, line 8: the id 'm0-0' stands twice, first in .*talk\.csv, line 2",
+    ),
+    "a number of a turn that is none": (
+        both(sheet("id: msg_id", "turn: msg_id"), edited(0, msg_id="first")),
+        r"line 2: turn must be a whole number, not 'first'",
+    ),
+    "a cut row": (
+        raw(",".join(FIELDS).encode() + b"\nc0,agent,Hello,calm,m0,train\nc0,cli"),
+        r"talk\.csv, line 3: 2 fields instead of 6.*truncated",
+    ),
+    "another encoding": (
+        raw(",".join(FIELDS).encode() + b"\nc0,agent,Caf\xe9,calm,m0,train\n"),
+        r"talk\.csv, line 2: byte 0xe9 is not UTF-8",
+    ),
+    "labels that are none": (sheet("label: emotion", "label: msg_id"), "'msg_id' holds 48 differ"),
+    "not split": (sheet("split: part\n", ""), r"not split.*erc-bench data split"),
+    "a name that is taken": (sheet("helpdesk", "meld"), "'meld' is the name of another corpus"),
+    "a name that is no folder's": (sheet("helpdesk", "a/b"), r"line 1: 'a/b' can't be a corpus's"),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_named_by_file_and_line(folder: Path, edit, message: str) -> None:
+    edit(folder)
+    with pytest.raises(ErcBenchError, match=message) as caught:
+        corpus_source(str(folder)).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_no_corpus_says_how_one_is_named() -> None:
+    with pytest.raises(ErcBenchError, match=r"no dataset 'mine'.*One of your own.*data new"):
+        corpus_source("mine")
+
+
+# --- data new, split, export
+
+
+def test_new_guesses_the_columns_and_says_so(tmp_path: Path, capsys) -> None:
+    write_csv(tmp_path / "talk.csv", made())
+    target = tmp_path / "new corpus"
+    assert main(["data", "new", str(target), str(tmp_path / "talk.csv")]) == 0
+    said = capsys.readouterr().out
+    for role, column in zip(("dialogue", "speaker", "text", "label", "id", "split"), FIELDS,
+                            strict=True):  # fmt: skip
+        assert f"guessed, {role}: the column {column!r}" in said
+    corpus = OwnCorpus(target).load()
+    assert corpus.name == "new-corpus"
+    assert len(corpus.dialogues("train")) == 8
+    assert main(["data", "new", str(target), str(tmp_path / "talk.csv")]) == 2
+    assert "there already" in capsys.readouterr().err
+
+
+def test_a_column_that_can_not_be_told_is_asked_for(tmp_path: Path) -> None:
+    rows = [{("x1" if k == "who" else k): v for k, v in row.items()} for row in made()]
+    write_csv(tmp_path / "talk.csv", rows)
+    with pytest.raises(ErcBenchError, match=r"holds the speaker can't be told.*speaker=COLUMN"):
+        new_corpus(tmp_path / "new", [str(tmp_path / "talk.csv")])
+    given = {"speaker": "x1"}
+    made_ = new_corpus(tmp_path / "new", [str(tmp_path / "talk.csv")], columns=given)
+    assert made_.source.load().dialogues("train")[0].utterances[1].speaker == "client"
+
+
+def test_numbers_within_a_dialogue_are_turns_and_no_ids() -> None:
+    rows = [
+        (f"f, line {n}", {"Dialogue_ID": str(n // 3), "Utterance_ID": str(n % 3), "Speaker": "A",
+                          "Utterance": "Hm", "Emotion": "joy" if n % 2 else "fear"})
+        for n in range(12)
+    ]  # fmt: skip
+    found, _ = guess_columns(rows, {})
+    assert found == {
+        "dialogue": "Dialogue_ID",
+        "speaker": "Speaker",
+        "text": "Utterance",
+        "label": "Emotion",
+        "turn": "Utterance_ID",
+    }
+
+
+def test_a_split_is_by_dialogue_stratified_and_written_down(folder: Path) -> None:
+    write_csv(folder / "talk.csv", made(90))
+    (folder / "corpus.yaml").write_text(SHEET.replace("split: part\n", "") + "# my remark\n")
+    done = split_corpus(folder, dev=0.1, test=0.2, seed=1)
+    corpus = OwnCorpus(folder).load()
+    assert {s: len(d) for s, d in corpus.contents.items()} == done.dialogues
+    for split, share in {"train": 0.7, "dev": 0.1, "test": 0.2}.items():
+        for mood in MOODS:
+            assert done.labels[split][mood] == pytest.approx(90 * share, abs=3)
+    text = (folder / "corpus.yaml").read_text()
+    assert "# my remark" in text
+    assert "--dev 0.1 --test 0.2 --seed 1" in text
+    with pytest.raises(ErcBenchError, match=r"split already.*--force"):
+        split_corpus(folder, dev=0.1, test=0.1)
+    before = corpus.digest
+    split_corpus(folder, dev=0.1, test=0.2, seed=1, force=True)
+    assert OwnCorpus(folder).load().digest == before
+    split_corpus(folder, dev=0.1, test=0.2, seed=2, force=True)
+    assert OwnCorpus(folder).load().digest != before
+    assert (folder / "corpus.yaml").read_text().count("erc-bench data split") == 1
+
+
+def test_a_sheet_in_braces_is_left_alone(folder: Path) -> None:
+    columns = "{dialogue: conv_id, speaker: who, text: utterance}"
+    text = f"{{name: helpdesk, file: talk.csv, columns: {columns}}}"
+    (folder / "corpus.yaml").write_text(text)
+    with pytest.raises(ErcBenchError, match=r"Add `split_file: splits\.csv` to it yourself"):
+        split_corpus(folder, dev=0.2, test=0.2)
+    assert (folder / "corpus.yaml").read_text() == text
+
+
+def test_rare_labels_are_shared_out() -> None:
+    turns = [
+        Turn("", None, f"d{d}", "A", "x", "rare" if d % 20 == 0 and t == 0 else "usual", "", None)
+        for d in range(200)
+        for t in range(3)
+    ]
+    shares = {"train": 0.8, "dev": 0.1, "test": 0.1}
+    found = stratified(turns, shares, 3)
+    rare = [found[turn.dialogue] for turn in turns if turn.label == "rare"]
+    assert (rare.count("train"), rare.count("dev"), rare.count("test")) == (8, 1, 1)
+
+
+def test_a_dialogue_that_came_later_is_not_in_the_split(folder: Path) -> None:
+    (folder / "corpus.yaml").write_text(SHEET.replace("split: part\n", ""))
+    split_corpus(folder, dev=0.2, test=0.2)
+    write_csv(folder / "talk.csv", made(13))
+    with pytest.raises(ErcBenchError, match=r"'c12' is not in .*splits\.csv"):
+        OwnCorpus(folder).load()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_what_is_exported_comes_back_by_score(folder: Path, tmp_path: Path, capsys, form) -> None:
+    assert main(["data", "export", str(folder), "--format", form, "--labels"]) == 0
+    printed = capsys.readouterr().out
+    path = tmp_path / f"p.{form}"
+    if form == "csv":
+        rows = list(csv.DictReader(printed.splitlines()))
+        asked = [row for row in rows if row["asked"] == "true"]
+    else:
+        rows = [json.loads(line) for line in printed.splitlines()]
+        asked = [row for row in rows if row["asked"]]
+    corpus = OwnCorpus(folder).load()
+    test = [u for d in corpus.dialogues("test") for u in d.utterances]
+    assert [(row["id"], row["text"]) for row in rows] == [(u.id, u.text) for u in test]
+    assert len(asked) == 6
+    said = [MOODS[i % 3] for i, _ in enumerate(asked)]
+    write_csv(path.with_suffix(".csv"), [
+        {"id": row["id"], "label": label} for row, label in zip(asked, said, strict=True)
+    ])  # fmt: skip
+    store = ["--leaderboard-dir", str(tmp_path / "lb")]
+    argv = ["score", str(path.with_suffix(".csv")), "--dataset", str(folder), "--name", "llm"]
+    assert main([*argv, *store]) == 0
+    wanted = f1_score([row["gold"] for row in asked], said, average="weighted", labels=MOODS)
+    assert f"{100 * wanted:.2f}" in capsys.readouterr().out
+    assert (tmp_path / "lb" / "records" / "helpdesk" / "llm").is_dir()
+
+
+# --- named once, known from then on
+
+
+def test_a_store_remembers_where_a_corpus_is(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "lb"
+    with pytest.raises(ErcBenchError, match="no dataset 'helpdesk'"):
+        find_corpus("helpdesk", root)
+    remember(root, OwnCorpus(folder))
+    assert find_corpus("helpdesk", root).name == "helpdesk"
+    assert find_corpus("demo", root).name == "demo"
+    with pytest.raises(ErcBenchError, match="Did you mean 'helpdesk'"):
+        find_corpus("hlepdesk", root)
+    (folder / "corpus.yaml").rename(folder / "other.yaml")
+    with pytest.raises(ErcBenchError, match=r"'helpdesk' was at .*corpus\.yaml.*--dataset"):
+        find_corpus("helpdesk", root)
+
+
+def test_settings_are_those_of_any_corpus(folder: Path) -> None:
+    experiment = resolve("finetune", str(folder), preset="small")
+    assert (experiment.dataset, experiment.corpus) == ("helpdesk", str(folder / "corpus.yaml"))
+    assert experiment.hash == resolve("finetune", "meld", preset="small").hash
+    (folder / "corpus.yaml").write_text(f"metric: micro_f1 without calm\n{SHEET}")
+    assert resolve("finetune", str(folder)).config.select_on == "micro_f1"
+
+
+# --- predict
+
+
+def test_predict_reads_tables_and_corpora(folder: Path, tmp_path: Path) -> None:
+    by_csv = read_dialogues(str(folder / "talk.csv"))
+    assert [d.id for d in by_csv] == [f"c{d}" for d in range(12)]
+    assert [u.text for u in by_csv[1].utterances][2] == 'Line 2 of talk 1, "so to speak"'
+    by_corpus = read_dialogues(str(folder))
+    assert [[u.text for u in d.utterances] for d in by_corpus] == [
+        [u.text for u in d.utterances] for d in by_csv
+    ]
+    plain = tmp_path / "plain.csv"
+    plain.write_text("speaker,text\nAnn,Hello.\nBo,Hi.\n")
+    (only,) = read_dialogues(str(plain))
+    assert [(u.speaker, u.label) for u in only.utterances] == [("Ann", None), ("Bo", None)]
+    plain.write_text("speaker,txt\nAnn,Hello.\n")
+    with pytest.raises(ErcBenchError, match=r"plain\.csv: which column holds the text"):
+        read_dialogues(str(plain))
+    plain.write_text("speaker,text\nAnn,Hello.\n,Hi.\n")
+    with pytest.raises(ErcBenchError, match=r"plain\.csv, line 3: nobody speaks"):
+        read_dialogues(str(plain))
+
+
+# --- the whole way
+
+
+@pytest.mark.slow
+def test_it_goes_the_whole_way(folder: Path, tiny_encoder: str, tmp_path: Path, capsys) -> None:
+    """run, explain, compare, predict, leaderboard: by the folder first, by the name later."""
+    (folder / "corpus.yaml").write_text(f"metric: micro_f1 without calm\n{SHEET}")
+    write_csv(folder / "talk.csv", made(24))
+    store = ["--leaderboard-dir", str(tmp_path / "lb")]
+    small = [f"encoder={tiny_encoder}", "epochs=1", "max_batches=2", "max_len=32"]
+    options = ["--preset", "small", "--wandb", "off", *small, *store]
+    argv = ["run", "--method", "finetune", "--dataset", str(folder), *options]
+    assert main([*argv, "--seeds", "2", "--jobs", "1"]) == 0
+    assert "micro-F1 without calm on test" in capsys.readouterr().out
+    assert main(["run", "--method", "finetune", "--dataset", "helpdesk", *options]) == 0
+    assert "Finished before" in capsys.readouterr().out
+    path = next((tmp_path / "lb" / "records" / "helpdesk" / "finetune").glob("*seed1.json"))
+    record = json.loads(path.read_text())
+    assert (record["metric"], record["selection"]) == ("micro_f1 without calm", "dev micro_f1")
+    test = record["predictions"]["test"]
+    others = [c for c, name in enumerate(record["labels"]) if name != "calm"]
+    wanted = f1_score(test["gold"], test["predicted"], labels=others, average="micro")
+    assert record["metrics"]["test"]["micro_f1"] == pytest.approx(100 * wanted, abs=1e-3)
+    assert "dev/micro_f1" in record["training"]["curves"][0]
+    assert main(["explain", "finetune/seed1", *store]) == 0
+    assert "c2" in capsys.readouterr().out
+    assert main(["leaderboard", *store]) == 0
+    assert "Micro-F1 without calm" in (tmp_path / "lb" / "README.md").read_text()
+    assert main(["predict", "finetune/seed1", str(folder / "talk.csv"), "--json", *store]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-96:]]
+    assert {answer["dialogue"] for answer in answers} == {f"c{d}" for d in range(24)}
