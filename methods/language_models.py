@@ -399,7 +399,8 @@ def last_logits(model: Any, ids: Tensor, mask: Tensor, last: int, **options: Any
             do so.
         options: further arguments, such as the cache.
     """
-    known = _arguments(type(model))
+    kind: Any = type(model)
+    known = _arguments(kind)
     length = ids.shape[1]
     if "position_ids" in known:
         options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -length:]
