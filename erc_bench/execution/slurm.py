@@ -6,6 +6,7 @@ What came of a run is read from files; Slurm is only asked which jobs it still h
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -220,6 +221,10 @@ def _how(handle: str) -> Gone:
     try:
         shown = _ask("scontrol", "show", "job", "--oneliner", handle)
     except ErcBenchError:
+        # Of a task of an array that was cancelled before it began nothing is left but the others.
+        with contextlib.suppress(ErcBenchError):
+            _ask("scontrol", "show", "job", "--oneliner", handle.partition("_")[0])
+            return Gone("was cancelled in Slurm before it began")
         return Gone("is no longer known to Slurm", again=True)
     facts = dict(word.split("=", 1) for word in shown.split() if "=" in word)
     state = facts.get("JobState", "").partition("+")[0]
