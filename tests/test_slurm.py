@@ -24,7 +24,7 @@ from erc_bench.settings.experiment import resolve
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
@@ -101,16 +101,16 @@ def test_a_grid_that_much_befalls(
 
     def befall() -> None:
         try:
-            cluster.until(has_an_epoch(timed), 240)
+            cluster.until(has_an_epoch(timed), 600)
             os.kill(worker_of(timed), signal.SIGSTOP)  # it will not be done in time
             cluster.run("scontrol", "update", f"JobId={handle_of(timed)}", "TimeLimit=1")
             cluster.run("scancel", handle_of(cancelled))
-            cluster.until(has_an_epoch(requeued), 240)
+            cluster.until(has_an_epoch(requeued), 600)
             cluster.run("scontrol", "requeue", handle_of(requeued))
             cluster.until(lambda: cancelled.place.name not in queued_in(tmp_path))
             cluster.stop_controller()
             cluster.start_controller()
-            cluster.until(has_an_epoch(warned), 240)
+            cluster.until(has_an_epoch(warned), 600)
             cluster.run("scancel", "--batch", "--signal=USR1", handle_of(warned))
         except BaseException as error:
             troubles.append(error)
