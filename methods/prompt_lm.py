@@ -29,7 +29,6 @@ from erc_bench.method import (
     Columns,
     ErcDataModule,
     ErcMethod,
-    EvaluationConfig,
     Example,
     LabelSet,
     MethodConfig,
@@ -73,7 +72,6 @@ class PromptLMConfig(MethodConfig):
 
     encoder: str = "Qwen/Qwen2.5-7B-Instruct"  # hub id or folder; of a server its model's name
     epochs: int = 1  # nothing is trained
-    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(batch_size=8))
     base_url: str = ""  # http://HOST:PORT/v1 of a server; "" = a model on this machine
     revision: str = ""  # of a server's model, as far as it is known
     # files, or names of those that come with the suite; the first one's answers count
