@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import LANGUAGE_MODELS
 from fitting import (
     declared_context_holds,
     fitted,
@@ -81,9 +82,10 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def tiny_encoder(method: str, encoder_for) -> str:
+def tiny_encoder(method: str, request: pytest.FixtureRequest, tiny_encoder: str) -> str:
     """A folder of random weights of the kind that the method reads."""
-    return encoder_for(method)
+    causal = method in LANGUAGE_MODELS
+    return request.getfixturevalue("tiny_causal") if causal else tiny_encoder
 
 
 every_learner = pytest.mark.parametrize("method", LEARNERS, scope="module")
