@@ -29,7 +29,6 @@ from erc_bench.method import (
     Columns,
     ErcDataModule,
     ErcMethod,
-    EvaluationConfig,
     Example,
     LabelSet,
     MethodConfig,
@@ -73,7 +72,6 @@ class PromptLMConfig(MethodConfig):
 
     encoder: str = "Qwen/Qwen2.5-7B-Instruct"  # hub id or folder; of a server its model's name
     epochs: int = 1  # nothing is trained
-    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(batch_size=8))
     base_url: str = ""  # http://HOST:PORT/v1 of a server; "" = a model on this machine
     revision: str = ""  # of a server's model, as far as it is known
     # files, or names of those that come with the suite; the first one's answers count
@@ -403,8 +401,12 @@ class PromptLM(ErcMethod):
             for split, size in zip(splits, sizes, strict=True):
                 rows = data.rows(split)
                 of_split = slice(starts[split], starts[split] + size)
-                figures = evaluate(classes[of_split], data.gold[rows], names)
-                shares = ("weighted_f1", "accuracy", "macro_f1")
+                figures = evaluate(
+                    classes[of_split], data.gold[rows], names, metric=data.corpus.metric
+                )
+                shares = dict.fromkeys(
+                    (data.corpus.metric.name, "weighted_f1", "accuracy", "macro_f1")
+                )
                 scores[split, way] = {
                     **{name: round(figures[name], 4) for name in shares},
                     "no_answer": round(figures.get("no_answer", 0.0), 4),
@@ -442,7 +444,10 @@ class PromptLM(ErcMethod):
                 split: [{"prompt": config.prompts[w.prompt], **scores[split, w]} for w in each]
                 for split in splits
             },
-            "spread": {split: _spread([scores[split, w] for w in each]) for split in splits},
+            "spread": {
+                split: _spread([scores[split, w] for w in each], data.corpus.metric.name)
+                for split in splits
+            },
             **self._cost(headline, every),
         }
         masked = Asked(0, True)
@@ -478,9 +483,9 @@ class PromptLM(ErcMethod):
         }
 
 
-def _spread(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean, standard deviation and range of the paraphrases' weighted-F1."""
-    values = [score["weighted_f1"] for score in scores]
+def _spread(scores: Sequence[Mapping[str, float]], figure: str) -> dict[str, float]:
+    """Mean, standard deviation and range of a figure over the paraphrases."""
+    values = [score[figure] for score in scores]
     figures = {
         "mean": mean(values),
         "std": stdev(values),

@@ -68,7 +68,7 @@ def test_the_spaces_and_variants_that_are_shown_are_right(monkeypatch) -> None:
     monkeypatch.undo()
     for name, entry in shown["variants"].items():
         assert method_sheet("eacl")["variants"][name] == entry
-    rows = dict(re.findall(r"^\| `([\w-]+)` \| (`[\w-]+`:.*) \|$", page, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (`[\w-]+`: .*) \|$", page, re.MULTILINE))
     described = {method: re.findall(r"`([\w-]+)`:", text) for method, text in rows.items()}
     assert described == {m: list(variants(m)) for m in method_names() if variants(m)}
 

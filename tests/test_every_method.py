@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import LANGUAGE_MODELS
 from fitting import (
     declared_context_holds,
     fitted,
@@ -49,7 +50,7 @@ METHODS = {
     "finetune": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
     "lora-lm": [
         *("lr=0.004", "max_len=256", "window=2", "batch_size=16", "micro_batch=16", "dropout=0"),
-        "gradient_checkpointing=false",
+        *("gradient_checkpointing=false", "epochs=2"),
     ],
     "prompt-lm": ["keep=false", "window=3", "examples=2"],
     "sacl-lstm": ["lr=0.003", "batch_size=8", "accumulate=1", "epsilon=1", *VECTORS],
@@ -81,9 +82,10 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def tiny_encoder(method: str, encoder_for) -> str:
+def tiny_encoder(method: str, request: pytest.FixtureRequest, tiny_encoder: str) -> str:
     """A folder of random weights of the kind that the method reads."""
-    return encoder_for(method)
+    causal = method in LANGUAGE_MODELS
+    return request.getfixturevalue("tiny_causal") if causal else tiny_encoder
 
 
 every_learner = pytest.mark.parametrize("method", LEARNERS, scope="module")

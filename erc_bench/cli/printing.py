@@ -183,7 +183,7 @@ def _head(path: Path, record: Record) -> Table:
             f"{record.tuned.sampler}, seed {record.tuned.sampler_seed})"
         )
     if encoder.prompting is not None:
-        rows["prompts"] = _prompts(encoder.prompting)
+        rows["prompts"] = _prompts(encoder.prompting, record.judged_by)
     if record.oracle_gap is not None:
         rows["oracle gap"] = f"{record.oracle_gap:.2f} (best test epoch − selected epoch)"
     if record.external:
@@ -194,14 +194,14 @@ def _head(path: Path, record: Record) -> Table:
     return table
 
 
-def _prompts(prompting: Prompting) -> str:
+def _prompts(prompting: Prompting, metric: Metric) -> str:
     """What each prompt scores on test, in a line."""
     scores = prompting.paraphrases.get("test", [])
-    parts = [f"{score['prompt']} {score['weighted_f1']:.2f}" for score in scores]
+    parts = [f"{score['prompt']} {score[metric.name]:.2f}" for score in scores]
     masked = (prompting.masked or {}).get("test")
-    parts += [f"masked names {masked['weighted_f1']:.2f}"] if masked else []
+    parts += [f"masked names {masked[metric.name]:.2f}"] if masked else []
     shown = f"; {len(prompting.examples)} examples" if prompting.examples else ""
-    return f"{', '.join(parts)} (weighted-F1 on test){shown}"
+    return f"{', '.join(parts)} ({metric.title} on test){shown}"
 
 
 def _class_table(record: Record) -> Table:
