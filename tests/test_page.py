@@ -7,6 +7,7 @@ import pytest
 from synthetic_records import SMALL, Method, write_records
 
 from erc_bench.leaderboard import build
+from erc_bench.leaderboard.published import read_published
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -202,6 +203,7 @@ def test_an_empty_leaderboard(visit, tmp_path: Path):
     build(tmp_path)
     page = visit((tmp_path / "index.html").as_uri(), 390)
     assert "No run on MELD is recorded yet" in page.locator("#meld").inner_text()
-    assert page.locator("#meld .papers .entry").count() == 12
+    papers = len(read_published(tmp_path).rows["meld"])
+    assert page.locator("#meld .papers .entry").count() == papers > 0
     assert page.get_by_role("tab", name="Trials").count() == 0
     assert overflows(page) == []

@@ -191,10 +191,10 @@ def test_the_adversarial_pass_without_context_moves_the_vectors_alone(monkeypatc
     """By ε along the gradient of the clean loss, as one matrix; the weights stay where they are."""
     from erc_bench.corpus.conversation import LabelSet
     from erc_bench.method.ragged import Ragged
-    from erc_bench.methods import sacl_lstm
     from erc_bench.methods.sacl_lstm import SACLLSTM, SACLConfig, sequences
+    from erc_bench.vectors import method as on_vectors
 
-    monkeypatch.setattr(sacl_lstm, "vector_size", lambda *_: 5)
+    monkeypatch.setattr(on_vectors, "vector_size", lambda *_: 5)
     torch.manual_seed(0)
     config = SACLConfig(attack="vectors", epsilon=0.7, hidden_size=4, dropout=0.0)
     method = SACLLSTM(config, LabelSet(("joy", "anger", "neutral")))

@@ -152,7 +152,7 @@ class TrialJob(Job):
         """The trial as plain data, for a worker elsewhere."""
         study = self.study
         searched = {
-            "base": experiment_document(study.base),
+            "experiment": experiment_document(study.base),
             "space": study.space,
             "sampler_seed": study.sampler_seed,
             "sampler": study.sampler,
@@ -164,7 +164,7 @@ class TrialJob(Job):
         """The trial of a :meth:`document`."""
         run, searched = Job.of(document), document["study"]
         study = Study(
-            experiment_of(searched["base"]),
+            experiment_of(searched["experiment"]),
             searched["space"],
             searched["sampler_seed"],
             searched["sampler"],
