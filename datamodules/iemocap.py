@@ -76,6 +76,13 @@ def read_release(folder: Path) -> dict[str, list[Turn]]:
     """
     dialogues: dict[str, list[Turn]] = {}
     for session in sessions(folder):
+        for rated in sorted((session / "EmoEvaluation").glob("Ses*.txt")):
+            transcript = session / "transcriptions" / rated.name
+            if not transcript.is_file():
+                caution(
+                    f"{rated} rates the dialogue {rated.stem}, and its transcript {transcript} is "
+                    "not there: the dialogue was left out."
+                )
         for transcript in sorted((session / "transcriptions").glob("Ses*.txt")):
             name = transcript.stem
             if _DIALOGUE.fullmatch(name) is None or name[4] != session.parent.name[-1]:
@@ -93,7 +100,8 @@ def read_release(folder: Path) -> dict[str, list[Turn]]:
 
 def sessions(folder: Path) -> list[Path]:
     """The folders ``Session1/dialog`` … that a release has."""
-    return sorted(p for p in folder.glob("[Ss]ession[1-5]/dialog") if p.is_dir())
+    pattern = "".join(f"[{c}{c.upper()}]" for c in "session") + "[1-5]/[dD]ialog"
+    return sorted(p for p in folder.glob(pattern) if p.is_dir())
 
 
 def _spoken(transcript: Path, dialogue: str) -> dict[str, tuple[str, str, int]]:
@@ -212,10 +220,13 @@ def _known(code: str, where: str) -> str:
 def read_json_form(folder: Path) -> dict[str, list[Turn]]:
     """Dialogue name → turns, from ``{train,dev,test}_data.json``.
 
-    Which file a dialogue stands in does not matter: its name decides its split.
+    Which file a dialogue stands in does not matter: its name decides its split. A file that is not
+    there is a split that the corpus does not have.
     """
     dialogues: dict[str, list[Turn]] = {}
     for path in (folder / f"{split}_data.json" for split in SPLITS):
+        if not path.is_file():
+            continue
         for d, dialogue in enumerate(expect(read_json(path), list, str(path))):
             turns = []
             name = ""

@@ -13,7 +13,7 @@ import pytest
 from test_cli import elsewhere, fails, files
 
 from erc_bench.cli import main
-from erc_bench.corpus.conversation import Corpus
+from erc_bench.corpus.conversation import Corpus, LabelSet
 from erc_bench.corpus.text_files import decoded
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.slices import recorded_facts
@@ -296,6 +296,98 @@ def test_gold_labels_are_not_scored_in_the_place_of_answers(answers, demo, elsew
     (elsewhere / "three.csv").write_text("id,label,pred,y_pred\n" + three)
     assert "'label', 'pred', 'y_pred'" in fails(capsys, *score("three.csv", "--force"))
     assert "no column 'prde'" in fails(capsys, *score("both.csv", "--force", "--column", "prde"))
+
+
+EMOTIONS = LabelSet(("anger", "joy", "neutral"))
+GOLD = {"a": "joy", "b": "anger", "c": "neutral", "d": "joy"}
+SAID = dict(zip(GOLD, ("joy", "joy", "neutral", "anger"), strict=True))
+
+
+def beside(gold: str, column: str, said) -> str:
+    """JSON lines of the gold labels and a column made from the predictions."""
+    rows = ({"id": k, gold: GOLD[k], column: said(n, SAID[k])} for n, k in enumerate(GOLD))
+    return "\n".join(map(json.dumps, rows))
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("pred", lambda n, x: f"The emotion is {x}."),
+        ("pred", lambda n, x: f"{x.title()}."),
+        ("prediction", lambda n, x: EMOTIONS.names.index(x)),
+        ("model_output", lambda n, x: x if n == 0 else f"{x}ful"),
+        ("predictedLabel", lambda n, x: None),
+        ("output", lambda n, x: {"label": x}),
+        ("gpt", lambda n, x: f"{x.title()}."),
+        ("gpt", lambda n, x: x),
+    ],
+)
+def test_answers_that_are_no_labels_are_asked_about(column, said) -> None:
+    """Gold labels beside them must not be scored in their place."""
+    with pytest.raises(ErcBenchError, match=rf"'label', '{column}'.* --column {column}"):
+        read_predictions(beside("label", column, said), "p.jsonl", EMOTIONS, list(GOLD))
+
+
+def test_a_column_that_leaves_no_choice() -> None:
+    def chosen(text: str) -> str:
+        return read_predictions(text, "p.jsonl", EMOTIONS, list(GOLD)).column
+
+    assert chosen(beside("label", "predictedLabel", lambda n, x: x)) == "predictedLabel"
+    assert chosen(beside("gold", "pred", lambda n, x: f"It is {x}.")) == "pred"
+    assert chosen(beside("label", "pred_probability", lambda n, x: 0.5)) == "label"
+    assert chosen(beside("label", "response", lambda n, x: f"It is {[*GOLD.values()][n]}")) == (
+        "label"
+    )
+    text = beside("label", "output", lambda n, x: {"label": x})
+    with pytest.raises(ErcBenchError, match=r"line 1: 'output' holds .* not a label"):
+        read_predictions(text, "p.jsonl", EMOTIONS, list(GOLD), "output")
+
+
+def test_the_list_of_predictions_in_a_larger_object() -> None:
+    rows = [{"id": k, "label": label} for k, label in SAID.items()]
+    for value in (
+        {"model": "x", "n": 4, "predictions": rows},
+        {"schema": {"fields": []}, "data": [{"index": n, **row} for n, row in enumerate(rows)]},
+        {"dialogue 1": rows[:1], "dialogue 2": rows[1:]},
+        {"model": "x", "predictions": SAID},
+    ):
+        file = read_predictions(json.dumps(value), "p.json", EMOTIONS, list(GOLD))
+        assert {p.id: p.label for p in file.predictions} == SAID
+    text = "# by a model\n# of mine\nid,label\n" + "".join(f"{k},{x}\n" for k, x in SAID.items())
+    file = read_predictions(text, "p.csv", EMOTIONS, list(GOLD))
+    assert {p.id: p.label for p in file.predictions} == SAID
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (
+            "p.jsonl",
+            '{"id": "a", "label": "\\ud83d"}\n{"id": "b", "label": "joy"}',
+            "half of a char",
+        ),
+        ("p.jsonl", '{"id": "a", "label": "joy"},\n', "no comma behind the last entry"),
+        ("p.json", '[{"id": "a", "label": "joy"},]', "no comma behind the last entry"),
+        ("p.json", '[{"id": "a", "label": "joy",}]', "no comma behind the last entry"),
+        ("p.json", '[{"id": "a", "label": "joy"} // x\n]', "JSON has no comments"),
+        ("p.json", "[{'id': 'a', 'label': 'joy'}]", "double quotes, not single"),
+        ("p.json", '[{"id": "a", "label": "jo', "the file looks truncated"),
+        ("p.json", '{"d1": ["joy", "joy"], "d2": ["joy"]}', "an object of lists.*id of its utt"),
+        (
+            "p.json",
+            '{"n": 1, "x": [{"id": "a"}], "y": [{"id": "a"}]}',
+            "several lists of objects, 'x', 'y'",
+        ),
+        ("p.csv", "a,joy\nb,joy\n", "first line is no header but a prediction"),
+        ("p.csv", "x,joy\ny,joy\n", "If the first line is no header"),
+        ("p.csv", "id,label\na,joy\n# more\nb,joy\n", "line 3: .*CSV has no comments"),
+        ("p.csv", "id,label\na,joy,\n", "line 2: .*ends with a separator more"),
+        ("p.csv", "id,label\na,joy,x\n", "line 2: .*must stand in double quotes"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(name, text, words) -> None:
+    with pytest.raises(ErcBenchError, match=words):
+        read_predictions(text, name, EMOTIONS, list(GOLD))
 
 
 @pytest.mark.parametrize("word", ["nan", "NaN", "", "None", "null"])

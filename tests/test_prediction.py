@@ -256,6 +256,13 @@ def spoken(text: str | bytes, tmp_path: Path, name: str = "d.txt") -> list[list[
         "\u200e[31.12.20, 21:15:03] ",
         "2020-12-31T21:15:00Z ",
         "2020-12-31 21:15:00,123 | ",
+        "Dec 31, 2020 9:15 PM - ",
+        "Thursday, December 31, 2020 9:15 PM - ",
+        "31 Dec 2020 21:15 ",
+        "31/12/2020, 9:15 p. m. - ",
+        "[12/31 9:15 PM] ",
+        "[00:00.000 --> 00:02.500]  ",
+        "1609449300 ",
     ],
 )
 def test_a_time_before_the_speaker_is_no_part_of_the_name(time, tmp_path) -> None:
@@ -292,7 +299,18 @@ def test_what_is_a_speaker(line, tmp_path) -> None:
         ("[Door opens: wind]", "a stage direction"),
         ("(Ann enters): Hi.", "a stage direction"),
         ("*knocks*: Hi.", "a stage direction"),
-        ("<Bob> well: Hi.", "a stage direction"),
+        ("(laughs) well: Hi.", "a stage direction"),
+        ("_Ann enters: slowly_", "a stage direction"),
+        ("at 12:30 we left", "a time's.*Write the time as"),
+        ("I left at 12:30: Hi.", "a time's"),
+        ("1609449300: Ann: Hi.", "seconds since 1970"),
+        ("Ann (00: Hi.", "a bracket or a quotation is open"),
+        ('Ann changed the subject to "Trip: Rome"', "a message of the chat program"),
+        ("Scene: A café.", "heading of a scene"),
+        ("ACT ONE: Morning.", "heading of a scene"),
+        ("INT. CAFE - DAY: Rain.", "heading of a scene"),
+        ("mailto:ann@example.org", "a URL's"),
+        ("C:\\Users: Hi.", "a path's"),
         ("00:00:01,000 --> 00:00:02,000", "a subtitle"),
         ("Well? I said: Hi.", "a sentence"),
         ("I have to tell you one thing: Hi.", "a sentence"),
@@ -303,6 +321,60 @@ def test_what_is_a_speaker(line, tmp_path) -> None:
 def test_what_is_no_speaker(line, words, tmp_path) -> None:
     with pytest.raises(ErcBenchError, match=rf"d\.txt, line 2: .*{words}"):
         spoken(f"Ann: Hello.\n{line}\n", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "speaker"),
+    [
+        ("Ann (00:01:02): Well: hi", "Ann"),
+        ("Ann [00:01:02]: Well: hi", "Ann"),
+        ("Mary Ann 21:15: Well: hi", "Mary Ann"),
+        ("Ann, [31 Dec 2020 at 21:15:03]: Well: hi", "Ann"),
+        ("1. Ann: Well: hi", "Ann"),
+        ("- Ann: Well: hi", "Ann"),
+        ("• Ann: Well: hi", "Ann"),
+        ("**Ann:** Well: hi", "Ann"),
+        ("**Ann**: Well: hi", "Ann"),
+        ("<Ann> Well: hi", "Ann"),
+        ("[SPEAKER_00]: Well: hi", "SPEAKER_00"),
+        ("21:15:03 From Ann to Everyone: Well: hi", "Ann"),
+        ("A\u200bnn\u200e: Well: hi", "Ann"),
+        ("Zoe\u0308: Well: hi", "Zoë"),
+        ("Ann\uff1aWell: hi", "Ann"),
+    ],
+)
+def test_marks_around_a_speaker_are_no_part_of_the_name(line, speaker, tmp_path) -> None:
+    assert spoken(line, tmp_path) == [[(speaker, "Well: hi")]]
+
+
+def test_speaker_and_time_on_a_line_of_their_own(tmp_path) -> None:
+    for said in ("{0}, [31 Dec 2020 at 21:15:03]:", "{0}  0:03"):
+        text = f"{said.format('Ann')}\nHi: you\nand you\n\n{said.format('Bob Lee')}\nOh.\n"
+        assert spoken(text, tmp_path) == [[("Ann", "Hi: you and you"), ("Bob Lee", "Oh.")]]
+    with pytest.raises(ErcBenchError, match="line 1: the first colon is a time's"):
+        spoken("Meeting 10:30\nAnn: Hi.\nBob: Oh.\n", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Ann (laughing): Hi.\nAnn (crying): Oh.\n", "'Ann' with a stage direction"),
+        ("Speaker: Text\nAnn: Hi.\n", "line 1: .* is a header"),
+        ("WEBVTT\n\n00:01.000 --> 00:02.000\nAnn: Hi.\n", "WebVTT"),
+        ("1\n00:00:01,000 --> 00:00:02,000\nAnn: Hi.\n", "SRT"),
+        ("{\\rtf1\\ansi Ann: Hi.}", "RTF"),
+    ],
+)
+def test_what_is_no_file_of_turns(text, words, tmp_path) -> None:
+    with pytest.raises(ErcBenchError, match=words):
+        spoken(text, tmp_path)
+
+
+def test_turns_that_name_their_dialogue(tmp_path) -> None:
+    turns = [{"dialogue_id": n // 2, "speaker": "Ann", "text": str(n)} for n in range(4)]
+    held = [[("Ann", "0"), ("Ann", "1")], [("Ann", "2"), ("Ann", "3")]]
+    assert spoken("\n".join(map(json.dumps, turns)), tmp_path, "d.jsonl") == held
+    assert spoken(json.dumps(turns), tmp_path, "d.json") == held
 
 
 def test_line_ends_and_dialogues_a_line(tmp_path) -> None:

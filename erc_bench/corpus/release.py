@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from erc_bench.corpus.conversation import Corpus, Dialogue
-from erc_bench.errors import ErcBenchError, quoted
+from erc_bench.corpus.conversation import Corpus, Dialogue, Utterance
+from erc_bench.errors import ErcBenchError, listed, quoted
 
 WIDTH = 2
 """Bytes of a dialogue's fingerprint."""
@@ -30,22 +30,35 @@ class Release:
     """SHA-256 over the utterance ids in corpus order."""
     dialogues: str
     """The fingerprints of all dialogues in corpus order, base64."""
+    labels: str
+    """SHA-256 over the labels of all utterances in corpus order."""
+    classes: tuple[int, ...]
+    """How many utterances have each label, in the order of the label set."""
+    speakers: str
+    """SHA-256 over the speakers of all utterances in corpus order."""
 
     @classmethod
     def of(cls, corpus: Corpus) -> Release:
         """The figures of a corpus; how those in ``datamodules/releases.py`` were made."""
         marks = b"".join(map(fingerprint, _dialogues(corpus)))
-        return cls(corpus.digest, ids_digest(corpus), base64.b64encode(marks).decode())
+        return cls(
+            corpus.digest,
+            ids_digest(corpus),
+            base64.b64encode(marks).decode(),
+            _digest(str(u.label) for u in _utterances(corpus)),
+            _classes(corpus),
+            _digest(u.speaker for u in _utterances(corpus)),
+        )
 
     def doubts(self, corpus: Corpus) -> list[str]:
         """How a copy differs from the release, as sentences; none if it is the same.
 
-        A copy with other characters, labels or speakers is usable and has doubts.
+        A copy with other characters or speakers is usable and has doubts.
 
         Raises:
-            ErcBenchError: its ids would name other utterances than the release's do: turns or
-                dialogues are numbered otherwise or stand in another order, or the words of most
-                dialogues are others.
+            ErcBenchError: its labels are not the release's; or its ids would name other utterances
+                than the release's do: turns or dialogues are numbered otherwise or stand in
+                another order, or the words of most dialogues are others.
         """
         if corpus.digest == self.digest:
             return []
@@ -60,14 +73,36 @@ class Release:
         theirs = [marks[i : i + WIDTH] for i in range(0, len(marks), WIDTH)]
         other = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
         self._check_order(corpus.name, dialogues, ours, theirs, other)
+        self._check_labels(corpus)
         found = []
         if other:
             found.append(
                 f"{len(other):,} of {len(dialogues):,} dialogues hold other words than the "
                 f"release, the first {dialogues[other[0]].id}"
             )
-        found += text_damage(u.text for d in dialogues for u in d.utterances)
-        return found or ["labels, speakers, capitals or punctuation are others"]
+        utterances = list(_utterances(corpus))
+        if _digest(u.speaker for u in utterances) != self.speakers:
+            found.append(_odd_speakers([u.speaker for u in utterances]))
+        damage = text_damage(u.text for u in utterances)
+        if not any(re.search("[A-Z]", u.text) for u in utterances):
+            damage.append("no utterance has a capital letter")
+        if not any(re.search("[.,?!]", u.text) for u in utterances):
+            damage.append("no utterance has punctuation")
+        return found + damage or ["capitals, blanks or punctuation of some utterances are others"]
+
+    def _check_labels(self, corpus: Corpus) -> None:
+        """Refuse a copy with other labels: what is scored on it is another task."""
+        if _digest(str(u.label) for u in _utterances(corpus)) == self.labels:
+            return
+        ours = _classes(corpus)
+        counts = listed(
+            f"{name} {have:,} instead of {want:,}"
+            for name, have, want in zip(corpus.labels.names, ours, self.classes, strict=True)
+            if have != want
+        )
+        if ours == self.classes:
+            counts = "as many of each class, at other utterances, as if they were shifted or sorted"
+        raise ErcBenchError(f"{corpus.name}: its labels are not the release's: {counts}.")
 
     def _check_order(
         self,
@@ -97,8 +132,32 @@ class Release:
 
 def ids_digest(corpus: Corpus) -> str:
     """SHA-256 over the ids of all utterances in corpus order."""
-    ids = [u.id for dialogue in _dialogues(corpus) for u in dialogue.utterances]
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    return _digest(u.id for u in _utterances(corpus))
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _utterances(corpus: Corpus) -> Iterator[Utterance]:
+    return (u for dialogue in _dialogues(corpus) for u in dialogue.utterances)
+
+
+def _classes(corpus: Corpus) -> tuple[int, ...]:
+    found = Counter(u.label for u in _utterances(corpus))
+    return tuple(found[label] for label in range(len(corpus.labels.names)))
+
+
+def _odd_speakers(speakers: list[str]) -> str:
+    """How speakers differ that are not the release's."""
+    empty = sum(not speaker.strip() for speaker in speakers)
+    if empty:
+        return f"{empty:,} of {len(speakers):,} utterances have no speaker"
+    (most, times), *_ = Counter(speakers).most_common(1)
+    return (
+        f"the speakers are others: {len(set(speakers)):,} names, {quoted(most)} at {times:,} of "
+        f"{len(speakers):,} utterances"
+    )
 
 
 def fingerprint(dialogue: Dialogue) -> bytes:
@@ -128,8 +187,15 @@ _ANY_MARK = re.compile(  # an apostrophe, or whatever it was turned into
 )
 _WITHOUT = re.compile(rf"\b(?:{_CONTRACTED.format('')})\b", re.IGNORECASE)
 _QUESTIONED = re.compile(rf"\b(?:{_CONTRACTED.format('[?]')})\b", re.IGNORECASE)
+_TICKED = re.compile(rf"\b(?:{_CONTRACTED.format('[`´]')})\b", re.IGNORECASE)
+# Never otherwise two words, as ``can t`` and ``that s`` might be in a text that was cut.
+_SPACED = re.compile(
+    r"\b(?:don|didn|isn|doesn|couldn|wouldn|wasn|aren|haven|shouldn) t\b", re.IGNORECASE
+)
 # The bytes of UTF-8, read as Latin-1 or Windows-1252.
 _MOJIBAKE = re.compile(r"[ÂÃ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[€\x80-\x9f„€]")
+# … read as Mac Roman: ’ is ‚Äô there.
+_MAC = re.compile(r"‚Ä[ôúùòìî¶]|√[©®¨°†§±∂º¢]")
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-fA-F]+|amp|quot|apos|lt|gt|nbsp|[lr]squo|[lr]dquo);")
 
 LOST = 0.1
@@ -141,9 +207,12 @@ def text_damage(texts: Iterable[str]) -> list[str]:
     texts = [text.replace("’", "'") for text in texts]
     kinds = (
         ("hold UTF-8 that was read as Windows-1252 (mojibake)", _matches(texts, _MOJIBAKE)),
+        ("hold UTF-8 that was read as Mac Roman (mojibake)", _matches(texts, _MAC)),
         ("hold a replacement character (U+FFFD)", _matches(texts, re.compile("\ufffd"))),
         ("hold an entity of HTML", _matches(texts, _ENTITY)),
         ("hold a question mark for an apostrophe", _if_many(texts, _QUESTIONED)),
+        ("hold a backtick for an apostrophe", _if_many(texts, _TICKED)),
+        ("hold a blank for an apostrophe", _if_many(texts, _SPACED)),
         ("have lost an apostrophe", _if_many(texts, _WITHOUT)),
     )
     return [

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -136,7 +137,32 @@ def find(file: CorpusFile, data_dir: Path | None) -> FileStatus:
         for path, version in found:
             intact = checksum_holds(path, version.checksum)
             return FileStatus(file.path, path, intact, cached, source)
-    return FileStatus(file.path, None, False, False, source)
+    own = [folder for folder in search_folders(data_dir) if folder != cache_folder()]
+    problem = next(filter(None, (_unreadable(folder, file) for folder in own)), "")
+    return FileStatus(file.path, None, False, False, source, problem)
+
+
+def _unreadable(folder: Path, file: CorpusFile) -> str:
+    """What lies near a data folder that is a file of a corpus and can not be read as it is."""
+    wanted = Path(file.path)
+    copy = re.compile(
+        rf"(?:copy of )?{re.escape(wanted.stem)}(?: ?\(\d+\)| copy)?{re.escape(wanted.suffix)}"
+        r"(?:\.(?:gz|zip|bz2|xz|part|crdownload))?",
+        re.IGNORECASE,
+    )
+    for place in near_by(folder, wanted.parts[0]):
+        for path in _entries(place):
+            if copy.fullmatch(path.name) is None:
+                continue
+            if path.is_symlink() and not path.exists():
+                return f"{path} is a link to {os.readlink(path)}, which is not there. Mend it"
+            if path.suffix.lower() in (".part", ".crdownload"):
+                return f"{path} is a download that did not end. Fetch it again"
+            if path.suffix.lower() != wanted.suffix:
+                return f"{path} is still packed. Unpack it to {folder / file.path}"
+            if path.is_file() and path.name.lower() != wanted.name.lower():
+                return f"{path} is not where it belongs. Move it to {folder / file.path}"
+    return ""
 
 
 def _astray(folder: Path, versions: tuple[CorpusFile, ...]) -> list[tuple[Path, CorpusFile]]:
@@ -178,12 +204,15 @@ def _in_any_case(folder: Path, steps: tuple[str, ...]) -> Path | None:
 def near_by(folder: Path, corpus: str) -> Iterator[Path]:
     """Folders in which the files of a corpus may lie when they are not in their place.
 
-    The data folder itself and what is two levels below it, the folder above, and those beside the
+    The data folder itself and what is three levels below it, the folder above, and those beside the
     data folder that are named like the corpus.
     """
-    below = [child for child in _entries(folder) if child.is_dir()]
-    yield from (folder, *below)
-    yield from (child for each in below for child in _entries(each) if child.is_dir())
+    yield folder
+    level, left = [folder], MOST_ENTRIES
+    for _ in range(LEVELS):
+        level = [child for each in level for child in _entries(each) if child.is_dir()][:left]
+        left -= len(level)
+        yield from level
     above = folder.resolve().parent
     if above != folder.resolve():
         yield above
@@ -193,8 +222,10 @@ def near_by(folder: Path, corpus: str) -> Iterator[Path]:
                 yield from (place, *(child for child in _entries(place) if child.is_dir()))
 
 
+LEVELS = 3
+"""How far below a data folder files are looked for: ``MELD-master/data/MELD`` is there."""
 MOST_ENTRIES = 2000
-"""A folder with more entries is not looked through: it is no data folder."""
+"""A folder with more entries is not looked through: it is no data folder. Nor are more folders."""
 
 
 def _entries(folder: Path) -> list[Path]:

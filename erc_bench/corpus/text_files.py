@@ -138,7 +138,7 @@ def _csv(
         text = text.replace("\r", "\n")  # the line ends of an old Mac
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
-        header = next(reader, [])
+        header = next(filter(None, reader), [])  # empty lines may stand above it
     except csv.Error as error:
         raise ErcBenchError(f"{name}, line {reader.line_num}: {error}.") from error
     missing = [column for column in columns if column not in header]
@@ -161,10 +161,21 @@ def _csv_body(reader: Any, width: int, name: str) -> Iterator[tuple[int, list[st
             elif row:
                 raise ErcBenchError(
                     f"{name}, line {reader.line_num}: {len(row)} fields instead of {width}; "
-                    "the file looks truncated."
+                    f"{_odd_row(row, width)}."
                 )
     except csv.Error as error:
         raise ErcBenchError(f"{name}, line {reader.line_num}: {error}.") from error
+
+
+def _odd_row(row: list[str], width: int) -> str:
+    """What a row with another number of fields than the header looks like."""
+    if row[0].lstrip().startswith("#"):
+        return "CSV has no comments, so take the line out"
+    if len(row) < width:
+        return "the file looks truncated"
+    if not any(row[width:]):
+        return "the line ends with a separator more than the header, which has to go"
+    return "a field that holds the separator must stand in double quotes"
 
 
 def whole_number(text: str, what: str, where: str) -> int:
@@ -203,9 +214,22 @@ def parse_json(text: str, name: str) -> Any:
         raise ErcBenchError(f"{name}: half of a character is no text ({error.reason}).") from error
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        cut = "; the file looks truncated" if isinstance(error, json.JSONDecodeError) else ""
-        raise ErcBenchError(f"{name}, line {line}: not valid JSON ({error}){cut}.") from error
+        odd = odd_json(text, error) if isinstance(error, json.JSONDecodeError) else ""
+        raise ErcBenchError(f"{name}, line {line}: not valid JSON ({error}){odd}.") from error
     return value
+
+
+def odd_json(text: str, error: json.JSONDecodeError) -> str:
+    """What the place at which JSON does not parse looks like, to follow the parser's words."""
+    before, rest = text[: error.pos].rstrip(), text[error.pos :].lstrip()
+    if (rest[:1] in tuple("]}") and before.endswith(",")) or rest.strip() == ",":
+        return "; JSON has no comma behind the last entry, so take it out"
+    if rest[:1] == "#" or rest[:2] in ("//", "/*"):
+        return "; JSON has no comments, so take them out"
+    if rest[:1] == "'":
+        return "; JSON has double quotes, not single ones"
+    opened = rest[:1] == '"'  # a string that never ends
+    return "; the file looks truncated" if not rest or opened else ""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

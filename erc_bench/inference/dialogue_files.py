@@ -10,8 +10,9 @@ speaker and the text is told by their names (``dialogue``, ``conversation_id``, 
 ``text``, ``utterance`` …); without a column for it, all rows are one dialogue. The folder of a
 corpus of one's own stands for all its dialogues.
 
-A time before the speaker, as subtitles and chat exports have it, is left out. What is no speaker
-(a stage direction, a URL, a sentence) is an error rather than a turn of somebody.
+A time before or behind the speaker, as transcripts and chat exports have it, is left out, and so
+are the marks of lists, of Markdown and of chats (``1. Ann: …``, ``**Ann:** …``, ``<Ann> …``). What
+is no speaker (a stage direction, a URL, a sentence) is an error rather than a turn of somebody.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from erc_bench.corpus.conversation import Dialogue, Utterance
-from erc_bench.corpus.making import guess_columns
+from erc_bench.corpus.making import NAMES, guess_columns
 from erc_bench.corpus.own import OwnCorpus, Turn
 from erc_bench.corpus.text_files import (
     STANDARD_INPUT,
@@ -54,6 +56,7 @@ def read_dialogues(given: str) -> list[Dialogue]:
     if path.is_dir() or path.suffix.lower() in (".yaml", ".yml"):
         return _of_corpus(OwnCorpus(path))
     text, name = read_given(given)
+    _check_format(text, name)
     if Path(name).suffix.lower() == ".json" or _is_document(text):
         dialogues = _dialogues(parse_json(text, name), name)
     else:
@@ -65,7 +68,7 @@ def read_dialogues(given: str) -> list[Dialogue]:
                 for where in [f"{name}, line {n}"]
             ]
         else:
-            dialogues = [dialogue("dialogue-1", _turns(lines, name))] if lines else []
+            dialogues = _grouped(_turns(lines, name)) if lines else []
     if not dialogues:
         raise ErcBenchError(
             f"{name} holds no turns. Give lines `Speaker: text`, or JSON: "
@@ -75,6 +78,41 @@ def read_dialogues(given: str) -> list[Dialogue]:
         if count > 1:
             raise ErcBenchError(f"{name}: {count} dialogues have the id {key!r}.")
     return dialogues
+
+
+def _check_format(text: str, name: str) -> None:
+    """Refuse what is a format of its own rather than lines or JSON."""
+    start = text.lstrip()[:2000]
+    known = ""
+    if start.startswith("{\\rtf"):
+        known = "rich text (RTF). Save it as plain text, a turn a line"
+    elif start.startswith("WEBVTT"):
+        known = "subtitles (WebVTT), which need not say who speaks. Write a turn a line"
+    elif re.match(r"\d+\s+\d+:\d\d:\d\d[,.]\d+ *-->", start):
+        known = "subtitles (SRT), which need not say who speaks. Write a turn a line"
+    elif re.match(r"(?i)<(?:!doctype|html|\?xml)\b", start):
+        known = "HTML or XML. Save it as plain text, a turn a line"
+    if known:
+        raise ErcBenchError(f"{name} holds {known}, `Speaker: text`.")
+
+
+_Spoken = tuple[str, Utterance]
+"""The dialogue that a turn says it is of, empty where it says nothing, and the turn."""
+
+
+def _grouped(turns: list[_Spoken]) -> list[Dialogue]:
+    """The dialogues of turns in the order of their first turns."""
+    by_dialogue: dict[str, list[Utterance]] = {}
+    for key, turn in turns:
+        by_dialogue.setdefault(key or "dialogue-1", []).append(turn)
+    return [dialogue(key, spoken) for key, spoken in by_dialogue.items()]
+
+
+def _dialogue_of(value: Any) -> str:
+    """The dialogue that a turn as JSON names in a field of its own (``dialogue_id`` …)."""
+    fields = {key.casefold(): each for key, each in value.items()}
+    named = (fields[key] for key in NAMES["dialogue"] if key in fields)
+    return next((str(each) for each in named if isinstance(each, str | int)), "")
 
 
 def _of_table(path: Path) -> list[Dialogue]:
@@ -132,26 +170,67 @@ def _holds_dialogue(line: str) -> bool:
     return isinstance(value, list) or "utterances" in value
 
 
-def _turns(lines: list[tuple[int, str]], name: str) -> list[Utterance]:
-    """The turns of lines; of a chat export a line without a time is a part of the turn before."""
-    timed = bool(_without_time(lines[0][1]) != lines[0][1].strip())
+def _turns(lines: list[tuple[int, str]], name: str) -> list[_Spoken]:
+    """The turns of lines, each with its dialogue.
+
+    Of a chat export a line without a time is a part of the turn before.
+    """
+    first = _plain(lines[0][1])
+    if _HEADER.fullmatch(first):
+        raise ErcBenchError(
+            f"{name}, line {lines[0][0]}: {quoted(first)} is a header, not a turn. Take it out."
+        )
+    if _heading(first) and not _most_are_turns([_plain(line) for _, line in lines[1:]]):
+        return [("", turn) for turn in _below_headings(lines, name)]
+    timed = _without_time(first) != first
     turns = []
     for n, line in lines:
         where = f"{name}, line {n}"
-        if timed and not line.lstrip().startswith("{") and _without_time(line) == line.strip():
+        if line.lstrip().startswith("{"):
+            value = parse_json(line, where)
+            turns.append((_dialogue_of(value), _turn(value, where)))
+            continue
+        plain = _plain(line)
+        if timed and _without_time(plain) == plain:
             raise ErcBenchError(
-                f"{where}: no time stands before {quoted(line.strip(), 40)}, as it does in the "
+                f"{where}: no time stands before {quoted(plain, 40)}, as it does in the "
                 "first line. If it goes on with the turn before, put them on one line."
             )
-        turns.append(turn_of_line(line, where))
-    names = {turn.speaker for turn in turns}
-    for (n, _), turn in zip(lines, turns, strict=True):
-        directed = re.fullmatch(r"(.*?)\s*[(\[].*[)\]]", turn.speaker)
-        if directed and directed[1] in names:
+        turns.append(("", turn_of_line(line, where)))
+    names = {turn.speaker for _, turn in turns}
+    directed = {each: re.fullmatch(r"(.*?)\s*[(\[].*[)\]]", each) for each in names}
+    times = Counter(match[1] for match in directed.values() if match)
+    for (n, _), (_, turn) in zip(lines, turns, strict=True):
+        match = directed[turn.speaker]
+        if match and (match[1] in names or times[match[1]] > 1):
             raise ErcBenchError(
-                f"{name}, line {n}: {quoted(turn.speaker)} is {directed[1]!r} with a stage "
+                f"{name}, line {n}: {quoted(turn.speaker)} is {match[1]!r} with a stage "
                 "direction, which would be another speaker. Put it behind the colon or take it out."
             )
+    return turns
+
+
+def _most_are_turns(lines: list[str]) -> bool:
+    """Whether most lines but those of speaker and time have a speaker of their own."""
+    below = [_parts(line) for line in lines if not _heading(line)]
+    turns = sum(bool(colon) and not _no_speaker(who, text) for who, colon, text in below)
+    return turns > len(below) / 2
+
+
+def _below_headings(lines: list[tuple[int, str]], name: str) -> list[Utterance]:
+    """The turns of a transcript that has speaker and time on a line above what is said."""
+    said: list[tuple[str, int, list[str]]] = []
+    for n, line in lines:
+        speaker = _heading(_plain(line))
+        if speaker:
+            said.append((speaker, n, []))
+        else:
+            said[-1][2].append(line.strip())
+    turns = []
+    for speaker, n, texts in said:
+        where = f"{name}, line {n}"
+        _check_speaker(speaker, "", speaker, where)
+        turns.append(_turn({"speaker": speaker, "text": " ".join(texts)}, where))
     return turns
 
 
@@ -209,53 +288,165 @@ def turn_of_line(line: str, where: str) -> Utterance:
     """A turn from one line, ``Speaker: text`` or a JSON object."""
     if line.lstrip().startswith("{"):
         return _turn(parse_json(line, where), where)
-    speaker, colon, text = _without_time(line).partition(":")
+    plain = _plain(line)
+    speaker, colon, text = _parts(plain)
     if not colon:
         raise ErcBenchError(
             f"{where}: not `Speaker: text` but {quoted(line.strip(), 40)}; every line is a turn "
             "and says whose."
         )
-    doubt = _no_speaker(speaker.strip(), text)
-    if doubt:
-        raise ErcBenchError(
-            f"{where}: {doubt}, so this is not `Speaker: text`: {quoted(line.strip(), 40)}. Take "
-            "the line out, or give the turn as JSON, "
-            '{"speaker": …, "text": …}, where any speaker will do.'
-        )
-    return _turn({"speaker": speaker.strip(), "text": text.strip()}, where)
+    _check_speaker(speaker, text, line, where)
+    return _turn({"speaker": speaker, "text": text.strip()}, where)
 
 
-_CLOCK = r"\d{1,2}[:.h]\d{2}(?:[:.]\d{2}(?:[.,]\d{1,6})?)?(?:[\s\u202f]*[AaPp]\.?[Mm]\b\.?)?"
-_DATE = r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\s?\d{1,2}[-/.]\s?\d{2,4}\.?)"
-_ZONE = r"(?:Z|[+-]\d{2}:?\d{2})?"
-_TIME = re.compile(
-    rf"[\u200e\u200f]*(?P<open>[\[(<])?\s*(?:{_DATE}(?:,?\s+|T)(?:at\s+)?)?{_CLOCK}{_ZONE}\s*"
-    r"(?(open)[\])>])\s*(?:[-–—|]\s+)?(?=\S)"
+_INVISIBLE = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+_HEADER = re.compile(
+    r"(?:speaker|name|role|user|who|author|sender)\s*[:\uff1a]\s*(?:text|utterance|message|content|line)",
+    re.IGNORECASE,
 )
+_LIST = re.compile(r"(?:\d{1,4}[.)]|[-\u2013\u2014\u2022\u2023\u00b7])\s+(?=\S)")
+_TAGS = ("a", "b", "br", "div", "em", "font", "i", "p", "span", "strong", "u", "v")
+_MARKED = re.compile(  # **Ann:** hi, **Ann**: hi, *Ann:* hi
+    r"(?:(\*\*|__)([^*_:]+)(?::\s*\1|\1\s*:)|([*_])([^*_:]+):\s*\3)(?![*_])"
+)
+_IRC = re.compile(r"<\s*([^<>:/]+?)\s*>\s+")
+_BRACKETED = re.compile(r"\[\s*([^\W_a-z][^\[\]:\s]*(?: [^\W_a-z][^\[\]:\s]*)?)\s*\]\s*:")
+_ZOOM = re.compile(r"From\s+(\S.*?)\s+to\s+\S.*", re.IGNORECASE)
+
+_CLOCK = (
+    r"\d{1,2}[:.h]\d{2}(?:[:.]\d{2}(?:[.,]\d{1,6})?|[.,]\d{3})?"
+    r"(?:\s*[AaPp]\.?\s?[Mm]\b\.?)?"
+)
+_DAY = r"(?:(?:[^\W\d_]+day|[^\W\d_]+tag|Mon|Tue|Wed|Thu|Fri|Sat|Sun)\.?,?\s+)?"
+_MONTH = r"[^\W\d_]{3,10}\.?"
+_DATE = (
+    rf"{_DAY}(?:\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}"
+    r"|\d{1,2}[-/.]\s?\d{1,2}(?:[-/.]\s?\d{2,4}\.?)?"
+    rf"|{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}"
+    rf"|\d{{1,2}}(?:st|nd|rd|th|\.)?\s+(?:de\s+)?{_MONTH},?\s+(?:de\s+)?\d{{4}})"
+)
+_ZONE = r"(?:\s?(?:Z|UTC|GMT))?(?:[+-]\d{2}:?\d{2})?"
+_RANGE = r"\s*(?:-{1,2}>|[-\u2013])\s*"
+_MOMENT = (
+    rf"(?:(?:{_DATE}(?:,?\s+|T)(?:at\s+|um\s+)?)?{_CLOCK}{_ZONE}(?:{_RANGE}{_CLOCK})?"
+    r"|\d+(?:\.\d+)?s?\s*-{1,2}>\s*\d+(?:\.\d+)?s?"
+    r"|1\d{9}(?:\d{3})?(?:\.\d+)?(?![\d:\uff1a]))"  # seconds or milliseconds since 1970
+)
+_TIME = re.compile(
+    rf"(?P<open>[\[(<])?\s*{_MOMENT}\s*(?(open)[\])>])\s*(?:[-\u2013\u2014|]\s+)?(?=\S)"
+)
+_NAME = r"(?P<name>[^\s:\uff1a\[(<](?:[^:\uff1a\[(<]*?[^\s,:\uff1a\[(<])?)"
+_TIME_BEHIND = re.compile(
+    rf"(?=.*\d:\d|.*1\d{{9}}){_NAME}(?:,?\s*(?=[\[(<])|,?\s+)(?P<open>[\[(<])?\s*{_MOMENT}\s*(?(open)[\])>])\s*"
+    r"(?P<colon>[:\uff1a]?)(?P<text>.*)"
+)
+_PREPOSITIONS = frozenset((
+    "about", "after", "around", "at", "before", "by", "from", "is", "it's", "since", "till", "to",
+    "until", "um", "was",
+))  # fmt: skip
+
+
+def _plain(line: str) -> str:
+    """A line without characters that are not seen, and the mark of a list at its start."""
+    line = _INVISIBLE.sub("", line).strip()
+    return (
+        line if _TIME.match(line) else _LIST.sub("", line, count=1) if _LIST.match(line) else line
+    )
+
+
+def _behind(line: str) -> re.Match[str] | None:
+    """A line whose speaker has the time behind, ``Ann (00:01:02): …``."""
+    match = _TIME_BEHIND.fullmatch(line)
+    if match is None or match["name"].split()[-1].lower() in _PREPOSITIONS:
+        return None
+    return match
+
+
+def _heading(line: str) -> str:
+    """The speaker of a line that holds nothing else but a time, ``Ann, [31 Dec 2020 21:15]:``."""
+    match = None if _TIME.match(line) else _behind(line)
+    return match["name"] if match and not match["text"].strip() else ""
 
 
 def _without_time(line: str) -> str:
-    """A line without the time at its start, ``[00:01:02] Ann: …`` or ``31.12.20, 21:15 - Ann: …``.
+    """A line without its time: ``[0:01:02] Ann: …``, ``31.12.20, 21:15 - Ann: …``, ``Ann 9:15: …``.
 
     A number that is no time stays: ``1: Hello.`` is a turn of speaker 1.
     """
-    line = line.strip()
     match = _TIME.match(line)
-    if match is None or not re.match(r"[\s\])>|–—-]", line[match.end() - 1 :]):
-        return line
-    return line[match.end() :]
+    if match is not None and re.match(r"[\s\])>|\u2013\u2014-]", line[match.end() - 1 :]):
+        return line[match.end() :]
+    match = _behind(line)
+    return f"{match['name']}:{match['text']}" if match and match["colon"] else line
+
+
+def _parts(line: str) -> tuple[str, str, str]:
+    """Speaker, colon and text of a line; no colon where there is none."""
+    bare = _without_time(line)
+    marked = _MARKED.match(bare)
+    if marked:
+        return (marked[2] or marked[4]).strip(), ":", bare[marked.end() :]
+    irc = _IRC.match(bare)
+    if irc and irc[1].lower().split()[0] not in _TAGS:
+        return irc[1], ":", bare[irc.end() :]
+    bracketed = _BRACKETED.match(bare)
+    if bracketed:
+        return bracketed[1], ":", bare[bracketed.end() :]
+    speaker, colon, text = re.fullmatch(r"([^:\uff1a]*)([:\uff1a]?)(.*)", bare, re.DOTALL).groups()  # type: ignore[union-attr]
+    zoom = _ZOOM.fullmatch(speaker.strip())
+    speaker = zoom[1] if zoom else speaker.strip()
+    return unicodedata.normalize("NFC", speaker), colon, text
+
+
+def _check_speaker(speaker: str, text: str, line: str, where: str) -> None:
+    doubt = _no_speaker(speaker, text)
+    if doubt:
+        remedy = "Take the line out"
+        if "time" in doubt:
+            remedy = "Write the time as `[00:01:02] Ann: text` or leave it out"
+        raise ErcBenchError(
+            f"{where}: {doubt}, so this is not `Speaker: text`: {quoted(line.strip(), 40)}. "
+            f'{remedy}, or give the turn as JSON, {{"speaker": …, "text": …}}, where any speaker '
+            "will do."
+        )
+
+
+_SCHEMES = r"(?:mailto|tel|sms|news|urn|data|file|javascript|magnet|skype|xmpp|sip|about)"
+_SCREENPLAY = re.compile(
+    r"(?:scene|act|chapter|episode)(?:\s+\S+)?|(?:setting|stage directions?|title|synopsis)"
+    r"|(?:int|ext)(?:[./]| .* - ).*|(?:smash )?(?:cut|fade|dissolve)s? (?:to|in|out)\b.*",
+    re.IGNORECASE,
+)
+_SYSTEM = re.compile(
+    r".*\S (?:(?:has |have |was |were )?(?:added|removed|left|joined|changed|created|deleted|"
+    r"pinned|renamed|invited)|set the|started a|missed|turned o(?:n|ff))\b.*|.*\bencrypted\b.*"
+)
+_PAIRS = ("()", "[]", "{}", "<>", "\u201c\u201d", "\u00ab\u00bb")
 
 
 def _no_speaker(speaker: str, text: str) -> str:
     """Why what stands before the first colon of a line can not be a speaker; empty if it can."""
     if text.startswith("//") and re.search(r"(?:^|\W)[A-Za-z][A-Za-z0-9+.-]*$", speaker):
         return "the first colon is a URL's"
-    if speaker[:1] in tuple("[({<*#>|~"):
+    if re.search(rf"(?:^|\W){_SCHEMES}$", speaker, re.IGNORECASE) and text[:1].strip():
+        return "the first colon is a URL's"
+    if re.fullmatch(r"(?:.*\W)?[A-Za-z]", speaker) and text[:1] in tuple("\\/"):
+        return "the first colon is a path's"
+    if speaker[:1] in tuple("[({<*#>|~") or (speaker[:1] == "_" and text.endswith("_")):
         return f"it begins with {speaker[:1]!r}, as a stage direction or a remark does"
     if re.search(r"-->", f"{speaker}:{text}"):
         return "it is the time of a subtitle"
-    if re.fullmatch(r"[\d\s/.,-]*\d", speaker) and re.match(r"\d\d\b", text):
+    if re.search(r"\d$", speaker) and re.match(r"\d", text):
         return "the first colon is a time's"
+    if re.fullmatch(r"1\d{9}(?:\d{3})?(?:\.\d+)?", speaker):
+        return "what stands before the first colon is a time, seconds since 1970"
+    if _SCREENPLAY.fullmatch(speaker):
+        return "this is the heading of a scene"
+    if _SYSTEM.fullmatch(speaker):
+        return "this is a message of the chat program"
+    odd = any(speaker.count(pair[0]) != speaker.count(pair[1]) for pair in _PAIRS)
+    if odd or speaker.count('"') % 2:
+        return "a bracket or a quotation is open before the first colon"
     if re.search("[!?…]", speaker) or len(speaker.split()) > 6:
         return "what stands before the first colon is a sentence"
     return ""
@@ -267,7 +458,8 @@ def _dialogues(value: Any, name: str) -> list[Dialogue]:
         return [_dialogue(value, "dialogue-1", name)]
     several = expect(value, list, name)
     if several and isinstance(several[0], dict) and "utterances" not in several[0]:
-        return [_dialogue(several, "dialogue-1", name)]
+        spoken = [(_turn(each, f"{name}, turn {n}"), each) for n, each in enumerate(several, 1)]
+        return _grouped([(_dialogue_of(each), turn) for turn, each in spoken])
     return [
         _dialogue(each, f"dialogue-{n}", f"{name}, dialogue {n}")
         for n, each in enumerate(several, 1)

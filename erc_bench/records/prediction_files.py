@@ -6,34 +6,40 @@ its label, an emotion by its name. Probabilities may stand beside it: in JSON as
 ``probabilities`` by emotion, in CSV as a column for each emotion.
 
 Which column holds the ids is decided by the values. The labels are in ``label``, unless another
-column is called a prediction (``pred``, ``predicted_label``, …) and holds labels: then ``label`` is
-the gold one.
+column is called a prediction (``pred``, ``predicted_label``, …) and says something else: then
+``label`` is the gold one if the other holds labels, and otherwise the user is asked.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from erc_bench.corpus.conversation import LabelSet
-from erc_bench.corpus.text_files import csv_table, expect, lines_of, parse_json
+from erc_bench.corpus.text_files import csv_table, expect, lines_of, odd_json, parse_json
 from erc_bench.errors import ErcBenchError, listed, quoted
 
 ID_NAMES = ("id", "utterance_id", "utt_id", "uid", "")
 """What the column of ids is called where the values do not decide; pandas has one without name."""
 
-ANSWER_NAMES = frozenset((
-    "pred", "preds", "prediction", "predictions", "predicted", "predicted_label", "pred_label",
-    "predicted_emotion", "pred_emotion", "prediction_label", "label_pred", "y_pred", "answer",
-    "output", "response", "hypothesis", "hyp", "completion", "generated", "model_output",
+ANSWER_WORDS = frozenset((
+    "answer", "answers", "output", "outputs", "response", "responses", "reply", "hypothesis", "hyp",
+    "completion", "completions", "generated", "generation", "yhat", "ypred",
 ))  # fmt: skip
-GOLD_NAMES = frozenset((
-    "gold", "gold_label", "label_gold", "true", "true_label", "label_true", "truth", "y_true",
-    "ground_truth", "groundtruth", "target", "targets", "reference", "actual", "expected",
+"""One of these in its name, or a word that begins with ``pred``, and a column holds predictions."""
+GOLD_WORDS = frozenset((
+    "gold", "true", "truth", "groundtruth", "target", "targets", "reference", "actual", "expected",
+    "gt", "annotated",
 ))  # fmt: skip
+FIGURE_WORDS = frozenset((
+    "prob", "probs", "probability", "probabilities", "score", "scores", "confidence", "conf",
+    "logit", "logits", "logprob", "logprobs", "time", "seconds", "tokens", "length", "correct",
+))  # fmt: skip
+"""One of these, and it holds something about the predictions."""
 MISSING = frozenset(("", "nan", "none", "null", "n/a", "na", "<na>", "-"))
 """How programs write that there is nothing."""
 
@@ -81,7 +87,13 @@ def read_predictions(
     """
     columns, rows = _rows(text, name)
     known = {label.casefold() for label in labels.names}
-    key = _id_column(columns, rows, set(ids))
+    all_ids = set(ids)
+    if all_ids.intersection(columns) and "label" not in (c.strip().casefold() for c in columns):
+        raise ErcBenchError(
+            f"{name}: its first line is no header but a prediction ({listed(columns, 4)}). Put "
+            "the names of the columns above it, `id,label`."
+        )
+    key = _id_column(columns, rows, all_ids)
     chosen, notes = _label_column(columns, rows, key, known, name, column)
     found = []
     for where, row in rows:
@@ -90,6 +102,11 @@ def read_predictions(
             raise ErcBenchError(
                 f"{name}, {where}: a prediction needs an 'id' and a {column or 'label'!r}; there "
                 f"is: {there}."
+            )
+        if isinstance(row[chosen], dict | list):
+            raise ErcBenchError(
+                f"{name}, {where}: {chosen!r} holds {quoted(row[chosen])}, not a label. Give the "
+                "label as a field of its own, beside the id."
             )
         found.append(Prediction(where, _text(row[key]), _answer(row[chosen]), _shares(row, known)))
         if not isinstance(found[-1].probabilities, dict | None):
@@ -152,24 +169,69 @@ def _label_column(
 
     usual = next((c for c in columns if c.strip().casefold() == "label"), None)
     others = [c for c in columns if c not in (usual, key)]
-    if usual is not None:  # a second copy of the same answers leaves no choice
-        others = [c for c in others if values(c) != values(usual)]
-    named = [c for c in others if c.strip().casefold() in ANSWER_NAMES and share(c) >= 0.5]
-    if len({tuple(values(c)) for c in named}) == 1:
+    mention = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, known))})(?!\w)")
+
+    def said(c: str) -> list[str]:
+        """The one label that each value is or mentions; empty where it is none or several."""
+        named = (set(mention.findall(value)) for value in values(c))
+        return [found.pop() if len(found) == 1 else "" for found in named]
+
+    if usual is not None:  # the same answers, in words of their own too, leave no choice
+        own = values(usual)
+        others = [
+            c for c in others if values(c) != own and (said(c) != own or _words(c) & GOLD_WORDS)
+        ]
+    named = [c for c in others if _may_answer(c, rows)]
+    if len({tuple(values(c)) for c in named}) == 1 and (usual is None or share(named[0]) >= 0.5):
         beside = f", and {usual!r} was left alone as the gold label" if usual else ""
         return named[0], (f"the predictions were read from {named[0]!r}{beside}",)
-    no_answers = GOLD_NAMES | known
+
+    def telling(c: str) -> bool:
+        """Whether it holds labels or sentences with one, whatever it is called."""
+        filled = [x for x, value in zip(said(c), values(c), strict=True) if value]
+        return bool(filled) and sum(map(bool, filled)) >= 0.8 * len(filled)
+
     possible = named or [
-        c for c in others if c.strip().casefold() not in no_answers and share(c) == 1
+        c
+        for c in others
+        if c.strip().casefold() not in known and not _words(c) & GOLD_WORDS and telling(c)
     ]
     if usual is not None and not possible:
         return usual, ()
     problem = f"the column 'label' is missing; there is: {listed(columns)}."
+    if known.intersection(c.strip().casefold() for c in columns):
+        problem += " If the first line is no header, put `id,label` above it."
     if usual is not None or named:
-        candidates = listed(map(repr, [*([usual] if usual else []), *possible]))
+        places = [*([usual] if usual else []), *possible]
+        candidates = listed(map(repr, places))
         problem = f"the columns {candidates} all hold labels of the corpus."
+        if any(share(c) < 1 for c in places):
+            first = next((row[c] for c in possible for _, row in rows if row.get(c)), "")
+            such = f", such as {quoted(first)}" if first != "" else ""
+            problem = f"the predictions may be in each of {candidates}{such}."
     hint = f" Say which holds the predictions: --column {possible[-1]}." if possible else ""
     raise ErcBenchError(f"{name}, line 1: {problem}{hint}")
+
+
+def _words(column: str) -> set[str]:
+    """The words in the name of a column, ``modelOutput`` being two."""
+    return {word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", column)}
+
+
+def _called_answer(column: str) -> bool:
+    words = _words(column)
+    return bool(words & ANSWER_WORDS) or any(word.startswith("pred") for word in words)
+
+
+def _may_answer(column: str, rows: Sequence[Row]) -> bool:
+    """Whether a column is called a prediction, and holds something else than figures of it."""
+    words = _words(column)
+    if words & (GOLD_WORDS | FIGURE_WORDS):
+        return False
+    if not _called_answer(column):
+        return False
+    values = [_answer(row.get(column)) for _, row in rows]
+    return not any(re.fullmatch(r"-?\d*\.\d+(?:e-?\d+)?", value) for value in values)
 
 
 # --- forms of files
@@ -178,6 +240,7 @@ def _label_column(
 def _rows(text: str, name: str) -> tuple[list[str], list[Row]]:
     """The columns and the entries of a file in any form."""
     kind = Path(name).suffix.lower()
+    text = _without_comments(text)
     start = text.lstrip()[:1]
     lined = kind in (".jsonl", ".ndjson")
     if lined or kind == ".json" or (kind not in (".csv", ".tsv") and start in ("{", "[")):
@@ -185,10 +248,21 @@ def _rows(text: str, name: str) -> tuple[list[str], list[Row]]:
         rows = _json_lines(text, name) if rows is None else rows
         found = list(dict.fromkeys(key for _, row in rows for key in row))
         return found if len(found) > 1 else ["id", "label"], rows
-    (head, *_) = lines_of(text)
+    head = next(filter(str.strip, lines_of(text)), "")
     apart = "," if "," in head else max(",;\t", key=head.count)
     columns, table = csv_table(text, name, apart)
     return columns, [(f"line {number}", dict(row)) for number, row in table]
+
+
+def _without_comments(text: str) -> str:
+    """Text with empty lines in the place of comments (``# …``) above everything else."""
+    lines = lines_of(text)
+    for n, line in enumerate(lines):
+        if re.match(r"\s*#\s*[^\s,;]", line):
+            lines[n] = ""
+        elif line.strip():
+            return text if n == 0 else "\n".join(lines)
+    return text
 
 
 def _json_lines(text: str, name: str) -> list[Row]:
@@ -199,9 +273,13 @@ def _json_lines(text: str, name: str) -> list[Row]:
             try:
                 rows.append((f"line {number}", expect(parse_json(line, where), dict, where)))
             except ErcBenchError as error:
+                cause = error.__cause__
+                if isinstance(cause, ValueError) and not isinstance(cause, json.JSONDecodeError):
+                    raise  # an object, and the error says what is wrong in it
+                why = odd_json(line, cause) if isinstance(cause, json.JSONDecodeError) else ""
                 raise ErcBenchError(
                     f"{where}: every line must be a JSON object with an id and a label, and this "
-                    f"one is none ({quoted(line.strip())})."
+                    f"one is none ({quoted(line.strip())}){why}."
                 ) from error
     return rows
 
@@ -238,11 +316,28 @@ def _entries(value: Any, name: str) -> list[dict[str, Any]]:
     held = list(value.values())
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
         return _table(value["columns"], value["data"], name)
-    if len(held) == 1 and isinstance(held[0], list) and all(isinstance(e, dict) for e in held[0]):
-        return held[0]
+    names = {key.strip().casefold() for key in value}
+    if names & set(ID_NAMES) and "label" in names and not isinstance(held[0], dict | list):
+        return [value]  # a single prediction, whatever else it holds
+    lists = {key: each for key, each in value.items() if _of_dicts(each)}
+    if len(lists) == 1 or (lists and len(lists) == len(value)):
+        return [row for each in lists.values() for row in each]
+    if lists:
+        raise ErcBenchError(
+            f"{name}: it holds several lists of objects, {listed(map(repr, lists))}. Give the one "
+            "with the predictions alone."
+        )
+    nested = [key for key, each in value.items() if isinstance(each, dict) and _called_answer(key)]
+    if len(nested) == 1 and not names & set(ID_NAMES):
+        return _entries(value[nested[0]], name)
     if len(held) > 1 and all(isinstance(column, list) for column in held):
         lengths = {len(column) for column in held}
         if len(lengths) > 1:
+            if not names & {*ID_NAMES, "label"}:
+                raise ErcBenchError(
+                    f"{name}: an object of lists, one for each of {listed(map(repr, value), 3)}, "
+                    'without ids. Give each label the id of its utterance: {"id": …, "label": …}.'
+                )
             raise ErcBenchError(f"{name}: its columns differ in length: {listed(sorted(lengths))}.")
         return [dict(zip(value, row, strict=True)) for row in zip(*held, strict=True)]
     if held and all(isinstance(each, dict) for each in held):
@@ -256,6 +351,10 @@ def _entries(value: Any, name: str) -> list[dict[str, Any]]:
             "or another holds something else."
         )
     return [{"id": key, "label": label} for key, label in value.items()]
+
+
+def _of_dicts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(e, dict) for e in value)
 
 
 def _of_objects(value: Mapping[str, dict[str, Any]], name: str) -> list[dict[str, Any]]:

@@ -215,6 +215,9 @@ DAMAGE = {
         r"\d,\d{3} utterances hold a replacement character \(U\+FFFD\), such as .*\ufffd",
     ),
     "questioned": (lambda t: t.replace("’", "?"), "hold a question mark for an apostrophe"),
+    "mac": (lambda t: t.replace("’", "‚Äô"), r"read as Mac Roman \(mojibake\)"),
+    "spaced": (lambda t: t.replace("’", " "), "hold a blank for an apostrophe"),
+    "ticked": (lambda t: t.replace("’", "`"), "hold a backtick for an apostrophe"),
     "entities": (lambda t: t.replace("’", "&#8217;"), "hold an entity of HTML"),
 }
 
@@ -239,9 +242,66 @@ def test_an_edited_copy_is_no_official_one(copy, meld):
     with pytest.warns(CorpusWarning, match=rf"1 of 1,432 dialogues hold other words .* {key}\."):
         corpus = MELD().load(copy)
     assert (corpus.digest == meld.digest, corpus.official) == (False, False)
-    path.write_text(data.replace(",neutral,", ",joy,", 1), encoding="utf-8")
-    with pytest.warns(CorpusWarning, match="labels, speakers, capitals or punctuation are others"):
+    path.write_text(data.replace("!", ".", 1), encoding="utf-8")
+    with pytest.warns(CorpusWarning, match="capitals, blanks or punctuation of some utterances"):
         assert not MELD().load(copy).official
+
+
+def column(copy: Path, name: str, make) -> None:
+    """Write the files anew, a column of each made from what it was."""
+    for path in (copy / "meld").iterdir():
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        place = header.index(name)
+        for row, value in zip(rows, make([row[place] for row in rows]), strict=True):
+            row[place] = value
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda old: old[1:] + old[:1], "as many of each class, at other utterances"),
+        # The paper's table has 1,607 utterances of anger and 6,436 neutral ones.
+        (lambda old: ["neutral"] * len(old), "anger 0 instead of 1,607, .*, neutral 13,708 inst"),
+    ],
+)
+def test_other_labels_than_the_releases_are_refused(copy, make, words):
+    column(copy, "Emotion", make)
+    with pytest.raises(ErcBenchError, match=f"its labels are not the release's: {words}"):
+        MELD().load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "words"),
+    [
+        ("Speaker", lambda old: [""] * len(old), "13,708 of 13,708 utterances have no speaker"),
+        ("Speaker", lambda old: ["Speaker 1"] * len(old), "others: 1 names, 'Speaker 1' at 13,708"),
+        ("Utterance", lambda old: [x.lower() for x in old], "no utterance has a capital letter"),
+    ],
+)
+def test_how_a_copy_differs_is_said(copy, name, make, words):
+    column(copy, name, make)
+    with pytest.warns(CorpusWarning, match=words):
+        assert not MELD().load(copy).official
+
+
+def test_files_that_can_not_be_read_as_they_are(copy):
+    folder = copy / "meld"
+    path = folder / "train_sent_emo.csv"
+    for name, words in {
+        "train_sent_emo.csv.gz": "still packed. Unpack it to",
+        "train_sent_emo (1).csv": "Move it to",
+    }.items():
+        other = path.rename(folder / name)
+        with pytest.raises(ErcBenchError, match=words):
+            MELD().prepare(copy)
+        other.rename(path)
+    path.unlink()
+    path.symlink_to("gone.csv")
+    with pytest.raises(ErcBenchError, match=r"is a link to gone\.csv, which is not there"):
+        MELD().prepare(copy)
 
 
 def test_the_digest_is_that_of_the_committed_records(meld):
@@ -258,7 +318,7 @@ def test_what_is_kept_of_the_release_is_what_the_official_files_give(meld, meld_
 
 @pytest.mark.parametrize(
     "place",
-    [".", "MELD", "Meld.Raw/data", "data/MELD", "meld/sub"],
+    [".", "MELD", "Meld.Raw/data", "data/MELD", "meld/sub", "MELD-master/data/MELD"],
     ids=lambda p: p.replace("/", "-"),
 )
 def test_files_near_their_place_are_found(copy, meld, place, tmp_path):
