@@ -27,7 +27,7 @@ from erc_bench.training.checkpoints import (
 )
 from erc_bench.training.frameworks import interruptible
 from erc_bench.training.log import TrainingLog
-from erc_bench.training.precision import trainer_precision
+from erc_bench.training.precision import choose_precision, trainer_precision
 from erc_bench.training.scoring import Predicted, Scoring, predict
 
 
@@ -91,6 +91,9 @@ def _train(
     logger: Any,
     runs_at_once: int,
 ) -> Trained:
+    precision = choose_precision(method.config.precision)
+    if method.trains and method.config.precision == "auto":
+        say(precision.sentence())
     last = folder / LAST
     checkpoint = last if method.trains and last.exists() and not restart else None
     if checkpoint is not None:
@@ -98,7 +101,7 @@ def _train(
         done = load_checkpoint(method, checkpoint)["epoch"] + 1
         say(f"Going on after epoch {done} of {method.config.epochs} (--restart begins anew).")
     prepare(method, data)
-    log = TrainingLog(data.seed, runs_at_once)
+    log = TrainingLog(data.seed, runs_at_once, precision.measured())
     trainer = build_trainer(method, data, folder, [log, *callbacks], logger)
     if not method.trains:
         log.not_trained(trainer)
