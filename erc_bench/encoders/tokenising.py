@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from erc_bench.errors import ErcBenchError
@@ -116,8 +116,7 @@ class TextEncoder:
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Ids of the special tokens that a tokenizer puts before and after a text."""
-    # Of a vocabulary that lacks even this letter, one of its own entries.
-    for text in ("a", *sorted(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))):
+    for text in _some_text(tokenizer):
         (bare,) = _tokenised(tokenizer, [text], special=False)
         if bare:
             break
@@ -145,6 +144,12 @@ def separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             "those of BERT and RoBERTa do."
         )
     return between
+
+
+def _some_text(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """A letter; for a vocabulary that lacks even that, its own entries."""
+    yield "a"
+    yield from sorted(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))
 
 
 def _tokenised(
