@@ -162,7 +162,7 @@ def advised(message: str, made: Path) -> Path:
         lambda weights, folder: AutoModel.from_pretrained(folder),
         lambda weights, folder: {"state_dict": weights, "args": FurtherThings()},
         lambda weights, folder: {"epoch": 3, "state_dict": weights},
-        lambda weights, folder: {"model": weights, "optimizer": {"state": {}}},
+        lambda weights, folder: {"net": weights, "optimizer": {"state": {}}},
     ],
     ids=["objects", "a module", "a checkpoint of objects", "a checkpoint", "another checkpoint"],
 )
@@ -172,7 +172,7 @@ def test_the_advice_for_other_pickles_makes_a_complete_folder(
     thing = held(load_file(bert / "model.safetensors"), bert)
     weights = pickled(bert)
     torch.save(thing, bert / "pytorch_model.bin")
-    assert_has(advised(refused(bert, "make a folder NEW"), tmp_path / "made"), weights)
+    assert_has(advised(refused(bert, "a folder NEW with"), tmp_path / "made"), weights)
 
 
 @pytest.mark.parametrize("safetensors", [True, False])
@@ -309,7 +309,7 @@ def test_outputs_that_a_configuration_asks_for_are_left_out(bert: Path) -> None:
 
 def test_a_pooler_too_many_is_not_what_stands_instead_of_missing_layers(bert: Path) -> None:
     message = refused(edited(bert, num_hidden_layers=4), "encoder.layer.2.", "32 of 69")
-    assert "pooler" not in message
+    assert "pooler.dense" not in message
     assert "instead" not in message
 
 
@@ -655,13 +655,12 @@ def test_a_few_unknown_words_are_none_of_a_corpus(bert: Path, capsys) -> None:
 
 def test_a_tokenizer_that_lacks_its_token_for_the_unknown_is_refused(bert: Path) -> None:
     path = bert / "tokenizer.json"
-    text = path.read_text().replace("[UNK]", "other")
-    path.write_text(text.replace('"unk_token":"other"', '"unk_token":"[UNK]"'))
+    tokenizer = json.loads(path.read_text().replace("[UNK]", "other"))
+    tokenizer["model"]["unk_token"] = "[UNK]"
+    path.write_text(json.dumps(tokenizer))
     said = json.loads((bert / "tokenizer_config.json").read_text())
     del said["unk_token"]
     (bert / "tokenizer_config.json").write_text(json.dumps(said))
-    model = json.loads(path.read_text())["model"]
-    assert model["unk_token"] not in model["vocab"]
     refused(bert, "can't read every text", load=load_tokenizer)
 
 

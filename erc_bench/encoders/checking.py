@@ -235,25 +235,28 @@ def refuse_nested(found: EncoderFiles) -> None:
                 raise ErcBenchError(
                     f"{path} is the checkpoint of a training, and its weights stand under "
                     f"{name!r}. Make a folder NEW with them alone and name it: "
-                    f"{tensors_alone(found)}"
+                    f"{tensors_alone(found, str(name))}"
                 )
 
 
 # --- copies that can be loaded
 
 
-def tensors_alone(found: EncoderFiles) -> str:
+def tensors_alone(found: EncoderFiles, nested: str = "") -> str:
     """A command that copies an encoder's folder, tokenizer included, into NEW without what is
-    pickled beside tensors; of a whole network or a training's checkpoint, the weights."""
+    pickled beside tensors; of a whole network or a training's checkpoint, the weights.
+
+    With ``nested``, the name under which a checkpoint has them, it unpickles nothing else.
+    """
+    names = (nested,) if nested else ("state_dict", "model_state_dict", "model")
     return (
         'python -c "import glob, shutil, torch; '
         f"shutil.copytree('{found.folder}', 'NEW'); "
         "[torch.save({k: v for k, v in d.items() if torch.is_tensor(v)}, p) "
         "for p in glob.glob('NEW/pytorch_model*.bin') "
-        "for m in [torch.load(p, map_location='cpu', weights_only=False)] "
+        f"for m in [torch.load(p, map_location='cpu', weights_only={bool(nested)})] "
         "for s in [m if isinstance(m, dict) else m.state_dict()] "
-        "for d in [next((s[n] for n in ('state_dict', 'model_state_dict', 'model') "
-        'if isinstance(s.get(n), dict)), s)]]"'
+        f'for d in [next((s[n] for n in {names} if isinstance(s.get(n), dict)), s)]]"'
     )
 
 
