@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sized
+from functools import cache
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -25,6 +26,12 @@ console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 def say(text: str) -> None:
     """One plain line on the progress console."""
     console.print(text, soft_wrap=True)
+
+
+@cache
+def say_once(text: str) -> None:
+    """One plain line, the first time that this is to be said."""
+    say(text)
 
 
 def show_warning(message: Any, category: type[Warning], *place: Any, **options: Any) -> None:

@@ -7,10 +7,9 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel
 
+from erc_bench.encoders.checking import check_vocabulary
 from erc_bench.encoders.loading import load_encoder, load_tokenizer, most_positions
-from erc_bench.encoders.locating import find_encoder
+from erc_bench.encoders.locating import EncoderFiles, find_encoder
+from erc_bench.encoders.tokenising import TextEncoder
 from erc_bench.errors import ErcBenchError
 
 SIZES = {
@@ -34,6 +35,7 @@ SIZES = {
 }
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ["oh", "no", "says", "ada", "bo", "for", "utterance", "feels", ":", "!", "joy"]
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 VOCABULARY = len(SPECIAL) + len(WORDS)
 
 
@@ -142,21 +144,50 @@ def test_a_malicious_pickle_runs_nothing(bert: Path, tmp_path: Path, form: str) 
         assert "could run code" in message
 
 
-@pytest.mark.slow
-def test_the_advice_for_other_pickles_makes_a_complete_folder(bert: Path, tmp_path: Path) -> None:
-    weights = pickled(bert)
-    torch.save({**weights, "epochs": FurtherThings()}, bert / "pytorch_model.bin")
-    message = refused(bert, "if you trust their origin")
-    (code,) = re.findall(r'python -c "(.*)"', message)
-    made = tmp_path / "made"
-    code = code.replace("NEW", str(made))
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
-    assert_has(made, weights)
-
-
 class FurtherThings:
     """An object that is neither a tensor nor harmful."""
+
+
+def advised(message: str, made: Path) -> Path:
+    """The folder that the command in an error makes."""
+    (code,) = re.findall(r'python -c "(.*)"', message)
+    exec(code.replace("NEW", str(made)), {})
+    return made
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda weights, folder: {**weights, "epochs": FurtherThings()},
+        lambda weights, folder: AutoModel.from_pretrained(folder),
+        lambda weights, folder: {"state_dict": weights, "args": FurtherThings()},
+        lambda weights, folder: {"epoch": 3, "state_dict": weights},
+        lambda weights, folder: {"net": weights, "optimizer": {"state": {}}},
+    ],
+    ids=["objects", "a module", "a checkpoint of objects", "a checkpoint", "another checkpoint"],
+)
+def test_the_advice_for_other_pickles_makes_a_complete_folder(
+    bert: Path, tmp_path: Path, held: Callable
+) -> None:
+    thing = held(load_file(bert / "model.safetensors"), bert)
+    weights = pickled(bert)
+    torch.save(thing, bert / "pytorch_model.bin")
+    assert_has(advised(refused(bert, "a folder NEW with"), tmp_path / "made"), weights)
+
+
+@pytest.mark.parametrize("safetensors", [True, False])
+@pytest.mark.parametrize("prefix", ["module.bert.", "0.auto_model."])
+def test_the_advice_for_weights_of_other_names_makes_a_complete_folder(
+    bert: Path, tmp_path: Path, prefix: str, safetensors: bool
+) -> None:
+    weights = load_file(bert / "model.safetensors")
+    other = {f"{prefix}{name}": value for name, value in weights.items()}
+    if safetensors:
+        save_file(other, bert / "model.safetensors", {"format": "pt"})
+    else:
+        pickled(bert)
+        torch.save(other, bert / "pytorch_model.bin")
+    assert_has(advised(refused(bert, f"begin with {prefix!r}"), tmp_path / "made"), weights)
 
 
 def in_parts(folder: Path, safetensors: bool) -> dict[str, torch.Tensor]:
@@ -276,9 +307,84 @@ def test_outputs_that_a_configuration_asks_for_are_left_out(bert: Path) -> None:
     assert states.shape == (1, 4, 16)
 
 
-# --- files ---
+def test_a_pooler_too_many_is_not_what_stands_instead_of_missing_layers(bert: Path) -> None:
+    message = refused(edited(bert, num_hidden_layers=4), "encoder.layer.2.", "32 of 69")
+    assert "pooler.dense" not in message
+    assert "instead" not in message
 
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+# --- weights that were never trained, or only partly there ---
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_an_error(bert: Path, value: float) -> None:
+    path = bert / "model.safetensors"
+    weights = load_file(path)
+    weights["encoder.layer.1.output.dense.bias"][3] = value
+    save_file(weights, path, {"format": "pt"})
+    refused(
+        bert, str(path), "1 of 37 weights hold NaN or infinity", "encoder.layer.1.output.dense.bias"
+    )
+
+
+@pytest.mark.parametrize("safetensors", [True, False])
+def test_matrices_of_zeros_are_an_error(bert: Path, safetensors: bool) -> None:
+    """A pickle's, which ends in its index, and those in the midst of a file too."""
+    path = bert / "model.safetensors"
+    weights = load_file(path)
+    zeros = {n: torch.zeros_like(v) for n, v in weights.items() if n.startswith("encoder.layer.1")}
+    weights |= zeros
+    if safetensors:
+        save_file(weights, path, {"format": "pt"})
+    else:
+        path.unlink()
+        path = bert / "pytorch_model.bin"
+        torch.save(weights, path)
+    matrices = sum(value.ndim == 2 for value in zeros.values())
+    refused(
+        bert,
+        str(path),
+        f"{matrices} of 37 weights hold nothing but zeros",
+        "encoder.layer.1.attention",
+    )
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+def test_a_download_that_stopped_in_a_file_of_the_final_size_is_an_error(
+    bert: Path, share: float
+) -> None:
+    path = bert / "model.safetensors"
+    data = path.read_bytes()
+    there = int(share * len(data))
+    path.write_bytes(data[:there] + bytes(len(data) - there))
+    refused(bert, str(path), "ends in zeros")
+
+
+def test_zeros_of_a_part_are_an_error_that_names_it(bert: Path) -> None:
+    in_parts(bert, safetensors=True)
+    path = bert / "model-00001-of-00002.safetensors"
+    weights = load_file(path)
+    weights["embeddings.word_embeddings.weight"].zero_()
+    save_file(weights, path, {"format": "pt"})
+    message = refused(bert, path.name, "word_embeddings")
+    assert "00002-of-00002.safetensors" not in message
+
+
+def test_zeros_that_published_encoders_have_are_none(tmp_path: Path) -> None:
+    """RoBERTa's one type of token, the padding, biases, and unused rows at the end."""
+    folder = build(tmp_path / "roberta", "roberta", type_vocab_size=1)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    weights["embeddings.token_type_embeddings.weight"].zero_()
+    weights["embeddings.word_embeddings.weight"][-3:] = 0
+    for name, value in weights.items():
+        if name.endswith("bias"):
+            value.zero_()
+    save_file(weights, path, {"format": "pt"})
+    assert_has(folder, weights)
+
+
+# --- files ---
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
@@ -300,11 +406,88 @@ def test_files_that_are_no_weights_are_named(bert: Path, file: str, damage, said
     refused(bert, said)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"bert"', POINTER.decode(), "\0"])
-def test_a_broken_configuration_is_named(bert: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "can't be used"),
+        ("[]", "can't be used"),
+        ("null", "can't be used"),
+        ('"bert"', "can't be used"),
+        ("\0", "can't be used"),
+        ("", "is empty"),
+        ("\n<html>Not found</html>", "is a web page"),
+        (POINTER.decode(), "git lfs pull"),
+    ],
+)
+def test_a_broken_configuration_is_named(bert: Path, text: str, said: str) -> None:
     (bert / "config.json").write_text(text)
     for load in (load_encoder, load_tokenizer):
-        refused(bert, "config.json", "can't be used", load=load)
+        refused(bert, "config.json", said, load=load)
+
+
+def test_a_quantised_encoder_is_refused(bert: Path) -> None:
+    edited(bert, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    for load in (load_encoder, load_tokenizer):
+        refused(bert, "quantised (bitsandbytes)", "made from", load=load)
+
+
+def dangling(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("../../blobs/0123")
+
+
+def below(folder: Path) -> None:
+    (folder / "0_Transformer").mkdir()
+    for path in list(folder.iterdir()):
+        if path.is_file():
+            path.rename(folder / "0_Transformer" / path.name)
+    (folder / "modules.json").write_text("[]")
+
+
+def variant(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+
+
+def without_an_index(folder: Path) -> None:
+    in_parts(folder, safetensors=True)
+    (folder / "model.safetensors.index.json").unlink()
+
+
+def adapter(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "roberta-base"}')
+
+
+def adapter_beside(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{")
+
+
+def another_name(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "weights.pt")
+
+
+def another_library(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "flax_model.msgpack")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dangling, ["model.safetensors", "../../blobs/0123", "cp -rL"]),
+        (below, ["encoder=", "/0_Transformer."]),
+        (variant, ["copy model.fp16.safetensors to model.safetensors"]),
+        (without_an_index, ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]),
+        (adapter, ["an adapter of roberta-base", "merge_and_unload"]),
+        (adapter_beside, ["adapter_config.json", "without it, remove"]),
+        (another_name, ["only weights.pt", "rename"]),
+        (another_library, ["neither model.safetensors nor pytorch_model.bin", "Flax"]),
+    ],
+)
+def test_folders_that_are_no_complete_encoder_are_explained(
+    bert: Path, change: Callable, said: list[str]
+) -> None:
+    change(bert)
+    refused(bert, *said)
 
 
 def test_a_missing_configuration_is_named(bert: Path) -> None:
@@ -328,13 +511,167 @@ def test_broken_tokenizer_files_are_named(bert: Path, file: str, text: str) -> N
     refused(bert, file, load=load_tokenizer)
 
 
-@pytest.mark.parametrize(("embeddings", "fits"), [(15, False), (16, True), (24, True), (99, False)])
+@pytest.mark.parametrize(
+    ("embeddings", "fits"), [(15, False), (16, True), (17, False), (99, False)]
+)
 def test_the_vocabulary_fits_the_embeddings(bert: Path, embeddings: int, fits: bool) -> None:
     edited(bert, vocab_size=embeddings)
     if fits:
         assert len(load_tokenizer(str(bert))) == VOCABULARY == 16
     else:
         refused(bert, "16 entries", f"{embeddings} embeddings", load=load_tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "entries", "fits"),
+    [
+        # published encoders
+        (30522, 30522, True),  # BERT, ELECTRA, DistilBERT
+        (50265, 50265, True),  # RoBERTa, DeBERTa, BART
+        (30527, 30527, True),  # MPNet
+        (250002, 250002, True),  # XLM-RoBERTa
+        (128100, 128001, True),  # DeBERTa-v3
+        (251000, 250102, True),  # mDeBERTa-v3
+        (250880, 250002, True),  # XLM-RoBERTa-XL
+        (250037, 250002, True),  # Multilingual MiniLM
+        (30528, 30522, True),  # BERTs padded to a multiple of 64
+        (32128, 32100, True),  # T5
+        (32102, 31102, True),  # dbmdz's Italian XXL
+        # another's tokenizer
+        (50265, 30522, False),  # RoBERTa's weights and BERT's tokenizer
+        (30522, 28996, False),  # uncased and cased
+        (30000, 28996, False),
+        (30527, 30522, False),  # MPNet's and BERT's
+        (250002, 128001, False),
+        (28996, 30522, False),
+        # a vocab.txt with lines missing
+        (30522, 30521, False),
+        (30522, 20348, False),
+        (50265, 50264, False),
+    ],
+)
+def test_spare_embeddings_are_padding_or_another_tokenizer(
+    embeddings: int, entries: int, fits: bool, tmp_path: Path
+) -> None:
+    tokenizer: Any = SimpleNamespace(get_vocab=lambda: {"a": 0, "z": entries - 1})
+    for name in ("pad", "cls", "sep", "bos", "eos"):
+        setattr(tokenizer, f"{name}_token_id", None)
+    found = EncoderFiles("an encoder", tmp_path, "")
+    if fits:
+        check_vocabulary(tokenizer, {"vocab_size": embeddings}, None, found)
+    else:
+        with pytest.raises(ErcBenchError, match=f"{embeddings} embeddings"):
+            check_vocabulary(tokenizer, {"vocab_size": embeddings}, None, found)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: lines[: len(lines) * 2 // 3], "entries with ids up to 10"),
+        (lambda lines: lines[:9] + lines[10:], "If nothing of vocab.txt is missing"),
+        (lambda lines: ["", *lines], "17 embeddings"),
+        (lambda lines: ["\ufeff" + lines[0], *lines[1:]], "byte-order mark"),
+        (lambda lines: [], "is empty"),
+        (lambda lines: POINTER.decode().splitlines(), "git lfs pull"),
+        (lambda lines: lines, None),
+    ],
+)
+def test_a_vocabulary_with_lines_missing_is_refused(
+    tmp_path: Path, change: Callable, said: str | None
+) -> None:
+    folder = build(tmp_path / "bert", vocab_size=VOCABULARY + 1)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    lines = change([*SPECIAL, *WORDS, "more"])
+    (folder / "vocab.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if said:
+        refused(folder, said, load=load_tokenizer)
+    else:
+        assert load_tokenizer(str(folder))("oh no !").input_ids == [2, 5, 6, 14, 3]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"pad_token_id": 1}, "its pad token has the id 0, and config.json says 1"),
+        ({"sep_token_id": 2}, "its sep token has the id 3, and config.json says 2"),
+        ({"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 8, "eos_token_id": 9}, None),
+        ({"pad_token_id": None}, None),
+    ],
+)
+def test_special_tokens_are_those_of_the_configuration(
+    bert: Path, more: dict, said: str | None
+) -> None:
+    edited(bert, **more)
+    if said:
+        refused(bert, said, load=load_tokenizer)
+    else:
+        load_tokenizer(str(bert))
+
+
+def test_a_token_id_that_is_a_default_of_the_kind_says_nothing(tmp_path: Path) -> None:
+    folder = build(tmp_path / "longformer", "longformer", attention_window=8)
+    said = json.loads((folder / "config.json").read_text())
+    assert load_tokenizer(str(folder)).sep_token_id != said.get("sep_token_id", 2)
+
+
+@pytest.mark.parametrize(("bos", "eos", "fits"), [(2, 3, True), (3, 2, True), (0, 2, False)])
+def test_the_ends_of_a_text_are_those_of_the_configuration(
+    bert: Path, bos: int, eos: int, fits: bool
+) -> None:
+    path = bert / "tokenizer_config.json"
+    said = {**json.loads(path.read_text()), "bos_token": "[CLS]", "eos_token": "[SEP]"}
+    path.write_text(json.dumps(said))
+    edited(bert, bos_token_id=bos, eos_token_id=eos)
+    if fits:
+        load_tokenizer(str(bert))
+    else:
+        refused(bert, "bos_token_id, eos_token_id", load=load_tokenizer)
+
+
+@pytest.mark.parametrize(("unknown", "outcome"), [(85, "error"), (20, "note"), (2, "nothing")])
+def test_a_corpus_of_unknown_words_is_an_error_or_said(
+    bert: Path, unknown: int, outcome: str, capsys
+) -> None:
+    """As of a tokenizer of as many, but foreign words."""
+    texts = TextEncoder(load_tokenizer(str(bert)))
+    words = ["привет"] * unknown + ["oh"] * (100 - unknown)
+    corpus = [" ".join([*words, *["no"] * i]) for i in range(12)]
+    if outcome == "error":
+        with pytest.raises(ErcBenchError, match=rf"8\d % of the 1,2\d\d tokens .*{bert}"):
+            texts.add(corpus)
+    else:
+        texts.add(corpus)
+        texts.add([f"bo {text}" for text in corpus])  # said once
+    said = capsys.readouterr().err
+    assert said.count("unknown to the tokenizer") == (outcome == "note")
+
+
+def test_a_few_unknown_words_are_none_of_a_corpus(bert: Path, capsys) -> None:
+    texts = TextEncoder(load_tokenizer(str(bert)))
+    assert texts.ids(["привет 🙂"]) == [[2, 1, 1, 3]]
+    assert not capsys.readouterr().err
+
+
+def test_a_tokenizer_that_lacks_its_token_for_the_unknown_is_refused(bert: Path) -> None:
+    path = bert / "tokenizer.json"
+    tokenizer = json.loads(path.read_text().replace("[UNK]", "other"))
+    tokenizer["model"]["unk_token"] = "[UNK]"
+    path.write_text(json.dumps(tokenizer))
+    said = json.loads((bert / "tokenizer_config.json").read_text())
+    del said["unk_token"]
+    (bert / "tokenizer_config.json").write_text(json.dumps(said))
+    refused(bert, "can't read every text", load=load_tokenizer)
+
+
+def test_a_tokenizer_that_leaves_out_what_it_does_not_know_is_refused(bert: Path) -> None:
+    path = bert / "tokenizer.json"
+    said = json.loads(path.read_text())
+    said["model"] = {"type": "BPE", "vocab": said["model"]["vocab"], "merges": []}
+    path.write_text(json.dumps(said))
+    texts = TextEncoder(load_tokenizer(str(bert)))
+    with pytest.raises(ErcBenchError, match="100 % of the 1,100 tokens"):
+        texts.add([f"привет {'как ' * i}" for i in range(1100)])
 
 
 def test_a_tokenizer_that_knows_no_words_is_refused(bert: Path) -> None:
@@ -350,7 +687,7 @@ def test_a_tokenizer_that_knows_no_words_is_refused(bert: Path) -> None:
     ("template", "said"),
     [
         ("$A [SEP] [CLS]", "puts nothing before a text and [SEP] [CLS] after it"),  # XLNet's
-        ("$A", "puts nothing before a text and nothing after it"),
+        ("$A", "puts nothing before a text and nothing after it: "),
         ("[SEP] [CLS] $A", "puts [SEP] [CLS] before a text"),
         ("[CLS] $A", None),
     ],
@@ -365,7 +702,20 @@ def test_special_tokens_stand_where_the_methods_expect_them(
         assert load_tokenizer(str(bert))("oh no").input_ids == [2, 5, 6]
 
 
+def test_a_tokenizer_without_a_post_processor_is_told(bert: Path) -> None:
+    path = bert / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
+    refused(bert, "tokenizer.json has no post_processor", "Copy the tokenizer", load=load_tokenizer)
+
+
 # --- other kinds ---
+
+
+def test_an_encoder_that_wants_more_than_token_ids_is_not_blamed_on_max_len(tmp_path: Path) -> None:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    folder = build(tmp_path / "t5", "t5", decoder_start_token_id=0, **sizes)
+    message = refused(folder, "(t5)", "such as a BERT or a RoBERTa")
+    assert "max_len" not in message
 
 
 def test_debertas_first_version_is_computed_in_float32(tmp_path: Path, capsys) -> None:

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from fitting import fitted
 
+from erc_bench.methods.finetune import Finetune, FinetuneConfig
+from erc_bench.records.schema import Environment, to_json, typed
 from erc_bench.training import precision
+from erc_bench.training.environment import device_name
 from erc_bench.training.precision import (
     CLEARLY_FASTER,
     bfloat16_speedup,
     choose_precision,
     measure,
+    measured_for_all,
     trainer_precision,
 )
 
@@ -57,12 +62,10 @@ def test_bfloat16_only_where_it_is_clearly_faster(
     found = choose_precision("auto")
     assert found.chosen == chosen
     assert (float32 / bfloat16 >= CLEARLY_FASTER) == (chosen == "bfloat16")
-    assert found.record() == {
-        "chosen": chosen,
-        "bfloat16_speedup": round(float32 / bfloat16, 2),
-    }
+    assert found.measured() == {"bfloat16_speedup": round(float32 / bfloat16, 2)}
     assert found.sentence().startswith(f"Precision: {chosen}, ")
-    assert "measured" in found.sentence()
+    assert f"measured to be {float32 / bfloat16:.2f} times" in found.sentence()
+    assert device_name() in found.sentence()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,7 @@ def test_a_named_precision_is_taken_unmeasured(
 ) -> None:
     calls = timing(monkeypatch, 1, 1)
     assert trainer_precision(wanted) == name
-    assert choose_precision(wanted).record() == {"chosen": wanted}
+    assert choose_precision(wanted).measured() == {}
     assert calls == []
 
 
@@ -223,3 +226,41 @@ def test_a_real_measurement_touches_nothing_of_the_training() -> None:
     assert all(0 < seconds < 60 for seconds in times.values())
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_grid_measures_once_for_all_its_processes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.parent.write_text("a file where the folder would be")  # nothing can be kept
+    calls = timing(monkeypatch, 2, 1)
+    with measured_for_all({"auto", "float32"}):
+        bfloat16_speedup.cache_clear()  # another process
+        timing(monkeypatch, 1, 2)
+        assert choose_precision("auto").chosen == "bfloat16"
+    assert calls == [1]
+    bfloat16_speedup.cache_clear()
+    with measured_for_all({"float32"}):
+        assert choose_precision("auto").chosen == "float32"
+
+
+@pytest.mark.parametrize("wanted", ["auto", "float32"])
+def test_what_was_measured_is_said_first_and_recorded(
+    wanted: str, small_demo, tiny_encoder: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    timing(monkeypatch, 1.25, 1)
+    config = FinetuneConfig(encoder=tiny_encoder, epochs=1, max_batches=1, precision=wanted)
+    trained = fitted(Finetune, config, small_demo, tmp_path / "run")
+    lines = capsys.readouterr().err.splitlines()
+    environment = typed(trained.log.environment, Environment)
+    if wanted == "auto":
+        assert lines[0] == choose_precision("auto").sentence()
+        assert (environment.bfloat16_speedup, environment.precision) == (1.25, "bf16-mixed")
+    else:
+        assert not any("Precision" in line for line in lines)
+        assert "bfloat16_speedup" not in to_json(environment)
+
+
+def test_records_from_before_it_was_recorded_are_read() -> None:
+    before = typed({"precision": "32-true", "device": "CPU"}, Environment)
+    assert before.bfloat16_speedup is None
+    assert to_json(before) == {"precision": "32-true", "device": "CPU"}

@@ -6,25 +6,30 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from erc_bench.encoders.checking import (
+    HEADS,
+    check_vocabulary,
+    check_weights,
+    refuse_nested,
+    tensors_alone,
+)
 from erc_bench.encoders.locating import (
     EncoderFiles,
     brief,
+    check_fetched,
     check_whole,
     digest_of,
     find_encoder,
     has_tokenizer,
-    some,
     weight_files,
 )
 from erc_bench.encoders.tokenising import special_tokens
 from erc_bench.errors import ErcBenchError
-from erc_bench.progress import say
+from erc_bench.progress import say_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,18 +38,11 @@ if TYPE_CHECKING:
 BERTS = ("bert", "roberta", "mpnet")
 """Types of encoders whose layers are built like BERT's."""
 
-HEADS = {"pooler", "cls", "lm_head", "classifier", "qa_outputs", "predictions"}
-"""Parts of a network that are not read here, so that their weights may be missing."""
-
 POSITIONS = {"position_embeddings", "embed_positions", "wpe"}
 """Names that modules with embeddings of positions have."""
 
-TENSORS_ALONE = (
-    "python -c \"import glob, shutil, torch; shutil.copytree('OLD', 'NEW'); "
-    "[torch.save({k: v for k, v in torch.load(p, weights_only=False).items() "
-    "if torch.is_tensor(v)}, p) for p in glob.glob('NEW/pytorch_model*.bin')]\""
-)
-"""Copies the folder of an encoder, tokenizer included, without what is pickled beside tensors."""
+BOM = b"\xef\xbb\xbf"
+"""The byte-order mark that some editors put before a text in UTF-8."""
 
 TOKENIZER = (
     "tokenizer.json",
@@ -75,16 +73,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"{who} has no {' and no '.join(missing)} token. The methods read encoders of BERT's "
             "kind: choose one that was trained to fill in a mask."
         )
-    vocabulary, embeddings = tokenizer.get_vocab(), getattr(config, "vocab_size", None)
-    if embeddings:
-        highest = max(vocabulary.values())
-        if highest >= embeddings or 2 * len(vocabulary) < embeddings:
-            raise ErcBenchError(
-                f"{who} is not its own: it has {len(vocabulary)} entries with ids up to {highest}, "
-                f"and config.json says {embeddings} embeddings (vocab_size). Put the tokenizer "
-                f"files and the config.json of one and the same model into {found.folder}."
-            )
-    if not vocabulary.keys() - set(tokenizer.all_special_tokens):
+    check_vocabulary(tokenizer, said_of(name), type(config), found)
+    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
         raise ErcBenchError(
             f"{who} knows no words, only special tokens. Copy its tokenizer files again from where "
             f"the encoder comes from to {found.folder}."
@@ -101,7 +91,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         tokenizer.add_special_tokens({"mask_token": own})
     # Turns are encoded whole and cut to the window afterwards.
     tokenizer.model_max_length = 1 << 30
-    before, after = special_tokens(tokenizer)
+    try:
+        before, after = special_tokens(tokenizer)
+        tokenizer.backend_tokenizer.encode("☃ \u10fb")  # no vocabulary has all characters
+    except Exception as error:  # a bare one, of the tokenizers library
+        raise ErcBenchError(
+            f"{who} can't read every text ({brief(error)}). Copy its tokenizer files again from "
+            f"where the encoder comes from to {found.folder}."
+        ) from error
+    if not before and not after:
+        file = found.folder / "tokenizer.json"
+        without = f": {file} has no post_processor" if file.is_file() else ""
+        raise ErcBenchError(
+            f"{who} puts nothing before a text and nothing after it{without}. The methods' inputs "
+            f"begin with the CLS token ({tokenizer.cls_token}) that the encoder was trained with. "
+            f"Copy the tokenizer files again from where the encoder comes from to {found.folder}; "
+            "if they are so there, too, choose an encoder of the kind of BERT or RoBERTa."
+        )
     if before != [tokenizer.cls_token_id]:
         said = " ".join(tokenizer.convert_ids_to_tokens([*before])) or "nothing"
         ends = " ".join(tokenizer.convert_ids_to_tokens([*after])) or "nothing"
@@ -130,6 +136,13 @@ def _own_tokenizer(found: EncoderFiles) -> PreTrainedTokenizerBase:
             "them from where the encoder comes from, or save them beside the weights: "
             "AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained(FOLDER)."
         )
+    for file in _tokenizer_files(found.folder):
+        check_fetched(found.folder / file, "part of the tokenizer")
+        if (found.folder / file).read_bytes()[:3] == BOM:
+            raise ErcBenchError(
+                f"{found.folder / file} begins with a byte-order mark, which would be a part of "
+                "its first entry. Save it as UTF-8 without one."
+            )
     try:
         tokenizer = AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False)
     except Exception as error:  # of several libraries, about files of many forms
@@ -160,19 +173,43 @@ def _tokenizer_files(folder: Path) -> list[str]:
     return [n for n in names if (folder / n).is_file()] + [p.name for p in folder.glob("*.model")]
 
 
-def load_config(name: str) -> Any:
-    """An encoder's configuration.
+def said_of(name: str) -> dict[str, Any]:
+    """What an encoder's ``config.json`` says.
 
     Raises:
-        ErcBenchError: ``config.json`` can't be read, or is not of a kind that is known here.
+        ErcBenchError: it is no JSON object, or of an encoder that can't be trained.
     """
-    from transformers import AutoConfig
-
     path = find_encoder(name).folder / "config.json"
+    check_fetched(path, "the configuration")
     try:
         said = json.loads(path.read_bytes())
         if not isinstance(said, dict):
             raise ValueError("it is no JSON object")
+    except ValueError as error:
+        raise ErcBenchError(
+            f"{path} of the encoder {name!r} can't be used ({brief(error)}). Download it again."
+        ) from error
+    if quantised := said.get("quantization_config"):
+        kind = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise ErcBenchError(
+            f"{path} says that the weights are quantised ({kind or 'quantization_config'}), and "
+            "such an encoder can't be fine-tuned as the methods do. Take the weights in float32, "
+            "float16 or bfloat16 that it was made from."
+        )
+    return said
+
+
+def load_config(name: str) -> Any:
+    """An encoder's configuration.
+
+    Raises:
+        ErcBenchError: as :func:`said_of`, or its kind is not known here.
+    """
+    from transformers import AutoConfig
+
+    path = find_encoder(name).folder / "config.json"
+    said_of(name)
+    try:
         return AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
     except Exception as error:  # of several libraries, about anything that may stand there
         raise ErcBenchError(
@@ -212,7 +249,7 @@ def load_encoder(name: str, max_len: int = 0) -> PreTrainedModel:
     encoder.config.return_dict = True
     encoder.config.output_hidden_states = encoder.config.output_attentions = False
     if getattr(config, "is_encoder_decoder", False):
-        _say_once(
+        say_once(
             f"The encoder {name} has a decoder. What is read of it are the decoder's last states; "
             "the decoder is given the same tokens, each one place later, and attends "
             "to the encoder's states of all of them."
@@ -262,7 +299,7 @@ def _with_weights(
     found: EncoderFiles,
     config: Any,
     kind: Any = None,
-    optional: frozenset[str] = frozenset(HEADS),
+    optional: frozenset[str] = HEADS,
     **options: Any,
 ) -> PreTrainedModel:
     """The network with all of its weights, but for parts that are ``optional``."""
@@ -285,49 +322,22 @@ def _with_weights(
             **{"dtype": torch.float32, **options},
         )
     except UnpicklingError as error:
-        said = next((line for line in str(error).splitlines() if "GLOBAL" in line), brief(error))
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        said = f"they name {named[1]}" if named else brief(error)
         raise ErcBenchError(
             f"The weights in {found.folder} hold more than tensors, which could run code on this "
-            f"machine, and are not loaded ({said.strip()}). Take a copy with safetensors. Only "
+            f"machine, and are not loaded ({said}). Take a copy with safetensors. Only "
             f"if you trust their origin, make a folder NEW with the tensors alone and name it: "
-            f"{TENSORS_ALONE.replace('OLD', str(found.folder))}"
+            f"{tensors_alone(found)}"
         ) from error
     except Exception as error:  # of several libraries, about files of many forms
+        refuse_nested(found)
         raise ErcBenchError(
             f"The encoder in {found.folder} can't be loaded ({brief(error)}). Its weights are cut "
             "off or damaged, or its config.json is another model's: download both again."
         ) from error
-    _check_weights(encoder, report, found, optional)
+    check_weights(encoder, report, found, optional)
     return encoder
-
-
-def _check_weights(
-    encoder: Any, report: Mapping[str, Any], found: EncoderFiles, optional: frozenset[str]
-) -> None:
-    """Raise if a weight of the encoder was not in its file, or a layer of the file is not used."""
-    remedy = "Put the config.json and the weights of one and the same model into that folder."
-    here = f"The weights in {found.folder} are not those that its config.json describes"
-    of_all = f"of {len(encoder.state_dict())}"
-    if sizes := [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]:
-        raise ErcBenchError(
-            f"{here}: {len(sizes)} {of_all} have another size ({some(sorted(sizes))}). {remedy}"
-        )
-    if missing := [key for key in report["missing_keys"] if not optional & set(key.split("."))]:
-        others = sorted(report["unexpected_keys"])
-        instead = f"; there are {some(others)} instead, which have no place in it" if others else ""
-        raise ErcBenchError(
-            f"{here}: {len(missing)} {of_all} are missing ({some(sorted(missing))}){instead}. "
-            "They would be random. " + remedy
-        )
-
-    def anywhere(key: str) -> str:
-        return re.sub(r"\.\d+\.", ".#.", key.removeprefix(f"{encoder.base_model_prefix}."))
-
-    known = {anywhere(key) for key in encoder.state_dict() if re.search(r"\.\d+\.", key)}
-    if more := sorted(key for key in report["unexpected_keys"] if anywhere(key) in known):
-        raise ErcBenchError(
-            f"{here}: they have further layers, which would be left out ({some(more)}). {remedy}"
-        )
 
 
 def most_positions(encoder: Any) -> int | None:
@@ -368,17 +378,25 @@ def _try_out(encoder: Any, name: str, max_len: int) -> None:
             try:
                 read(ids)
             except Exception as error:  # whatever the encoder's own code raises
+                who = f"The encoder {name!r} ({encoder.config.model_type})"
+                try:
+                    read(ids[:, :2])
+                except Exception:
+                    raise ErcBenchError(
+                        f"{who} can't be read as the methods do, which give an encoder the ids of "
+                        f"a text and take its last states ({brief(error)}). Choose an encoder of "
+                        "another kind, such as a BERT or a RoBERTa."
+                    ) from error
                 raise ErcBenchError(
-                    f"The encoder {name!r} ({encoder.config.model_type}) can't read {ids.shape[1]} "
-                    f"tokens ({brief(error)}). Choose a smaller max_len, or an encoder of another "
-                    "kind, such as a RoBERTa."
+                    f"{who} can't read {ids.shape[1]} tokens ({brief(error)}), but fewer. Choose a "
+                    "smaller max_len, or an encoder of another kind, such as a RoBERTa."
                 ) from error
             try:
                 with torch.autocast("cpu", torch.bfloat16):
                     read(ids[:, :2])
             except Exception:
                 _compute_in_float32(encoder)
-                _say_once(
+                say_once(
                     f"The encoder {name} ({encoder.config.model_type}) can't be computed in lower "
                     "precision, so it is computed in float32, whatever precision= says."
                 )
@@ -398,11 +416,6 @@ def _compute_in_float32(encoder: Any) -> None:
 
     # A class of the same name, which is written into a saved encoder's configuration.
     encoder.__class__ = type(kind.__name__, (kind,), {"forward": forward})
-
-
-@cache
-def _say_once(message: str) -> None:
-    say(message)
 
 
 def in_float32(layers: Any, states: Tensor) -> Tensor:

@@ -25,6 +25,11 @@ from erc_bench.progress import console, say
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that stands for another in a repository."""
 
+AGAIN = "Download it again and compare its size with the one given where it comes from."
+
+NOT_LAST = ("embed", "shared", "wte", "bias")
+"""Parts of names of matrices whose last rows may be unused, and zeros."""
+
 WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "model*.safetensors"]
 PICKLED = "pytorch_model*.bin"
 
@@ -60,13 +65,11 @@ def find_encoder(name: str) -> EncoderFiles:
     """
     folder = _in_folder(name) or _in_package(name) or _in_hub_cache(name) or _in_hub(name)
     here = f"The folder {folder} of the encoder {name!r}"
+    _check_links(folder, here)
+    _check_adapter(folder, here)
     weights = weight_files(folder)
     if not weights:
-        raise ErcBenchError(
-            f"{here} has no weights: neither model.safetensors nor pytorch_model.bin. Weights in "
-            "other formats (TensorFlow, Flax, ONNX, GGUF) are not loaded: take the PyTorch weights "
-            "of the same model, or convert them with the library that wrote them."
-        )
+        raise ErcBenchError(f"{here} {_why_no_weights(folder)}")
     if not (folder / "config.json").is_file():
         raise ErcBenchError(
             f"{here} has no config.json, which says how its weights are to be read. Copy that of "
@@ -91,6 +94,74 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
+def _check_links(folder: Path, here: str) -> None:
+    """Refuse links to files that are not there: a copy of the hub's cache without its blobs."""
+    broken = sorted(p for p in folder.iterdir() if p.is_symlink() and not p.exists())
+    if wanted := [p for p in broken if any(p.match(form) for form in (*WANTED, PICKLED))]:
+        raise ErcBenchError(
+            f"{here} holds links to files that are not there: {some([p.name for p in wanted])}; "
+            f"the first to {wanted[0].readlink()}. Copy the files themselves (cp -rL) from where "
+            "the links lead somewhere, or download the encoder again."
+        )
+
+
+def _check_adapter(folder: Path, here: str) -> None:
+    """Refuse adapters, which transformers would load or leave out, as peft is installed or not."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return
+    try:
+        base = json.loads(path.read_bytes())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = "another model"
+    raise ErcBenchError(
+        f"{here} holds an adapter of {base} (adapter_config.json, as peft writes it), which is not "
+        "loaded. Merge it with peft, model.merge_and_unload().save_pretrained(NEW), save the "
+        "tokenizer beside it, and name that folder"
+        + (
+            "; to take the weights in this folder without it, remove the adapter's files."
+            if weight_files(folder)
+            else "."
+        )
+    )
+
+
+def _why_no_weights(folder: Path) -> str:
+    """Why there are no weights in a folder and what to do: the predicate of a sentence."""
+    below = sorted(f for f in folder.iterdir() if f.is_dir() and weight_files(f))
+    if below:  # an old sentence-transformers, or the checkpoints of a training
+        return (
+            f"has no weights, but there are some in {some([f.name for f in below])}. Name that "
+            f"folder: encoder={below[-1]}."
+        )
+    for first in ("model.safetensors", "pytorch_model.bin"):
+        stem, _, end = first.partition(".")
+        if parts := sorted(folder.glob(f"{stem}-*-of-*.{end}")):
+            return (
+                f"has parts of weights ({some([p.name for p in parts])}) but not their list, "
+                f"{first}.index.json. Copy that, too, from where the encoder comes from."
+            )
+        if variants := sorted(folder.glob(f"{stem}.*.{end}")):
+            return (
+                f"has no {first}, only {some([p.name for p in variants])}. A variant is loaded "
+                f"under the usual name alone: copy {variants[0].name} to {first}."
+            )
+    if others := sorted(
+        p for end in ("safetensors", "bin", "pt", "pth", "ckpt") for p in folder.glob(f"*.{end}")
+    ):
+        return (
+            "has no weights under the names that are looked for, model.safetensors or "
+            f"pytorch_model.bin, only {some([p.name for p in others])}. If they are the encoder's "
+            "(a dict of tensors by the names of its layers), rename them to the one of their "
+            "format; else save it by model.save_pretrained(FOLDER)."
+        )
+    return (
+        "has no weights: neither model.safetensors nor pytorch_model.bin. Weights in other "
+        "formats (TensorFlow, Flax, ONNX, GGUF) are not loaded: take the PyTorch weights of the "
+        "same model, or convert them with the library that wrote them."
+    )
+
+
 def _index(weights: Path) -> Path:
     """The list of the parts that weights are in."""
     first = "model.safetensors" if weights.suffix == ".safetensors" else "pytorch_model.bin"
@@ -110,30 +181,61 @@ def _named_in_index(weights: Path) -> list[str]:
         ) from error
 
 
-def check_whole(path: Path) -> None:
-    """Refuse files of weights that are no weights, or not all of them."""
-    again = "Download it again and compare its size with the one given where it comes from."
+def check_fetched(path: Path, what: str) -> None:
+    """Refuse a file that is another in its place: a pointer of Git LFS, a web page, or nothing.
+
+    Args:
+        path: the file.
+        what: what it should be, as ``"the weights"``.
+    """
     with path.open("rb") as file:
         start = file.read(200)
     if start.startswith(LFS_POINTER):
         raise ErcBenchError(
-            f"{path} is not the weights but a pointer of Git LFS to them. Fetch them: git lfs "
-            "install, then git lfs pull, in the folder that was cloned."
+            f"{path} is a pointer of Git LFS, not {what}. Fetch the files that it stands for: git "
+            "lfs install, then git lfs pull, in the folder that was cloned."
         )
     if not start:
-        raise ErcBenchError(f"{path} is empty. {again}")
-    if start.lstrip().startswith((b"<!DOCTYPE", b"<html", b"<!doctype")):
-        raise ErcBenchError(f"{path} is a web page, not weights. {again}")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
+        raise ErcBenchError(f"{path} is empty. {AGAIN}")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise ErcBenchError(f"{path} is a web page, not {what}. {AGAIN}")
 
-        try:
-            with safe_open(path, "np"):
-                pass
-        except SafetensorError as error:
-            raise ErcBenchError(
-                f"{path} is cut off or damaged ({brief(error)}). {again}"
-            ) from error
+
+def check_whole(path: Path) -> None:
+    """Refuse files of weights that are no weights, or not all of them."""
+    check_fetched(path, "the weights")
+    if path.suffix != ".safetensors":
+        return
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np"):
+            pass
+    except SafetensorError as error:
+        raise ErcBenchError(f"{path} is cut off or damaged ({brief(error)}). {AGAIN}") from error
+    if name := _zero_at_its_end(path):
+        raise ErcBenchError(
+            f"{path} ends in zeros, in the midst of {name}: its download was interrupted. {AGAIN}"
+        )
+
+
+def _zero_at_its_end(path: Path) -> str:
+    """The last matrix of a safetensors file if that ends in zeros, else nothing.
+
+    What is downloaded into a file of its final size is whole to the reader, whatever came of it.
+    Zeros at the end of a vector of biases or of embeddings, some of which are unused, say nothing.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        name = max(header, key=lambda name: header[name]["data_offsets"][1], default="")
+        if not name or len(header[name]["shape"]) < 2 or any(part in name for part in NOT_LAST):
+            return ""
+        start, stop = header[name]["data_offsets"]
+        row = (stop - start) // max(header[name]["shape"][0], 1)
+        file.seek(8 + length + stop - row)
+        return name if row and not any(file.read(row)) else ""
 
 
 def some(names: list[str]) -> str:

@@ -45,6 +45,7 @@ from erc_bench.progress import Stopwatch, console, duration, say
 from erc_bench.records.place import Identity, Place
 from erc_bench.settings.experiment import Experiment
 from erc_bench.training.frameworks import quiet_frameworks
+from erc_bench.training.precision import measured_for_all
 
 POLL_SECONDS = 1.0
 """Seconds between two looks at the runs that other processes are at."""
@@ -203,6 +204,9 @@ def do_jobs(
     say(f"{len(waiting)} runs to do, {at_once}{why}; each has a log.txt by its model.")
     with contextlib.ExitStack() as stack:
         stack.callback(executor.close)
+        if isinstance(executor, Local):
+            precisions = {job.experiment.config.precision for job in waiting}
+            stack.enter_context(measured_for_all(precisions))
         folder, found = _folder(root, executor, waiting)
         stack.enter_context(folder.held())
         folder.describe(executor.name, waiting)

@@ -197,6 +197,9 @@ class Environment(Part, frozen=True, kw_only=True):
     runs_at_once: int | str | None = None
     """Runs of one command at a time; None in records from before it was counted."""
     precision: str | None = None
+    bfloat16_speedup: Number | str | None = None
+    """How many times as fast as float32 the processor was measured to be in bfloat16; None where
+    that did not decide the precision, and in records from before it was kept."""
     git_commit: str | None = None
     """With ``-dirty`` where the code was changed; None outside git."""
     python: str | None = None

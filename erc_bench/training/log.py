@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,13 @@ class TrainingLog(Callback):
         seed: int,
         runs_at_once: int = 1,
         metric: Metric = Metric(),
+        measured: Mapping[str, float] | None = None,
     ) -> None:
         self.seed = seed
         self.metric = metric
         self.runs_at_once = runs_at_once
+        self.measured = dict(measured or {})
+        """What was measured of the processor, for the record."""
         self.environments: list[dict[str, Any]] = []
         self.curves: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -70,7 +74,10 @@ class TrainingLog(Callback):
 
     def not_trained(self, trainer: Trainer) -> None:
         """Note where a method runs that does not train."""
-        self.environments = [environment(trainer, self.runs_at_once)]
+        self.environments = [self._environment(trainer)]
+
+    def _environment(self, trainer: Trainer) -> dict[str, Any]:
+        return {**environment(trainer, self.runs_at_once), **self.measured}
 
     def figures(self, select_on: str) -> dict[str, Any]:
         """Epochs, time and pace of the training, and its curves; nothing of no training."""
@@ -95,7 +102,7 @@ class TrainingLog(Callback):
     # --- hooks ---
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.environments = [*self.environments, environment(trainer, self.runs_at_once)]
+        self.environments = [*self.environments, self._environment(trainer)]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ import platformdirs
 import torch
 
 from erc_bench.files import temporary_name
-from erc_bench.training.environment import processor
+from erc_bench.training.environment import device_name, processor
 
 LIGHTNING = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 """Lightning's names for the precisions."""
@@ -34,6 +34,9 @@ SHAPE = (512, 384, 1536)
 """Rows, inputs and outputs of the linear layer that is timed: one of a small encoder's."""
 
 REPEATS = 5
+
+TOLD = "ERC_BENCH_BFLOAT16_SPEEDUP"
+"""Environment variable by which a grid tells its processes what it measured."""
 
 Times = dict[str, float]
 """Seconds of a product, forward and backward, in ``float32`` and ``bfloat16``."""
@@ -59,12 +62,11 @@ class Precision:
         """The choice and its reason, for the first lines of a run."""
         return f"Precision: {self.chosen}, {self.why}."
 
-    def record(self) -> dict[str, Any]:
-        """The choice as plain data."""
-        made: dict[str, Any] = {"chosen": self.chosen}
-        if self.bfloat16_speedup is not None:
-            made["bfloat16_speedup"] = round(self.bfloat16_speedup, 2)
-        return made
+    def measured(self) -> dict[str, float]:
+        """What was measured, for the environment in a record; nothing where nothing was."""
+        if self.bfloat16_speedup is None:
+            return {}
+        return {"bfloat16_speedup": round(self.bfloat16_speedup, 2)}
 
 
 def choose_precision(wanted: str) -> Precision:
@@ -84,9 +86,9 @@ def choose_precision(wanted: str) -> Precision:
         return Precision("float16", "as this GPU has no bfloat16")
     speedup = bfloat16_speedup()
     if speedup >= CLEARLY_FASTER:
-        why = f"which was measured to be {speedup:.1f} times as fast as float32 here"
+        why = f"which was measured to be {speedup:.2f} times as fast as float32 on {device_name()}"
         return Precision("bfloat16", why, speedup)
-    why = f"as bfloat16 was measured to be {speedup:.2f} times as fast on this processor"
+    why = f"as bfloat16 was measured to be {speedup:.2f} times as fast on {device_name()}"
     return Precision("float32", why, speedup)
 
 
@@ -101,7 +103,23 @@ def bfloat16_speedup() -> float:
 
     Measured once for a processor and a PyTorch, and read from the cache from then on.
     """
-    return _remembered(_cache_file(), measure)
+    told = os.environ.get(TOLD)
+    return float(told) if told else _remembered(_cache_file(), measure)
+
+
+@contextlib.contextmanager
+def measured_for_all(precisions: Iterable[str]) -> Iterator[None]:
+    """Measure before the processes that begin here, and tell them the figure: so that all runs of
+    a grid agree, even where the cache can't be written. With nothing on ``auto``, or a GPU, do
+    nothing."""
+    if "auto" not in precisions or torch.cuda.is_available() or TOLD in os.environ:
+        yield
+        return
+    os.environ[TOLD] = repr(bfloat16_speedup())
+    try:
+        yield
+    finally:
+        del os.environ[TOLD]
 
 
 def measure() -> Times:

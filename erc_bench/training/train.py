@@ -28,7 +28,7 @@ from erc_bench.training.checkpoints import (
 )
 from erc_bench.training.frameworks import interruptible
 from erc_bench.training.log import TrainingLog
-from erc_bench.training.precision import trainer_precision
+from erc_bench.training.precision import choose_precision, trainer_precision
 from erc_bench.training.scoring import Predicted, Scoring, predict
 from erc_bench.training.sharding import checkpoint_layers, clip_gradients
 from erc_bench.training.strategy import GatheredDDP
@@ -94,6 +94,9 @@ def _train(
     logger: Any,
     runs_at_once: int,
 ) -> Trained:
+    precision = choose_precision(method.config.precision)
+    if method.trains and method.config.precision == "auto":
+        say(precision.sentence())
     last = folder / LAST
     checkpoint = last if method.trains and last.exists() and not restart else None
     if checkpoint is not None:
@@ -103,7 +106,7 @@ def _train(
     prepare(method, data)
     if method.config.checkpointing:
         checkpoint_layers(method)
-    log = TrainingLog(data.seed, runs_at_once, data.corpus.metric)
+    log = TrainingLog(data.seed, runs_at_once, data.corpus.metric, precision.measured())
     trainer = build_trainer(method, data, folder, [log, *callbacks], logger)
     if not method.trains:
         log.not_trained(trainer)

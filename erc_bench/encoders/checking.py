@@ -1,0 +1,284 @@
+"""What can be wrong with the files of an encoder, and what a user does about it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Set
+from typing import TYPE_CHECKING, Any
+
+from erc_bench.encoders.locating import AGAIN, EncoderFiles, some, weight_files
+from erc_bench.errors import ErcBenchError
+from erc_bench.progress import say_once
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HEADS = frozenset({"pooler", "cls", "lm_head", "classifier", "qa_outputs", "predictions"})
+"""Parts of a network that are not read here, so that their weights may be missing."""
+
+PADDING = (8, 16, 32, 64, 100, 128, 256, 512, 1000, 1024)
+"""Embeddings are rounded up to a multiple of one of these: T5 has 32,128 for 32,100 entries,
+DeBERTa-v3 128,100 for 128,001, mDeBERTa-v3 251,000 for 250,102, XLM-RoBERTa-XL 250,880 for
+250,002."""
+
+SPARE = {
+    (250037, 250002),  # Multilingual MiniLM, and what was made of it: multilingual-e5-small
+    (32102, 31102),  # dbmdz's Italian XXL, trained with a wrong vocab_size
+}
+"""Embeddings and tokenizer entries of published encoders with another number of unused rows.
+Multilingual MiniLM also names another padding than its tokenizer."""
+
+UNUSED = ("token_type_embeddings", "segment", "bias")
+"""Parts of names of matrices that are all zeros in published encoders: RoBERTa has one type of
+token, and some kinds have biases for each attention head."""
+
+
+# --- tokenizers
+
+
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase,
+    config: Mapping[str, Any],
+    kind: type | None,
+    found: EncoderFiles,
+) -> None:
+    """Raise if a tokenizer can't be the one that an encoder was trained with.
+
+    Args:
+        tokenizer: as transformers loads it.
+        config: what ``config.json`` says.
+        kind: transformers' class of it. A default of its own, for a token that an encoder does
+            not need to know, says nothing of the tokenizer.
+        found: the encoder's files.
+    """
+    embeddings = config.get("vocab_size")
+    if not isinstance(embeddings, int):
+        return
+    who = f"The tokenizer of the encoder {found.name!r} is not its own"
+    remedy = (
+        "Put the tokenizer files, the config.json and the weights of one and the same model into "
+        f"{found.folder}."
+    )
+    vocabulary = tokenizer.get_vocab()
+    entries = max(vocabulary.values()) + 1  # an id without an entry is a row of the embeddings, too
+    if (embeddings, entries) in SPARE:
+        return
+    if embeddings != entries and not _is_padding(embeddings, entries):
+        file = next(
+            (f for f in ("tokenizer.json", "vocab.txt") if (found.folder / f).is_file()), ""
+        )
+        few = (
+            f" If nothing of {file} is missing and they do belong together, remove the unused "
+            "embeddings: model.resize_token_embeddings(len(tokenizer)), then save both."
+        )
+        raise ErcBenchError(
+            f"{who}: it has {len(vocabulary)} entries with ids up to {entries - 1}, and "
+            f"config.json says {embeddings} embeddings (vocab_size). "
+            f"{remedy}{few if file and entries < embeddings else ''}"
+        )
+    if embeddings != entries and not (found.folder / "tokenizer.json").is_file():
+        say_once(
+            f"Note: the tokenizer of the encoder {found.name} has {entries} entries, the encoder "
+            f"{embeddings} embeddings. That is right only if the rest is padding and no line of "
+            "its vocabulary is missing."
+        )
+    defaults = _defaults(kind)
+    config = {
+        name: value
+        for name, value in config.items()
+        if name == "pad_token_id" or value != defaults.get(name)
+    }
+    for name in ("pad", "cls", "sep"):
+        said, own = config.get(f"{name}_token_id"), getattr(tokenizer, f"{name}_token_id")
+        if isinstance(said, int) and own is not None and said != own:
+            raise ErcBenchError(
+                f"{who}: its {name} token has the id {own}, and config.json says {said} "
+                f"({name}_token_id). {remedy} If they do belong together, write {own} there."
+            )
+    # BigBird has the two the other way round in the one file, and no harm comes of it.
+    ends = [f"{name}_token_id" for name in ("bos", "eos")]
+    told = {config[end] for end in ends if isinstance(config.get(end), int)}
+    ids = {getattr(tokenizer, end) for end in ends} - {None}
+    if len(told) == len(ids) == 2 and told != ids:
+        raise ErcBenchError(
+            f"{who}: its bos and eos tokens have the ids {sorted(ids)}, and config.json says "
+            f"{sorted(told)} (bos_token_id, eos_token_id). {remedy}"
+        )
+
+
+def _defaults(kind: type | None) -> Mapping[str, Any]:
+    """What a configuration of this class says of itself."""
+    try:
+        return {} if kind is None else vars(kind())
+    except Exception:  # of classes that are made of others
+        return {}
+
+
+def _is_padding(embeddings: int, entries: int) -> bool:
+    """Whether so many embeddings are the entries, rounded up."""
+    return any(
+        embeddings == -(-entries // multiple) * multiple
+        for multiple in PADDING
+        if multiple == PADDING[0] or embeddings >= 8 * multiple
+    )
+
+
+# --- weights
+
+
+def check_weights(
+    encoder: Any,
+    report: Mapping[str, Any],
+    found: EncoderFiles,
+    optional: frozenset[str] = HEADS,
+) -> None:
+    """Raise if a weight of the encoder was not in its file, a layer of the file is not used, or
+    what was read are no trained weights.
+
+    Args:
+        encoder: as transformers loads it.
+        report: transformers' own, of keys that are missing, unexpected or of another size.
+        found: the encoder's files.
+        optional: names of parts that may be missing.
+    """
+    _check_names(encoder, report, found, optional)
+    _check_values(encoder, found)
+
+
+def _check_names(
+    encoder: Any, report: Mapping[str, Any], found: EncoderFiles, optional: frozenset[str]
+) -> None:
+    remedy = "Put the config.json and the weights of one and the same model into that folder."
+    here = f"The weights in {found.folder} are not those that its config.json describes"
+    of_all = f"of {len(encoder.state_dict())}"
+    if sizes := [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]:
+        raise ErcBenchError(
+            f"{here}: {len(sizes)} {of_all} have another size ({some(sorted(sizes))}). {remedy}"
+        )
+    unexpected = sorted(report["unexpected_keys"])
+    if missing := sorted(key for key in report["missing_keys"] if not _in(key, optional)):
+        refuse_nested(found)
+        others = [key for key in unexpected if not _in(key, HEADS)]
+        instead = f"; there are {some(others)} instead, which have no place in it" if others else ""
+        prefix = _prefix(missing, others)
+        if prefix and len(weight_files(found.folder)) == 1:
+            remedy = (
+                f"If all that is amiss is that their names begin with {prefix!r}, make a folder "
+                f"NEW with other names and name it: {renaming(found, prefix)}"
+            )
+        raise ErcBenchError(
+            f"{here}: {len(missing)} {of_all} are missing ({some(missing)}){instead}. "
+            "They would be random. " + remedy
+        )
+
+    def anywhere(key: str) -> str:
+        return re.sub(r"\.\d+\.", ".#.", key.removeprefix(f"{encoder.base_model_prefix}."))
+
+    known = {anywhere(key) for key in encoder.state_dict() if re.search(r"\.\d+\.", key)}
+    if more := [key for key in unexpected if anywhere(key) in known]:
+        raise ErcBenchError(
+            f"{here}: they have further layers, which would be left out ({some(more)}). {remedy}"
+        )
+
+
+def _in(key: str, parts: Set[str]) -> bool:
+    return not parts.isdisjoint(key.split("."))
+
+
+def _prefix(missing: list[str], others: list[str]) -> str:
+    """What stands before the names of all weights that are missing; empty where nothing does."""
+    prefixes = {key.removesuffix(missing[0]) for key in others if key.endswith(missing[0])}
+    there = set(others)
+    return next((p for p in sorted(prefixes) if p and all(p + key in there for key in missing)), "")
+
+
+def _check_values(encoder: Any, found: EncoderFiles) -> None:
+    """Raise if weights are not finite or matrices all zeros: one pass over them, nothing copied."""
+    import torch
+
+    infinite, zeros, tensors = [], [], 0
+    for name, weight in encoder.named_parameters():
+        if not weight.numel():
+            continue
+        tensors += 1
+        low, high = (float(bound) for bound in torch.aminmax(weight.detach()))
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):
+            infinite.append(name)
+        elif low == high == 0 and weight.ndim > 1 and not any(part in name for part in UNUSED):
+            zeros.append(name)
+    for names, what in ((infinite, "NaN or infinity"), (zeros, "nothing but zeros")):
+        if names:
+            raise ErcBenchError(
+                f"{_files_of(names, found)}: {len(names)} of {tensors} weights hold {what} "
+                f"({some(names)}). Its download was interrupted, it is damaged, or a training "
+                f"that diverged wrote it. {AGAIN}"
+            )
+
+
+def _files_of(names: list[str], found: EncoderFiles) -> str:
+    """The files that weights are in, as far as that is known."""
+    files = weight_files(found.folder)
+    if len(files) > 1:
+        index = next(found.folder.glob(f"*{files[0].suffix}.index.json"), None)
+        if index is not None:
+            places = json.loads(index.read_text())["weight_map"]
+            holding = {f for key, f in places.items() if any(key.endswith(name) for name in names)}
+            files = [path for path in files if path.name in holding] or files
+    return f"{files[0].parent}: {some([f.name for f in files])}" if files[1:] else str(files[0])
+
+
+def refuse_nested(found: EncoderFiles) -> None:
+    """Raise if a ``pytorch_model.bin`` is the checkpoint of a training, which holds the weights
+    one level deeper."""
+    import torch
+
+    for path in () if found.safetensors else weight_files(found.folder):
+        try:
+            held = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # whatever is amiss with it, it was refused for something else
+            return
+        for name, value in held.items() if isinstance(held, dict) else ():
+            if isinstance(value, dict) and any(torch.is_tensor(v) for v in value.values()):
+                raise ErcBenchError(
+                    f"{path} is the checkpoint of a training, and its weights stand under "
+                    f"{name!r}. Make a folder NEW with them alone and name it: "
+                    f"{tensors_alone(found, str(name))}"
+                )
+
+
+# --- copies that can be loaded
+
+
+def tensors_alone(found: EncoderFiles, nested: str = "") -> str:
+    """A command that copies an encoder's folder, tokenizer included, into NEW without what is
+    pickled beside tensors; of a whole network or a training's checkpoint, the weights.
+
+    With ``nested``, the name under which a checkpoint has them, it unpickles nothing else.
+    """
+    names = (nested,) if nested else ("state_dict", "model_state_dict", "model")
+    return (
+        'python -c "import glob, shutil, torch; '
+        f"shutil.copytree('{found.folder}', 'NEW'); "
+        "[torch.save({k: v for k, v in d.items() if torch.is_tensor(v)}, p) "
+        "for p in glob.glob('NEW/pytorch_model*.bin') "
+        f"for m in [torch.load(p, map_location='cpu', weights_only={bool(nested)})] "
+        "for s in [m if isinstance(m, dict) else m.state_dict()] "
+        f'for d in [next((s[n] for n in {names} if isinstance(s.get(n), dict)), s)]]"'
+    )
+
+
+def renaming(found: EncoderFiles, prefix: str) -> str:
+    """A command that copies an encoder's folder with one file of weights into NEW, a prefix of
+    their names left out."""
+    if found.safetensors:
+        imports, file = "from safetensors.torch import load_file, save_file", "model.safetensors"
+        load, save = "load_file(p)", "save_file(d, p, {'format': 'pt'})"
+    else:
+        imports, file = "import torch", "pytorch_model.bin"
+        load, save = "torch.load(p, map_location='cpu')", "torch.save(d, p)"
+    return (
+        f"python -c \"import shutil; {imports}; shutil.copytree('{found.folder}', 'NEW'); "
+        f"p = 'NEW/{file}'; d = {{k.removeprefix('{prefix}'): v for k, v in {load}.items()}}; "
+        f'{save}"'
+    )
