@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from erc_bench.encoders.locating import AGAIN, EncoderFiles, some, weight_files
@@ -128,10 +128,7 @@ def _is_padding(embeddings: int, entries: int) -> bool:
 
 
 def check_weights(
-    encoder: Any,
-    report: Mapping[str, Any],
-    found: EncoderFiles,
-    optional: frozenset[str] = HEADS,
+    encoder: Any, report: Mapping[str, Any], found: EncoderFiles, optional: frozenset[str]
 ) -> None:
     """Raise if a weight of the encoder was not in its file, a layer of the file is not used, or
     what was read are no trained weights.
@@ -140,7 +137,7 @@ def check_weights(
         encoder: as transformers loads it.
         report: transformers' own, of keys that are missing, unexpected or of another size.
         found: the encoder's files.
-        optional: names of parts that may be missing.
+        optional: parts of the network whose weights may be missing.
     """
     _check_names(encoder, report, found, optional)
     _check_values(encoder, found)
@@ -157,9 +154,9 @@ def _check_names(
             f"{here}: {len(sizes)} {of_all} have another size ({some(sorted(sizes))}). {remedy}"
         )
     unexpected = sorted(report["unexpected_keys"])
-    if missing := sorted(key for key in report["missing_keys"] if not _in(key, optional)):
+    if missing := sorted(key for key in report["missing_keys"] if not _part_of(key, optional)):
         refuse_nested(found)
-        others = [key for key in unexpected if not _in(key, HEADS)]
+        others = [key for key in unexpected if not _part_of(key, HEADS)]
         instead = f"; there are {some(others)} instead, which have no place in it" if others else ""
         prefix = _prefix(missing, others)
         if prefix and len(weight_files(found.folder)) == 1:
@@ -182,8 +179,8 @@ def _check_names(
         )
 
 
-def _in(key: str, parts: Set[str]) -> bool:
-    return not parts.isdisjoint(key.split("."))
+def _part_of(key: str, parts: frozenset[str]) -> bool:
+    return bool(parts & set(key.split(".")))
 
 
 def _prefix(missing: list[str], others: list[str]) -> str:
@@ -197,10 +194,11 @@ def _check_values(encoder: Any, found: EncoderFiles) -> None:
     """Raise if weights are not finite or matrices all zeros: one pass over them, nothing copied."""
     import torch
 
+    floats = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
     infinite, zeros, tensors = [], [], 0
     for name, weight in encoder.named_parameters():
-        if not weight.numel():
-            continue
+        if not weight.numel() or weight.is_meta or weight.dtype not in floats:
+            continue  # of a language model that is loaded in a few bits, say
         tensors += 1
         low, high = (float(bound) for bound in torch.aminmax(weight.detach()))
         if not (abs(low) < float("inf") and abs(high) < float("inf")):

@@ -65,6 +65,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
     found = find_encoder(name)
     config = load_config(name)
+    _refuse_quantised(name)
     who = f"The tokenizer of the encoder {name!r}"
     tokenizer = _own_tokenizer(found)
     missing = [t for t in ("cls", "mask", "pad") if getattr(tokenizer, f"{t}_token_id") is None]
@@ -177,7 +178,7 @@ def said_of(name: str) -> dict[str, Any]:
     """What an encoder's ``config.json`` says.
 
     Raises:
-        ErcBenchError: it is no JSON object, or of an encoder that can't be trained.
+        ErcBenchError: it is no JSON object.
     """
     path = find_encoder(name).folder / "config.json"
     check_fetched(path, "the configuration")
@@ -189,14 +190,19 @@ def said_of(name: str) -> dict[str, Any]:
         raise ErcBenchError(
             f"{path} of the encoder {name!r} can't be used ({brief(error)}). Download it again."
         ) from error
-    if quantised := said.get("quantization_config"):
+    return said
+
+
+def _refuse_quantised(name: str) -> None:
+    """Raise if an encoder can't be fine-tuned, because its weights are a few bits each."""
+    path = find_encoder(name).folder / "config.json"
+    if quantised := said_of(name).get("quantization_config"):
         kind = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise ErcBenchError(
             f"{path} says that the weights are quantised ({kind or 'quantization_config'}), and "
             "such an encoder can't be fine-tuned as the methods do. Take the weights in float32, "
             "float16 or bfloat16 that it was made from."
         )
-    return said
 
 
 def load_config(name: str) -> Any:
@@ -242,6 +248,7 @@ def load_encoder(name: str, max_len: int = 0) -> PreTrainedModel:
     """
     found = find_encoder(name)
     config = load_config(name)
+    _refuse_quantised(name)
     for path in weight_files(found.folder):
         check_whole(path)
     encoder = _with_weights(found, config)
