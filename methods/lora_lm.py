@@ -56,12 +56,12 @@ class LoraLMConfig(MethodConfig):
     prompt_digest: str = ""  # its SHA-256; filled in
     window: int = 12  # past turns at most
     max_len: int = 1024  # tokens of a prompt at most
-    rank: int = 16
+    rank: int = 16  # of the adapters' matrices
     alpha: float = 32.0  # the adapters' output is scaled by alpha / rank
     dropout: float = 0.05  # before the adapters
     lr: float = 2e-4  # highest learning rate
     warmup: float = 0.03  # share of the steps in which it rises, before it falls to 0
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of the adapters
     gradient_checkpointing: bool = True  # compute each layer again instead of keeping its inside
     bits: int = 16  # 4: the model's own weights in 4 bits (extra lm-4bit, a GPU)
 

@@ -19,6 +19,7 @@ from erc_bench import __version__, cli
 from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.grid import Report
+from erc_bench.execution.resources import ONE_DEVICE, Resources
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.presets import default_preset, presets
 from erc_bench.settings.registry import corpus_names, method_names
@@ -112,12 +113,13 @@ def test_seeds(argv: list[str], seeds: list[int], asked) -> None:
 
 def test_what_a_run_is_asked_for(asked, elsewhere: Path) -> None:
     main(train("--seeds=2"))
+    common = {"retries": 3, "detach": False, "resources": Resources(), "devices": ONE_DEVICE}
     plain = {"root": Path("leaderboard"), "workers": None, "data_dir": None, "wandb": "off"}
-    assert asked.pop()[1] == plain | {"restart": False, "force": False}
+    assert asked.pop()[1] == common | plain | {"restart": False, "force": False}
     options = ["--restart", "--force", "--jobs", "3", "--data-dir=d", "--leaderboard-dir", "b"]
     main(train("--seeds=2", *options))
     given = {"root": Path("b"), "workers": 3, "data_dir": Path("d"), "wandb": "off"}
-    assert asked.pop()[1] == given | {"restart": True, "force": True}
+    assert asked.pop()[1] == common | given | {"restart": True, "force": True}
     main(train("--resume", "--wandb", "off"))
     assert asked.pop()[1]["restart"] is False
 
@@ -404,7 +406,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     message = capsys.readouterr().err
     assert message.startswith("erc-bench: interrupted; ")
     assert "the same command goes on" in message
-    monkeypatch.setattr("erc_bench.settings.registry.method_names", interrupt)
+    monkeypatch.setattr("erc_bench.settings.methods.method_entries", interrupt)
     assert main(["methods"]) == 130
     assert capsys.readouterr().err == "erc-bench: interrupted.\n"
 
@@ -430,6 +432,7 @@ def test_nothing_to_compare(capsys, elsewhere: Path) -> None:
     assert "'meld'" in fails(capsys, "compare", "eacl", "spcl", "--dataset", "medl")
 
 
+@pytest.mark.slow
 def test_an_unreadable_checkpoint(tiny_encoder: str, capsys, elsewhere: Path) -> None:
 
     settings = [f"encoder={tiny_encoder}", *QUICK]
@@ -482,6 +485,7 @@ def test_an_error_of_ours_shows_no_traceback_unless_asked(capsys) -> None:
     assert "Traceback" not in fails(capsys, *train("--method", "eacel"))
 
 
+@pytest.mark.slow
 def test_the_leaderboard_of_a_run(tiny_encoder: str, capsys, elsewhere: Path) -> None:
     settings = [f"encoder={tiny_encoder}", *QUICK]
     argv = ["run", "--dataset", "demo", "--preset", "smoke", "--seeds", "2", "--quiet"]
@@ -501,6 +505,7 @@ def test_the_leaderboard_of_a_run(tiny_encoder: str, capsys, elsewhere: Path) ->
     assert main(["rescore"]) == 0
     assert "re-scored" in capsys.readouterr().out
     assert main(["leaderboard", "--check"]) == 0
+    assert "up to date" in capsys.readouterr().out
     assert "'eacl'" in fails(capsys, "compare", "eacll", "finetune", "--dataset", "demo")
     (record, *_) = (elsewhere / "leaderboard" / "records").glob("*/*/*.json")
     record.write_text("{")

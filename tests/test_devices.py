@@ -205,6 +205,7 @@ def same_everywhere(name: str, count: int, folder: Path) -> None:
         equal(there, alone, name)
 
 
+@pytest.mark.slow
 def test_two_devices_train_what_one_does(still_encoder: str, talks: Corpus, tmp_path: Path) -> None:
     """The method whose training has the most state."""
     courses([task("spcl", still_encoder, talks, "drop_last=false")], (1, 2), tmp_path)

@@ -180,6 +180,7 @@ def test_a_checkpoint_predicts_the_same_in_a_new_object(
     assert torch.equal(predict(build_trainer(another), another, data, "test").probabilities, theirs)
 
 
+@pytest.mark.slow
 @every_learner
 def test_a_resumed_training_equals_the_uninterrupted_one(
     method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path
@@ -312,6 +313,7 @@ def test_accumulated_batches_keep_losses_of_their_own(
         torch.testing.assert_close(both, (first + second) / 2, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 @every_learner
 def test_bfloat16_trains_and_predicts_like_float32(
     method: str, odd: Corpus, tiny_encoder: str, tmp_path: Path

@@ -151,6 +151,7 @@ def test_a_place_that_can_not_be_written_to_is_said_once(planned, tmp_path: Path
         run_jobs(planned(tmp_path / "board"), 2, nobody())
 
 
+@pytest.mark.slow
 def test_failing_runs_stop_none_of_the_others(
     planned, tiny_encoder: str, tmp_path: Path, monkeypatch
 ) -> None:

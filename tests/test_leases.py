@@ -156,6 +156,7 @@ def test_a_process_of_this_machine_that_was_killed_is_missed_at_once(tmp_path: P
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_who_was_stopped_for_too_long_learns_that_the_lease_is_lost(
     tmp_path: Path, quickly: None
 ) -> None:

@@ -158,6 +158,7 @@ def test_details_open_by_keyboard_and_stay_with_their_row(visit, address):
     assert "SACL-LSTM" in detail.locator("xpath=..").inner_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [320, 390, 820, 1100, 1280])
 def test_nothing_overflows(visit, address, width):
     page = visit(address, width)

@@ -200,6 +200,7 @@ def test_a_damaged_record_is_said_and_force_repeats_it(quick, tmp_path: Path) ->
     assert run(experiment, tmp_path, force=True).record.metrics == whole.record.metrics
 
 
+@pytest.mark.slow
 def test_a_repetition_that_fails_leaves_record_and_model_as_they_were(
     quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +343,7 @@ def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
     assert predictions(resumed) == predictions(whole)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_restart_begins_it_anew(
     quick, tmp_path: Path, monkeypatch, capsys
 ) -> None:
@@ -368,6 +370,7 @@ def test_an_interrupted_run_goes_on_and_restart_begins_it_anew(
     assert not (folder / LAST).exists()
 
 
+@pytest.mark.slow
 def test_a_record_names_all_places_that_trained(quick, tmp_path: Path, monkeypatch) -> None:
     experiment = quick()
     monkeypatch.setattr(environment, "COMMIT", "old")
@@ -501,6 +504,7 @@ def test_every_finished_epoch_can_be_resumed_from_also_when_dev_did_not_improve(
     assert best_of(tmp_path).exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_said_and_the_run_goes_on(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=40")
     process = subprocess.Popen(

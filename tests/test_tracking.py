@@ -268,6 +268,7 @@ def power_cut(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_run_that_breaks_off_is_failed_there_and_one_that_resumes_is_whole(
     quick, tmp_path: Path, power_cut, monkeypatch: pytest.MonkeyPatch, error
@@ -292,6 +293,7 @@ def test_a_run_that_breaks_off_is_failed_there_and_one_that_resumes_is_whole(
         assert len(curve) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spcl", "sacl-lstm"])
 def test_learning_rates_that_a_method_sets_itself(quick, tmp_path: Path, method: str) -> None:
     """Nor does what it trains beforehand (vectors of utterances) come between the curves."""

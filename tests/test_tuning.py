@@ -271,6 +271,7 @@ def test_the_same_run_under_another_mark_is_taken_over(whole, tmp_path: Path) ->
     assert model.is_file()
 
 
+@pytest.mark.slow
 def test_trials_that_fail_or_diverge_count(searched_for, tmp_path: Path, monkeypatch) -> None:
     """They are trials, with their reason; ``retry`` does those again that failed."""
     right = tuning.train
@@ -329,6 +330,7 @@ def test_a_trial_is_read_by_its_worker_as_it_was_sent(searched_for, tmp_path: Pa
         )
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_goes_on(searched_for, tmp_path: Path, monkeypatch) -> None:
     from fitting import PowerCut
 
@@ -377,6 +379,7 @@ def test_a_damaged_trial_is_told(whole, searched_for) -> None:
 # --- the command line
 
 
+@pytest.mark.slow
 def test_the_command_prints_trials_and_what_was_chosen(
     tiny_encoder: str, small: Corpus, tmp_path: Path, capsys, monkeypatch
 ) -> None:

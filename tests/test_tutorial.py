@@ -55,6 +55,7 @@ def test_the_files_are_those_of_the_page(package):
         assert (TUTORIAL.parent / link).exists(), link
 
 
+@pytest.mark.slow
 def test_it_is_found_and_run_through_its_entry_point(package, tmp_path):
     _, installed = package
     run = ("erc_bench.cli", "run", "--method", "bag-of-words", "--dataset", "demo", "--quiet")

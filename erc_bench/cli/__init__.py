@@ -59,15 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         status = app.meta(words) or 0
-        if not status and any(flag in words for flag in app.help_flags):
-            run.print_settings(_named(words, "--method"))
-        return status
     except CycloptsError as error:
         complain(_misuse(error))
         return 2
-    except ErcBenchError as error:  # of the settings; a command's own are told by launch
-        complain(str(error))
-        return 2
+    if any(flag in words for flag in app.help_flags):
+        try:
+            run.print_settings(_named(words, "--method"))
+        except ErcBenchError as error:
+            complain(str(error))
+            return 2
+    return status
 
 
 @app.meta.default

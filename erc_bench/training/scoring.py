@@ -61,7 +61,8 @@ class Scoring(Callback):
     @staticmethod
     def _is_own(loader: Any, batch_idx: int) -> bool:
         """Whether a batch is scored by this device, and not repeated from another."""
-        return batch_idx < loader.sampler.own
+        own = getattr(loader.sampler, "own", None)  # a loader of others gives all to one device
+        return own is None or batch_idx < own
 
     def _add(self, split: str, batch: Any, outputs: Any) -> None:
         self.predictions[split].update(batch["rows"], outputs["scores"])

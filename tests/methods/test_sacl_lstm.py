@@ -323,6 +323,7 @@ def test_it_reads_the_future(small_demo, config) -> None:
     assert not torch.equal(before, scores_by_row(method, datamodule, [0])[first])
 
 
+@pytest.mark.slow
 def test_it_learns_and_predicts_every_labelled_utterance(small_demo, config, tmp_path) -> None:
     trained = fitted(SACLLSTM, replace(config, epochs=12), small_demo, tmp_path)
     losses = [epoch["train/loss"] for epoch in trained.log.curves]
@@ -400,6 +401,7 @@ def test_class_weights_are_the_inverse_frequencies_of_train(small_demo, config) 
         close(method.class_weights, expected)
 
 
+@pytest.mark.slow
 def test_early_stopping_stops(small_demo, config, tmp_path) -> None:
     config = replace(config, epochs=40, patience=2, lr=5e-2)
     trained = fitted(SACLLSTM, config, small_demo, tmp_path)
@@ -436,6 +438,7 @@ def test_bfloat16_trains(small_demo, config, tmp_path) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_the_uninterrupted_one(small_demo, config, tmp_path) -> None:
     config = replace(config, accumulate=3, situ_rate=0.3, speaker_rate=0.3, at_rate=0.7, layers=2)
     resumed_equals_uninterrupted(SACLLSTM, config, small_demo, tmp_path)

@@ -316,6 +316,7 @@ def config(tiny_encoder) -> SPCLConfig:
     )
 
 
+@pytest.mark.slow
 def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path) -> None:
     resumed_equals_uninterrupted(SPCL, config, small_demo, tmp_path)
     saved = last_state(tmp_path / "whole")
