@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,13 @@ GRACE = 20.0
 
 SHARED = ("ERC_BENCH_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "WANDB_", "XDG_", "PYTHONPATH")
 """Beginnings of the environment variables that a worker has from the command."""
+
+
+def _reach(address: str) -> None:
+    """Raise an OSError if nobody listens at ``HOST:PORT``; Ray itself would ask for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class Ray:
@@ -63,6 +71,7 @@ class Ray:
         address = options.get("address") or os.environ.get("RAY_ADDRESS") or "local"
         here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 << 20}
         try:
+            _reach(address)
             ray.init(
                 address=address,
                 log_to_driver=False,
