@@ -128,6 +128,7 @@ class LoraLM(ErcMethod):
 
     Config = LoraLMConfig
     context = "past"
+    several_devices = False  # its own micro-batches are of one device
     config: LoraLMConfig
 
     def __init__(self, config: LoraLMConfig, labels: LabelSet) -> None:

@@ -139,6 +139,7 @@ class PromptLM(ErcMethod):
     Config = PromptLMConfig
     context = "past"
     trains = False
+    several_devices = False  # each would ask the server for itself
     config: PromptLMConfig
     shown: Tensor
 

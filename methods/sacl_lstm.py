@@ -437,7 +437,7 @@ class SACLLSTM(VectorMethod):
                 attacked,
                 others,
                 self.config.epsilon,
-                self.manual_backward,
+                backward,
             )
         else:
             self.manual_backward(utterances * parts["loss"])

@@ -33,6 +33,8 @@ from erc_bench.settings.experiment import resolve
 from erc_bench.settings.registry import corpus_source, method_class
 from erc_bench.vectors.fine_tuning import UtteranceReader
 
+TOGETHER = [method for method in sorted(METHODS) if method_class(method).several_devices]
+
 STILL = {
     "dag-erc": ["dropout=0", "features.epochs=0"],
     "dialogue-rnn": ["dropout=0", "features.epochs=0"],
@@ -205,6 +207,12 @@ def same_everywhere(name: str, count: int, folder: Path) -> None:
         equal(there, alone, name)
 
 
+def test_a_method_of_one_device_is_refused_on_two(tmp_path: Path) -> None:
+    experiment = resolve("prompt-lm", "demo", preset="smoke")
+    with pytest.raises(ErcBenchError, match="prompt-lm can't be trained on several devices"):
+        run(experiment, tmp_path, devices=Devices(2))
+
+
 @pytest.mark.slow
 def test_two_devices_train_what_one_does(still_encoder: str, talks: Corpus, tmp_path: Path) -> None:
     """The method whose training has the most state."""
@@ -214,7 +222,7 @@ def test_two_devices_train_what_one_does(still_encoder: str, talks: Corpus, tmp_
 
 def tasks(encoder: str, corpus: Corpus) -> list[Task]:
     """Every method under test, its further parts, and a plug-in."""
-    plain = [task(method, encoder, corpus, *whole_epoch(method)) for method in sorted(METHODS)]
+    plain = [task(method, encoder, corpus, *whole_epoch(method)) for method in TOGETHER]
     further = [
         task(m, encoder, corpus, *whole_epoch(m), *settings, name=f"{name}-further")
         for name, settings in VARIANTS.items()
@@ -233,7 +241,7 @@ def whole_epoch(method: str) -> list[str]:
 
 
 NAMES = [
-    *sorted(METHODS),
+    *TOGETHER,
     *(f"{method}-further" for method in VARIANTS),
     *(f"{method}-micro" for method in ("eacl", "sacl-lstm", "spcl")),
     "plugin",
@@ -276,7 +284,7 @@ def on_meld(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slowly = ["encoder_lr=1e-5", "lr=1e-4", "epochs=1"]
     wanted = [
         task(m, encoder, corpus, *whole_epoch(m), *(s for s in slowly if fits(m, s)))
-        for m in sorted(METHODS)
+        for m in TOGETHER
     ]
     courses(wanted, (1, 2), folder)
     return folder
@@ -287,7 +295,7 @@ def fits(method: str, setting: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", TOGETHER)
 def test_every_method_trains_the_same_on_meld(method: str, on_meld: Path) -> None:
     same_everywhere(method, 2, on_meld)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 from io import StringIO
@@ -129,7 +130,8 @@ def test_a_grid_that_much_befalls(
         assert job.place.log.read_text().count("Epoch 1/") == 1
         assert "Going on after epoch" in job.place.log.read_text()
     said = " ".join(capsys.readouterr().err.split())
-    assert "was killed at its time limit" in said
+    # Slurm asks the worker to end before it kills it; whether it still can depends on the moment.
+    assert re.search("was (killed at|stopped on n., by) its time limit", said)
     assert "put again (1 of 3)" in said
     assert job_folders(tmp_path) == []
 
@@ -145,7 +147,7 @@ def test_what_was_left_is_picked_up(
     assert grid(jobs, detach=True).left == 2
     out = StringIO()
     print_status(Console(file=out, width=200), tmp_path)
-    assert "no command is at it" in out.getvalue()
+    assert "left to go on by itself" in out.getvalue()
     assert "0 of 2 runs finished" in out.getvalue()
     monkeypatch.setattr(Slurm, "start", lambda *_: pytest.fail("it was handed in again"))
     report = grid(jobs)

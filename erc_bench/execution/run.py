@@ -90,6 +90,11 @@ def run(
         RunTakenError: another process is at the same run.
         ErcBenchError: whatever else a user can mend.
     """
+    if devices.count > 1 and not method_class(experiment.method).several_devices:
+        raise ErcBenchError(
+            f"{experiment.method} can't be trained on several devices as on one. Leave --devices "
+            "and --nodes out; several runs of it may share the devices as a grid."
+        )
     team = Team(devices, _follow)
     if team.follows:
         path = team.follow()

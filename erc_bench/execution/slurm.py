@@ -239,7 +239,9 @@ def _how(handle: str) -> Gone:
     if number not in ("", "0"):
         return Gone(f"was killed by signal {number}{node}")
     status = int(code) if code.isdecimal() else None
-    return Gone(f"ended with status {code}{node}", again=status == STOPPED, status=status)
+    if status == STOPPED:
+        return Gone(f"was stopped{node}, by its time limit or for another job", True, status)
+    return Gone(f"ended with status {code}{node}", again=False, status=status)
 
 
 class _SilentError(ErcBenchError):

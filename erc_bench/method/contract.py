@@ -32,6 +32,8 @@ class ErcMethod(LightningModule):
     which a test checks for every method of the suite."""
     trains: ClassVar[bool] = True
     """False: there is nothing to fit. It is evaluated, recorded and ranked like any other."""
+    several_devices: ClassVar[bool] = True
+    """False: it can't be trained on several devices as on one; such a run is refused."""
     gives_probabilities: bool = True
     """False: its scores say which emotion, not how probable each is; none are recorded then."""
     reader: Reader
