@@ -24,13 +24,15 @@ from erc_bench.execution.jobs import (
     JobFolder,
     Queued,
     check_code,
+    experiment_document,
+    experiment_of,
     job_folders,
     read_job,
 )
 from erc_bench.execution.resources import Resources, parse_resources
 from erc_bench.execution.status import print_status
 from erc_bench.execution.worker import STOPPED, UNSEEN
-from erc_bench.settings.experiment import Experiment, resolve
+from erc_bench.settings.experiment import Experiment, Tuned, resolve
 from erc_bench.settings.registry import executor_names
 
 QUICK = ("max_batches=1", "epochs=1", "precision=float32", "max_len=16")
@@ -53,6 +55,14 @@ def attempt_at(experiment: Experiment, root: Path, **options) -> Attempt:
     with folder.held():
         (attempt,) = folder.send([(job, 1, Resources(cpus=1))], 1, 1)
     return attempt
+
+
+@pytest.mark.parametrize("variant", ["", "no-angle"])
+@pytest.mark.parametrize("tuned", [None, Tuned(8, "random", 0, {"lr": [1, 2]}, 3, "ab" * 32)])
+def test_a_worker_is_sent_the_whole_experiment(variant: str, tuned: Tuned | None) -> None:
+    chosen = resolve("eacl", "meld", preset="small", seed=7, overrides=["lr=0.1"], variant=variant)
+    chosen = replace(chosen, tuned=tuned)
+    assert experiment_of(json.loads(json.dumps(experiment_document(chosen)))) == chosen
 
 
 def work(attempt: Attempt, **environment: str) -> subprocess.CompletedProcess[str]:

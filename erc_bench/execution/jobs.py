@@ -236,6 +236,7 @@ def experiment_document(experiment: Experiment) -> dict[str, Any]:
         "method": experiment.method,
         "dataset": experiment.corpus,
         "preset": experiment.preset,
+        "variant": experiment.variant,
         "seed": experiment.seed,
         "overrides": list(experiment.overrides),
         "settings": experiment.settings,
@@ -253,6 +254,7 @@ def experiment_of(document: Mapping[str, Any]) -> Experiment:
         document["method"],
         document["dataset"],
         preset=document["preset"],
+        variant=document["variant"],
         seed=document["seed"],
         overrides=document["overrides"],
     )
