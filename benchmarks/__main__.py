@@ -44,18 +44,12 @@ from erc_bench.training.environment import device_name
 from erc_bench.training.frameworks import quiet_frameworks
 from erc_bench.training.precision import trainer_precision
 
+from .command import positive, run
 from .sampling import Epoch
 from .side_by_side import RECIPES, TOLERANCE, Case, compare, losses, peak_memory
 
 SET_HERE = ("epochs", "max_batches", "precision")
 """Settings that the benchmark gives every case."""
-
-
-def positive(text: str) -> int:
-    """A number of steps or threads."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def setting(text: str) -> str:
@@ -284,9 +278,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ErcBenchError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted.")
+    run(main)

@@ -24,7 +24,6 @@ import json
 import multiprocessing
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -42,6 +41,8 @@ from erc_bench.progress import console, say
 from erc_bench.records.store import read_record, record_files
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import executor_names
+
+from .command import positive, run
 
 OURS = Path(__file__).parent.parent / "leaderboard"
 
@@ -207,13 +208,6 @@ def cluster(args: argparse.Namespace) -> None:
     print("and look.")
 
 
-def positive(text: str) -> int:
-    """A number of runs."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -238,9 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ErcBenchError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted.")
+    run(main)

@@ -33,6 +33,8 @@ from erc_bench.methods.prompts import is_lookback, prompt_states
 from erc_bench.records.store import find_record, read_record
 from erc_bench.settings.registry import corpus_source
 
+from .command import run
+
 READERS = ("eacl", "finetune", "spcl")
 """Methods that read the state of a window's mask."""
 
@@ -103,7 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ErcBenchError as error:
-        sys.exit(str(error))
+    run(main)

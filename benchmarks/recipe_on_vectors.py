@@ -7,22 +7,18 @@ here, since the time does not depend on them.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
-from erc_bench.corpus.conversation import Dialogue
 from erc_bench.methods.dag_erc import DAGERC
 from erc_bench.methods.dag_erc import Network as DAGNetwork
 from erc_bench.methods.dialogue_rnn import DialogueRNN, Direction
 from erc_bench.methods.dialogue_rnn import Network as DialogueRNNNetwork
 
-from .recipe import Recipe
-from .recipe_sacl_lstm import Dialogues, Given, SACLRecipe
+from .recipe_sacl_lstm import Given, VectorRecipe
 
 
 class GivenDialogueRNN(Given, DialogueRNN):
@@ -117,24 +113,8 @@ def dag_erc_logits(
     return network.head(torch.cat([torch.stack(states) for states in of_layers], dim=1))
 
 
-class PlainRecipe(Recipe):
+class PlainRecipe(VectorRecipe):
     """A method on vectors as a plain script: one dialogue after another."""
-
-    overrides = staticmethod(SACLRecipe.overrides)
-
-    def __init__(self, method: Any, bfloat16: bool = False) -> None:
-        super().__init__(method, bfloat16)
-        self.vectors = method.of_utterance
-        self.network = copy.deepcopy(method.network).to(self.device)
-        self.optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
-        )
-
-    def dataset(self, dialogues: list[Dialogue], training: bool = False) -> Dataset:
-        return Dialogues(dialogues, self.vectors)
-
-    def collate(self, items: list[Any]) -> list[Any]:
-        return items
 
     def logits(self, vectors: Tensor, speakers: list[str]) -> Tensor:
         """Logits ``(T, C)`` of the turns of one dialogue."""

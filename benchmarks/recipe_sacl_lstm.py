@@ -64,17 +64,15 @@ class Dialogues(Dataset):
         return vectors, [u.speaker for u in utterances], labels
 
 
-class SACLRecipe(Recipe):
-    """SACL-LSTM as a plain script."""
-
-    Method = GivenSACLLSTM
+class VectorRecipe(Recipe):
+    """A plain script for a method on vectors, of which it takes the network."""
 
     @staticmethod
     def overrides(config: Any) -> list[str]:
         size = AutoConfig.from_pretrained(find_encoder(config.encoder).folder).hidden_size
         return ["features.path=drawn at random", f"features.size={size}"]
 
-    def __init__(self, method: GivenSACLLSTM, bfloat16: bool = False) -> None:
+    def __init__(self, method: Any, bfloat16: bool = False) -> None:
         super().__init__(method, bfloat16)
         self.vectors = method.of_utterance
         self.network = copy.deepcopy(method.network).to(self.device)
@@ -87,6 +85,12 @@ class SACLRecipe(Recipe):
 
     def collate(self, items: list[Any]) -> list[Any]:
         return items
+
+
+class SACLRecipe(VectorRecipe):
+    """SACL-LSTM as a plain script."""
+
+    Method = GivenSACLLSTM
 
     def read(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``(N, C)`` and labels ``(N,)`` of the labelled turns of a batch."""

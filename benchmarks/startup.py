@@ -27,6 +27,8 @@ from statistics import median
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import say
 
+from .command import positive, run
+
 UNTIL_THE_FIRST_STEP = """
 import os, sys
 from erc_bench.cli import main
@@ -95,13 +97,6 @@ def compare(versions: Sequence[str], arguments: Sequence[str], runs: int) -> lis
     return seconds
 
 
-def positive(text: str) -> int:
-    """A number of runs."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
 def main() -> None:
     """Measure and print a row for each method and version."""
     parser = argparse.ArgumentParser(
@@ -142,9 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ErcBenchError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted.")
+    run(main)

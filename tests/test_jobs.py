@@ -12,6 +12,7 @@ from erc_bench.execution import local
 from erc_bench.execution.executors import Dispatch
 from erc_bench.execution.jobs import Job, JobFolder
 from erc_bench.execution.local import Local, sane_workers
+from erc_bench.execution.processes import stop
 from erc_bench.method.config import MethodConfig
 from erc_bench.settings.experiment import Experiment, resolve
 
@@ -19,7 +20,7 @@ from erc_bench.settings.experiment import Experiment, resolve
 def test_a_process_killed_here_is_not_said_to_have_wanted_memory() -> None:
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     process.start()
-    (status,) = local._stop([process], 0.1)
+    (status,) = stop([process], 0.1)
     assert not process.is_alive()
     assert "did not end" in local._died(status)
     assert "memory" not in local._died(status)

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from erc_bench.errors import ErcBenchError, explain
+from erc_bench.execution.processes import end_with_parent, stop
 from erc_bench.execution.resources import Devices
 from erc_bench.method import devices
 from erc_bench.method.devices import Position
@@ -236,12 +236,7 @@ def _failure(others: Others, seconds: float = 2.0) -> str | None:
 
 def _end(others: Others, seconds: float) -> None:
     """Wait for the other processes, and kill those that don't end."""
-    deadline = time.monotonic() + seconds
-    for process, _ in others:
-        process.join(max(deadline - time.monotonic(), 0))
-    for process, _ in others:
-        process.kill()
-        process.join()
+    stop([process for process, _ in others], seconds)
 
 
 def _watch(others: Others, over: threading.Event) -> None:
@@ -267,7 +262,7 @@ def _follow(
     """The life of a process that was started here."""
     # Ctrl-C on a terminal reaches every process there; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     console.quiet = True
     torch.set_num_threads(threads)
     try:
@@ -279,11 +274,3 @@ def _follow(
     except Exception as error:
         results.send(explain(error))
         raise SystemExit(1) from None
-
-
-def _end_with_parent() -> None:
-    """A run that is killed leaves no process behind."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)

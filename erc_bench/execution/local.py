@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any
 
 from erc_bench.execution.executors import Gone, check_options
 from erc_bench.execution.jobs import Attempt
+from erc_bench.execution.processes import end_with_parent, stop
 from erc_bench.execution.resources import CORES_PER_RUN
 from erc_bench.execution.worker import DONE, STOPPED, work
 from erc_bench.settings.experiment import Experiment
@@ -164,7 +164,7 @@ class Local:
 
     def reap(self, handles: Collection[str]) -> None:
         """Wait for processes that are about to end: another run needs what they hold."""
-        _stop([self.processes.pop(name) for name in handles if name in self.processes], GRACE)
+        stop([self.processes.pop(name) for name in handles if name in self.processes], GRACE)
 
     def wait(self, seconds: float) -> None:
         """Until one of them ends."""
@@ -179,11 +179,11 @@ class Local:
         processes = [self.processes.pop(name) for name in handles if name in self.processes]
         for process in processes:
             process.terminate()
-        _stop(processes, GRACE)
+        stop(processes, GRACE)
 
     def close(self) -> None:
         """Wait for those whose job is done."""
-        _stop(list(self.processes.values()), GRACE)
+        stop(list(self.processes.values()), GRACE)
         self.processes.clear()
 
 
@@ -215,37 +215,12 @@ def _one_thread() -> Iterator[None]:
 
 def _work(file: Path, surroundings: tuple[str, dict[str, str]]) -> None:
     """The life of a process of :class:`Local`."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     folder, environment = surroundings
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.exit(work(file))
-
-
-def _end_with_parent() -> None:
-    """A grid that is killed leaves nobody behind who still holds a run."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-def _stop(processes: list[BaseProcess], seconds: float) -> list[int | None]:
-    """Wait for processes that are about to end, and kill those that don't.
-
-    Returns the exit status of each; None is one that had to be killed here.
-    """
-    deadline = time.monotonic() + seconds
-    try:
-        for process in processes:
-            process.join(max(deadline - time.monotonic(), 0))
-    finally:
-        statuses = [process.exitcode for process in processes]
-        for process in processes:
-            process.kill()
-            process.join()
-    return statuses
 
 
 def _died(status: int | None) -> str:
