@@ -85,7 +85,7 @@ class WindowReader(PromptReader):
 def window(lengths: list[int], i: int, room: int, *, later: bool) -> tuple[int, int]:
     """The turns around turn ``i`` that fit: from ``start`` up to, but without, ``stop``.
 
-    They are taken in turns from before and after, the nearest first; a side ends with the first
+    They are taken alternately from before and after, the nearest first; a side ends with the first
     turn that does not fit.
 
     Args:
