@@ -75,6 +75,7 @@ def run(
     dataset: str,
     *,
     preset: str | None = None,
+    variant: str = "",
     seed: int = 1,
     settings: Mapping[str, Any] | None = None,
     folder: Path | str = FOLDER,
@@ -90,6 +91,7 @@ def run(
         method: as ``erc-bench methods`` has it.
         dataset: as ``erc-bench data list`` has it, or the folder of one of your own.
         preset: None is the default one.
+        variant: the part that the method is without; empty for all of it.
         seed: of everything that is drawn.
         settings: settings to override, by their dotted names: ``{"evaluation.oracle": True}``.
         folder: of the records and checkpoints.
@@ -112,7 +114,9 @@ def run(
         f"{key}={value if isinstance(value, str) else json.dumps(value)}"
         for key, value in (settings or {}).items()
     ]
-    experiment = resolve(method, dataset, preset=preset, seed=seed, overrides=overrides)
+    experiment = resolve(
+        method, dataset, preset=preset, variant=variant, seed=seed, overrides=overrides
+    )
     outcome = run_experiment(
         experiment,
         Path(folder),

@@ -119,3 +119,12 @@ def sha256_of(*paths: Path) -> str:
             while block := file.read(1 << 20):
                 hasher.update(block)
     return hasher.hexdigest()
+
+
+def last_line(file: Path) -> str:
+    """The last line of a log that is not blank; empty where there is none."""
+    with contextlib.suppress(OSError), file.open("rb") as log:
+        log.seek(max(file.stat().st_size - 4096, 0))
+        lines = log.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""

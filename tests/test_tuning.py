@@ -16,7 +16,7 @@ from erc_bench.corpus.conversation import Corpus, Utterance
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution import run as running
 from erc_bench.execution import tuning
-from erc_bench.execution.grid import run_grid
+from erc_bench.execution.grid import plan, run_grid
 from erc_bench.execution.jobs import Attempt, read_job
 from erc_bench.execution.run import run
 from erc_bench.execution.tuning import search, take_over
@@ -260,9 +260,10 @@ def test_the_same_run_under_another_mark_is_taken_over(whole, tmp_path: Path) ->
     chosen = found.chosen(1)
     plain = run(replace(chosen, tuned=None), root)
     for _ in range(2):
-        (name,) = take_over([chosen], root, None)
+        (job,), _ = plan([chosen], root, {})
+        take_over(job)
         assert len(list(record_files(root))) == 2
-    assert "-tuned-" in name
+    assert "-tuned-" in job.place.name
     outcome = run(chosen, root)
     assert outcome.skipped
     assert outcome.record.tuned.trials == 3

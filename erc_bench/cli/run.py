@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from erc_bench.cli import common
 from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Preset, Several, Whole
-from erc_bench.errors import ErcBenchError
+from erc_bench.errors import ErcBenchError, listed
 from erc_bench.progress import duration
 from erc_bench.settings.presets import default_preset
 
 if TYPE_CHECKING:
+    from erc_bench.execution.grid import Report
     from erc_bench.execution.run import Outcome
     from erc_bench.records.schema import Training
     from erc_bench.settings.experiment import Experiment
@@ -127,11 +128,16 @@ def run(
             f"`erc-bench grid status --leaderboard-dir {leaderboard_dir}` shows how far they are.",
             soft_wrap=True,
         )
+    return 1 if print_failures(report, len(wanted)) else 0
+
+
+def print_failures(report: Report, runs: int) -> int:
+    """Why runs of a grid left no record; returns how many."""
     for complaint in report.complaints():
         common.complain(complaint)
     if report.failed:
-        common.complain(f"{report.failed} of {len(wanted)} runs failed; those have no record.")
-    return 1 if report.failed else 0
+        common.complain(f"{report.failed} of {runs} runs failed; those have no record.")
+    return report.failed
 
 
 def grid_options(
@@ -152,8 +158,9 @@ def grid_options(
 
     needs = parse_resources(resources, executor_names())
     options: dict[str, Any] = {"workers": jobs, "resources": needs, "retries": retries}
+    made = make_executor(executor, needs.of(executor))  # which refuses options it does not know
     if executor != "local":
-        options["executor"] = make_executor(executor, needs.of(executor))
+        options["executor"] = made
     return options
 
 
@@ -200,6 +207,9 @@ def experiments(
         for each in (method_names() if methods == ["all"] else methods)
         for part in (all_variants(each, name, preset, settings) if parts == ["all"] else parts)
     ]
+    if parts == ["all"] and not any(experiment.variant for experiment in first):
+        named = listed({experiment.method for experiment in first})
+        raise ErcBenchError(f"{named} has no variants: its YAML file names none that differ.")
     return [replace(experiment, seed=number) for experiment in first for number in numbers]
 
 
@@ -219,8 +229,6 @@ def all_variants(
             say(f"{method}, {name}: left out, it has no such part with these settings.")
         else:
             found.append(name)
-    if len(found) == 1:
-        raise ErcBenchError(f"{method} has no variants: its YAML file names none that differ.")
     return found
 
 

@@ -55,8 +55,8 @@ def tune(
         jobs: How many at a time (default: as many as the GPU and the cores do well; of a cluster,
             as many as there is room for).
         executor: What does trials and seeds: local, ray, slurm, or a plug-in.
-        resources: What each needs: cpus, gpus, memory_gib, minutes, devices, nodes, options of an
-            engine (slurm.partition=gpu), or a YAML file of these.
+        resources: What each needs: cpus, gpus, memory_gib, minutes, options of an engine
+            (slurm.partition=gpu), or a YAML file of these.
         retries: How often one is put again that was preempted, lost its machine or its time.
     """
     from erc_bench.cli.run import experiments, grid_options
@@ -68,8 +68,12 @@ def tune(
     ):
         if value is not None and value < least:
             raise ErcBenchError(f"{option} {value} is too few: give {least} or more.")
-    bases = experiments(*overrides, method=method, dataset=dataset, preset=preset)
+    bases = experiments(
+        *overrides, method=method, dataset=dataset, preset=preset, root=leaderboard_dir
+    )
     on_grid = grid_options(jobs, executor, resources, retries)
+    if on_grid["resources"].devices or on_grid["resources"].nodes:
+        raise ErcBenchError("--resources devices, nodes: a trial has one device. Leave them out.")
     from erc_bench.execution.tuning import search
     from erc_bench.settings.space import study
     from erc_bench.tracking import wandb_mode
@@ -92,32 +96,36 @@ def tune(
     for searched in found:
         if searched not in over:
             common.complain(unfinished(searched, trials))
-    options = {"data_dir": data_dir, "wandb": log_to, **on_grid}
     failed, runs = 0, list[str]()
     if seeds and over:
-        failed, runs = _seeds(over, seeds, leaderboard_dir, options)
+        on_grid = grid_options(jobs, executor, resources, retries)  # that of the trials is closed
+        options = {"data_dir": data_dir, "wandb": log_to}
+        failed, runs = _seeds(over, seeds, leaderboard_dir, options, on_grid)
     for searched in over:
         out.print(onwards(searched, runs), soft_wrap=True)
     return 1 if failed or len(over) < len(found) else 0
 
 
 def _seeds(
-    over: list[Searched], seeds: int, root: Path, options: dict[str, Any]
+    over: list[Searched],
+    seeds: int,
+    root: Path,
+    options: dict[str, Any],
+    on_grid: dict[str, Any],
 ) -> tuple[int, list[str]]:
     """Train fresh seeds of the best settings, print their scores; how many failed, and the names
     of all."""
-    from erc_bench.execution.grid import run_grid
+    from erc_bench.cli.run import print_failures
+    from erc_bench.execution.grid import do_jobs, plan
     from erc_bench.execution.tuning import take_over
 
     chosen = [searched.chosen(seed) for searched in over for seed in range(1, seeds + 1)]
-    names = take_over(chosen, root, options["data_dir"])
-    report = run_grid(chosen, root, **options)
+    planned, impossible = plan(chosen, root, options)
+    for job in planned:
+        take_over(job)
+    report = do_jobs(planned, root, impossible=impossible, **on_grid)
     report.render(common.results())
-    for complaint in report.complaints():
-        common.complain(complaint)
-    if report.failed:
-        common.complain(f"{report.failed} of {len(chosen)} runs failed; those have no record.")
-    return report.failed, names
+    return print_failures(report, len(chosen)), [job.place.name for job in planned]
 
 
 def print_search(out: Console, searched: Searched) -> None:

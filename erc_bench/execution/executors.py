@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol
 
-from erc_bench.errors import ErcBenchError
+from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.execution.jobs import Attempt, Ended, Job, JobFolder, read_end
 from erc_bench.execution.resources import Resources
 from erc_bench.execution.worker import DONE, FAILED, STOPPED, UNSEEN
+from erc_bench.files import last_line
 from erc_bench.progress import say
 from erc_bench.settings.registry import executor_class
 
@@ -101,8 +102,6 @@ def check_options(engine: str, options: Mapping[str, str], known: Collection[str
     Raises:
         ErcBenchError: it does not have one of them.
     """
-    from erc_bench.errors import did_you_mean
-
     for name in options:
         if name not in known:
             raise ErcBenchError(
@@ -226,7 +225,7 @@ class Dispatch:
             else:
                 found.append(outcome)
                 if outcome.taken:
-                    self.tries[attempt.job.place.name] -= 1
+                    self.tries[attempt.job.place.name] = attempt.tries - 1
                 if outcome.failure:
                     self.kept.add(attempt.name)
             self.folder.drop(attempt, keep_end=bool(outcome and outcome.failure))
@@ -275,11 +274,7 @@ def _failure(how: Gone, attempt: Attempt) -> str:
 def _said(attempt: Attempt) -> str:
     """The last line of what the engine kept, in brackets behind a space; of a worker that could
     write into its log it has none."""
-    try:
-        lines = attempt.output.read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    last = last_line(attempt.output)
     return f" ({last[:200].rstrip('.')})" if last else ""
 
 

@@ -39,7 +39,7 @@ from erc_bench.execution.jobs import (
 from erc_bench.execution.local import Local, cores, default_workers
 from erc_bench.execution.resources import Resources
 from erc_bench.execution.run import identify, load_corpus
-from erc_bench.files import cannot_write, filesystem_time
+from erc_bench.files import cannot_write, filesystem_time, last_line
 from erc_bench.leases import LEASE_SECONDS
 from erc_bench.progress import Stopwatch, console, duration, say
 from erc_bench.records.place import Identity, Place
@@ -103,6 +103,11 @@ class Report:
             cells = (self.scores.get((method, corpus), []) for corpus in corpora)
             table.add_row(method, *(_cell(scores, seeds) for scores in cells))
         out.print(table)
+
+
+def _kind(experiment: Experiment) -> tuple[str, str]:
+    """What the seeds of a mean have in common: the method, or a variant of it, and the corpus."""
+    return experiment.method_and_variant, experiment.dataset
 
 
 def _cell(scores: list[float], seeds: int) -> str:
@@ -264,8 +269,7 @@ def _folder(
 ) -> tuple[JobFolder, dict[str, Queued]]:
     """The folder of a grid: of an earlier command whose runs are still queued, else a new one.
 
-    Returns the folder, and what of it is still queued of these jobs, by the run. Folders of
-    commands that were killed are deleted.
+    Returns the folder, and what of it is still queued of these jobs, by the run.
     """
     wanted = {job.place.name for job in jobs}
     for folder in job_folders(root):
@@ -340,7 +344,7 @@ class _Grid:
         self.live: Live | None = None
         self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
         experiments = [*(job.experiment for job in jobs), *(e for e, _ in impossible)]
-        self.report = Report({(e.method, e.dataset): [] for e in experiments})
+        self.report = Report({_kind(e): [] for e in experiments})
         for experiment, reason in impossible:
             self.report.impossible.setdefault(reason, []).append(experiment.name)
 
@@ -387,6 +391,7 @@ class _Grid:
                 continue
             attempt = Attempt(job, self.dispatch.folder.path, queued.name, Resources())
             self.dispatch.running[queued.handle] = attempt
+            self.dispatch.tries[job.place.name] = attempt.tries
             self.running[job.place.name] = Stopwatch()
         if self.dispatch.running:
             say(f"Runs that an earlier command has queued: {len(self.dispatch.running)}.")
@@ -432,7 +437,7 @@ class _Grid:
 
     def _count(self, job: Job, result: Result) -> None:
         del self.left[job.place.name]
-        kind = job.experiment.method, job.experiment.dataset
+        kind = _kind(job.experiment)
         self.report.metrics[job.experiment.dataset] = result.metric
         self.report.scores[kind].append(result.score)
         if result.seconds is not None:
@@ -527,18 +532,9 @@ class _Grid:
             return None
         total = 0.0
         for name, job in list(self.left.items()):
-            kind = self.seconds.get((job.experiment.method, job.experiment.dataset), every)
+            kind = self.seconds.get(_kind(job.experiment), every)
             clock = self.running.get(name)  # which may end meanwhile: the display has a thread
             elapsed = clock.seconds if clock else 0
             total += max(float(np.mean(kind)) - elapsed, 0)
         at_once = self.dispatch.workers or len(self._at_work()) or 1
         return total / min(at_once, len(self.left))
-
-
-def last_line(file: Path) -> str:
-    """The last line of a log; empty where there is none."""
-    with contextlib.suppress(OSError), file.open("rb") as log:
-        log.seek(max(file.stat().st_size - 4096, 0))
-        lines = log.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return ""

@@ -194,7 +194,7 @@ def _processes() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["erc_bench.execution.local", "erc_bench.execution.run", "datasets", *own_modules()]
+        ["erc_bench.execution.local", "erc_bench.execution.tuning", "datasets", *own_modules()]
     )
     return context
 

@@ -72,7 +72,8 @@ class Resources:
             wanted = self.devices or (1 if not small else SMALL_SHARE if shares else 0)
         memory = self.memory_gib
         if memory is None:
-            memory = memory_gib(experiment.preset) if not wanted else HOST_MEMORY_GIB
+            each = memory_gib(experiment.preset) if not wanted else HOST_MEMORY_GIB
+            memory = each * (self.devices or 1)  # each device has a process
         cpus = self.cpus or (CORES_PER_RUN if wanted else 1) * (self.devices or 1)
         return replace(self, cpus=cpus, gpus=wanted or 0, memory_gib=memory)
 

@@ -162,6 +162,7 @@ def _run(
                 Tracker(experiment, root, wandb) as tracker,
                 quiet_frameworks(),
             ):
+                remember(root, corpus_source(experiment.corpus))
                 task = Task(experiment, place.folder, data_dir, restart, runs_at_once)
                 record = _train_and_record(
                     task, team, place, identity, corpus, clock, tracker, held
@@ -169,7 +170,7 @@ def _run(
                 place.tidy_up()
                 tracker.complete(record, place.record)
         except torch.OutOfMemoryError as error:
-            raise _out_of_gpu_memory(experiment, error) from error
+            raise out_of_gpu_memory(experiment, error) from error
     return Outcome(record, place.record)
 
 
@@ -255,7 +256,7 @@ class Done:
 def _follow(task: Task) -> None:
     """What every device but the first does of a run."""
     with quiet_frameworks():
-        corpus = load_corpus(task.experiment.dataset, task.data_dir)
+        corpus = load_corpus(task.experiment.corpus, task.data_dir)
         _train(task, *build(task.experiment, corpus, task.data_dir))
 
 
@@ -310,11 +311,11 @@ def _train_and_record(
     finally:
         unnamed.unlink(missing_ok=True)
     write_record(place.record, record)
-    remember(place.root, corpus_source(experiment.corpus))
     return record
 
 
-def _out_of_gpu_memory(experiment: Experiment, error: Exception) -> ErcBenchError:
+def out_of_gpu_memory(experiment: Experiment, error: Exception) -> ErcBenchError:
+    """What a run says whose GPU has too little memory."""
     return ErcBenchError(
         f"The memory of the GPU does not suffice for {experiment.name} "
         f"({str(error).split('. ')[0]}). Let it have the GPU alone (--jobs 1, and nothing else on "

@@ -10,26 +10,35 @@ import contextlib
 import os
 import shutil
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
+import torch
 
 from erc_bench.corpus.conversation import Corpus
 from erc_bench.errors import ErcBenchError, explain
 from erc_bench.execution.grid import do_jobs, plan
 from erc_bench.execution.jobs import Job, Result, experiment_document, experiment_of
 from erc_bench.execution.recording import peak_memory_mib, scored
-from erc_bench.execution.run import build, identify, load_corpus, writing_below
-from erc_bench.files import cannot_write
+from erc_bench.execution.run import (
+    build,
+    identify,
+    load_corpus,
+    out_of_gpu_memory,
+    writing_below,
+)
+from erc_bench.files import cannot_write, temporary_name
 from erc_bench.progress import Stopwatch, say
-from erc_bench.records.schema import Record, RecordError, Search, typed
-from erc_bench.records.store import read_record, write_record
-from erc_bench.records.trials import Trial, TrialPlace, digest, write_trial
-from erc_bench.settings.experiment import Experiment, Tuned, resolve
+from erc_bench.records.corpora import remember
+from erc_bench.records.schema import RecordError, Search, typed
+from erc_bench.records.store import write_record
+from erc_bench.records.trials import Trial, TrialPlace, best_of, digest, write_trial
+from erc_bench.settings.experiment import Experiment, Tuned
+from erc_bench.settings.registry import corpus_source
 from erc_bench.settings.space import FIRST_TRIAL_SEED, Study
 from erc_bench.training.frameworks import quiet_frameworks
 from erc_bench.training.scoring import DivergedError
@@ -50,10 +59,8 @@ class Searched:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the highest score on dev, of several the first; None where none
-        finished."""
-        finished = [trial for trial in self.trials if trial.dev is not None]
-        return max(finished, key=lambda trial: (trial.score, -trial.number), default=None)
+        """The trial whose settings are chosen; None where none finished."""
+        return best_of(self.trials)
 
     def chosen(self, seed: int) -> Experiment:
         """A run with the settings of the best trial, marked as tuned.
@@ -72,14 +79,7 @@ class Searched:
             chosen=best.number,
             digest=digest(self.trials),
         )
-        experiment = resolve(
-            base.method,
-            base.corpus,
-            preset=base.preset,
-            seed=seed,
-            overrides=(*base.overrides, *best.drawn),
-        )
-        return replace(experiment, tuned=tuned)
+        return replace(self.study.trial(best.number), seed=seed, tuned=tuned)
 
 
 def search(
@@ -222,11 +222,14 @@ def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
             f"The corpus or the encoder of {place.name} are not those with which the search was "
             "begun. Give the command again."
         )
-    with place.locked():
+    with place.locked() as held:
         if again or place.trial() is None:
             with writing_below(place.root, place.folder), quiet_frameworks():
                 outcome = _train_and_score(job, without_test_labels(corpus), runs_at_once)
+                outcome["metric"] = str(corpus.metric)
+                held.check()
                 write_trial(place.record, _trial(job, outcome, clock.seconds))
+                remember(place.root, corpus_source(experiment.corpus))
         place.tidy_up()
 
 
@@ -251,13 +254,14 @@ def _train_and_score(job: TrialJob, corpus: Corpus, runs_at_once: int) -> dict[s
         return {"outcome": "diverged", "reason": str(error)}
     except (ErcBenchError, OSError):
         raise
+    except torch.OutOfMemoryError as error:
+        return {"outcome": FAILED, "reason": str(out_of_gpu_memory(experiment, error))}
     except Exception as error:  # whatever such settings do to a method
         traceback.print_exc()
         return {"outcome": FAILED, "reason": explain(error, "its log shows where")}
     log = trained.log
     return {
         "outcome": "finished",
-        "metric": str(corpus.metric),
         "dev": dev,
         "training": {
             **log.figures(experiment.config.select_on),
@@ -307,19 +311,12 @@ def _trial(job: TrialJob, outcome: dict[str, Any], seconds: float) -> Trial:
 # --- the runs of the best one
 
 
-def take_over(experiments: Iterable[Experiment], root: Path, data_dir: Path | None) -> list[str]:
-    """Give tuned runs the records of the same runs under another mark; the names of all the runs.
+def take_over(job: Job) -> None:
+    """Give a tuned run the record of the same run under another mark, if there is one.
 
     The same settings, seed, corpus and encoder may be on record already: not tuned, because the
     preset's own settings were the best, or after fewer trials.
     """
-    jobs, _ = plan(list(experiments), root, {"data_dir": data_dir})
-    for job in jobs:
-        _take_over(job)
-    return [job.place.name for job in jobs]
-
-
-def _take_over(job: Job) -> None:
     place, experiment = job.place, job.experiment
     assert experiment.tuned is not None
     with contextlib.suppress(RecordError):
@@ -327,17 +324,24 @@ def _take_over(job: Job) -> None:
             return
     settings = f"{experiment.hash}-{place.identity.hash}"
     for path in sorted(place.record.parent.glob(f"{settings}*-seed{experiment.seed}.json")):
-        record = _same_run(path, job)
+        other = replace(place, run=path.stem)
+        record = None
+        with contextlib.suppress(RecordError):
+            record = other.finished()
         if record is None or record.model is None:
             continue
-        model = place.root / "runs" / place.dataset / place.method / path.stem / record.model.file
+        model = other.folder / record.model.file
         try:
             with place.locked(), writing_below(place.root, place.folder):
                 if model.is_file():  # else it is not here: the record alone, as in a clone
                     _link(model, place.folder / record.model.file)
                 tuned = typed(asdict(experiment.tuned), Search)
                 marked = msgspec.structs.replace(
-                    record, tuned=tuned, overrides=list(experiment.overrides)
+                    record,
+                    tuned=tuned,
+                    variant=None,
+                    preset=experiment.preset,
+                    overrides=list(experiment.overrides),
                 )
                 write_record(place.record, marked)
         except OSError as error:
@@ -346,19 +350,9 @@ def _take_over(job: Job) -> None:
         return
 
 
-def _same_run(path: Path, job: Job) -> Record | None:
-    """The record of a file, if it is of the run of a job but for the search that chose it."""
-    with contextlib.suppress(RecordError):
-        record = read_record(path)
-        if record.metrics.dev is not None and job.place.identity.is_of(record):
-            return record
-    return None
-
-
 def _link(file: Path, link: Path) -> None:
     """The same file under another name; a copy where the disk can't have it twice."""
-    temporary = link.with_name(f"{link.name}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(link)
     try:
         os.link(file, temporary)
     except OSError:

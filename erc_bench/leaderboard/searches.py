@@ -9,12 +9,12 @@ from pathlib import Path
 from erc_bench.evaluation.budget import expected_best
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.records.schema import RecordError
-from erc_bench.records.trials import Trial, read_trial, trial_files
+from erc_bench.records.trials import Trial, best_of, read_trial, trial_files
 
 
 @dataclass(frozen=True)
 class SearchRow:
-    """The trials of one method: weighted-F1 on dev, in percent."""
+    """The trials of one method: the corpus's figure on dev, in percent."""
 
     method: str
     title: str
@@ -82,8 +82,7 @@ def search_groups(trials: Iterable[Trial], titles: dict[str, str]) -> list[Searc
 
 def _row(trials: Sequence[Trial], titles: dict[str, str]) -> SearchRow:
     first = min(trials, key=lambda trial: trial.number)
-    finished = [trial for trial in trials if trial.dev is not None]
-    best = max(finished, key=lambda trial: (trial.score, -trial.number), default=None)
+    best = best_of(trials)
     is_preset = first.number == 0 and first.dev is not None
     return SearchRow(
         method=first.method,
@@ -91,7 +90,7 @@ def _row(trials: Sequence[Trial], titles: dict[str, str]) -> SearchRow:
         study=first.study,
         fixed=first.fixed,
         trials=len(trials),
-        failed=len(trials) - len(finished),
+        failed=sum(trial.dev is None for trial in trials),
         preset_score=first.score if is_preset else None,
         best=best.score if best else None,
         chosen=best.number if best else None,

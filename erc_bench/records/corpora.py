@@ -22,7 +22,9 @@ def remember(root: Path, source: CorpusSource) -> None:
     """Note where a corpus of one's own lies; nothing of a registered one."""
     kept = _kept(root, source.name)
     text = f"{source.loaded_by}\n"
-    if source.loaded_by != source.name and not (kept.is_file() and kept.read_text() == text):
+    if source.loaded_by != source.name and not (
+        kept.is_file() and kept.read_text(encoding="utf-8") == text
+    ):
         write_atomically(kept, text)
 
 

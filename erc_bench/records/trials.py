@@ -41,7 +41,7 @@ class Trial(Part, frozen=True, kw_only=True):
 
     schema: int = TRIAL_SCHEMA
     study: str
-    """Hash over all that the settings of the search's trials depend on but their number."""
+    """Hash over all that the search's trials depend on but their number."""
     number: Count
     outcome: Literal["finished", "diverged", "failed"]
     reason: str = ""
@@ -152,6 +152,12 @@ def read_trial(path: Path) -> Trial:
 def trial_files(root: Path) -> Iterator[Path]:
     """All files of trials below ``<root>/tuning``, in order of their names."""
     yield from sorted((root / "tuning").glob("*/*/*-trial*.json"))
+
+
+def best_of(trials: Iterable[Trial]) -> Trial | None:
+    """The trial with the highest score on dev, of several the first; None where none finished."""
+    finished = [trial for trial in trials if trial.dev is not None]
+    return max(finished, key=lambda trial: (trial.score, -trial.number), default=None)
 
 
 def digest(trials: Iterable[Trial]) -> str:

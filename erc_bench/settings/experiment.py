@@ -65,6 +65,11 @@ class Experiment:
         """What finds its corpus: a file of one's own, or the name."""
         return self.own_corpus or self.dataset
 
+    @property
+    def method_and_variant(self) -> str:
+        """``eacl``; ``eacl:no-angle`` of a variant."""
+        return ":".join(part for part in (self.method, self.variant) if part)
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The resolved settings as plain data; what the record stores."""

@@ -55,8 +55,9 @@ class Study:
 
     @property
     def hash(self) -> str:
-        """12 hexadecimal digits over all that the trials' settings depend on but their number."""
-        parts = [self.base.hash, self.space, self.sampler, self.sampler_seed]
+        """12 hexadecimal digits over all that the trials depend on but their number."""
+        base = self.base
+        parts = [base.method, base.dataset, base.hash, self.space, self.sampler, self.sampler_seed]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def drawn(self, number: int) -> tuple[str, ...]:
@@ -75,6 +76,7 @@ class Study:
                 base.method,
                 base.corpus,
                 preset=base.preset,
+                variant=base.variant,
                 seed=FIRST_TRIAL_SEED + number,
                 overrides=(*base.overrides, *drawn),
             )

@@ -266,8 +266,7 @@ def variant(experiment: Experiment) -> str:
     here = flat(experiment.settings)
     changed = [f"{key}={here[key]}" for key in sorted(here) if here[key] != preset.get(key)]
     tuned = [f"tuned in {experiment.tuned.trials} trials"] if experiment.tuned else []
-    name = ":".join(part for part in (experiment.method, experiment.variant) if part)
-    return " ".join([name, *changed, f"({experiment.hash[:6]})", *tuned])
+    return " ".join([experiment.method_and_variant, *changed, f"({experiment.hash[:6]})", *tuned])
 
 
 def summary(record: Record) -> dict[str, float]:
