@@ -20,7 +20,9 @@ import hypothesis
 import pytest
 
 # How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("erc-bench", deadline=None)
+hypothesis.settings.register_profile("erc-bench", deadline=None, derandomize=True)
+# Other inputs each time: pytest --hypothesis-profile random
+hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile("erc-bench")
 
 ROOT = Path(__file__).parent.parent

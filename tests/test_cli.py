@@ -521,7 +521,7 @@ def test_one_failing_run_of_several_does_not_stop_the_others(
     argv = ["run", "--method", "eacl", "--dataset", "meld", "demo", "--preset", "smoke", "--quiet"]
     assert main([*argv, *settings]) == 1
     streams = capsys.readouterr()
-    assert re.search(r"eacl .* – .* \d+\.\d\d", streams.out)  # methods × corpora
+    assert re.search(r"eacl .* \d+\.\d\d .* – ", streams.out)  # methods × corpora
     assert streams.err.startswith("erc-bench: eacl/meld/")
     assert "train_sent_emo.csv" in streams.err
     assert len(files(elsewhere / "leaderboard" / "records")) == 1

@@ -815,12 +815,17 @@ def changed(data: bytes, draw: Callable) -> bytes:
     return json.dumps(said).encode()
 
 
-def tried(folder: Path, files: dict[str, bytes], whole: dict[str, bytes]) -> None:
-    """An encoder of these files is refused, or it has the weights of the whole one."""
-    shutil.rmtree(folder, ignore_errors=True)
+def written(folder: Path, files: dict[str, bytes]) -> Path:
     folder.mkdir(parents=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
+    return folder
+
+
+def tried(folder: Path, files: dict[str, bytes], whole: dict[str, bytes]) -> None:
+    """An encoder of these files is refused, or it has the weights of the whole one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    written(folder, files)
     try:
         tokenizer = load_tokenizer(str(folder))
         encoder = load_encoder(str(folder), 8)
@@ -833,6 +838,21 @@ def tried(folder: Path, files: dict[str, bytes], whole: dict[str, bytes]) -> Non
     ids = tokenizer("oh no !").input_ids
     assert ids[0] == tokenizer.cls_token_id
     assert max(ids) < encoder.get_input_embeddings().num_embeddings
+
+
+def test_a_tokenizer_that_panics_is_refused(intact: dict[str, bytes], tmp_path: Path) -> None:
+    said = json.loads(intact["tokenizer.json"])
+    cls = {"SpecialToken": {"id": "[CLS]", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    said["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [cls, text],
+        "pair": [cls, text],
+        "special_tokens": {},
+    }
+    folder = written(tmp_path / "encoder", {**intact, "tokenizer.json": json.dumps(said).encode()})
+    with pytest.raises(ErcBenchError, match=r"can't read every text .* Copy its tokenizer files"):
+        load_tokenizer(str(folder))
 
 
 @pytest.mark.slow

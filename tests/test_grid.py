@@ -21,11 +21,12 @@ from fake_executors import Fake, do, end, nobody
 from filelock import FileLock
 from rich.console import Console
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution import grid
 from erc_bench.execution.executors import Dispatch
 from erc_bench.execution.grid import Report, plan, run_grid
-from erc_bench.execution.jobs import Attempt, Job, JobFolder
+from erc_bench.execution.jobs import Attempt, Job, JobFolder, Result
 from erc_bench.execution.local import Local
 from erc_bench.execution.run import run
 from erc_bench.records.schema import parse_record, to_json
@@ -353,6 +354,15 @@ def test_a_run_killed_before_it_tidied_up_is_tidied_up(planned, tmp_path: Path) 
 
 
 # --- what the user sees ---
+
+
+def test_a_variant_has_a_mean_of_its_own(tmp_path: Path) -> None:
+    both = [resolve("eacl", "demo", preset="smoke", variant=name) for name in ("", "no-angle")]
+    jobs, _ = plan(both, tmp_path, {})
+    state = grid._Grid(jobs)
+    for job, score in zip(jobs, (60.0, 40.0), strict=True):
+        state._count(job, Result(score, Metric(), "", 1.0))
+    assert state.report.scores == {("eacl", "demo"): [60.0], ("eacl:no-angle", "demo"): [40.0]}
 
 
 def test_the_table_has_means_over_seeds() -> None:

@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from erc_bench.cli import main
+from erc_bench.corpus.conversation import Corpus
 from erc_bench.corpus.making import guess_columns, new_corpus, split_corpus, stratified
 from erc_bench.corpus.own import OwnCorpus, Turn
 from erc_bench.errors import ErcBenchError
@@ -522,10 +523,16 @@ def test_predict_reads_tables_and_corpora(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_goes_the_whole_way(folder: Path, tiny_encoder: str, tmp_path: Path, capsys) -> None:
+def test_it_goes_the_whole_way(
+    folder: Path, demo: Corpus, tiny_encoder: str, tmp_path: Path, capsys
+) -> None:
     """run, explain, compare, predict, leaderboard: by the folder first, by the name later."""
     (folder / "corpus.yaml").write_text(f"metric: micro_f1 without calm\n{SHEET}")
-    write_csv(folder / "talk.csv", made(24))
+    known = [u.text for d in demo.dialogues("train") for u in d.utterances]  # to the encoder
+    write_csv(
+        folder / "talk.csv",
+        [{**row, "utterance": text} for row, text in zip(made(24), known, strict=False)],
+    )
     store = ["--leaderboard-dir", str(tmp_path / "lb")]
     small = [f"encoder={tiny_encoder}", "epochs=1", "max_batches=2", "max_len=32"]
     options = ["--preset", "small", "--wandb", "off", *small, *store]

@@ -120,6 +120,12 @@ def test_a_value_that_the_method_refuses_is_named(monkeypatch) -> None:
         wrong.trial(1)
 
 
+def test_searches_on_two_corpora_or_for_two_methods_are_apart() -> None:
+    bases = [resolve(m, c) for m in ("finetune", "emoberta") for c in ("meld", "emorynlp")]
+    assert bases[0].hash == bases[1].hash
+    assert len({study(base).hash for base in bases}) == 4
+
+
 def test_test_can_not_be_asked_for() -> None:
     with pytest.raises(ErcBenchError, match="never looks at test"):
         study(resolve("finetune", "meld", overrides=["evaluation.oracle=true"]))

@@ -16,12 +16,12 @@ from erc_bench.cli.run import experiments
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.statistics import compare, holm, resampled_scores
 from erc_bench.execution.recording import make_record
-from erc_bench.leaderboard import build, read_board
+from erc_bench.leaderboard import build, compare_methods, read_board
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.comparing import ablations_of
 from erc_bench.leaderboard.runs import read_runs
 from erc_bench.method.data import ErcDataModule
-from erc_bench.records.place import Identity
+from erc_bench.records.place import Identity, Place
 from erc_bench.settings import experiment as settings
 from erc_bench.settings.experiment import resolve, variants
 from erc_bench.settings.registry import method_class, method_names, plugin
@@ -310,6 +310,26 @@ def test_the_command_prints_differences_and_whether_seeds_are_paired(root: Path,
 def test_what_is_not_there_is_told(words: list[str], said: str, root: Path, capsys) -> None:
     assert main(["ablations", *words, "--leaderboard-dir", str(root)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_comparison_means_the_whole_method_where_no_variant_is_named(root: Path) -> None:
+    whole = compare_methods(root, "eacl:paper", "finetune", "meld")
+    assert compare_methods(root, "eacl", "finetune", "meld", preset="paper").result == whole.result
+    without = compare_methods(root, "eacl:no-angle", "finetune", "meld")
+    assert "no-angle" in without.a.configuration
+    assert without.result.difference < whole.result.difference
+    with pytest.raises(ErcBenchError, match="Did you mean 'no-angle'"):
+        compare_methods(root, "eacl:no-angel", "finetune", "meld")
+
+
+def test_a_variant_and_the_same_settings_are_two_runs(tmp_path: Path) -> None:
+    seen = Identity("corpus", "encoder", "weights")
+    named = resolve("eacl", "meld", variant="no-angle")
+    given = resolve("eacl", "meld", overrides=["angle_weight=0.0"])
+    assert named.hash == given.hash
+    assert Place.of(tmp_path, named, seen).run == Place.of(tmp_path, given, seen).run.replace(
+        "-seed", "-no-angle-seed"
+    )
 
 
 def test_a_variant_of_tuned_settings_belongs_to_them(tmp_path: Path) -> None:

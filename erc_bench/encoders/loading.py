@@ -27,7 +27,7 @@ from erc_bench.encoders.locating import (
     has_tokenizer,
     weight_files,
 )
-from erc_bench.encoders.tokenising import special_tokens
+from erc_bench.encoders.tokenising import panics_as_errors, special_tokens
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import say_once
 
@@ -93,8 +93,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     # Turns are encoded whole and cut to the window afterwards.
     tokenizer.model_max_length = 1 << 30
     try:
-        before, after = special_tokens(tokenizer)
-        tokenizer.backend_tokenizer.encode("☃ \u10fb")  # no vocabulary has all characters
+        with panics_as_errors():
+            before, after = special_tokens(tokenizer)
+            tokenizer.backend_tokenizer.encode("☃ \u10fb")  # no vocabulary has all characters
     except Exception as error:  # a bare one, of the tokenizers library
         raise ErcBenchError(
             f"{who} can't read every text ({brief(error)}). Copy its tokenizer files again from "
@@ -110,8 +111,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             "if they are so there, too, choose an encoder of the kind of BERT or RoBERTa."
         )
     if before != [tokenizer.cls_token_id]:
-        said = " ".join(tokenizer.convert_ids_to_tokens([*before])) or "nothing"
-        ends = " ".join(tokenizer.convert_ids_to_tokens([*after])) or "nothing"
+        said, ends = (
+            " ".join(str(token) for token in tokenizer.convert_ids_to_tokens([*ids])) or "nothing"
+            for ids in (before, after)
+        )
         raise ErcBenchError(
             f"{who} puts {said} before a text and {ends} after it. The methods' inputs begin with "
             f"the CLS token ({tokenizer.cls_token}), as those of BERT and RoBERTa do: choose an "
@@ -145,7 +148,8 @@ def _own_tokenizer(found: EncoderFiles) -> PreTrainedTokenizerBase:
                 "its first entry. Save it as UTF-8 without one."
             )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False)
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False)
     except Exception as error:  # of several libraries, about files of many forms
         raise ErcBenchError(
             f"The tokenizer of the encoder {name!r} can't be loaded from {found.folder} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from erc_bench.errors import ErcBenchError
@@ -112,6 +113,21 @@ class TextEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_known": {}}
+
+
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Make an ordinary error of a panic of the tokenizers library, which is no ``Exception``.
+
+    Raises:
+        ValueError: what the panic said.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # it can't be imported
+            raise
+        raise ValueError(str(error)) from error
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

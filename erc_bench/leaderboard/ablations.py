@@ -94,11 +94,11 @@ def ablations(
         if not by_name:
             continue
         scores = resampled(whole)
+        if scores is None:
+            continue
         others = [(rows[0].variant, resampled(rows)) for rows in by_name.values()]
         order = list(known)
         others.sort(key=lambda each: (order.index(each[0]), each[0]))
-        if scores is None:
-            continue
         rows = [
             _row(name, other, scores, known[name][1]) for name, other in others if other is not None
         ]

@@ -533,6 +533,7 @@ def _published(
 def unlike(run: Run, row: PublishedRow) -> list[str]:
     """What keeps a run and a published row from being the same experiment."""
     reasons = [] if run.preset in ("", default_preset()) else [f"here preset {run.preset}"]
+    reasons += [f"here {run.variant}"] if run.variant else []
     reasons += [f"here {', '.join(run.overrides)}"] if run.overrides else []
     if not row.release:
         reasons.append("release not checked" if row.release is None else "another release")

@@ -142,8 +142,8 @@ def compare_methods(
     Args:
         root: folder of the records.
         a: a method; ``method:what`` where it has several configurations, ``what`` being a preset,
-            the encoder's name, ``tuned``, or the beginning of the configuration's hash (of a tuned
-            one, of the digest of its trials).
+            a variant, the encoder's name, ``tuned``, or the beginning of the configuration's hash
+            (of a tuned one, of the digest of its trials).
         b: the same, or the citation key of a published row.
         dataset: the corpus.
         preset: only runs of this preset.
@@ -343,7 +343,7 @@ def _find(
         encoder = run.encoder.split("/")[-1]
         if (
             not what
-            or what in (run.preset, run.encoder, encoder)
+            or what in (run.preset, run.encoder, encoder, run.variant)
             or _hash(run).startswith(what)
             or (what == TUNED and run.tuned)
         ):
@@ -352,10 +352,14 @@ def _find(
     if not fitting:
         names = {run.preset for run in mine} | {_hash(run) for run in mine}
         names |= {TUNED for run in mine if run.tuned}
+        names |= {run.variant for run in mine if run.variant}
         raise ErcBenchError(
             f"No configuration of {method!r} on {where} is {what!r}." + did_you_mean(what, names)
         )
-    return [sorted(same, key=lambda run: run.seed) for same in fitting.values()]
+    found = [sorted(same, key=lambda run: run.seed) for same in fitting.values()]
+    # A variant, too.
+    whole = [same for same in found if not same[0].variant or same[0].variant == what]
+    return whole or found
 
 
 def _ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
@@ -414,7 +418,7 @@ def _hash(run: Run) -> str:
 def _configuration(run: Run) -> str:
     """``small, temperature=0.05, all-MiniLM-L6-v2``."""
     encoder = run.encoder.split("/")[-1]
-    parts = (run.preset, *run.overrides, run.budget, encoder, copy_mark(run))
+    parts = (run.preset, run.variant, *run.overrides, run.budget, encoder, copy_mark(run))
     return ", ".join(p for p in parts if p)
 
 

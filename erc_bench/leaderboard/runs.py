@@ -124,9 +124,10 @@ class Run:
         return f"{search['sampler']} search, {search['trials']} trials" if search else ""
 
     @property
-    def settings(self) -> tuple[str, str]:
-        """What tells its settings from others of its method, and the search that chose them."""
-        return self.config_hash, self.tuned["digest"] if self.tuned else ""
+    def settings(self) -> tuple[str, str, str]:
+        """What tells its settings from others of its method: their hash, the variant that they are
+        called, and the search that chose them."""
+        return self.config_hash, self.variant, self.tuned["digest"] if self.tuned else ""
 
 
 @dataclass(frozen=True)
@@ -340,7 +341,7 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
     stored = getattr(record.metrics.test, metric.name)
     counted = score_of(np.array(gold), np.array(predicted), record.labels, metric)
     if stored is None or not abs(stored - counted) <= AGREEMENT:
-        said = "no" if stored is None else ""
+        said = "no " if stored is None else ""
         raise RecordError(
             f"{path} says {said}{metric.title}{'' if said else f' {stored:.4f}'}, but its "
             f"predictions give {counted:.4f}. `erc-bench rescore` puts that right."

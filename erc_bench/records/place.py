@@ -70,7 +70,8 @@ class Place:
     method: str
     dataset: str
     run: str
-    """``<config hash>-<data hash>-seed<k>``."""
+    """``<config hash>-<data hash>-seed<k>``, with a mark before the seed where it is a variant's,
+    or tuned."""
     identity: Identity
 
     @classmethod
@@ -79,7 +80,8 @@ class Place:
 
         A run that was finished before runs were named by these, and is just this one, keeps its.
         """
-        tuned = f"-tuned-{experiment.tuned.digest[:8]}" if experiment.tuned else ""
+        mark = f"-{experiment.variant}" if experiment.variant else ""
+        mark += f"-tuned-{experiment.tuned.digest[:8]}" if experiment.tuned else ""
         here, before = (
             cls(
                 root,
@@ -88,9 +90,9 @@ class Place:
                 f"{experiment.hash}{data}-seed{experiment.seed}",
                 identity,
             )
-            for data in (f"-{identity.hash}{tuned}", "")
+            for data in (f"-{identity.hash}{mark}", "")
         )
-        if tuned:  # the same settings that nobody searched for are another row
+        if mark:  # the same settings without it are another row
             return here
         with contextlib.suppress(RecordError):  # another's, as far as can be told
             if not here.record.exists() and before.finished() is not None:
