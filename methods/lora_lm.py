@@ -20,6 +20,7 @@ from erc_bench.encoders.optimisation import linear_warmup
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, Columns, ErcMethod, Example, LabelSet, MethodConfig, Reader
 from erc_bench.method.config import above, at_least, between_0_and_1
+from erc_bench.method.parts import PARTS
 from erc_bench.method.ragged import Ragged
 from erc_bench.training.precision import choose_precision
 
@@ -62,7 +63,7 @@ class LoraLMConfig(MethodConfig):
     lr: float = 2e-4  # highest learning rate
     warmup: float = 0.03  # share of the steps in which it rises, before it falls to 0
     weight_decay: float = 0.0  # of the adapters
-    gradient_checkpointing: bool = True  # compute each layer again instead of keeping its inside
+    checkpointing: bool = True
     bits: int = 16  # 4: the model's own weights in 4 bits (extra lm-4bit, a GPU)
 
     def __post_init__(self) -> None:
@@ -128,7 +129,7 @@ class LoraLM(ErcMethod):
 
     Config = LoraLMConfig
     context = "past"
-    several_devices = False  # its own micro-batches are of one device
+    several_devices = False  # its micro-batches' gradients are not gathered
     config: LoraLMConfig
 
     def __init__(self, config: LoraLMConfig, labels: LabelSet) -> None:
@@ -163,12 +164,10 @@ class LoraLM(ErcMethod):
     def _answer_tokens(self, labels: Tensor) -> int:
         return sum(len(self.answers[label]) for label in labels.tolist())
 
-    def answer_loss(self, batch: Batch, part: slice) -> Tensor:
-        """Summed cross-entropy of the right answers' tokens, of a part of a batch's examples."""
-        mask = batch["attention_mask"][part]
-        unused = int((mask.sum(dim=0) == 0).sum())  # a part may be shorter than the batch
-        ids, mask = batch["input_ids"][part, unused:], mask[:, unused:]
-        answers = [self.answers[label] for label in batch["labels"][part].tolist()]
+    def answer_loss(self, batch: Batch) -> Tensor:
+        """Summed cross-entropy of the right answers' tokens."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        answers = [self.answers[label] for label in batch["labels"].tolist()]
         longest = max(map(len, answers))
         padded = [[*answer, *[-100] * (longest - len(answer))] for answer in answers]
         wanted = torch.tensor(padded, device=ids.device)
@@ -183,10 +182,11 @@ class LoraLM(ErcMethod):
         """The gradients of a batch, a micro-batch at a time, and a step for each ``accumulate``
         batches: those of the batch's mean loss over all tokens of its answers."""
         optimizer: Any = self.optimizers()
-        accumulate, size = self.config.accumulate, self.config.micro_batch
+        accumulate = self.config.accumulate
+        parts = batch[PARTS].batches if PARTS in batch else [batch]
         tokens, total = self._answer_tokens(batch["labels"]), torch.zeros((), device=self.device)
-        for first in range(0, len(batch["labels"]), size):
-            loss = self.answer_loss(batch, slice(first, first + size)) / tokens
+        for part in parts:
+            loss = self.answer_loss(part) / tokens
             self.manual_backward(loss / accumulate)
             total = total + loss.detach()
         if (batch_idx + 1) % accumulate == 0 or self.trainer.is_last_batch:
@@ -196,8 +196,8 @@ class LoraLM(ErcMethod):
             optimizer.zero_grad()
             schedule: Any = self.lr_schedulers()
             schedule.step()
-        size = len(batch["labels"])
-        self.log("train/loss", total, on_step=False, on_epoch=True, batch_size=size)
+        examples = len(batch["labels"])
+        self.log("train/loss", total, on_step=False, on_epoch=True, batch_size=examples)
         return total
 
     def configure_optimizers(self) -> Any:
@@ -265,11 +265,6 @@ def adapted(config: LoraLMConfig) -> Any:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if config.gradient_checkpointing and model.supports_gradient_checkpointing:
-        # Its name before version 5 of transformers was another one.
-        old = "gradient_checkpointing_enable"
-        enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
-        enable({"use_reentrant": False})
     return model
 
 

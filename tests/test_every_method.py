@@ -50,7 +50,7 @@ METHODS = {
     "finetune": ["encoder_lr=0.003", "lr=0.005", "max_len=64"],
     "lora-lm": [
         *("lr=0.004", "max_len=256", "window=2", "batch_size=16", "micro_batch=16", "dropout=0"),
-        *("gradient_checkpointing=false", "epochs=2"),
+        *("checkpointing=false", "epochs=2"),
     ],
     "prompt-lm": ["keep=false", "window=3", "examples=2"],
     "sacl-lstm": ["lr=0.003", "batch_size=8", "accumulate=1", "epsilon=1", *VECTORS],

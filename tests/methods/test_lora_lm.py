@@ -11,7 +11,13 @@ from fitting import built, fitted, last_state
 from torch.nn.utils.rnn import pad_sequence
 
 from erc_bench.errors import ErcBenchError
+from erc_bench.method import Batch
+from erc_bench.method.parts import PARTS
 from erc_bench.methods.lora_lm import LoraLM, LoraLMConfig
+from erc_bench.training.sharding import checkpoint_layers
+
+NUMBERS = torch.arange(0, 200, 20).numpy()
+"""Of ten examples."""
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +43,7 @@ def batch_of(config: LoraLMConfig, small_demo):
         for parameter in method.parameters():
             if parameter.requires_grad:  # one half of each begins with zeros
                 parameter.normal_(0, 0.05)
-    numbers = torch.arange(0, 200, 20).numpy()
-    batch = data._loader("train", [numbers]).dataset[numbers]
+    batch = data._loader("train", [NUMBERS]).dataset[NUMBERS]
     assert len(set(batch["attention_mask"].sum(dim=1).tolist())) > 3
     return method, batch
 
@@ -54,8 +59,7 @@ def test_the_loss_is_that_of_the_answers_tokens_in_each_whole_text_alone(batch_o
         logits = method.model(input_ids=whole).logits[0, -len(answer) - 1 : -1]
         total += torch.nn.functional.cross_entropy(logits, answer, reduction="sum").item()
         tokens += len(answer)
-    every = slice(0, len(batch["labels"]))
-    ours = method.answer_loss(batch, every).item()
+    ours = method.answer_loss(batch).item()
     assert ours == pytest.approx(total, rel=1e-5)
     method.eval()
     with torch.no_grad():
@@ -64,31 +68,33 @@ def test_the_loss_is_that_of_the_answers_tokens_in_each_whole_text_alone(batch_o
     assert from_likelihoods == pytest.approx(total / tokens, rel=1e-5)
 
 
-def gradients(method: LoraLM, batch, size: int) -> torch.Tensor:
-    """The gradients of the batch's loss, in micro-batches of a size."""
+def gradients(method: LoraLM, batches: list[Batch]) -> torch.Tensor:
+    """The gradients of the loss of a batch that comes in parts."""
     method.zero_grad()
-    for first in range(0, len(batch["labels"]), size):
-        method.answer_loss(batch, slice(first, first + size)).backward()
+    for batch in batches:
+        method.answer_loss(batch).backward()
     return torch.cat([p.grad.flatten() for p in method.parameters() if p.requires_grad])
 
 
-def test_micro_batches_give_the_gradients_of_the_batch(batch_of) -> None:
+def test_micro_batches_give_the_gradients_of_the_batch(batch_of, config, small_demo) -> None:
     method, batch = batch_of
-    whole = gradients(method, batch, 10)
+    whole = gradients(method, [batch])
     assert whole.abs().max() > 0
     for size in (1, 3):
-        torch.testing.assert_close(gradients(method, batch, size), whole, rtol=1e-4, atol=1e-5)
+        _, data = built(LoraLM, replace(config, micro_batch=size), small_demo)
+        parts = data._loader("train", [NUMBERS], in_parts=True).dataset[NUMBERS][PARTS].batches
+        assert len(parts) == -(-10 // size)
+        torch.testing.assert_close(gradients(method, parts), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_checkpointed_layers_give_the_same_gradients(batch_of, config, small_demo) -> None:
     method, batch = batch_of
-    assert any(getattr(m, "gradient_checkpointing", False) for m in method.model.modules())
-    plain = LoraLM(replace(config, gradient_checkpointing=False), small_demo.labels).train()
-    assert not any(getattr(m, "gradient_checkpointing", False) for m in plain.model.modules())
+    plain = LoraLM(config, small_demo.labels).train()
     plain.load_saved_state(method.saved_state())
-    torch.testing.assert_close(
-        gradients(plain, batch, 10), gradients(method, batch, 10), rtol=1e-5, atol=1e-6
-    )
+    without = gradients(plain, [batch])
+    checkpoint_layers(plain)
+    assert any(getattr(m, "gradient_checkpointing", False) for m in plain.model.modules())
+    torch.testing.assert_close(gradients(plain, [batch]), without, rtol=1e-5, atol=1e-6)
 
 
 def test_only_adapters_are_trained_and_saved(config, small_demo, tmp_path) -> None:
