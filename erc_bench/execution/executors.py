@@ -286,21 +286,9 @@ def _unseen(folder: JobFolder) -> str:
     )
 
 
-class Patience:
-    """Looks at something only so often, as engines ask their users to.
-
-    Args:
-        seconds: between two looks.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.next = 0.0
-
-    def is_over(self) -> bool:
-        """Whether it is time; if so the next time is later."""
-        now = time.monotonic()
-        if now < self.next:
-            return False
-        self.next = now + self.seconds
-        return True
+def refuse_nodes(resources: Resources) -> None:
+    """Raise where a run of a grid is to have several machines."""
+    if (resources.nodes or 1) > 1:
+        raise ErcBenchError(
+            f"--resources nodes={resources.nodes}: a run of a grid has one machine. Leave it out."
+        )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.execution.executors import Gone, check_options
+from erc_bench.execution.executors import Gone, check_options, refuse_nodes
 from erc_bench.execution.jobs import Attempt
 from erc_bench.execution.resources import Resources
 from erc_bench.execution.worker import STOPPED, TIED
@@ -176,10 +176,7 @@ class Ray:
 
 def _needs(resources: Resources) -> dict[str, Any]:
     """What a task needs, in Ray's words."""
-    if (resources.nodes or 1) > 1:
-        raise ErcBenchError(
-            f"--resources nodes={resources.nodes}: a run of a grid has one machine. Leave it out."
-        )
+    refuse_nodes(resources)
     return {
         "num_cpus": resources.cpus or 1,
         "num_gpus": resources.gpus or 0,

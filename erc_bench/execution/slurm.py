@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.execution.executors import Gone, Patience
+from erc_bench.execution.executors import Gone, refuse_nodes
 from erc_bench.execution.jobs import Attempt
 from erc_bench.execution.resources import Resources
 from erc_bench.execution.worker import DONE, STOPPED
@@ -102,7 +102,7 @@ class Slurm:
         self.setup = self.options.pop("setup", "")
         limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.M)
         self.most = max(1, min(LARGEST_BATCH, int(limit[1]) if limit else LARGEST_BATCH))
-        self.patience = Patience(SQUEUE_SECONDS)
+        self.next_look = 0.0
         self.missing: dict[str, float] = {}
         """Since when a job has not been there."""
         self.silent = False
@@ -153,8 +153,9 @@ class Slurm:
 
     def gone(self, handles: Collection[str]) -> dict[str, Gone]:
         """Which jobs Slurm no longer has. It is asked only every :data:`SQUEUE_SECONDS`."""
-        if not handles or not self.patience.is_over():
+        if not handles or time.monotonic() < self.next_look:
             return {}
+        self.next_look = time.monotonic() + SQUEUE_SECONDS
         try:
             listed = _ask("squeue", "--me", "--noheader", "--array", "--format=%F_%K %T")
         except ErcBenchError as error:
@@ -201,10 +202,7 @@ def _needs(resources: Resources) -> list[str]:
             f"--resources gpus={gpus:g}: Slurm gives whole GPUs. Give a whole number; a cluster "
             "that shares GPUs has its own words for it, such as slurm.gres=shard:1 with gpus=0."
         )
-    if (resources.nodes or 1) > 1:
-        raise ErcBenchError(
-            f"--resources nodes={resources.nodes}: a run of a grid has one machine. Leave it out."
-        )
+    refuse_nodes(resources)
     words = ["--nodes=1", "--ntasks=1", f"--cpus-per-task={resources.cpus or 1}"]
     if resources.memory_gib:
         words.append(f"--mem={int(resources.memory_gib * 1024)}M")
