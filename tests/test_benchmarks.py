@@ -102,6 +102,7 @@ def test_what_is_wrong_is_said_before_anything_is_measured(options, said, monkey
     assert said in str(stopped.value).lower() + capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["finetune", "eacl", "spcl"])
 def test_the_probe_reads_what_the_method_read(method, tiny_encoder, tmp_path, monkeypatch, capsys):
     quick = ["max_len=32", "epochs=1", "max_batches=4", "precision=float32"]

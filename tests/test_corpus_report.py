@@ -118,6 +118,7 @@ def test_the_doctor_with_nothing_there():
     assert "USC SAIL" in found["iemocap"][1]
 
 
+@pytest.mark.slow
 def test_the_doctor_with_everything_in_order():
     text, status = doctor(real_data("emorynlp"))
     found = blocks(text)

@@ -337,6 +337,7 @@ def test_bfloat16_trains_and_predicts_like_float32(
     torch.testing.assert_close(half, full, atol=0.05, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_record_of_bfloat16_holds_probabilities(
     method: str, odd: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:

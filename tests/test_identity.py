@@ -88,6 +88,7 @@ def test_another_copy_of_the_corpus_is_another_run(encoder, copies, tmp_path: Pa
     assert set((tmp_path / "lb").glob("records/*/*/*.json")) == both
 
 
+@pytest.mark.slow
 def test_a_mean_over_seeds_is_over_one_corpus(encoder, copies, tmp_path: Path) -> None:
     run(experiment(encoder), tmp_path / "lb")
     seeds = [experiment(encoder, seed) for seed in (1, 2)]
@@ -112,6 +113,7 @@ def test_an_interrupted_run_is_not_resumed_on_another_copy(
     assert not other.is_interrupted()
 
 
+@pytest.mark.slow
 def test_a_record_of_before_runs_were_told_so_stays_finished(encoder, tmp_path: Path) -> None:
     """Under its old name, if it is of this very corpus and encoder; else it is another run's."""
     made = run(experiment(encoder), tmp_path / "lb")

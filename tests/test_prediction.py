@@ -78,6 +78,7 @@ def equals_record(answers: list[dict], record: dict, dialogue) -> None:
             assert answers[i]["label"] == record["labels"][test["predicted"][at]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(SETTINGS))
 def test_a_dialogue_of_the_corpus_gets_what_the_record_holds(
     method: str, tiny_encoder: str, demo, elsewhere: Path, capsys, monkeypatch

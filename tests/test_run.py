@@ -225,6 +225,7 @@ def power_cut(*_: object, **__: object) -> None:
     raise RuntimeError("power cut")
 
 
+@pytest.mark.slow
 def test_a_repetition_of_a_run_killed_before_it_tidied_up_trains(quick, tmp_path: Path) -> None:
     """Its finished checkpoints are not gone on with."""
     experiment = quick("epochs=1")
@@ -330,6 +331,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
     assert len(resumed.training.curves) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
     quick, tmp_path: Path, monkeypatch
 ) -> None:
@@ -587,6 +589,7 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 def test_attention_of_a_training_in_bfloat16_multiplies_in_it(quick, tmp_path: Path) -> None:
     with Products() as products:
         run(quick("precision=bfloat16", "epochs=1", "stage2_epochs=0"), tmp_path)

@@ -31,6 +31,7 @@ def test_ids_are_the_tokenizers_own(encoder: TextEncoder) -> None:
     assert (encoder.before, encoder.after) == ([theirs.cls_token_id], [theirs.sep_token_id])
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(), max_size=5), st.integers(2, 20))
 @settings(deadline=None, max_examples=50)
 def test_ids_of_any_texts_are_the_tokenizers_own(

@@ -326,6 +326,7 @@ def test_a_place_that_cannot_be_written_is_one_line(quick, tmp_path: Path, capsy
     assert "no harm" in said[0]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_leaves_an_offline_run(
     quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -403,6 +404,7 @@ def test_the_variable_is_the_default_and_the_option_wins(
     assert wandb_mode("online", tmp_path) == "online"
 
 
+@pytest.mark.slow
 def test_a_wanted_mode_wins_in_a_run_too(
     quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def test_values_lie_in_their_ranges_on_their_scales() -> None:
     assert set(by_name["causal"]) == {"false", "true"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_takes_what_its_space_holds(method: str) -> None:
     for preset in presets():

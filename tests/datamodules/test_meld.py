@@ -222,6 +222,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
 def test_damaged_text_is_named_for_what_it_is(copy, meld, damage, message):
     change(copy, text_of=damage)
@@ -273,6 +274,7 @@ def test_other_labels_than_the_releases_are_refused(copy, make, words):
         MELD().load(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make", "words"),
     [

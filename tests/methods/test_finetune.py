@@ -21,6 +21,7 @@ def config(tiny_encoder) -> FinetuneConfig:
     )
 
 
+@pytest.mark.slow
 def test_the_loss_falls(config, small_demo, tmp_path):
     trained = fitted(Finetune, config, small_demo, tmp_path)
     losses = [epoch["train/loss"] for epoch in trained.log.curves]
@@ -31,6 +32,7 @@ def test_the_loss_falls(config, small_demo, tmp_path):
     torch.testing.assert_close(sums, torch.ones(len(predicted.rows)))
 
 
+@pytest.mark.slow
 def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path):
     config = dataclasses.replace(config, epochs=3)
     resumed_equals_uninterrupted(Finetune, config, small_demo, tmp_path)

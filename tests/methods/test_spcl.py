@@ -400,6 +400,7 @@ def test_the_adversarial_step_is_along_the_gradient(config, small_demo) -> None:
     torch.testing.assert_close(both, first + words.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_rates_restart_every_epoch_and_warm_up_once(config, small_demo, tmp_path) -> None:
     assert [rate(step, 10, 4) for step in range(4)] == [0, 0.25, 0.5, 0.75]
     assert rate(4, 10, 4) == rate(0, 10, 0) == 1

@@ -104,6 +104,7 @@ def test_both_tasks_are_learnt_and_recorded(config, form, tmp_path):
         assert 0 < metrics.extra["speaker_accuracy"] < 100
 
 
+@pytest.mark.slow
 def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path):
     config = replace(config, epochs=3, balance="uncertainty")
     resumed_equals_uninterrupted(SpeakerMTL, config, small_demo, tmp_path)
@@ -353,6 +354,7 @@ def test_dialogues_of_dev_and_test_are_refused_and_counted(config, small_demo):
     assert 0 < extra < 200
 
 
+@pytest.mark.slow
 def test_extra_dialogues_come_by_their_share_and_without_labels(config, strange, tmp_path):
     config = replace(config, extra_corpus="demo", extra_ratio=2.0, batch_size=2)
     method, datamodule = prepared(config, strange)
