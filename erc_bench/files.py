@@ -107,8 +107,7 @@ def cannot_write(path: Path, error: OSError) -> ErcBenchError:
 
 def _chosen_by(path: Path) -> str:
     """What chooses the folder that a file of ours lies in."""
-    cache = platformdirs.user_cache_path("erc-bench", appauthor=False)
-    return "XDG_CACHE_HOME" if cache in path.absolute().parents else "--leaderboard-dir"
+    return "XDG_CACHE_HOME" if cache_folder() in path.absolute().parents else "--leaderboard-dir"
 
 
 def sha256_of(*paths: Path) -> str:
@@ -128,3 +127,8 @@ def last_line(file: Path) -> str:
         lines = log.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
     return ""
+
+
+def cache_folder() -> Path:
+    """Where downloads and all that can be made again are kept."""
+    return platformdirs.user_cache_path("erc-bench", appauthor=False)

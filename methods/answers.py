@@ -17,11 +17,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import platformdirs
-
 from erc_bench.errors import ErcBenchError, quoted
 from erc_bench.evaluation import NO_ANSWER
-from erc_bench.files import cannot_write
+from erc_bench.files import cache_folder, cannot_write
 from erc_bench.progress import bar, console, say
 
 if TYPE_CHECKING:
@@ -95,8 +93,7 @@ class AnswerFile:
     """
 
     def __init__(self, source: Any) -> None:
-        folder = platformdirs.user_cache_path("erc-bench", appauthor=False) / "answers"
-        self.path = folder / f"{key_of(source)[:32]}.jsonl"
+        self.path = cache_folder() / "answers" / f"{key_of(source)[:32]}.jsonl"
         self._answers: dict[str, Answer] = {}
         whole = True
         with contextlib.suppress(OSError), self.path.open("rb") as file:

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from erc_bench.method import Batch, LabelSet
 from erc_bench.method.config import at_least
 
-from .dialogues import DialogueConfig, DialogueMethod, DialogueReader, Turns, gru
+from .dialogues import DialogueClassifier, DialogueConfig, DialogueReader, Turns, gru
 
 
 @dataclass
@@ -172,7 +172,7 @@ class Network(nn.Module):
             return self.head(self.dropout(torch.cat(states, dim=1)))
 
 
-class DAGERC(DialogueMethod):
+class DAGERC(DialogueClassifier):
     """DAG-ERC on utterance vectors."""
 
     Config = DAGERCConfig

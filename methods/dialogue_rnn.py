@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from erc_bench.method import Batch, LabelSet
 
-from .dialogues import DialogueConfig, DialogueMethod, DialogueReader, Turns, gru
+from .dialogues import DialogueClassifier, DialogueConfig, DialogueReader, Turns, gru
 
 
 @dataclass
@@ -230,7 +230,7 @@ class Network(nn.Module):
         return pack_padded_sequence(scores.softmax(dim=2) @ each, lengths, batch_first=True).data
 
 
-class DialogueRNN(DialogueMethod):
+class DialogueRNN(DialogueClassifier):
     """DialogueRNN on utterance vectors."""
 
     Config = DialogueRNNConfig

@@ -137,11 +137,10 @@ class DialogueReader(Reader):
 
 
 class DialogueMethod(VectorMethod):
-    """A recurrent network over the vectors of whole dialogues, trained by cross-entropy.
+    """A recurrent network over the vectors of whole dialogues.
 
     Attributes:
-        network: gives logits ``(T, C)`` of a batch's turns, from their vectors ``(T, d)`` and the
-            batch.
+        network: all that is trained.
     """
 
     Config = DialogueConfig
@@ -154,6 +153,22 @@ class DialogueMethod(VectorMethod):
         super().prepare(data)
         self.reader.has_vector = self.present.numpy()
 
+    def configure_optimizers(self) -> Any:
+        """Adam with an L2 penalty."""
+        config = self.config
+        return torch.optim.Adam(
+            self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+
+
+class DialogueClassifier(DialogueMethod):
+    """One that is trained by cross-entropy.
+
+    Attributes:
+        network: gives logits ``(T, C)`` of a batch's turns, from their vectors ``(T, d)`` and the
+            batch.
+    """
+
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(N, C)`` of the targets."""
         vectors = self.features[batch["turns"].data]
@@ -162,13 +177,6 @@ class DialogueMethod(VectorMethod):
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {"loss": F.cross_entropy(output, batch["labels"])}
-
-    def configure_optimizers(self) -> Any:
-        """Adam with an L2 penalty."""
-        config = self.config
-        return torch.optim.Adam(
-            self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
 
 
 def gru(of_input: Tensor, of_state: Tensor, state: Tensor) -> Tensor:

@@ -34,28 +34,22 @@ from torch.nn.utils.rnn import PackedSequence
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, Columns, ErcDataModule, LabelSet, Ragged, devices
 from erc_bench.method.config import SelectOn, above, added_later, at_least, between_0_and_1
-from erc_bench.vectors import VectorMethod, VectorMethodConfig
 
-from .dialogues import DialogueReader
+from .dialogues import DialogueConfig, DialogueMethod, DialogueReader
 
 
 @dataclass
-class SACLConfig(VectorMethodConfig):
+class SACLConfig(DialogueConfig):
     """Hyper-parameters of SACL-LSTM; defaults as in the paper for MELD."""
 
-    encoder: str = "FacebookAI/roberta-large"  # hub id or folder
     epochs: int = 100  # passes over the training split
-    batch_size: int = 16  # dialogues per batch
     accumulate: int = 2  # batches per optimiser step; their gradients are added
     gradient_clip: float = 0.0  # largest gradient norm; 0 = no clipping
     patience: int = 20  # epochs without improvement on dev before stopping; 0 = never
     select_on: SelectOn = "loss"  # the figure of dev that selects
-    # of the LSTMs; auto = float32
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     hidden_size: int = 128  # of each direction of both LSTMs
     layers: int = 1  # of both LSTMs
     dropout: float = 0.2  # between the layers and before the classifier
-    lr: float = 1e-4  # learning rate of Adam
     weight_decay: float = 2e-4  # L2 penalty of Adam
     gamma: float = 1.0  # γ, how much the focal loss turns to utterances that are not yet right
     class_weights: Literal["none", "inverse", "log_inverse"] = "none"  # α, of train's frequencies
@@ -75,21 +69,15 @@ class SACLConfig(VectorMethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "hidden_size", "layers")
-        at_least(self, 0, "weight_decay", "gamma", "epsilon")
+        at_least(self, 1, "layers")
+        at_least(self, 0, "gamma", "epsilon")
         at_least(self, 0, "contrastive_weight", "adversarial_contrastive_weight")
-        between_0_and_1(self, "dropout", "at_rate", "situ_rate", "speaker_rate")
-        above(self, 0, "temperature", "lr")
+        between_0_and_1(self, "at_rate", "situ_rate", "speaker_rate")
+        above(self, 0, "temperature")
         if self.situ_rate + self.speaker_rate > 1:
             raise ErcBenchError(
                 f"situ_rate + speaker_rate={self.situ_rate + self.speaker_rate:g} are shares of "
                 "the same batches: give 1 at most together."
-            )
-        if self.precision == "auto":  # so small that less gains nothing, and float16 would overflow
-            self.precision = "float32"
-        if self.precision == "float16":
-            raise ErcBenchError(
-                "SACL-LSTM trains its LSTMs in float32 or bfloat16; leave precision=float16 out."
             )
 
 
@@ -322,13 +310,14 @@ Output = tuple[Tensor, Tensor]
 """States ``u`` ``(N, 4h)`` and log-probabilities ``(N, C)`` of a batch's targets."""
 
 
-class SACLLSTM(VectorMethod):
+class SACLLSTM(DialogueMethod):
     """Supervised adversarial contrastive learning over a Dual-LSTM."""
 
     Config = SACLConfig
     context = "full"
     config: SACLConfig
     reader: SequenceReader
+    network: DualLSTM
     class_weights: Tensor
 
     def __init__(self, config: SACLConfig, labels: LabelSet) -> None:
@@ -349,7 +338,6 @@ class SACLLSTM(VectorMethod):
     def prepare(self, data: ErcDataModule) -> None:
         """The vectors of all turns, and the class weights of train."""
         super().prepare(data)
-        self.reader.has_vector = self.present.numpy()
         trained = self.class_weights.ne(1).any()
         if self.config.class_weights != "none" and "train" in data.splits and not trained:
             gold = data.gold[data.rows("train")]
@@ -449,10 +437,3 @@ class SACLLSTM(VectorMethod):
             optimizer.step()
             optimizer.zero_grad()
         return values["train/loss"]
-
-    def configure_optimizers(self) -> Any:
-        """Adam with an L2 penalty."""
-        config = self.config
-        return torch.optim.Adam(
-            self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )

@@ -17,13 +17,13 @@ from erc_bench.corpus.source import (
     CorpusFile,
     CorpusSource,
     CorpusWarning,
-    cache_folder,
     checksum_of,
     download,
     find,
 )
 from erc_bench.corpus.text_files import read_csv
 from erc_bench.errors import ErcBenchError
+from erc_bench.files import cache_folder
 
 CONTENT = {split: f"label,text\nyes,{split} one\nno,two\n".encode() for split in ("train", "test")}
 

@@ -462,16 +462,6 @@ def test_torchrun_starts_every_process_itself(still_encoder: str, tmp_path: Path
     assert json.loads(record.read_text())["environment"]["devices"] == 2
 
 
-class Dying(Plugin):
-    """Its second device is killed in the middle of a training."""
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        from erc_bench.method.devices import position
-
-        if position().rank == 1:
-            os.kill(os.getpid(), 9)
-
-
 @pytest.mark.slow
 def test_a_device_that_is_lost_is_told_and_the_run_goes_on_later(
     still_encoder: str, tmp_path: Path, monkeypatch

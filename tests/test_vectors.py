@@ -18,9 +18,9 @@ from cosmic_layout import cosmic_parts, vectors_of, write_cosmic
 from fitting import PowerCut
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
-from erc_bench.corpus.source import cache_folder
 from erc_bench.encoders.loading import load_encoder, load_tokenizer
 from erc_bench.errors import ErcBenchError
+from erc_bench.files import cache_folder
 from erc_bench.training.train import train
 from erc_bench.vectors import (
     FeatureConfig,

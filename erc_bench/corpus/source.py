@@ -31,12 +31,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-import platformdirs
-
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Metric
 from erc_bench.corpus.release import Release
 from erc_bench.errors import ErcBenchError
-from erc_bench.files import temporary_name
+from erc_bench.files import cache_folder, temporary_name
 
 ATTEMPTS = 3
 TIMEOUT = 30  # seconds without an answer
@@ -81,11 +79,6 @@ class FileStatus:
         if self.path is None:
             return "missing"
         return "present" if self.intact else "checksum fails"
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept."""
-    return platformdirs.user_cache_path("erc-bench", appauthor=False)
 
 
 def search_folders(data_dir: Path | None) -> list[Path]:

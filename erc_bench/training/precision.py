@@ -18,10 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 
-from erc_bench.files import temporary_name
+from erc_bench.files import cache_folder, temporary_name
 from erc_bench.training.environment import device_name, processor
 
 LIGHTNING = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
@@ -197,9 +196,8 @@ def _read(path: Path) -> float | None:
 
 
 def _cache_file() -> Path:
-    folder = platformdirs.user_cache_path("erc-bench", appauthor=False)
     key = hashlib.sha256(json.dumps(_dependencies(), sort_keys=True, default=str).encode())
-    return folder / "precision" / f"{key.hexdigest()[:32]}.json"
+    return cache_folder() / "precision" / f"{key.hexdigest()[:32]}.json"
 
 
 def _dependencies() -> list[Any]:

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from erc_bench.corpus.conversation import SPLITS, Corpus
-from erc_bench.corpus.source import cache_folder, checksum_of
+from erc_bench.corpus.source import checksum_of
 from erc_bench.encoders.loading import load_encoder, load_tokenizer, tokenizer_digest
 from erc_bench.encoders.locating import digest_of, find_encoder
 from erc_bench.encoders.tokenising import TextEncoder
 from erc_bench.errors import ErcBenchError
-from erc_bench.files import UNWRITABLE, replacing, temporary_name
+from erc_bench.files import UNWRITABLE, cache_folder, replacing, temporary_name
 from erc_bench.leases import hold
 from erc_bench.method import devices
 from erc_bench.method.batches import Batches
