@@ -1,7 +1,7 @@
 """A benchmark suite for emotion recognition in conversation (ERC).
 
-``load_corpus``, ``load_run``, ``run``, ``predict`` and ``load_leaderboard`` are for notebooks and
-scripts; see :mod:`erc_bench.api`.
+``load_corpus``, ``load_run``, ``run``, ``predict``, ``encode`` and ``load_leaderboard`` are for
+notebooks and scripts; see :mod:`erc_bench.api`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from erc_bench.api import load_corpus, load_leaderboard, load_run, predict, run
+    from erc_bench.api import encode, load_corpus, load_leaderboard, load_run, predict, run
 
-__all__ = ["__version__", "load_corpus", "load_leaderboard", "load_run", "predict", "run"]
+__all__ = [
+    "__version__",
+    "encode",
+    "load_corpus",
+    "load_leaderboard",
+    "load_run",
+    "predict",
+    "run",
+]
 
 try:
     __version__ = version("erc-bench")

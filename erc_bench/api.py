@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from erc_bench.corpus.conversation import Corpus, Dialogue
     from erc_bench.inference.model import Answer, Model
     from erc_bench.records.schema import Record
+    from erc_bench.vectors import Encoded
 
 FOLDER = Path("leaderboard")
 """Where records are, if nothing else is said; the command line's default too."""
@@ -104,18 +105,17 @@ def run(
     Raises:
         ErcBenchError: something that the caller can mend.
     """
-    import json
-
     from erc_bench.execution.resources import Devices
     from erc_bench.execution.run import run as run_experiment
     from erc_bench.settings.experiment import resolve
 
-    overrides = [
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in (settings or {}).items()
-    ]
     experiment = resolve(
-        method, dataset, preset=preset, variant=variant, seed=seed, overrides=overrides
+        method,
+        dataset,
+        preset=preset,
+        variant=variant,
+        seed=seed,
+        overrides=_overrides(settings),
     )
     outcome = run_experiment(
         experiment,
@@ -129,6 +129,16 @@ def run(
     return Run(outcome.path, outcome.record)
 
 
+def _overrides(settings: Mapping[str, Any] | None) -> list[str]:
+    """Settings as the command line has them, ``key=value``."""
+    import json
+
+    return [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in (settings or {}).items()
+    ]
+
+
 def predict(
     run: Run | str, dialogues: Sequence[Dialogue], *, folder: Path | str = FOLDER
 ) -> list[Answer]:
@@ -140,6 +150,50 @@ def predict(
         folder: of the records, where ``run`` is a name.
     """
     return (load_run(run, folder=folder) if isinstance(run, str) else run).predict(dialogues)
+
+
+def encode(
+    what: Run | str,
+    dialogues: Corpus | Sequence[Dialogue] | str,
+    *,
+    fine_tuned_on: str = "",
+    settings: Mapping[str, Any] | None = None,
+    folder: Path | str = FOLDER,
+    data_dir: Path | str | None = None,
+) -> Encoded:
+    """A vector for every turn: ``encode("roberta-base", "meld").save("meld.safetensors")``.
+
+    Args:
+        what: an encoder (hub id or folder); or a run, or its name: the state that it classifies.
+        dialogues: a corpus, or its name; or dialogues, or a file of them.
+        fine_tuned_on: the corpus that an encoder is fine-tuned on first, on single utterances;
+            empty: it is taken as it is.
+        settings: of an encoder's vectors, as ``{"max_len": 64}``.
+        folder: of the records, where ``what`` is a run's name.
+        data_dir: where the corpora are, before the usual places.
+
+    Returns:
+        ``vectors`` ``(N, d)``, ``ids`` and ``save(path)``.
+
+    Raises:
+        ErcBenchError: something that the caller can mend.
+    """
+    from erc_bench.corpus.conversation import Corpus
+    from erc_bench.inference import encoding
+
+    root, data_dir = Path(folder), Path(data_dir) if data_dir else None
+    if isinstance(dialogues, str):
+        dialogues = encoding.read_turns_of(dialogues, root, data_dir)
+    elif not isinstance(dialogues, Corpus):
+        dialogues = encoding.as_corpus(dialogues)
+    return encoding.encode(
+        (what.path, what.record) if isinstance(what, Run) else what,
+        dialogues,
+        root,
+        fine_tuned_on=fine_tuned_on,
+        settings=_overrides(settings),
+        data_dir=data_dir,
+    )
 
 
 def load_leaderboard(folder: Path | str = FOLDER) -> pd.DataFrame:

@@ -20,7 +20,14 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from erc_bench.method import Batch, LabelSet
 from erc_bench.method.config import at_least
 
-from .dialogues import DialogueClassifier, DialogueConfig, DialogueReader, Turns, gru
+from .dialogues import (
+    DialogueClassifier,
+    DialogueConfig,
+    DialogueNetwork,
+    DialogueReader,
+    Turns,
+    gru,
+)
 
 
 @dataclass
@@ -127,7 +134,7 @@ class Layer(nn.Module):
         return torch.cat(states)
 
 
-class Network(nn.Module):
+class Network(DialogueNetwork):
     """DAG-ERC: layers over the projected vectors, and a classifier of all layers' states.
 
     Args:
@@ -161,15 +168,20 @@ class Network(nn.Module):
             nn.Linear(hidden_size, classes),
         )
 
-    def forward(self, vectors: Tensor, batch: Batch) -> Tensor:
-        """Logits ``(T, C)`` of packed turns from their vectors ``(T, d)``."""
+    def states(self, vectors: Tensor, batch: Batch) -> Tensor:
+        """All layers' states of packed turns ``(T, (L + 1)h)`` from their vectors ``(T, d)``."""
         graph = Graph.of(batch, self.relations, vectors.dtype)
         sizes = batch["turns"].batch_sizes.tolist()
         states = [self.project(self.dropout(vectors)).relu().to(vectors.dtype)]
         for layer in self.layers:
             states.append(layer(states[-1], sizes, graph))
+        return torch.cat(states, dim=1)
+
+    def forward(self, vectors: Tensor, batch: Batch) -> Tensor:
+        """Logits ``(T, C)`` of packed turns from their vectors ``(T, d)``."""
+        states = self.states(vectors, batch)
         with torch.autocast(vectors.device.type, enabled=False):
-            return self.head(self.dropout(torch.cat(states, dim=1)))
+            return self.head(self.dropout(states))
 
 
 class DAGERC(DialogueClassifier):

@@ -18,7 +18,14 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from erc_bench.method import Batch, LabelSet
 
-from .dialogues import DialogueClassifier, DialogueConfig, DialogueReader, Turns, gru
+from .dialogues import (
+    DialogueClassifier,
+    DialogueConfig,
+    DialogueNetwork,
+    DialogueReader,
+    Turns,
+    gru,
+)
 
 
 @dataclass
@@ -165,7 +172,7 @@ def attended(queries: Tensor, earlier: Tensor) -> Tensor:
     return (weights.transpose(2, 3) @ earlier)[:, :, 0]
 
 
-class Network(nn.Module):
+class Network(DialogueNetwork):
     """DialogueRNN: one direction, or two with attention over the emotion states of all turns.
 
     Args:
@@ -202,8 +209,9 @@ class Network(nn.Module):
             nn.Linear(hidden_size, classes),
         )
 
-    def forward(self, vectors: Tensor, batch: Batch) -> Tensor:
-        """Logits ``(T, C)`` of packed turns from their vectors ``(T, d)``."""
+    def states(self, vectors: Tensor, batch: Batch) -> Tensor:
+        """Emotion states of packed turns ``(T, h)``, or ``(T, 2h)`` over all turns of the dialogue,
+        from their vectors ``(T, d)``."""
         batch_sizes, parties = batch["turns"].batch_sizes, batch["parties"]
         vectors = self.dropout(vectors)
         both = len(self.directions) > 1
@@ -215,11 +223,19 @@ class Network(nn.Module):
             vectors, parties = vectors[None], parties[None]
         layers = cast("list[Direction]", list(self.directions))
         states = emotion_states(layers, vectors, batch_sizes, parties)
+        if not both:
+            return states[0]
         with torch.autocast(vectors.device.type, enabled=False):
-            if both:
-                each = self.dropout(torch.cat([states[0], states[1][back]], dim=1))
-                return self.head(self.over_the_dialogue(each, batch_sizes))
-            return self.head(self.dropout(states[0]))
+            each = self.dropout(torch.cat([states[0], states[1][back]], dim=1))
+            return self.over_the_dialogue(each, batch_sizes)
+
+    def forward(self, vectors: Tensor, batch: Batch) -> Tensor:
+        """Logits ``(T, C)`` of packed turns from their vectors ``(T, d)``."""
+        states = self.states(vectors, batch)
+        with torch.autocast(vectors.device.type, enabled=False):
+            if len(self.directions) == 1:  # else it was applied before the attention
+                states = self.dropout(states)
+            return self.head(states)
 
     def over_the_dialogue(self, states: Tensor, batch_sizes: Tensor) -> Tensor:
         """``Σ_j softmax_j(e_tᵀ W_β e_j) e_j`` over the turns of the dialogue ``(T, 2h)``."""

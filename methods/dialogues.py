@@ -136,6 +136,14 @@ class DialogueReader(Reader):
         return {}
 
 
+class DialogueNetwork(nn.Module):
+    """A network over the turns of whole dialogues."""
+
+    def states(self, vectors: Tensor, batch: Batch) -> Tensor:
+        """What is classified of packed turns ``(T, h)``, from their vectors ``(T, d)``."""
+        raise NotImplementedError
+
+
 class DialogueMethod(VectorMethod):
     """A recurrent network over the vectors of whole dialogues.
 
@@ -166,13 +174,20 @@ class DialogueClassifier(DialogueMethod):
 
     Attributes:
         network: gives logits ``(T, C)`` of a batch's turns, from their vectors ``(T, d)`` and the
-            batch.
+            batch; its ``states`` gives what they are read off ``(T, h)``.
     """
+
+    network: DialogueNetwork
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(N, C)`` of the targets."""
         vectors = self.features[batch["turns"].data]
         return self.network(vectors, batch)[batch["targets"]]
+
+    def states(self, batch: Batch) -> Tensor:
+        """States ``(N, h)`` of the targets."""
+        vectors = self.features[batch["turns"].data]
+        return self.network.states(vectors, batch)[batch["targets"]]
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy."""

@@ -261,6 +261,10 @@ class EACL(ErcMethod):
             anchors = self.network.mapped_anchors()
         return anchor_scores(output[1], anchors, self.config.temperature)
 
+    def states(self, batch: Batch) -> Tensor:
+        """Mapped vectors ``z`` ``(B, m)``, which are compared with the anchors."""
+        return self(batch)[1]
+
     def configure_optimizers(self) -> Any:
         """AdamW; both learning rates decay after every epoch."""
         optimizer = adamw(self, self.network.encoder, self.config.encoder_lr)

@@ -59,7 +59,11 @@ class Finetune(ErcMethod):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``, in float32 also under autocast: in a smaller type many are equal."""
-        return in_float32(self.head, prompt_states(self.encoder, batch))
+        return in_float32(self.head, self.states(batch))
+
+    def states(self, batch: Batch) -> Tensor:
+        """The encoder's state at the token that is read ``(B, d)``."""
+        return prompt_states(self.encoder, batch)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy."""

@@ -382,6 +382,10 @@ class SACLLSTM(DialogueMethod):
         """The log-probabilities."""
         return output[1]
 
+    def states(self, batch: Batch) -> Tensor:
+        """States ``u`` ``(N, 4h)`` of both LSTMs."""
+        return self(batch)[0]
+
     def attacked(self) -> list[nn.Parameter]:
         """Draw which input weights this batch's adversarial pass moves; none = no such pass."""
         config = self.config

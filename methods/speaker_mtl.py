@@ -288,6 +288,10 @@ class SpeakerMTL(ErcMethod):
         """Logits of the emotions ``(N, C)``."""
         return self.network.emotions(output[0], batch["targets"])
 
+    def states(self, batch: Batch) -> Tensor:
+        """States of CER ``(N, 2d)``, the bridge crossed."""
+        return self(batch)[0].flatten(0, 1)[batch["targets"]]
+
     def extra_metrics(self, output: States, batch: Batch) -> dict[str, Tensor]:
         """``speaker_accuracy``: the share of right answers to the SI task."""
         if not self.config.si_weight:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import erc_bench
 from erc_bench.corpus.conversation import Dialogue, Utterance
@@ -41,6 +42,27 @@ def test_a_run_predicts_dialogues(finished) -> None:
     assert [answer.speaker for answer in answers] == ["Ilse", "Oskar"]
     assert {answer.label for answer in answers} <= set(run.record.labels)
     assert erc_bench.predict(run, [Dialogue("d", turns)]) == answers
+
+
+def test_a_run_gives_the_states_that_it_classifies(finished, tiny_encoder: str) -> None:
+    _, run = finished
+    some = erc_bench.load_corpus("demo").dialogues("test")[3:6]
+    encoded = erc_bench.encode(run, some)
+    turns = [turn for dialogue in some for turn in dialogue.utterances]
+    assert encoded.ids == [turn.id for turn in turns]
+    assert encoded.vectors.shape == (len(turns), 32)
+    assert encoded.about["model"]["digest"] == run.record.model.sha256
+    with torch.no_grad():
+        shares = run.model.method.head(torch.from_numpy(encoded.vectors)).softmax(dim=1)
+    for answer, row in zip(run.predict(some), shares, strict=True):
+        assert list(answer.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-4)
+
+
+def test_an_encoder_gives_vectors_of_dialogues(tiny_encoder: str) -> None:
+    some = erc_bench.load_corpus("demo").dialogues("test")[:1]
+    encoded = erc_bench.encode(tiny_encoder, some, settings={"max_len": 8})
+    assert encoded.vectors.shape == (len(some[0]), 32)
+    assert encoded.about["settings"]["max_len"] == 8
 
 
 def test_the_leaderboard_is_a_table(finished) -> None:

@@ -26,16 +26,32 @@ from erc_bench.settings.space import space_of
 
 @pytest.mark.slow
 def test_the_tour_of_the_python_interface_runs(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
-    (tour,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    """All blocks of the page, one after another, as cells of a notebook."""
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    cells = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(cells) == 5
     done = subprocess.run(
-        [sys.executable, "-c", tour], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", "\n".join(cells)], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    score, *answers = done.stdout.splitlines()
+    turns, score, *answers = done.stdout.splitlines()
+    assert turns.startswith("[(")
     assert 0 < float(score) < 100
     assert len(answers) > 4
     assert "finetune" in done.stdout
+    assert "dag-erc" in done.stdout
+    assert (tmp_path / "demo.safetensors").is_file()
+
+
+def test_the_commands_about_vectors_are_commands() -> None:
+    found = commands("vectors-and-hub.md")
+    assert {words[0] for words in found} >= {"encode", "run"}
+    for words in found:
+        command, given, _ = app.parse_args(words)
+        if command is run.run:
+            names = ("method", "dataset")
+            asked = {name: given.arguments[name] for name in names}
+            assert experiments(*given.arguments["overrides"], **asked)
 
 
 def commands(page: str) -> list[list[str]]:

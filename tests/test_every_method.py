@@ -6,6 +6,7 @@ import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +24,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.encoders.locating import find_encoder
+from erc_bench.errors import ErcBenchError
 from erc_bench.execution.recording import make_record
 from erc_bench.execution.run import run
+from erc_bench.inference.model import check_states
 from erc_bench.method.data import ErcDataModule
 from erc_bench.method.ragged import Columns, take
 from erc_bench.method.reader import Reader
+from erc_bench.methods.eacl import anchor_scores
+from erc_bench.methods.spcl import class_similarity
 from erc_bench.records.place import Identity, model_file
 from erc_bench.records.schema import parse_record, to_json
 from erc_bench.settings.experiment import Experiment, resolve
@@ -165,6 +170,45 @@ def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(
         alone = predicted_on(trained, Corpus.build("demo", odd.labels, {"test": [dialogue]}))
         for utterance, probabilities in alone.items():
             torch.testing.assert_close(probabilities, together[utterance], rtol=1e-4, atol=1e-5)
+
+
+def from_anchors(method: Any, states: torch.Tensor) -> torch.Tensor:
+    anchors = method.adapted_anchors
+    anchors = anchors if len(anchors) else method.network.mapped_anchors()
+    return anchor_scores(states, anchors, method.config.temperature)
+
+
+def from_centers(method: Any, states: torch.Tensor) -> torch.Tensor:
+    return class_similarity(states, method.prototypes.centers) / method.config.temperature
+
+
+LAST_STEPS = {
+    "dag-erc": lambda method, states: method.network.head(states),
+    "dialogue-rnn": lambda method, states: method.network.head(states),
+    "eacl": from_anchors,
+    "emoberta": lambda method, states: method.head(states),
+    "finetune": lambda method, states: method.head(states),
+    "sacl-lstm": lambda method, states: method.network.log_probs(states),
+    "speaker-mtl": lambda method, states: method.network.cer_head(states),
+    "spcl": from_centers,
+}
+"""What makes scores of the state that a method classifies; the others classify none."""
+
+
+def test_scores_are_read_off_the_states(method: str, trained: Trained) -> None:
+    if method not in LAST_STEPS:
+        with pytest.raises(ErcBenchError, match="classifies no state"):
+            check_states(type(trained.method), method)
+        return
+    prepare(trained.method, trained.data)  # other tests predicted other dialogues
+    loader = trained.data.evaluation_loader("test")
+    found = trained.trainer.predict(trained.method, loader)
+    for batch, states in zip(loader, found, strict=True):
+        assert torch.equal(batch["rows"], states["rows"])
+        with torch.no_grad():
+            wanted = trained.method.scores(trained.method(batch), batch)
+            scores = LAST_STEPS[method](trained.method, states["states"])
+        torch.testing.assert_close(scores, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_predicts_the_same_in_a_new_object(

@@ -1,4 +1,4 @@
-"""``erc-bench predict``: the model of a finished run on dialogues that nobody has labelled."""
+"""The model of a finished run on dialogues that nobody has labelled: its answers, its states."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.encoders.fast import enabled
@@ -15,6 +18,7 @@ from erc_bench.evaluation import NO_ANSWER
 from erc_bench.files import sha256_of
 from erc_bench.inference.dialogue_files import dialogue
 from erc_bench.method.config import is_added_later
+from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import say
 from erc_bench.records.place import model_file
@@ -23,7 +27,7 @@ from erc_bench.records.store import run_name
 from erc_bench.settings.experiment import stored_config
 from erc_bench.settings.registry import method_class
 from erc_bench.training.checkpoints import load_checkpoint
-from erc_bench.training.frameworks import quiet_frameworks
+from erc_bench.training.frameworks import interruptible, quiet_frameworks
 from erc_bench.training.scoring import predict
 from erc_bench.training.train import build_trainer, prepare
 
@@ -60,6 +64,7 @@ class Model:
 
     def __init__(self, path: Path, record: Record) -> None:
         weights = model_file(path, record)
+        self.method_name = record.method
         self.dataset, self.labels = record.dataset, LabelSet(tuple(record.labels))
         say(f"Loading the model of {run_name(path)} …")
         _check_digest(path, record, weights)
@@ -98,12 +103,34 @@ class Model:
             whole = dialogue("dialogue-1", so_far)
             yield from self._answers([_asked(whole, [len(whole) - 1])])
 
+    def states(self, dialogues: Sequence[Dialogue]) -> Tensor:
+        """What the method classifies of every turn of the dialogues ``(N, d)``, in their order, in
+        float32 on the CPU.
+
+        Raises:
+            ErcBenchError: it classifies no such state.
+        """
+        check_states(type(self.method), self.method_name)
+        asked = [_asked(d, range(len(d))) for d in dialogues]
+        with quiet_frameworks():
+            data = self._prepared(asked)
+            with enabled(self.method.config.speedups), interruptible():
+                batches = self.trainer.predict(self.method, data.evaluation_loader("test"))
+        assert batches is not None
+        rows = torch.cat([batch["rows"] for batch in batches])  # type: ignore[call-overload]
+        return torch.cat([batch["states"] for batch in batches])[rows.argsort()]  # type: ignore[call-overload]
+
+    def _prepared(self, asked: Sequence[Dialogue]) -> ErcDataModule:
+        """Batches of dialogues, and the method prepared for them."""
+        corpus = Corpus.build(self.dataset, self.labels, {"test": asked})
+        data = ErcDataModule(corpus, self.method)
+        prepare(self.method, data)
+        return data
+
     def _answers(self, asked: Sequence[Dialogue]) -> list[Answer]:
         """Answers for the labelled turns."""
         with quiet_frameworks():
-            corpus = Corpus.build(self.dataset, self.labels, {"test": asked})
-            data = ErcDataModule(corpus, self.method)
-            prepare(self.method, data)
+            data = self._prepared(asked)
             with enabled(self.method.config.speedups):
                 predicted = predict(self.trainer, self.method, data, "test", few=True)
         turns = [(d, i) for d in asked for i in d.labelled]
@@ -123,6 +150,20 @@ class Model:
             )
             for (d, i), best, row in found
         ]
+
+
+def check_states(kind: type[ErcMethod], name: str) -> None:
+    """Whether a method says which state of an utterance it classifies.
+
+    Raises:
+        ErcBenchError: it does not.
+    """
+    if kind.states is ErcMethod.states:
+        raise ErcBenchError(
+            f"The method {name!r} classifies no state of an utterance that could be its vector. "
+            "Take a run of a method that does, or the vectors of an encoder: `erc-bench encode "
+            "ENCODER …`."
+        )
 
 
 def _check_digest(path: Path, record: Record, weights: Path) -> None:

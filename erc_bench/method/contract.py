@@ -71,6 +71,15 @@ class ErcMethod(LightningModule):
 
     # --- what a method may write
 
+    def states(self, batch: Batch) -> Tensor:
+        """What is classified of each target ``(N, d)``, in the order of ``scores``: what a network
+        has before its last step. ``erc-bench encode`` gives it as the utterance's vector.
+
+        A method that does not write it has no such state: a label's likelihood, say, is read off
+        many.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no states(batch).")
+
     @classmethod
     def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
         """What turns text into vectors: its ``name``, and a ``digest`` of its weights."""
@@ -162,6 +171,10 @@ class ErcMethod(LightningModule):
         """``scores`` ``(N, C)`` and the counts of ``extra_metrics``."""
         output = self(batch)
         return {"scores": self.scores(output, batch), "extra": self.extra_metrics(output, batch)}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """``states`` ``(N, d)`` of the targets, and their ``rows`` ``(N,)``."""
+        return {"rows": batch["rows"], "states": self.states(batch).float()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = self.saved_state()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from erc_bench.errors import ErcBenchError, nearest
@@ -73,10 +73,9 @@ def find_record(root: Path, run: str) -> Path:
     if os.path.isfile(run):
         return Path(run)
     stored = {run_name(path): path for path in record_files(root)}
-    wanted = run.strip("/ ").split("/")
-    if wanted == [""]:
+    if not run.strip("/ "):
         raise ErcBenchError("Which run? Name a record, or a part of method/dataset/hash/seedK.")
-    meant = [n for n in stored if _means(wanted, n)] or [n for n in stored if _begins(wanted, n)]
+    meant = _meant(run, stored)
     if len(meant) == 1:
         return stored[meant[0]]
     if meant:
@@ -97,6 +96,19 @@ def find_record(root: Path, run: str) -> Path:
         f"There is no run {run!r} below {root}.{f' Did you mean {near!r}?' if near else ''} "
         f"There is: {_listed(list(stored)[:MOST_LISTED], len(stored))}."
     )
+
+
+def is_run(root: Path, run: str) -> bool:
+    """Whether a run is meant, or several are, as :func:`find_record` takes it."""
+    stored = [run_name(path) for path in record_files(root)]
+    record = os.path.isfile(run) and run.endswith(".json")
+    return record or (bool(run.strip("/ ")) and bool(_meant(run, stored)))
+
+
+def _meant(run: str, stored: Iterable[str]) -> list[str]:
+    """The names of the stored runs that are meant."""
+    wanted = run.strip("/ ").split("/")
+    return [n for n in stored if _means(wanted, n)] or [n for n in stored if _begins(wanted, n)]
 
 
 def _means(wanted: Sequence[str], name: str) -> bool:

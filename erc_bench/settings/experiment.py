@@ -15,13 +15,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.method.config import MethodConfig, default_of, is_added_later, is_unhashed
 from erc_bench.settings.presets import default_preset, presets
 from erc_bench.settings.registry import experiment_file
+
+S = TypeVar("S")
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 """What settings of a type take, in words."""
@@ -235,6 +237,20 @@ def stored_config(method: str, settings: Mapping[str, Any], where: str) -> Metho
     config = OmegaConf.to_object(merged)
     assert isinstance(config, MethodConfig)
     return config
+
+
+def with_overrides(settings: S, overrides: Iterable[str]) -> S:
+    """A dataclass of settings, with ``key=value`` for some of them.
+
+    Raises:
+        ErcBenchError: as :func:`resolve`.
+    """
+    from omegaconf import OmegaConf
+
+    merged = OmegaConf.structured(settings)
+    for text in overrides:
+        merged = _merge(merged, _override(text), f"override {text!r}")
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
 def _hashed(config: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ the base of one that does.
 """
 
 from erc_bench.vectors.config import FeatureConfig
+from erc_bench.vectors.files import Encoded, VectorFile, read_vectors
 from erc_bench.vectors.method import VectorMethod, VectorMethodConfig
 from erc_bench.vectors.utterance_vectors import (
     Vectors,
@@ -14,10 +15,13 @@ from erc_bench.vectors.utterance_vectors import (
 )
 
 __all__ = [
+    "Encoded",
     "FeatureConfig",
+    "VectorFile",
     "VectorMethod",
     "VectorMethodConfig",
     "Vectors",
+    "read_vectors",
     "utterance_vectors",
     "vector_size",
     "vectors_identity",

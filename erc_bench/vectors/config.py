@@ -13,9 +13,9 @@ from erc_bench.method.config import above, at_least, between_0_and_1
 class FeatureConfig:
     """How the vectors of the utterances are made, or where they are read."""
 
-    path: str = ""  # pickle in COSMIC's layout to be read instead; "" = fine-tune the encoder
-    layer: int = 1  # of `path`: which of its four vectors per utterance, 1 … 4
-    size: int = 1024  # of `path`: length of its vectors
+    path: str = ""  # file of vectors (`erc-bench encode`) to be read instead; "" = fine-tune
+    layer: int = 1  # of a `path` in COSMIC's layout: which of its four vectors, 1 … 4
+    size: int = 1024  # of a `path` in COSMIC's layout: length of its vectors
     epochs: int = 10  # passes over the training utterances; 0 = the pre-trained encoder as it is
     max_batches: int = 0  # fine-tune on so many batches an epoch at most; 0 = all
     batch_size: int = 32  # utterances per batch

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erc_bench.corpus.conversation import SPLITS, Corpus
+from erc_bench.corpus.conversation import Corpus
 from erc_bench.corpus.source import checksum_of
 from erc_bench.encoders.loading import load_encoder, load_tokenizer, tokenizer_digest
 from erc_bench.encoders.locating import digest_of, find_encoder
@@ -36,6 +36,7 @@ from erc_bench.progress import track
 from erc_bench.training.precision import trainer_precision
 from erc_bench.vectors.config import FeatureConfig
 from erc_bench.vectors.cosmic import match, read_cosmic
+from erc_bench.vectors.files import BY_ID, match_ids, read_vectors, turns_of
 from erc_bench.vectors.fine_tuning import UNFINISHED, cls_states, fine_tune, fine_tuning_of
 
 EXTRACT_BATCH = 64
@@ -59,7 +60,8 @@ class Vectors:
 def vector_size(encoder: str, config: FeatureConfig) -> int:
     """Length d of a vector."""
     if config.path:
-        return config.size
+        path = Path(config.path).expanduser()
+        return read_vectors(path).vectors.shape[1] if path.suffix in BY_ID else config.size
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(find_encoder(encoder).folder).hidden_size
@@ -93,10 +95,13 @@ def utterance_vectors(
     """
     if config.path:
         path = Path(config.path).expanduser()
-        given, there = match(read_cosmic(path), corpus, config.layer, config.size, path)
+        if path.suffix in BY_ID:
+            given, there = match_ids(read_vectors(path), corpus, path)
+        else:
+            given, there = match(read_cosmic(path), corpus, config.layer, config.size, path)
         digest = vectors_identity(encoder, config)["digest"]
         return Vectors(given, there, bytes.fromhex(digest))
-    texts = _texts(corpus)
+    texts = [turn.text for turn in turns_of(corpus)]
     frozen, own = not config.epochs, _key(corpus, encoder, config)
     if frozen:  # which encoder that is, is known without a training
         key = own
@@ -173,12 +178,6 @@ def _code(*, fine_tuned: bool) -> list[str]:
     sources = sorted(source for room in rooms for source in (package / room).rglob("*.py"))
     digests = [hashlib.sha256(source.read_bytes()).hexdigest() for source in sources]
     return [*digests, *map(version, packages)]
-
-
-def _texts(corpus: Corpus) -> list[str]:
-    """The text of every turn, in the order of the rows."""
-    splits = [split for split in SPLITS if split in corpus.contents]
-    return [u.text for split in splits for d in corpus.dialogues(split) for u in d.utterances]
 
 
 def _stored(path: Path, shape: tuple[int, int]) -> Tensor | None:

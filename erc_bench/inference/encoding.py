@@ -1,0 +1,180 @@
+"""``erc-bench encode``: a vector for every turn, by an encoder or by the model of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from erc_bench import __version__
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet
+from erc_bench.corpus.own import OwnCorpus
+from erc_bench.encoders.locating import find_encoder
+from erc_bench.errors import ErcBenchError
+from erc_bench.files import sha256_of
+from erc_bench.inference.dialogue_files import read_dialogues
+from erc_bench.inference.model import Model, check_states
+from erc_bench.records.corpora import find_corpus
+from erc_bench.records.place import model_file
+from erc_bench.records.schema import Record
+from erc_bench.records.store import find_record, is_run, read_record, run_name
+from erc_bench.settings.experiment import with_overrides
+from erc_bench.settings.registry import corpus_names, method_class
+from erc_bench.vectors import Encoded, FeatureConfig, utterance_vectors
+
+OF_A_FILE = ("path", "layer", "size")
+"""Settings of vectors that are read from a file, not made."""
+
+
+def read_turns_of(given: str, root: Path, data_dir: Path | None = None) -> Corpus:
+    """The dialogues that a user names: a corpus, or a file of dialogues in any form.
+
+    Args:
+        given: name of a corpus, folder of one's own, a file, or ``-`` for standard input.
+        root: folder of the records, which know where corpora of one's own lie.
+        data_dir: where the corpora are, before the usual places.
+
+    Returns:
+        The corpus; dialogues of a file, or of a corpus that is not split, are its split ``test``.
+
+    Raises:
+        ErcBenchError: there is nothing of this name, or it can't be read.
+    """
+    path = Path(given)
+    if given in corpus_names():
+        return find_corpus(given, root).load(data_dir)
+    if path.suffix in (".yaml", ".yml") or (path / "corpus.yaml").is_file():
+        source = OwnCorpus(path)
+        if all(turn.split for turn in source.turns()):
+            return source.load()
+    elif not (path.exists() or given == "-"):
+        try:
+            return find_corpus(given, root).load(data_dir)
+        except ErcBenchError as error:
+            if path.suffix:
+                raise ErcBenchError(f"There is no file {given}. {error}") from error
+            raise
+    return as_corpus(read_dialogues(given))
+
+
+def as_corpus(dialogues: Sequence[Dialogue]) -> Corpus:
+    """Dialogues as a corpus without emotions, all in ``test``."""
+    unlabelled = [
+        replace(d, utterances=tuple(replace(u, label=None) for u in d.utterances))
+        for d in dialogues
+    ]
+    return Corpus.build("dialogues", LabelSet(()), {"test": unlabelled})
+
+
+def encode(
+    what: str | tuple[Path, Record],
+    corpus: Corpus,
+    root: Path,
+    *,
+    fine_tuned_on: str = "",
+    settings: Sequence[str] = (),
+    data_dir: Path | None = None,
+) -> Encoded:
+    """The vectors of a corpus's turns.
+
+    Args:
+        what: an encoder (hub id or folder); or a finished run, by name or by its record's file and
+            what that holds.
+        corpus: whose labels are not looked at.
+        root: folder of the records.
+        fine_tuned_on: the corpus that an encoder is fine-tuned on first; empty: it is taken as it
+            is.
+        settings: ``key=value`` of :class:`~erc_bench.vectors.FeatureConfig`, for an encoder.
+        data_dir: where the corpora are, before the usual places.
+
+    Raises:
+        ErcBenchError: there is no such encoder or run, the run's method classifies no state of an
+            utterance, or a setting is none.
+    """
+    if isinstance(what, str) and not is_run(root, what):
+        return _by_encoder(what, corpus, root, fine_tuned_on, settings, data_dir)
+    if fine_tuned_on or settings:
+        raise ErcBenchError(
+            f"{fine_tuned_on or settings[0]!r} is for the vectors of an encoder, and {what!r} is a "
+            "run, whose model is there already. Leave it out, or name an encoder."
+            if isinstance(what, str)
+            else "Settings are for the vectors of an encoder; a run's model is there already."
+        )
+    if isinstance(what, str):
+        path = find_record(root, what)
+        what = path, read_record(path)
+    return _by_run(*what, corpus)
+
+
+def _about(corpus: Corpus, model: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What a file of vectors says beside ids and texts."""
+    splits = {split: sum(map(len, found)) for split, found in corpus.contents.items()}
+    return {
+        "model": model,
+        "settings": settings,
+        "corpus": {"name": corpus.name, "digest": corpus.digest, "utterances": splits},
+        "erc_bench": __version__,
+    }
+
+
+def _by_encoder(
+    encoder: str,
+    corpus: Corpus,
+    root: Path,
+    fine_tuned_on: str,
+    overrides: Sequence[str],
+    data_dir: Path | None,
+) -> Encoded:
+    named = [text.partition("=")[0].strip() for text in overrides]
+    if of_a_file := [name for name in named if name in OF_A_FILE]:
+        raise ErcBenchError(
+            f"The setting {of_a_file[0]} is of vectors that are read from a file. Leave it out."
+        )
+    config = with_overrides(FeatureConfig(), overrides)
+    if not fine_tuned_on:
+        if tuning := [name for name in named if name != "max_len"]:
+            raise ErcBenchError(
+                f"The setting {tuning[0]} is of a fine-tuning, and the encoder is taken as it is. "
+                "Say the corpus to fine-tune it on, --fine-tuned-on CORPUS, or leave it out."
+            )
+        config.epochs = 0
+    elif not config.epochs:
+        raise ErcBenchError("epochs=0 fine-tunes nothing. Leave it or --fine-tuned-on out.")
+    try:
+        found = find_encoder(encoder)
+    except ErcBenchError as error:
+        raise ErcBenchError(f"{error} Nor is there a run {encoder!r} below {root}.") from error
+    model = {"kind": "encoder", "name": encoder, "digest": found.digest}
+    if not fine_tuned_on:
+        made = utterance_vectors(corpus, encoder, config)
+        read = {"max_len": config.max_len, "state": "first token of the last layer"}
+        return Encoded(made.vectors.numpy(), corpus, _about(corpus, model, read))
+    tuned_on = find_corpus(fine_tuned_on, root).load(data_dir)
+    made = utterance_vectors(tuned_on, encoder, config)
+    if corpus.digest != tuned_on.digest:
+        made = utterance_vectors(corpus, encoder, config, key=made.key)
+    model |= {
+        "kind": "fine-tuned encoder",
+        "fine_tuned_on": {"name": tuned_on.name, "digest": tuned_on.digest},
+        "key": made.key.hex(),
+    }
+    settings = {key: value for key, value in asdict(config).items() if key not in OF_A_FILE}
+    return Encoded(made.vectors.numpy(), corpus, _about(corpus, model, settings))
+
+
+def _by_run(path: Path, record: Record, corpus: Corpus) -> Encoded:
+    weights = model_file(path, record)
+    check_states(method_class(record.method), record.method)
+    dialogues = [d for found in corpus.contents.values() for d in found]
+    vectors = Model(path, record).states(dialogues).numpy()
+    model = {
+        "kind": "run",
+        "name": run_name(path),
+        "digest": sha256_of(weights),
+        "encoder": {"name": record.encoder.name, "digest": record.encoder.digest}
+        if record.encoder
+        else None,
+        "trained_on": {"name": record.dataset, "digest": record.dataset_digest},
+    }
+    return Encoded(vectors, corpus, _about(corpus, model, dict(record.config)))
