@@ -1,4 +1,4 @@
-"""``erc-bench encode`` and its files: written, read by methods, and refused where they do not fit."""
+"""``erc-bench encode`` and its files: written, read by methods, refused where they do not fit."""
 
 import json
 import pickle
@@ -110,9 +110,9 @@ def test_another_corpus_is_refused(corpus, encoded, tmp_path) -> None:
         dev = [Dialogue("dev-d0", (replace(first, **change), *rest))]
         return Corpus.build("other", corpus.labels, {**corpus.contents, "dev": dev})
 
-    with pytest.raises(ErcBenchError, match="1 of 12 utterances had other texts.*'dev-d0-u0'"):
+    with pytest.raises(ErcBenchError, match=r"1 of 12 utterances had other texts.*'dev-d0-u0'"):
         utterance_vectors(changed(text="I have found it."), "", config)
-    with pytest.raises(ErcBenchError, match="1 of 12 utterances have no vector.*'dev-d9-u0'"):
+    with pytest.raises(ErcBenchError, match=r"1 of 12 utterances have no vector.*'dev-d9-u0'"):
         utterance_vectors(changed(id="dev-d9-u0"), "", config)
 
 
@@ -195,6 +195,7 @@ def test_dialogues_are_encoded_by_an_encoder(tiny_encoder, elsewhere, capsys) ->
         state = cls_state(Path(tiny_encoder), text)
         torch.testing.assert_close(torch.from_numpy(row), state, rtol=1e-4, atol=1e-5)
     assert read.about["model"]["kind"] == "encoder"
+    capsys.readouterr()
     assert "is there already" in fails(capsys, *argv[:-1])
     assert main([*argv, "--force"]) == 0
 

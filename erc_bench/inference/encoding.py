@@ -21,6 +21,7 @@ from erc_bench.records.schema import Record
 from erc_bench.records.store import find_record, is_run, read_record, run_name
 from erc_bench.settings.experiment import with_overrides
 from erc_bench.settings.registry import corpus_names, method_class
+from erc_bench.training.frameworks import quiet_frameworks
 from erc_bench.vectors import Encoded, FeatureConfig, utterance_vectors
 
 OF_A_FILE = ("path", "layer", "size")
@@ -93,7 +94,8 @@ def encode(
             utterance, or a setting is none.
     """
     if isinstance(what, str) and not is_run(root, what):
-        return _by_encoder(what, corpus, root, fine_tuned_on, settings, data_dir)
+        with quiet_frameworks():
+            return _by_encoder(what, corpus, root, fine_tuned_on, settings, data_dir)
     if fine_tuned_on or settings:
         raise ErcBenchError(
             f"{fine_tuned_on or settings[0]!r} is for the vectors of an encoder, and {what!r} is a "
