@@ -53,7 +53,7 @@ def test_a_run_gives_the_states_that_it_classifies(finished, tiny_encoder: str) 
     assert encoded.vectors.shape == (len(turns), 32)
     assert encoded.about["model"]["digest"] == run.record.model.sha256
     with torch.no_grad():
-        shares = run.model.method.head(torch.from_numpy(encoded.vectors)).softmax(dim=1)
+        shares = run.model.method.eval().head(torch.from_numpy(encoded.vectors)).softmax(dim=1)
     for answer, row in zip(run.predict(some), shares, strict=True):
         assert list(answer.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-4)
 

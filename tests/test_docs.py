@@ -49,9 +49,9 @@ def test_the_commands_about_vectors_are_commands() -> None:
     for words in found:
         command, given, _ = app.parse_args(words)
         if command is run.run:
-            names = ("method", "dataset")
-            asked = {name: given.arguments[name] for name in names}
-            assert experiments(*given.arguments["overrides"], **asked)
+            asked = {name: given.arguments[name] for name in ("method", "dataset")}
+            (experiment,) = experiments(**asked)
+            assert experiment.settings["features"]["path"] == "meld.safetensors"
 
 
 def commands(page: str) -> list[list[str]]:

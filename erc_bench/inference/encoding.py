@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from erc_bench import __version__
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet
 from erc_bench.corpus.own import OwnCorpus
 from erc_bench.encoders.locating import find_encoder
@@ -116,7 +116,7 @@ def _about(corpus: Corpus, model: dict[str, Any], settings: dict[str, Any]) -> d
         "model": model,
         "settings": settings,
         "corpus": {"name": corpus.name, "digest": corpus.digest, "utterances": splits},
-        "erc_bench": __version__,
+        "erc_bench": version("erc-bench"),
     }
 
 
@@ -147,7 +147,7 @@ def _by_encoder(
         found = find_encoder(encoder)
     except ErcBenchError as error:
         raise ErcBenchError(f"{error} Nor is there a run {encoder!r} below {root}.") from error
-    model = {"kind": "encoder", "name": encoder, "digest": found.digest}
+    model: dict[str, Any] = {"kind": "encoder", "name": encoder, "digest": found.digest}
     if not fine_tuned_on:
         made = utterance_vectors(corpus, encoder, config)
         read = {"max_len": config.max_len, "state": "first token of the last layer"}

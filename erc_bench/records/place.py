@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.files import cannot_write
+from erc_bench.files import cannot_write, sha256_of
 from erc_bench.leases import HeldError, Hold, hold, holder, is_held
+from erc_bench.records.fetching import check_weights, fetch_model
 from erc_bench.records.schema import Record, RecordError, damaged
 from erc_bench.records.store import read_record, run_name
 
@@ -231,7 +232,9 @@ def model_file(path: Path, record: Record) -> Path:
         )
     root = folders[3]
     name = record.model.file if record.model else "model.ckpt"
+    check_weights(root, name)
     weights = root / "runs" / record.dataset / record.method / path.stem / name
+    fetch_model(root, weights)
     if not weights.is_file():
         raise ErcBenchError(
             f"The model of this run is not here: there is no {weights}. Copy it from the machine "
@@ -239,3 +242,16 @@ def model_file(path: Path, record: Record) -> Path:
             "replace this record)."
         )
     return weights
+
+
+def check_model(path: Path, record: Record, weights: Path) -> None:
+    """Whether weights are those that a record names; an older one names none.
+
+    Raises:
+        ErcBenchError: they are not.
+    """
+    if record.model is not None and sha256_of(weights) != record.model.sha256:
+        raise ErcBenchError(
+            f"{weights} is damaged or another run's: its SHA-256 is not the one that {path} names. "
+            "Copy it again from the machine of the training, or repeat the run with --force."
+        )

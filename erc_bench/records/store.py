@@ -13,6 +13,7 @@ from pathlib import Path
 
 from erc_bench.errors import ErcBenchError, nearest
 from erc_bench.files import write_atomically
+from erc_bench.records.fetching import fetch_record, is_on_hub
 from erc_bench.records.schema import Record, RecordError, Unscored, parse_record, to_json
 
 
@@ -64,12 +65,15 @@ def run_name(record: Path) -> str:
 def find_record(root: Path, run: str) -> Path:
     """The record file that ``run`` means.
 
-    A path, a run's name ``method/dataset/hash/seedK``, or whatever parts of it, in this order, or
-    beginnings of them no other run below ``root`` shares: ``eacl/meld``, ``sacl/seed2``, ``3fa2``.
+    A path, a run on the hub (``hf://user/repo@revision``), a run's name
+    ``method/dataset/hash/seedK``, or whatever parts of it, in this order, or beginnings of them no
+    other run below ``root`` shares: ``eacl/meld``, ``sacl/seed2``, ``3fa2``.
 
     Raises:
         ErcBenchError: no run is meant, or several are: they are listed.
     """
+    if is_on_hub(run):
+        return fetch_record(run)
     if os.path.isfile(run):
         return Path(run)
     stored = {run_name(path): path for path in record_files(root)}
@@ -102,7 +106,7 @@ def is_run(root: Path, run: str) -> bool:
     """Whether a run is meant, or several are, as :func:`find_record` takes it."""
     stored = [run_name(path) for path in record_files(root)]
     record = os.path.isfile(run) and run.endswith(".json")
-    return record or (bool(run.strip("/ ")) and bool(_meant(run, stored)))
+    return is_on_hub(run) or record or (bool(run.strip("/ ")) and bool(_meant(run, stored)))
 
 
 def _meant(run: str, stored: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors.torch import load_file
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import cannot_write, temporary_name, whole_file
@@ -38,6 +39,8 @@ class WholeFiles(TorchCheckpointIO):
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of ours; a file that is none is an error that says what to do."""
     try:
+        if path.suffix == ".safetensors":  # from the hub
+            return {"state_dict": load_file(path)}
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
             raise ValueError("it holds no weights")

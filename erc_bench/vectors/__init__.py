@@ -9,6 +9,7 @@ from erc_bench.vectors.files import Encoded, VectorFile, read_vectors
 from erc_bench.vectors.method import VectorMethod, VectorMethodConfig
 from erc_bench.vectors.utterance_vectors import (
     Vectors,
+    encoder_folder,
     utterance_vectors,
     vector_size,
     vectors_identity,
@@ -21,6 +22,7 @@ __all__ = [
     "VectorMethod",
     "VectorMethodConfig",
     "Vectors",
+    "encoder_folder",
     "read_vectors",
     "utterance_vectors",
     "vector_size",

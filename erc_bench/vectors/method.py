@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class VectorMethod(ErcMethod):
         self.register_buffer("encoder_key", torch.zeros(32, dtype=torch.uint8))
         self.register_buffer("features", torch.empty(0, self.vector_size), persistent=False)
         self.present = torch.empty(0, dtype=torch.bool)
+        self.fine_tuned_encoder: Path | None = None  # its folder, where it came with the weights
         self.fine_tuning: dict[str, Any] = {}  # where that encoder was trained, and how long
 
     @property
@@ -66,6 +68,7 @@ class VectorMethod(ErcMethod):
             self.config.encoder,
             self.config.features,
             key=bytes(self.encoder_key.tolist()) if self.encoder_key.any() else None,
+            fine_tuned=self.fine_tuned_encoder,
         )
         self.features = found.vectors.to(self.device)
         self.present = found.present

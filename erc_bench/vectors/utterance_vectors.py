@@ -76,7 +76,12 @@ def vectors_identity(encoder: str, config: FeatureConfig) -> dict[str, str]:
 
 
 def utterance_vectors(
-    corpus: Corpus, encoder: str, config: FeatureConfig, *, key: bytes | None = None
+    corpus: Corpus,
+    encoder: str,
+    config: FeatureConfig,
+    *,
+    key: bytes | None = None,
+    fine_tuned: Path | None = None,
 ) -> Vectors:
     """The vectors of a corpus's turns: from a file, from the cache, or made now.
 
@@ -88,6 +93,7 @@ def utterance_vectors(
         config: the settings.
         key: the fine-tuned encoder to be used (``Vectors.key`` of its training); None = this
             corpus's own. A frozen encoder needs none.
+        fine_tuned: the folder of that encoder, where it is not in the cache.
 
     Raises:
         ErcBenchError: an encoder is asked for that is not in the cache, or a file does not fit the
@@ -102,6 +108,10 @@ def utterance_vectors(
         digest = vectors_identity(encoder, config)["digest"]
         return Vectors(given, there, bytes.fromhex(digest))
     texts = [turn.text for turn in turns_of(corpus)]
+    if fine_tuned is not None and key is not None:
+        made = extract(fine_tuned, texts, config.max_len)
+        there = torch.ones(len(made), dtype=torch.bool)
+        return Vectors(made, there, key, fine_tuning_of(fine_tuned))
     frozen, own = not config.epochs, _key(corpus, encoder, config)
     if frozen:  # which encoder that is, is known without a training
         key = own
@@ -112,9 +122,9 @@ def utterance_vectors(
             "run."
         )
     key = key or own
-    folder = cache_folder() / "vectors" / key.hex()[:32]
+    folder = encoder_folder(key).parent
     path = folder / f"{corpus.digest[:32]}-{config.max_len}.npy"
-    fine_tuned = find_encoder(encoder).folder if frozen else folder / "encoder"
+    tuned = find_encoder(encoder).folder if frozen else folder / "encoder"
     leads = devices.position().rank == 0
     try:
         if leads:
@@ -124,17 +134,17 @@ def utterance_vectors(
             vectors = devices.first(_stored(path, shape) if leads else None)
             if vectors is None:
                 made = None
-                if not devices.first(leads and fine_tuned.is_dir()):
+                if not devices.first(leads and tuned.is_dir()):
                     if key != own or "train" not in corpus.contents:
                         raise ErcBenchError(
                             "The fine-tuned encoder that these weights were trained on is not in "
                             f"{folder}. Copy that folder from the machine of the training, or "
                             "repeat the training here (--restart, a finished run with --force)."
                         )
-                    fine_tune(corpus, encoder, config, fine_tuned)
+                    fine_tune(corpus, encoder, config, tuned)
                 if leads:
                     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-                    made = extract(fine_tuned, texts, config.max_len)
+                    made = extract(tuned, texts, config.max_len)
                 vectors = devices.first(made)
                 assert vectors is not None
                 # Not those of dialogues that are met only once.
@@ -149,7 +159,12 @@ def utterance_vectors(
             "or set XDG_CACHE_HOME to a folder that can be written to."
         ) from error
     present = torch.ones(len(vectors), dtype=torch.bool)
-    return Vectors(vectors, present, key, {} if frozen else fine_tuning_of(fine_tuned))
+    return Vectors(vectors, present, key, {} if frozen else fine_tuning_of(tuned))
+
+
+def encoder_folder(key: bytes) -> Path:
+    """The folder in the cache of the fine-tuned encoder with this ``Vectors.key``, there or not."""
+    return cache_folder() / "vectors" / key.hex()[:32] / "encoder"
 
 
 def _key(corpus: Corpus, encoder: str, config: FeatureConfig) -> bytes:

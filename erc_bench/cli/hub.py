@@ -1,0 +1,33 @@
+"""``erc-bench hub``."""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+from erc_bench.cli.common import LEADERBOARD, LeaderboardDir, results
+
+app = App(name="hub", help="Runs on the Hugging Face hub: hf://user/repo stands for a run.")
+
+
+@app.command
+def push(
+    run: str,
+    repo: str,
+    /,
+    *,
+    public: bool = False,
+    leaderboard_dir: LeaderboardDir = LEADERBOARD,
+) -> None:
+    """Push a finished run: weights, record and a model card, private if nothing else is said.
+
+    Args:
+        run: A record, or a part of method/dataset/hash/seedK that is enough.
+        repo: The repository, user/name; it is made if it is not there.
+        public: Everybody may read it. The licences of corpus and encoder have to allow that.
+    """
+    from erc_bench.hub import push as push_run
+    from erc_bench.records.store import find_record
+
+    pushed = push_run(find_record(leaderboard_dir, run), repo, leaderboard_dir, public=public)
+    seen = "private" if pushed.private else "public"
+    results().print(f"{pushed.url} ({seen}): hf://{repo}", soft_wrap=True)

@@ -1,0 +1,319 @@
+"""``erc-bench hub push``: a finished run as a repository on the Hugging Face hub.
+
+The repository is a store with one run (:mod:`erc_bench.records.fetching`), and has a model card and
+``config.json`` beside it::
+
+    README.md, config.json
+    records/<corpus>/<method>/<run>.json
+    runs/<corpus>/<method>/<run>/model.safetensors
+    runs/<corpus>/<method>/<run>/encoder/    # of its utterance vectors, if one was fine-tuned
+
+No text of a corpus is in it: records hold ids, classes and counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from erc_bench.corpus.source import CorpusSource
+from erc_bench.errors import ErcBenchError, listed
+from erc_bench.files import sha256_of
+from erc_bench.progress import say
+from erc_bench.records.corpora import find_corpus
+from erc_bench.records.fetching import ENCODER, RECORDS, SCHEME, WEIGHTS, explain_hub
+from erc_bench.records.place import check_model, model_file
+from erc_bench.records.schema import Environment, ModelFile, Record
+from erc_bench.records.store import read_record, run_name, write_record
+from erc_bench.settings.experiment import stored_config
+from erc_bench.settings.registry import method_class
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A run on the hub."""
+
+    url: str
+    private: bool
+
+
+def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
+    """Put a finished run on the hub, in a repository of its own.
+
+    It is private if nothing else is said: weights may tell of what they were trained on, and not
+    every corpus allows that they are given away. A run that is there already is replaced.
+
+    Args:
+        path: the file of its record.
+        repo: ``user/name``.
+        root: folder of the records, which know where corpora of one's own lie.
+        public: whether everybody may read it.
+
+    Raises:
+        ErcBenchError: there is no token, the run has no weights, or the repository is another
+            thing's.
+    """
+    record = read_record(path)
+    weights = model_file(path, record)
+    if not (record.trains and method_class(record.method).trains):
+        raise ErcBenchError(
+            f"{record.method!r} trains nothing: the run {run_name(path)} has no weights of its "
+            "own, and what it keeps may hold texts of the corpus. Share its settings instead."
+        )
+    check_model(path, record, weights)
+    source = _source(record, root)
+    if record.encoder and Path(record.encoder.name).expanduser().is_dir():
+        say(
+            f"Note: the run's encoder is the folder {record.encoder.name}. That path is in what is "
+            "pushed, and whoever loads the run needs the same folder there."
+        )
+    api = _api(repo)
+    there = _visibility(api, repo, path, record, public)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        _fill(folder, path, record, weights)
+        (folder / CARD).write_text(model_card(path, record, repo, source), encoding="utf-8")
+        say(f"Uploading {run_name(path)} to {repo} …")
+        try:
+            api.create_repo(repo, private=not public, exist_ok=True)
+            api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message=f"erc-bench: {run_name(path)}"
+            )
+        except Exception as error:
+            explain_hub(error, repo)
+    private = (not public) if there is None else there
+    return Pushed(f"{api.endpoint}/{repo}", private)
+
+
+def _api(repo: str) -> HfApi:
+    """The hub's interface, for somebody who has a token."""
+    from huggingface_hub import HfApi, get_token
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ErcBenchError(f"{repo!r} is no name of a repository on the hub: it is user/name.")
+    api = HfApi()
+    if not (api.token or get_token()):
+        raise ErcBenchError(
+            "There is no token for the Hugging Face hub. Make one that may write at "
+            "https://huggingface.co/settings/tokens, and log in with it (`hf auth login`) or set "
+            "HF_TOKEN."
+        )
+    return api
+
+
+def _visibility(api: HfApi, repo: str, path: Path, record: Record, public: bool) -> bool | None:
+    """Whether a repository that is there is private; None where there is none yet.
+
+    Raises:
+        ErcBenchError: it holds something else, or is public without that being asked for.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        info = api.model_info(repo)
+    except RepositoryNotFoundError:
+        return None
+    except Exception as error:
+        explain_hub(error, repo)
+    files = {each.rfilename for each in info.siblings or ()} - {".gitattributes"}
+    records = [file for file in files if Path(file).match(RECORDS[0])]
+    own = f"records/{record.dataset}/{record.method}/{path.name}"
+    if files and records != [own]:
+        held = f"the run {run_name(Path(records[0]))}" if records else f"{listed(sorted(files), 4)}"
+        raise ErcBenchError(
+            f"The repository {repo} is there and holds {held}. A repository holds one run of "
+            "erc-bench: give another name, or delete that one on the hub."
+        )
+    if not info.private and not public:
+        raise ErcBenchError(
+            f"The repository {repo} is public, and a run is private if nothing else is said. Give "
+            "--public, another name, or make it private on the hub."
+        )
+    if info.private and public:
+        say(f"{repo} stays private: its page on the hub is where that is changed.")
+    return bool(info.private)
+
+
+def _source(record: Record, root: Path) -> CorpusSource | None:
+    """The source of a record's corpus; None where nothing is known of it here."""
+    try:
+        return find_corpus(record.dataset, root)
+    except ErcBenchError:
+        return None
+
+
+# --- what is in the repository
+
+
+def _fill(folder: Path, path: Path, record: Record, weights: Path) -> None:
+    """Write the record, the weights and what else the model needs into a folder."""
+    from safetensors.torch import save_file
+
+    from erc_bench.training.checkpoints import read_checkpoint
+
+    place = Path(record.dataset) / record.method
+    run = folder / "runs" / place / path.stem
+    run.mkdir(parents=True)
+    state = read_checkpoint(weights)["state_dict"]
+    # Tensors that share their memory are written each for itself.
+    apart = {name: value.detach().clone().contiguous() for name, value in state.items()}
+    save_file(apart, run / WEIGHTS, {"format": "pt"})
+    _copy_encoder(run / ENCODER, path, record, state)
+    model = ModelFile(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS))
+    write_record(
+        folder / "records" / place / path.name, msgspec.structs.replace(record, model=model)
+    )
+    config = {
+        "library_name": "erc-bench",
+        "erc_bench": version("erc-bench"),
+        "run": run_name(path),
+        "method": record.method,
+        "dataset": record.dataset,
+        "labels": record.labels,
+        "seed": record.seed,
+        "settings": record.config,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def _copy_encoder(target: Path, path: Path, record: Record, state: Mapping[str, Any]) -> None:
+    """Copy the encoder that was fine-tuned for a run's utterance vectors, if one was."""
+    from erc_bench.vectors import VectorMethod, VectorMethodConfig, encoder_folder
+
+    config = stored_config(record.method, record.config, f"{path}, config")
+    if not (
+        issubclass(method_class(record.method), VectorMethod)
+        and isinstance(config, VectorMethodConfig)
+        and config.features.epochs
+        and not config.features.path
+    ):
+        return
+    came_along = path.absolute().parents[3] / "runs" / record.dataset / record.method / path.stem
+    folder = came_along / ENCODER
+    if not folder.is_dir():
+        folder = encoder_folder(bytes(state["encoder_key"].tolist()))
+    if not folder.is_dir():
+        raise ErcBenchError(
+            f"The encoder that was fine-tuned for the vectors of {run_name(path)} is not here: "
+            f"there is no {folder}. Push from the machine of the training, copy that folder from "
+            "it, or repeat the run with --force."
+        )
+    shutil.copytree(folder, target, ignore=lambda _, names: [n for n in names if _left_out(n)])
+
+
+def _left_out(name: str) -> bool:
+    return not name.endswith((".json", ".txt", ".safetensors", ".model"))
+
+
+def model_card(path: Path, record: Record, repo: str, source: CorpusSource | None) -> str:
+    """The card of a run: what the hub shows, its figures in ``model-index``."""
+    import yaml
+
+    test, judged = record.metrics.test, record.judged_by
+    figures = {judged.title: test.score(judged)}
+    figures |= {"weighted-F1": test.weighted_f1, "macro-F1": test.macro_f1}
+    figures["accuracy"] = test.accuracy
+    title = f"{record.method} on {record.dataset}, seed {record.seed}"
+    kinds = {"accuracy": "accuracy"}
+    result = {
+        "task": {"type": "text-classification", "name": "Emotion recognition in conversation"},
+        "dataset": {"type": record.dataset, "name": record.dataset, "split": "test"},
+        "metrics": [
+            {"type": kinds.get(name, "f1"), "name": f"{name}, percent", "value": round(value, 2)}
+            for name, value in figures.items()
+        ],
+    }
+    head = {
+        "library_name": "erc-bench",
+        "pipeline_tag": "text-classification",
+        "tags": ["emotion-recognition-in-conversation", "erc-bench", record.method, record.dataset],
+        "model-index": [{"name": title, "results": [result]}],
+    }
+    rows = {"method": record.method, **_facts(record, source)}
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
+    scores = "\n".join(
+        f"| {name} | {value:.2f} |{_dev(record, name)}" for name, value in figures.items()
+    )
+    licence = source.licence if source is not None else "not known here"
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---
+
+# {title}
+
+A run of erc-bench: emotion recognition in conversation, selected on dev, test scored once.
+
+| percent | test | dev |
+| :-- | --: | --: |
+{scores}
+
+| | |
+| :-- | :-- |
+{table}
+
+## Use
+
+    erc-bench predict {SCHEME}{repo} talk.txt
+    erc-bench show {SCHEME}{repo}
+
+`talk.txt` has lines `Speaker: text`. In Python: `erc_bench.load_run("{SCHEME}{repo}")`. The weights
+are safetensors; the pre-trained encoder is fetched under its own name, and must be the one above.
+
+## Licence
+
+The weights were trained on {record.dataset}, whose licence is: {licence}. They also derive from the
+encoder, which has a licence of its own. Both bind whoever passes them on or uses them. No text of
+the corpus is in this repository: the record holds ids of utterances, classes and probabilities.
+"""
+
+
+def _dev(record: Record, name: str) -> str:
+    """The cell of a figure on dev."""
+    dev = record.metrics.dev
+    if dev is None:
+        return " |"
+    known = {"weighted-F1": dev.weighted_f1, "macro-F1": dev.macro_f1, "accuracy": dev.accuracy}
+    return f" {known[name] if name in known else dev.score(record.judged_by):.2f} |"
+
+
+def _code(where: Environment) -> str:
+    """The version and the commit that a run was made with."""
+    known = f"erc-bench {where.versions.get('erc-bench', 'of an unknown version')}"
+    return f"{known}, commit {where.git_commit}" if where.git_commit else known
+
+
+def _facts(record: Record, source: CorpusSource | None) -> dict[str, str]:
+    """What a reader has to know of a run, by what it is called."""
+    official = {True: "the official release", False: "another copy than the official release"}
+    encoder, training, where = record.encoder, record.training, record.environment
+    return {
+        "run": f"`{record.method}/{record.dataset}/{record.config_hash}/seed{record.seed}`",
+        "corpus": f"{record.dataset}, {official.get(record.dataset_official, 'release not known')}",
+        "release": source.release if source is not None else "",
+        "corpus digest": f"`{record.dataset_digest}`",
+        "labels": ", ".join(record.labels),
+        "encoder": f"`{encoder.name}`, weights `{encoder.digest}`" if encoder else "",
+        "context": record.context,
+        "selection": record.selection,
+        "seed": str(record.seed),
+        "preset": record.preset,
+        "variant": record.variant or "",
+        "overrides": " ".join(f"`{each}`" for each in record.overrides),
+        "tuned": f"{record.tuned.trials} trials, {record.tuned.sampler}" if record.tuned else "no",
+        "epochs": f"{training.epochs}, best {training.best_epoch}" if training else "",
+        "code": _code(where) if where else "",
+        "created": record.created,
+    }

@@ -1,0 +1,151 @@
+"""Runs on the Hugging Face hub: ``hf://user/repo@revision`` in the place of a run's name.
+
+A repository holds one run, as a store does (:mod:`erc_bench.records.place`): its copy in the hub's
+cache is a folder of records with one record. The record is fetched when the run is named, the
+weights when a model is asked for. Weights are safetensors under one name; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from erc_bench.errors import ErcBenchError
+from erc_bench.progress import say
+
+SCHEME = "hf://"
+
+WEIGHTS = "model.safetensors"
+"""The name of the weights in a run's folder there."""
+
+ENCODER = "encoder"
+"""The folder in a run's folder there of the encoder that was fine-tuned for its vectors."""
+
+RECORDS = ["records/*/*/*.json"]
+"""What is fetched to read a run's record."""
+
+MODEL = [
+    f"runs/*/*/*/{WEIGHTS}",
+    *(f"runs/*/*/*/{ENCODER}/*.{end}" for end in ("json", "txt", "safetensors", "model")),
+]
+"""What is fetched to load its model: its weights, and the encoder of its utterance vectors."""
+
+
+def is_on_hub(run: str) -> bool:
+    """Whether a run is named by its repository."""
+    return run.startswith(SCHEME)
+
+
+def fetch_record(run: str) -> Path:
+    """The file of the one record of ``hf://user/repo`` or ``hf://user/repo@revision``.
+
+    Raises:
+        ErcBenchError: there is no such repository or revision, the hub can't be reached and its
+            cache has none, or it holds something else than a run.
+    """
+    repo, _, revision = run.removeprefix(SCHEME).partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or run.endswith("@"):
+        raise ErcBenchError(
+            f"{run!r} names no run on the hub: it is hf://user/repo, or hf://user/repo@revision."
+        )
+    folder = _fetched(repo, revision or "main", RECORDS)
+    found = sorted(folder.glob(RECORDS[0]))
+    if len(found) != 1:
+        raise ErcBenchError(
+            f"{repo} on the hub holds {len(found) or 'no'} records, and is no run of erc-bench: "
+            "`erc-bench hub push` makes repositories that hold one. Check the name."
+        )
+    return found[0]
+
+
+def fetch_model(root: Path, weights: Path) -> None:
+    """Fetch what a model needs, of a run whose record was fetched.
+
+    Args:
+        root: the folder of the record's store; nothing is done if it is none of the hub's cache.
+        weights: where they will be.
+
+    Raises:
+        ErcBenchError: as of :func:`fetch_record`.
+    """
+    if not is_snapshot(root):
+        return
+    repo = root.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+    if not weights.is_file():
+        say(f"Fetching the model of {repo} …")
+    _fetched(repo, root.name, MODEL)
+
+
+def is_snapshot(root: Path) -> bool:
+    """Whether a folder is the copy of a repository in the hub's cache."""
+    return root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--")
+
+
+def check_weights(root: Path, file: str) -> None:
+    """Refuse weights from the hub that are not safetensors under their one name.
+
+    Raises:
+        ErcBenchError: the record of a run on the hub names another file.
+    """
+    if is_snapshot(root) and file != WEIGHTS:
+        raise ErcBenchError(
+            f"The run in {root} names {file!r} as its weights. From the hub nothing is loaded but "
+            f"{WEIGHTS}: another file might run code. Ask whoever made it to push it with "
+            "`erc-bench hub push`."
+        )
+
+
+def _fetched(repo: str, revision: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # of the hub's library and of the several under it
+        explain_hub(error, repo, revision)
+
+
+def explain_hub(error: Exception, repo: str, revision: str = "main") -> NoReturn:
+    """Raise the one paragraph about what the hub's library says.
+
+    Raises:
+        ErcBenchError: always, or the error itself, where it is none of the hub's.
+    """
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    reach: tuple[type[Any], ...] = (
+        *(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError),
+        TimeoutError,
+    )
+    if isinstance(error, errors.GatedRepoError):
+        reason = "is gated: ask for access on its page, and log in (`hf auth login`, or HF_TOKEN)."
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        reason = (
+            "is not there, or it is private and the token here may not read it. Check the name; "
+            "for a private repository log in (`hf auth login`, or HF_TOKEN)."
+        )
+    elif isinstance(error, errors.RevisionNotFoundError):
+        reason = f"has no revision {revision!r}. Its page lists branches, tags and commits."
+    elif isinstance(error, errors.HFValidationError):
+        reason = f"is no name of a repository ({_line(error)}). It is user/repo."
+    elif status in (401, 403):
+        reason = (
+            f"may not be written to or read with the token here ({_line(error)}). Log in with a "
+            "token that may (`hf auth login`, or HF_TOKEN), or name a repository of your own."
+        )
+    elif isinstance(error, reach) or type(error).__module__.split(".")[0] in ("httpx", "requests"):
+        reason = (
+            f"can't be reached, and the hub's cache has no copy of {revision!r} ({_line(error)}). "
+            "Try again with a network; HF_ENDPOINT and HF_HUB_OFFLINE say where it is looked for."
+        )
+    elif status is not None:
+        reason = f"is refused by the hub ({_line(error)}). Try again later."
+    else:
+        raise error
+    raise ErcBenchError(f"{repo} on the Hugging Face hub {reason}") from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
