@@ -82,7 +82,7 @@ def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
             "pushed, and whoever loads the run needs the same folder there."
         )
     api = _api(repo)
-    there = _visibility(api, repo, path, record, public)
+    _check_repository(api, repo, path, record, public)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         _fill(folder, path, record, weights)
@@ -90,12 +90,17 @@ def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
         say(f"Uploading {run_name(path)} to {repo} …")
         try:
             api.create_repo(repo, private=not public, exist_ok=True)
-            api.upload_folder(
-                repo_id=repo, folder_path=folder, commit_message=f"erc-bench: {run_name(path)}"
-            )
+            private = bool(api.model_info(repo).private)
+            if private or public:
+                message = f"erc-bench: {run_name(path)}"
+                api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
         except Exception as error:
             explain_hub(error, repo)
-    private = (not public) if there is None else there
+    if not (private or public):
+        raise ErcBenchError(
+            f"The hub made {repo} public, though a private repository was asked for; nothing was "
+            "uploaded. Delete it there, and see whether your account may have private ones."
+        )
     return Pushed(f"{api.endpoint}/{repo}", private)
 
 
@@ -115,8 +120,8 @@ def _api(repo: str) -> HfApi:
     return api
 
 
-def _visibility(api: HfApi, repo: str, path: Path, record: Record, public: bool) -> bool | None:
-    """Whether a repository that is there is private; None where there is none yet.
+def _check_repository(api: HfApi, repo: str, path: Path, record: Record, public: bool) -> None:
+    """Whether a run may go into a repository, which need not be there yet.
 
     Raises:
         ErcBenchError: it holds something else, or is public without that being asked for.
@@ -126,7 +131,7 @@ def _visibility(api: HfApi, repo: str, path: Path, record: Record, public: bool)
     try:
         info = api.model_info(repo)
     except RepositoryNotFoundError:
-        return None
+        return
     except Exception as error:
         explain_hub(error, repo)
     files = {each.rfilename for each in info.siblings or ()} - {".gitattributes"}
@@ -145,7 +150,6 @@ def _visibility(api: HfApi, repo: str, path: Path, record: Record, public: bool)
         )
     if info.private and public:
         say(f"{repo} stays private: its page on the hub is where that is changed.")
-    return bool(info.private)
 
 
 def _source(record: Record, root: Path) -> CorpusSource | None:
@@ -297,7 +301,10 @@ def _code(where: Environment) -> str:
 
 def _facts(record: Record, source: CorpusSource | None) -> dict[str, str]:
     """What a reader has to know of a run, by what it is called."""
-    official = {True: "the official release", False: "another copy than the official release"}
+    official: dict[bool | None, str] = {
+        True: "the official release",
+        False: "another copy than the official release",
+    }
     encoder, training, where = record.encoder, record.training, record.environment
     return {
         "run": f"`{record.method}/{record.dataset}/{record.config_hash}/seed{record.seed}`",

@@ -134,7 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
             repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
             if repo in self.state.repos:
                 return self._fault(409, "Conflict")
-            self.state.repos[repo] = Repository(bool(asked.get("private")))
+            private = asked.get("visibility") == "private" or bool(asked.get("private"))
+            self.state.repos[repo] = Repository(private)
             return self._json({"url": f"{self.state.endpoint}/{repo}", "id": repo})
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path)
         if not found or found[1] not in self.state.repos:

@@ -203,6 +203,7 @@ def test_scores_are_read_off_the_states(method: str, trained: Trained) -> None:
     prepare(trained.method, trained.data)  # other tests predicted other dialogues
     loader = trained.data.evaluation_loader("test")
     found = trained.trainer.predict(trained.method, loader)
+    trained.method.eval()
     for batch, states in zip(loader, found, strict=True):
         assert torch.equal(batch["rows"], states["rows"])
         with torch.no_grad():

@@ -109,9 +109,9 @@ def utterance_vectors(
         return Vectors(given, there, bytes.fromhex(digest))
     texts = [turn.text for turn in turns_of(corpus)]
     if fine_tuned is not None and key is not None:
-        made = extract(fine_tuned, texts, config.max_len)
-        there = torch.ones(len(made), dtype=torch.bool)
-        return Vectors(made, there, key, fine_tuning_of(fine_tuned))
+        found = extract(fine_tuned, texts, config.max_len)
+        there = torch.ones(len(found), dtype=torch.bool)
+        return Vectors(found, there, key, fine_tuning_of(fine_tuned))
     frozen, own = not config.epochs, _key(corpus, encoder, config)
     if frozen:  # which encoder that is, is known without a training
         key = own
