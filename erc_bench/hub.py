@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from erc_bench.corpus.source import CorpusSource
+from erc_bench.encoders.locating import download_bars
 from erc_bench.errors import ErcBenchError, listed
 from erc_bench.files import sha256_of
 from erc_bench.progress import say
@@ -93,7 +94,8 @@ def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
             private = bool(api.model_info(repo).private)
             if private or public:
                 message = f"erc-bench: {run_name(path)}"
-                api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+                with download_bars():
+                    api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
         except Exception as error:
             explain_hub(error, repo)
     if not (private or public):

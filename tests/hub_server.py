@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
             if repo in self.state.repos:
-                return self._fault(409, "Conflict")
+                return self._json({"url": f"{self.state.endpoint}/{repo}"}, 409)
             private = asked.get("visibility") == "private" or bool(asked.get("private"))
             self.state.repos[repo] = Repository(private)
             return self._json({"url": f"{self.state.endpoint}/{repo}", "id": repo})

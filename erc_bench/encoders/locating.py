@@ -328,7 +328,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 def _in_hub(name: str) -> Path:
     say(f"Looking for the encoder {name} on the Hugging Face hub …")
-    with _download_bars():
+    with download_bars():
         try:
             folder = _snapshot(name)
         except Exception as error:  # of the hub's library and of the several under it
@@ -368,7 +368,7 @@ def _snapshot(name: str, **options: Any) -> Path:
 
 
 @contextlib.contextmanager
-def _download_bars() -> Iterator[None]:
+def download_bars() -> Iterator[None]:
     """The hub's own bars of a download, on a terminal; silenced ones are silent again after it."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,

@@ -99,8 +99,11 @@ def check_weights(root: Path, file: str) -> None:
 def _fetched(repo: str, revision: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
+    from erc_bench.encoders.locating import download_bars
+
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        with download_bars():
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except Exception as error:  # of the hub's library and of the several under it
         explain_hub(error, repo, revision)
 
