@@ -60,7 +60,8 @@ class Run:
 
 
 def load_run(name: str, *, folder: Path | str = FOLDER) -> Run:
-    """A finished run by its name, as much of ``method/dataset/hash/seedK`` as is enough.
+    """A finished run by its name, as much of ``method/dataset/hash/seedK`` as is enough; or one on
+    the Hugging Face hub, ``hf://user/repo`` or ``hf://user/repo@revision``.
 
     Raises:
         ErcBenchError: no run is meant, or several are: they are listed.

@@ -35,7 +35,7 @@ from erc_bench.records.fetching import ENCODER, RECORDS, SCHEME, WEIGHTS, explai
 from erc_bench.records.place import check_model, model_file
 from erc_bench.records.schema import Environment, ModelFile, Record
 from erc_bench.records.store import read_record, run_name, write_record
-from erc_bench.settings.experiment import stored_config
+from erc_bench.settings.experiment import flat, stored_config
 from erc_bench.settings.registry import method_class
 
 if TYPE_CHECKING:
@@ -77,10 +77,12 @@ def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
         )
     check_model(path, record, weights)
     source = _source(record, root)
-    if record.encoder and Path(record.encoder.name).expanduser().is_dir():
+    named = flat(record.config)
+    here = (named.get("encoder"), named.get("features.path"))
+    for own in (name for name in here if name and Path(name).expanduser().exists()):
         say(
-            f"Note: the run's encoder is the folder {record.encoder.name}. That path is in what is "
-            "pushed, and whoever loads the run needs the same folder there."
+            f"Note: the run reads {own} of this machine. That path is in what is pushed, and "
+            "whoever loads the run needs the same there."
         )
     api = _api(repo)
     _check_repository(api, repo, path, record, public)

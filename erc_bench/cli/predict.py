@@ -18,7 +18,7 @@ def predict(
     """Predict the emotions of new dialogues.
 
     Args:
-        run: A record, or a part of method/dataset/hash/seedK that is enough.
+        run: A record, a part of method/dataset/hash/seedK that is enough, or hf://user/repo.
         file: Lines `Speaker: text`, JSON, CSV, a corpus of your own (default: - for standard
             input).
         json: A line of JSON for every turn.

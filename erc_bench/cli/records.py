@@ -174,7 +174,7 @@ def show(run: str, /, *, leaderboard_dir: LeaderboardDir = LEADERBOARD) -> None:
     """Show a run: metrics, curves, settings.
 
     Args:
-        run: A record, or a part of method/dataset/hash/seedK that is enough.
+        run: A record, a part of method/dataset/hash/seedK that is enough, or hf://user/repo.
     """
     from erc_bench.cli import printing
     from erc_bench.records.store import find_record, read_record
@@ -197,7 +197,7 @@ def explain(
     """Show a dialogue turn by turn, gold and predicted.
 
     Args:
-        run: A record, or a part of method/dataset/hash/seedK that is enough.
+        run: A record, a part of method/dataset/hash/seedK that is enough, or hf://user/repo.
         dialogue: Which one (default: those with most errors are listed).
         worst: How many of them (default: 10).
         split: Where they are sought.
