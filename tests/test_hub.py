@@ -157,7 +157,7 @@ def test_what_is_no_run_on_the_hub(root, hub, capsys, monkeypatch) -> None:
         ("hf://me/thesis@", "names no run on the hub"),
     ):
         assert words in fails(capsys, "show", run)
-    hub.close()
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody is there
     assert "can't be reached" in fails(capsys, "show", "hf://me/late")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "can't be reached" in fails(capsys, "show", "hf://me/late")
