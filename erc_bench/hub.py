@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from safetensors import SafetensorError
 
 from erc_bench.corpus.source import CorpusSource
 from erc_bench.encoders.locating import download_bars
@@ -88,8 +89,14 @@ def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
     _check_repository(api, repo, path, record, public)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        _fill(folder, path, record, weights)
-        (folder / CARD).write_text(model_card(path, record, repo, source), encoding="utf-8")
+        try:
+            _fill(folder, path, record, weights)
+            (folder / CARD).write_text(model_card(record, repo, source), encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise ErcBenchError(
+                f"What is to be pushed can not be written to {folder}: {error}. Make room there, or "
+                "name another folder for temporary files with TMPDIR."
+            ) from error
         say(f"Uploading {run_name(path)} to {repo} …")
         try:
             api.create_repo(repo, private=not public, exist_ok=True)
@@ -227,7 +234,7 @@ def _left_out(name: str) -> bool:
     return not name.endswith((".json", ".txt", ".safetensors", ".model"))
 
 
-def model_card(path: Path, record: Record, repo: str, source: CorpusSource | None) -> str:
+def model_card(record: Record, repo: str, source: CorpusSource | None) -> str:
     """The card of a run: what the hub shows, its figures in ``model-index``."""
     import yaml
 
