@@ -13,7 +13,7 @@ from test_cli import elsewhere, fails
 
 import erc_bench
 from erc_bench.cli import main
-from erc_bench.corpus.source import cache_folder
+from erc_bench.files import cache_folder
 
 __all__ = ["elsewhere"]
 
