@@ -20,7 +20,7 @@ from cyclopts import (
 )
 
 from erc_bench import __version__
-from erc_bench.cli import data, encode, grid, hub, predict, records, run, tune, wandb
+from erc_bench.cli import data, encode, grid, hub, plot, predict, records, run, tune, wandb
 from erc_bench.cli.common import complain
 from erc_bench.errors import ErcBenchError, explain, nearest
 from erc_bench.progress import console, show_warning
@@ -43,7 +43,7 @@ app = App(
 for command in (
     *(run.run, tune.tune, run.config, run.methods),
     *(records.leaderboard, records.compare, records.ablations, records.rescore, records.score),
-    *(records.show, records.explain, predict.predict, encode.encode),
+    *(records.show, records.explain, plot.plot, predict.predict, encode.encode),
     *(grid.app, data.app, hub.app, wandb.app),
 ):
     app.command(command)

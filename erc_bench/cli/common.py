@@ -77,6 +77,13 @@ def must_exist(root: Path) -> None:
         )
 
 
+def corpus_name(dataset: str) -> str:
+    """What records call a corpus: of one's own it may be given by its folder."""
+    from erc_bench.settings.registry import corpus_source, is_own_corpus
+
+    return corpus_source(dataset).name if is_own_corpus(dataset) else dataset
+
+
 def results() -> Console:
     """Where results go. What is printed is a user's as often as ours: nothing in it is markup."""
     return Console(highlight=False, markup=False, emoji=False)

@@ -68,15 +68,8 @@ def compare(
     from erc_bench.leaderboard import compare_methods
 
     common.must_exist(leaderboard_dir)
-    name = _corpus_name(dataset)
+    name = common.corpus_name(dataset)
     compare_methods(leaderboard_dir, method, other, name, preset=preset).render(common.results())
-
-
-def _corpus_name(dataset: str) -> str:
-    """What records call a corpus: of one's own it may be given by its folder."""
-    from erc_bench.settings.registry import corpus_source, is_own_corpus
-
-    return corpus_source(dataset).name if is_own_corpus(dataset) else dataset
 
 
 def ablations(
@@ -99,7 +92,7 @@ def ablations(
     from erc_bench.leaderboard.comparing import ablations_of
 
     common.must_exist(leaderboard_dir)
-    dataset = _corpus_name(dataset)
+    dataset = common.corpus_name(dataset)
     found, left_out = ablations_of(leaderboard_dir, method, dataset, preset)
     for ablation in found:
         printing.print_ablation(common.results(), ablation, dataset)

@@ -183,12 +183,12 @@ def compare_methods(
     first = a.partition(":")[0]
     if first in published and first not in {run.method for run in runs}:
         raise ErcBenchError(f"{first} is a published figure: name it second, behind a method.")
-    ours = _find(a, runs, where, [], left_out)
+    ours = find_configurations(a, runs, where, [], left_out)
     if b in published and b not in {run.method for run in runs}:
         if paired_seeds:
             raise ErcBenchError(f"{b} is a published figure: it has no seeds to be paired.")
         return _with_figure(ours, published[b], a, dataset, left_out)
-    theirs = _find(b, runs, where, list(published), left_out)
+    theirs = find_configurations(b, runs, where, list(published), left_out)
     pairs = [
         (x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x[0] is not y[0]
     ]
@@ -322,7 +322,7 @@ def _elsewhere(run: Run) -> list[str]:
     return [f"{run.method} was predicted elsewhere; how it was selected is not known."]
 
 
-def _find(
+def find_configurations(
     name: str, runs: Sequence[Run], where: str, keys: list[str], left_out: Sequence[str]
 ) -> list[list[Run]]:
     """The configurations that a name may mean, each with its runs by seed."""

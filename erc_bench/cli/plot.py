@@ -1,0 +1,46 @@
+"""``erc-bench plot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from erc_bench.cli import common
+from erc_bench.cli.common import LEADERBOARD, LeaderboardDir, Several
+from erc_bench.plots import What
+
+
+def plot(
+    what: What,
+    file: Path,
+    /,
+    *,
+    dataset: str | None = None,
+    method: Annotated[tuple[str, ...], Several] = (),
+    preset: str | None = None,
+    run: str | None = None,
+    leaderboard_dir: LeaderboardDir = LEADERBOARD,
+) -> None:
+    """Draw a picture for a paper, as PNG, SVG or PDF.
+
+    Of runs: their seeds, curves, confusion, reliability, and slices of the test set. Of searches:
+    the expected best score by number of trials.
+
+    Args:
+        what: Which picture.
+        file: Where to; its ending tells the format.
+        dataset: The corpus.
+        method: Methods, or METHOD:PRESET, METHOD:VARIANT, METHOD:tuned (default: all).
+        preset: Only runs with this preset.
+        run: One run instead: a record, or a part of method/dataset/hash/seedK that is enough.
+    """
+    from erc_bench import plots
+
+    common.must_exist(leaderboard_dir)
+    corpus = common.corpus_name(dataset) if dataset else None
+    left_out = plots.plot(
+        what, file, leaderboard_dir, dataset=corpus, methods=method, preset=preset, run=run
+    )
+    for reason in left_out:
+        common.complain(reason)
+    print(file)

@@ -1,0 +1,153 @@
+"""``erc-bench plot``: what stands in the pictures, and what is said where there is none."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_records import SMALL, Method, store, stored, write_records
+
+from erc_bench.cli import main
+from erc_bench.evaluation.calibration import reliability_bins
+from erc_bench.leaderboard.searches import SearchGroup, SearchRow
+from erc_bench.plots.selection import of_run, of_runs
+
+figures = pytest.importorskip(
+    "erc_bench.plots.figures", reason="Matplotlib is not installed: pip install 'erc-bench[plot]'"
+)
+CURVES = [
+    {"epoch": 1, "dev/weighted_f1": 40.0, "train/loss": 1.5},
+    {"epoch": 2, "dev/weighted_f1": 55.0, "train/loss": None},
+    {"epoch": 3, "dev/weighted_f1": 50.0, "train/loss": 0.5},
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two methods, one with two presets and curves, one without probabilities."""
+    folder = tmp_path_factory.mktemp("leaderboard")
+    trained = {"training": {"epochs": 3, "best_epoch": 2, "curves": CURVES}}
+    methods = [
+        Method("eacl", 0.3, changes=trained),
+        Method("eacl", 0.1, (1,), SMALL, "small"),
+        Method("finetune", 0.0, (1, 2)),
+    ]
+    for path in write_records(folder, methods, ["meld"], 20):
+        if path.parent.name == "finetune":
+            made = stored(path)
+            for split in made["predictions"].values():
+                del split["probabilities"]
+            store(path, made)
+    return folder
+
+
+def test_dots_are_the_scores_of_the_records(root: Path) -> None:
+    shown = of_runs(root, "meld", [], None)
+    scores = sorted(
+        stored(path)["metrics"]["test"]["weighted_f1"] for path in root.rglob("*.json")
+        if path.parent.name in ("eacl", "finetune")
+    )  # fmt: skip
+    axes = figures.seeds(shown).axes[0]
+    dots = [x for line in axes.lines if line.get_marker() == "o" for x in line.get_xdata()]
+    assert sorted(dots) == pytest.approx(scores)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert sorted(name.split(" (")[0] for name in names) == ["EACL", "EACL", "finetune"]
+    assert sum("small" in name for name in names) == 1
+
+
+def test_curves_have_every_epoch_and_the_selected_one(root: Path) -> None:
+    shown = of_runs(root, "meld", ["eacl:paper"], None)
+    dev, loss = figures.curves(shown).axes
+    lines = [line.get_ydata().tolist() for line in dev.lines]
+    assert lines.count([40.0, 55.0, 50.0]) == 3 + 1  # the seeds, and their mean
+    assert lines.count([55.0]) == 3
+    assert np.isnan(loss.lines[0].get_ydata()[1])  # a loss that was not finite
+
+
+def test_shares_of_confusion_are_of_the_gold_emotion(root: Path) -> None:
+    shown = of_run(root, "eacl/seed2")
+    shares = figures.confusion(shown).axes[0].images[0].get_array()
+    counts = np.array(shown.configurations[0].first.metrics.test.confusion)
+    rows = counts.sum(1) > 0
+    np.testing.assert_allclose(shares[rows].sum(1), 100)
+    np.testing.assert_allclose(shares[rows], 100 * counts[rows] / counts[rows].sum(1)[:, None])
+
+
+def test_bins_are_those_of_scikit_learn() -> None:
+    calibration = pytest.importorskip("sklearn.calibration")
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.2, 1, 500)
+    right = rng.random(500) < confidence
+    accuracy, mean = calibration.calibration_curve(right, confidence, n_bins=15)
+    bins = reliability_bins(confidence, right)
+    np.testing.assert_allclose(bins.accuracy, accuracy)
+    np.testing.assert_allclose(bins.confidence, mean)
+    assert bins.count.sum() == 500
+    assert reliability_bins([0.0, 1.0], [False, True]).count.tolist() == [1, 1]
+
+
+def test_no_probabilities_is_said(root: Path, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "reliability.svg"
+    words = ["plot", "reliability", str(file), "--leaderboard-dir", str(root)]
+    assert main([*words, "--dataset", "meld"]) == 0
+    assert "left out of finetune" in capsys.readouterr().err
+    assert main([*words, "--dataset", "meld", "--method", "finetune"]) == 2
+    assert "hold no probabilities: there is nothing to draw" in capsys.readouterr().err
+
+
+def test_searches_are_drawn_by_number_of_trials() -> None:
+    row = SearchRow("eacl", "EACL", "s", [], 3, 0, 50.0, 58.0, 2, ["lr=1"], [51.0, 56.0, 58.0])
+    failed = SearchRow("spcl", "SPCL", "s", [], 1, 1, None, None, None, [], [0.0])
+    axes = figures.trials("MELD", [SearchGroup("a/b", "", "small", [row, failed])]).axes[0]
+    (line,) = axes.lines
+    assert line.get_xydata().tolist() == [[1, 51.0], [2, 56.0], [3, 58.0]]
+    assert axes.get_title() == "MELD, b, small"
+
+
+@pytest.mark.parametrize(
+    ("form", "head"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")]
+)
+def test_files_are_the_same_each_time(root: Path, tmp_path: Path, form: str, head: bytes) -> None:
+    files = [tmp_path / f"{name}.{form}" for name in "ab"]
+    for file in files:
+        where = ["--run", "eacl/seed2", "--leaderboard-dir", str(root)]
+        assert main(["plot", "slices", str(file), *where]) == 0
+    assert files[0].read_bytes().startswith(head)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert sorted(tmp_path.iterdir()) == files  # no temporary file stays
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seeds", "a.jpg", "--dataset", "meld"], "must end in .png, .svg or .pdf"),
+        (["seed", "a.png", "--dataset", "meld"], "Did you mean"),
+        (["seeds", "a.png"], "--dataset"),
+        (["seeds", "a.png", "--dataset", "melt"], "Did you mean 'meld'?"),
+        (["seeds", "a.png", "--dataset", "meld", "--preset", "smal"], "Did you mean 'small'?"),
+        (["seeds", "a.png", "--dataset", "meld", "--method", "ecal"], "Did you mean 'eacl'?"),
+        (["seeds", "a.png", "--dataset", "meld", "--run", "eacl"], "not both"),
+        (["seeds", "a.png", "--run", "eacl"], "can mean several runs"),
+        (["trials", "a.png", "--dataset", "meld"], "erc-bench tune"),
+        (["trials", "a.png", "--run", "eacl/seed2"], "A run has no trials"),
+        (["curves", "a.png", "--dataset", "meld", "--method", "finetune"], "hold no curves"),
+        (["seeds", "here/a.png", "--run", "eacl/seed2"], "can't be written"),
+    ],
+)
+def test_mistakes_are_told(
+    root: Path, tmp_path: Path, capsys, monkeypatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").touch()
+    assert main(["plot", *words, "--leaderboard-dir", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_without_matplotlib_the_extra_is_named(root: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    words = ["plot", "seeds", str(tmp_path / "a.png"), "--dataset", "meld"]
+    assert main([*words, "--leaderboard-dir", str(root)]) == 2
+    assert "pip install 'erc-bench[plot]'" in capsys.readouterr().err
