@@ -25,6 +25,7 @@ from synthetic_records import (
     write_records,
 )
 
+from erc_bench.cli import main
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.statistics import compare
 from erc_bench.leaderboard import (
@@ -459,6 +460,21 @@ def test_check_tells_what_is_stale(root):
     build(root)
     write_records(root, [Method("new", 0.1)], dialogues=SIZE)
     assert {path.name for path in check(root).paths} == set(NAMES)
+
+
+def test_a_site_leaves_the_leaderboard_as_it_is(root, tmp_path, capsys):
+    build(root)
+    before = contents(root)
+    words = ["leaderboard", "--leaderboard-dir", str(root), "--site"]
+    assert main([*words, str(tmp_path / "site")]) == 0
+    assert contents(root) == before
+    pages = {path.stem for path in (tmp_path / "site").glob("runs/*/*/*.html")}
+    assert pages == {path.stem for path in (root / "records").rglob("*.json")}
+    assert main([*words, str(root)]) == 2
+    assert "folder of the leaderboard itself" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main([*words, str(tmp_path / "file")]) == 2
+    assert "Name a folder for the site" in capsys.readouterr().err
 
 
 def test_a_changed_record_is_seen(root):

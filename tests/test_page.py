@@ -1,12 +1,13 @@
 """The leaderboard's page in a real browser."""
 
+import csv
 import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_records import SMALL, Method, write_records
+from synthetic_records import SMALL, Method, stored, write_records
 
-from erc_bench.leaderboard import build
+from erc_bench.leaderboard import build, build_site
 from erc_bench.leaderboard.published import read_published
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -18,6 +19,10 @@ ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+CURVES = [
+    {"epoch": e, "dev/weighted_f1": f, "train/loss": loss}
+    for e, f, loss in ((1, 40.0, 1.5), (2, 55.0, None), (3, 50.0, 0.5))
+]
 METHODS = [
     Method("eacl", 0.3),
     Method("spcl", 0.3),
@@ -48,6 +53,21 @@ def address(tmp_path_factory) -> str:
     write_records(root, METHODS[:3], ["emorynlp"], 60)
     build(root)
     return (root / "index.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """Of two methods, one of them with curves, and a run that is a trial."""
+    root = tmp_path_factory.mktemp("leaderboard")
+    trained = {"training": {"epochs": 3, "best_epoch": 2, "curves": CURVES}}
+    some = [
+        Method("eacl", 0.3, (1,), changes=trained),
+        Method("finetune", 0.0, (1, 2), SMALL, "small"),
+    ]
+    write_records(root, [*some, Method("eacl", -0.5, (1,), SMALL, "smoke")], ["meld"], 20)
+    folder = root / "site"
+    build_site(root, folder)
+    return folder
 
 
 @pytest.fixture
@@ -169,6 +189,80 @@ def test_nothing_overflows(visit, address, width):
         for summary in page.locator(".panel:visible summary").all():
             summary.click()
         assert overflows(page) == []
+
+
+def test_filters_and_search_narrow_the_rows(visit, address):
+    page = visit(address, 390)
+    everything = page.locator(".entry:visible").count()
+    shown = page.locator(".panel:visible .board:not(.papers) .title:visible")
+    page.locator("[name=context]").select_option("full")
+    assert shown.all_inner_texts() == ["SACL-LSTM"]
+    page.get_by_role("button", name="Show all").click()
+    assert page.locator(".entry:visible").count() == everything
+    page.locator("[name=encoder]").select_option("all-MiniLM-L6-v2")
+    assert shown.all_inner_texts() == ["finetune"]
+    page.locator("[name=encoder]").select_option("")
+    page.locator("[name=preset]").select_option("small")
+    assert shown.all_inner_texts() == ["finetune"]
+    page.locator("[name=preset]").select_option("")
+    page.locator("[name=tuned]").select_option("yes")
+    assert shown.count() == 0
+    page.locator("[name=tuned]").select_option("")
+    page.get_by_label("Search").fill("TEMPERATURE quite")
+    assert shown.all_inner_texts() == ["a-method-with-quite-a-long-name"]
+    assert page.locator("output").inner_text() == f"1 of {everything} rows."
+    page.get_by_label("Search").fill("eacl")
+    page.get_by_role("tab", name="EmoryNLP", exact=True).click()
+    assert shown.all_inner_texts() == ["EACL"]  # what is asked for holds for every tab
+    assert overflows(page) == []
+
+
+def test_every_run_has_a_page(site, visit):
+    pages = sorted(site.glob("runs/*/*/*.html"))
+    assert len(pages) == 4
+    page = visit((site / "index.html").as_uri())
+    links = page.locator(".facts dd a").evaluate_all("links => links.map(link => link.href)")
+    assert {link for link in links if "/runs/" in link} == {path.as_uri() for path in pages}
+    (run,) = (path for path in pages if "epoch 2 of 3" in path.read_text("utf-8"))
+    page = visit(run.as_uri())
+    assert page.locator("h1").inner_text() == "EACL on MELD, seed 1"
+    text = page.locator("main").inner_text()
+    for part in ("Weighted-F1 on dev, %", "Settings", "encoder", "device", "epoch 2 of 3"):
+        assert part in text
+    assert page.locator(".curves").first.locator("circle:not(.selected)").count() == 3
+    assert page.locator(".curves").nth(1).locator("circle:not(.selected)").count() == 2
+    assert page.locator(".curves .selected").count() == 1  # at that epoch the loss was not finite
+    assert page.locator(".matrix td").count() == 49
+    assert page.locator("pre").inner_text().startswith("@misc{erc-bench-eacl-meld-")
+    back = page.get_by_role("link", name="Leaderboard").get_attribute("href")
+    assert (run.parent / back.partition("#")[0]).resolve() == site / "index.html"
+    with page.expect_download() as download:
+        page.get_by_role("link", name="test, CSV").click()
+    rows = list(csv.DictReader(download.value.path().read_text("utf-8").splitlines()))
+    record = stored(next((site.parent / "records").rglob(f"{run.stem}.json")))
+    test = record["predictions"]["test"]
+    assert [row["id"] for row in rows] == test["ids"]
+    names = record["labels"]
+    assert [row["predicted"] for row in rows] == [names[k] for k in test["predicted"]]
+    errors: dict[str, int] = {}
+    for row in rows:
+        dialogue = row["id"].rpartition("-")[0]
+        errors[dialogue] = errors.get(dialogue, 0) + (row["gold"] != row["predicted"])
+    listed = page.locator("section", has_text="Dialogues with most errors").locator("tbody tr")
+    first = listed.first.locator("th, td").all_inner_texts()
+    assert errors[first[0]] == int(first[1]) == max(errors.values())
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_page_of_a_run_fits_and_is_legible(site, visit, width, scheme):
+    for path in sorted(site.glob("runs/*/*/*.html"))[:2]:
+        page = visit(path.as_uri(), width, color_scheme=scheme)
+        assert overflows(page) == []
+        ground = luminance(page, "body", "backgroundColor")
+        assert (ground < 0.1) == (scheme == "dark")
+        for selector in ("body", ".muted", "dt", "pre"):
+            ink = luminance(page, selector, "color")
+            assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) >= 4.5
 
 
 def luminance(page, selector: str, name: str) -> float:

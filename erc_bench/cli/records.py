@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from erc_bench.cli import common
@@ -16,6 +17,7 @@ def leaderboard(
     *,
     check: Annotated[bool, FORM] = False,
     latex: Annotated[bool, FORM] = False,
+    site: Annotated[Path | None, FORM] = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> int:
     """Make the leaderboard out of the records.
@@ -23,6 +25,7 @@ def leaderboard(
     Args:
         check: Exit with 1 if what is on disk is stale or a record is skipped.
         latex: Print the table a paper needs.
+        site: Write the page, and one for every run, into this folder.
     """
     from erc_bench import leaderboard as board
 
@@ -31,6 +34,9 @@ def leaderboard(
     if latex:
         table, skipped = board.latex(leaderboard_dir)
         print(table, end="")
+    elif site is not None:
+        page, skipped = board.build_site(leaderboard_dir, site)
+        print(page)
     elif check:
         found = board.check(leaderboard_dir)
         stale, skipped = bool(found.paths), found.skipped

@@ -2,6 +2,7 @@
 
 - :func:`build` writes README.md, leaderboard.json, leaderboard.csv and index.html; :func:`check`
   tells which of them are stale; :func:`latex` gives the table a paper needs.
+- :func:`build_site` writes the page with one for every run into another folder.
 - :func:`compare_methods` compares two methods on one corpus.
 - :func:`rescore` recomputes every record's metrics from its predictions.
 """
@@ -17,6 +18,7 @@ from erc_bench.leaderboard.comparing import MethodComparison, compare_methods
 from erc_bench.leaderboard.page import to_html
 from erc_bench.leaderboard.rescoring import Rescored, rescore
 from erc_bench.leaderboard.runs import Skipped
+from erc_bench.leaderboard.site import build_site
 from erc_bench.leaderboard.tables import to_csv, to_json, to_latex, to_markdown
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Rescored",
     "Skipped",
     "build",
+    "build_site",
     "check",
     "compare_methods",
     "latex",

@@ -10,6 +10,44 @@ function select(index, focus) {
     panels[i].hidden = i !== index;
   });
   if (focus) tabs[index].focus();
+  filter();
+}
+
+// Filters: an entry shows that has every word of the search and fits every choice; what has no such
+// property (a published figure has no preset) fits. Ranks stay those of the whole track.
+const form = document.querySelector(".filters");
+
+function fits(element, wanted) {
+  const { find, ...choices } = wanted;
+  const words = find.toLowerCase().split(/\s+/);
+  return words.every((word) => element.dataset.find.includes(word)) &&
+    Object.entries(choices).every(([name, value]) =>
+      !value || !(name in element.dataset) || element.dataset[name] === value);
+}
+
+function filter() {
+  if (!form) return;
+  const wanted = Object.fromEntries(new FormData(form));
+  let shown = 0, all = 0;
+  panels.forEach((panel) => {
+    panel.querySelectorAll(".track").forEach((track) => {
+      const entries = [...track.querySelectorAll(".entry")];
+      entries.forEach((entry) => { entry.hidden = !fits(entry, wanted); });
+      const left = entries.filter((entry) => !entry.hidden).length;
+      track.hidden = entries.length ? !left : !fits(track, wanted);
+      if (!panel.hidden) { shown += left; all += entries.length; }
+    });
+  });
+  const narrowed = Object.values(wanted).some((value) => value.trim());
+  form.querySelector("p").hidden = !narrowed;
+  form.querySelector("output").textContent = `${shown} of ${all} rows.`;
+}
+
+if (form) {
+  form.hidden = false;
+  form.addEventListener("input", filter);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.querySelector("button").addEventListener("click", () => { form.reset(); filter(); });
 }
 
 function fromAddress() {
@@ -76,18 +114,3 @@ document.querySelectorAll(".open").forEach((button) => {
   });
 });
 
-// Light and dark: the system's choice until the button is pressed.
-const root = document.documentElement;
-const button = document.getElementById("theme");
-const remembered = (() => {
-  try { return localStorage.getItem("theme"); } catch { return null; }
-})();
-if (remembered === "light" || remembered === "dark") root.dataset.theme = remembered;
-button.hidden = false;
-button.addEventListener("click", () => {
-  const dark = root.dataset.theme
-    ? root.dataset.theme === "dark"
-    : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  try { localStorage.setItem("theme", root.dataset.theme); } catch { /* private browsing */ }
-});

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from erc_bench.leaderboard.board import Board, CorpusBoard, Row
+from erc_bench.corpus.conversation import Metric
+from erc_bench.leaderboard.board import Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.searches import SearchGroup
 from erc_bench.leaderboard.tables import (
     ABLATIONS,
     SEARCHES,
     ablation_title,
     budgets,
+    capital,
     configuration,
     figure,
+    full_name,
     interval,
     mean,
     metric_title,
@@ -27,6 +31,13 @@ from erc_bench.leaderboard.tables import (
     track_title,
 )
 from erc_bench.progress import duration
+from erc_bench.settings.presets import presets
+
+if TYPE_CHECKING:
+    import jinja2
+
+SMALLEST = 5e6
+"""Parameters of an encoder at least; a model with fewer reads vectors."""
 
 MARGIN = 0.04
 """Empty share of the axis at either end."""
@@ -135,18 +146,32 @@ def _values(corpus: CorpusBoard) -> Iterator[float]:
             yield from row.values
 
 
-def to_html(board: Board) -> str:
-    """``index.html``: everything inside, nothing fetched."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def to_html(board: Board, pages: Mapping[str, str] | None = None) -> str:
+    """``index.html``: everything inside, nothing fetched.
 
-    environment = Environment(
-        loader=PackageLoader("erc_bench.leaderboard", "."),
+    Args:
+        board: what it shows.
+        pages: addresses of pages of runs, by the files of their records; the runs that are listed
+            in a row's details lead there.
+    """
+    readings = {"searches": SEARCHES.replace("*", ""), "ablations": ABLATIONS}
+    template = environment().get_template("page.html.jinja")
+    return template.render(board=board, axis_over=Axis.over, pages=pages or {}, **readings)
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """What the templates are rendered in."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("erc_bench.leaderboard", "."),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         search_title=search_title,
         ablation_title=ablation_title,
         ends=interval,
@@ -167,11 +192,55 @@ def to_html(board: Board) -> str:
         recall=recall,
         metric_title=metric_title,
         selection=lambda text: selection(text).replace("weighted-F1", "wF1"),
-        short_metric=lambda corpus: metric_title(corpus).replace("Weighted-F1", "wF1").split()[0],
+        short_metric=_short_metric,
+        encoder=_encoder,
+        encoders=_encoders,
+        presets=_presets,
+        words=_words,
     )
-    template = environment.get_template("page.html.jinja")
-    readings = {"searches": SEARCHES.replace("*", ""), "ablations": ABLATIONS}
-    return template.render(board=board, axis_over=Axis.over, **readings)
+    return made
+
+
+def _tracks(board: Board) -> Iterator[Track]:
+    for corpus in (*board.corpora, *board.trials):
+        yield from corpus.tracks
+
+
+def _encoder(track: Track) -> str:
+    """What the filter calls a track's encoder: its name without its owner."""
+    return track.encoder.partition(" (weights")[0].split("/")[-1]
+
+
+def _encoders(board: Board) -> list[tuple[str, str]]:
+    """The encoders, smallest first, each with what the filter shows of it: its name, and the
+    parameters of the largest model of a run with it, which are the encoder's for the most part.
+    Where only methods on vectors have run, there is no telling its size."""
+    sizes: dict[str, float] = {}
+    for track in _tracks(board):
+        if name := _encoder(track):
+            known = [row.cost["parameters"] or 0 for row in track.rows]
+            sizes[name] = max(sizes.get(name, 0), *known)
+    found = sorted((n if n >= SMALLEST else math.inf, name) for name, n in sizes.items())
+    return [(name, name + (f", {n / 1e6:.0f} M" if n < math.inf else "")) for n, name in found]
+
+
+def _presets(board: Board) -> list[tuple[str, str]]:
+    """The presets that some row has, in their usual order, twice: value and text."""
+    there = {row.preset for track in _tracks(board) for row in track.rows if not row.external}
+    usual = [name for name in presets() if name in there]
+    return [(name, name) for name in (*usual, *sorted(there - {*usual, ""}))]
+
+
+def _words(row: Row, track: Track) -> str:
+    """What a search finds a row by, in small letters."""
+    chosen = "tuned" if row.tuned else ""
+    words = [row.method, full_name(row), track.encoder, row.preset, row.variant, *row.overrides]
+    return " ".join([*words, row.config_hash, chosen, *row.devices]).lower()
+
+
+def _short_metric(metric: str) -> str:
+    """What a narrow column is called that holds what a corpus is judged by."""
+    return capital(Metric.of(metric, None).title).replace("Weighted-F1", "wF1").split()[0]
 
 
 def _briefly(seconds: float | None) -> str:
