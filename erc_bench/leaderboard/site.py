@@ -134,7 +134,7 @@ def run_page(path: Path, record: Record, published: Published, tab: str) -> str:
             scores=[(split, metrics.score(metric)) for split, metrics in record.metrics.items()][
                 ::-1
             ],
-            titles=FIGURES | {metric.name: metric.title},
+            titles={**FIGURES, metric.name: metric.title},
             curves=curves(record),
             worst=worst_dialogues(test),
             settings=flat(record.config),
