@@ -22,7 +22,7 @@ from erc_bench.files import write_atomically
 from erc_bench.leaderboard.board import Board, read_board
 from erc_bench.leaderboard.page import environment, to_html
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
-from erc_bench.leaderboard.runs import Skipped
+from erc_bench.leaderboard.runs import Skipped, dialogues_of
 from erc_bench.progress import track
 from erc_bench.records.schema import Predictions, Record
 from erc_bench.records.store import read_record, run_name
@@ -83,7 +83,7 @@ def build_site(root: Path, folder: Path) -> tuple[Path, list[Skipped]]:
     for file, tab in track(_files(board), "Pages of runs"):
         path = root / file
         record = read_record(path)
-        pages[file] = f"runs/{record.dataset}/{record.method}/{path.stem}.html"
+        pages[file] = Path("runs", *Path(file).with_suffix(".html").parts[1:]).as_posix()
         write_atomically(folder / pages[file], run_page(path, record, published, tab))
     index = folder / "index.html"
     addresses = {file: quote(page) for file, page in pages.items()}
@@ -202,16 +202,17 @@ def _curve(title: str, by_epoch: dict[int, float | None], selected: int | None) 
 def worst_dialogues(predictions: Predictions) -> list[WrongDialogue]:
     """The dialogues with most errors, of equally many those first where they are the larger share.
 
-    A dialogue is called by what the ids of its utterances begin with. None where the record does
-    not tell dialogues apart.
+    A dialogue is called by what the ids of its utterances begin with. None where dialogues can't be
+    told apart.
     """
-    if predictions.dialogue is None:
+    dialogues = predictions.dialogue or dialogues_of(predictions.ids)
+    if dialogues is None:
         return []
     ids: dict[int, list[str]] = {}
     errors: dict[int, int] = {}
     for name, dialogue, gold, predicted in zip(
         predictions.ids,
-        predictions.dialogue,
+        dialogues,
         predictions.gold,
         predictions.predicted,
         strict=True,
