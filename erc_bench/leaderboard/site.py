@@ -162,7 +162,10 @@ def curves(record: Record) -> list[Curve]:
         (f"dev/{metric.name}", f"{metric.title} on dev, %"),
         ("train/loss", "loss"),
     ):
-        by_epoch = {int(e["epoch"] or 0): e.get(name) for e in training.curves if "epoch" in e}
+        by_epoch = {
+            int(epoch.get("epoch") or i): epoch.get(name)
+            for i, epoch in enumerate(training.curves, 1)
+        }
         if any(value is not None for value in by_epoch.values()):
             found.append(_curve(title, by_epoch, training.best_epoch))
     return found

@@ -17,6 +17,7 @@ from erc_bench.evaluation.statistics import seed_interval
 from erc_bench.leaderboard.searches import SearchGroup
 from erc_bench.leaderboard.tables import capital
 from erc_bench.plots.selection import Configuration, Shown
+from erc_bench.records.schema import Record
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 """Of Okabe and Ito but for their yellow, which is not seen on white: told apart by colour-blind
@@ -43,6 +44,7 @@ STYLE: dict[str, Any] = {
     "ytick.color": "#555555",
     "grid.color": "#E3E3E3",
     "grid.linewidth": 0.7,
+    "text.parse_math": False,  # a setting may hold a dollar sign
     "legend.frameon": False,
     "legend.fontsize": 8,
     "pdf.fonttype": 42,  # text stays text in a PDF
@@ -89,10 +91,13 @@ def curves(shown: Shown) -> Figure:
     """The figure on dev by epoch: thin of each seed, thick their mean while all of them train, and
     a dot at the selected epoch. Of one configuration the training loss stands beside it; the
     losses of different methods can't be compared."""
-    with_curves = _having(
-        shown, lambda record: bool(record.training and record.training.curves), "no curves"
-    )
     dev = f"dev/{shown.metric.name}"
+
+    def has_curve(record: Record) -> bool:
+        epochs = record.training.curves if record.training else []
+        return any(epoch.get(dev) is not None for epoch in epochs)
+
+    with_curves = _having(shown, has_curve, "no curves")
     panels = [(dev, f"{capital(shown.metric.title)} on dev, %")]
     if len(with_curves) == 1:
         panels.append(("train/loss", "Loss in training"))
@@ -119,8 +124,8 @@ def _curve(axes: Axes, configuration: Configuration, name: str, i: int) -> None:
         training = record.training
         assert training is not None  # only such are drawn
         values = {
-            int(epoch["epoch"] or 0): math.nan if (value := epoch.get(name)) is None else value
-            for epoch in training.curves
+            int(epoch.get("epoch") or n): math.nan if (value := epoch.get(name)) is None else value
+            for n, epoch in enumerate(training.curves, 1)
         }
         series.append(values)
         axes.plot(list(values), list(values.values()), color=colour, alpha=0.35, linewidth=0.8)
@@ -286,7 +291,7 @@ def trials(title: str, groups: Sequence[SearchGroup]) -> Figure:
 # --- what several share
 
 
-def _having(shown: Shown, has: Callable[[Any], bool], lacking: str) -> list[Configuration]:
+def _having(shown: Shown, has: Callable[[Record], bool], lacking: str) -> list[Configuration]:
     """The configurations with the runs that have something; the others are noted."""
     found = []
     for each in shown.configurations:
