@@ -256,10 +256,11 @@ class EACL(ErcMethod):
 
     def scores(self, output: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         """Similarity to the anchors over τ ``(B, C)``: the mapped, after stage 2 the adapted."""
-        anchors = self.adapted_anchors
-        if not len(anchors):
-            anchors = self.network.mapped_anchors()
-        return anchor_scores(output[1], anchors, self.config.temperature)
+        return anchor_scores(output[1], self.anchors(), self.config.temperature)
+
+    def anchors(self) -> Tensor:
+        """The mapped anchors ``(C, m)``, after stage 2 the adapted."""
+        return self.adapted_anchors if len(self.adapted_anchors) else self.network.mapped_anchors()
 
     def states(self, batch: Batch) -> Tensor:
         """Mapped vectors ``z`` ``(B, m)``, which are compared with the anchors."""

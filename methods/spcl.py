@@ -319,6 +319,10 @@ class SPCL(ErcMethod):
             raise RuntimeError("Examples of the augmentation are for training alone.")
         return class_similarity(output, self.prototypes.centers) / self.config.temperature
 
+    def anchors(self) -> Tensor:
+        """The class centres ``(C, d)``."""
+        return self.prototypes.centers
+
     def states(self, batch: Batch) -> Tensor:
         """Vectors ``h`` ``(B, d)``, which are compared with the class centres."""
         return self(batch)

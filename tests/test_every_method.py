@@ -210,6 +210,9 @@ def test_scores_are_read_off_the_states(method: str, trained: Trained) -> None:
             wanted = trained.method.scores(trained.method(batch), batch)
             scores = LAST_STEPS[method](trained.method, states["states"])
         torch.testing.assert_close(scores, wanted, rtol=1e-4, atol=1e-5)
+        if (anchors := trained.method.anchors()) is not None:
+            cosines = torch.cosine_similarity(states["states"][:, None], anchors[None], dim=-1)
+            assert torch.equal(cosines.argmax(dim=1), wanted.argmax(dim=1))
 
 
 def test_a_checkpoint_predicts_the_same_in_a_new_object(

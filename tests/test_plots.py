@@ -11,6 +11,7 @@ from erc_bench.cli import main
 from erc_bench.evaluation.calibration import reliability_bins
 from erc_bench.leaderboard.searches import SearchGroup, SearchRow
 from erc_bench.plots.selection import of_run, of_runs
+from erc_bench.plots.vectors import VectorMap, principal_axes
 
 figures = pytest.importorskip(
     "erc_bench.plots.figures", reason="Matplotlib is not installed: pip install 'erc-bench[plot]'"
@@ -151,3 +152,33 @@ def test_without_matplotlib_the_extra_is_named(root: Path, tmp_path: Path, capsy
     words = ["plot", "seeds", str(tmp_path / "a.png"), "--dataset", "meld"]
     assert main([*words, "--leaderboard-dir", str(root)]) == 2
     assert "pip install 'erc-bench[plot]'" in capsys.readouterr().err
+
+
+def test_axes_are_those_of_scikit_learn() -> None:
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8))
+    means, axes, explained = principal_axes(vectors)
+    pca = decomposition.PCA(2).fit(vectors)
+    np.testing.assert_allclose(explained, 100 * pca.explained_variance_ratio_)
+    np.testing.assert_allclose(np.abs((vectors - means) @ axes), np.abs(pca.transform(vectors)))
+
+
+def test_vectors_stand_by_emotion_beside_their_anchors() -> None:
+    gold, points = np.array([0, 1, 1]), np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+    anchors = np.array([[0.5, 1.5], [3.0, 4.0]])
+    made = VectorMap("EACL", ["joy", "anger"], gold, points, anchors, (60.0, 20.0))
+    axes = figures.vectors(made).axes[0]
+    assert [each.get_offsets().tolist() for each in axes.collections] == [
+        [[0, 1]],
+        [[2, 3], [4, 5]],
+    ]
+    assert [line.get_xydata().tolist()[0] for line in axes.lines] == anchors.tolist()
+
+
+def test_vectors_need_a_run_and_its_model(root: Path, tmp_path: Path, capsys) -> None:
+    words = ["plot", "vectors", str(tmp_path / "a.png"), "--leaderboard-dir", str(root)]
+    assert main([*words, "--dataset", "meld"]) == 2
+    assert "name it with --run" in capsys.readouterr().err
+    assert main([*words, "--run", "eacl/seed2", "--data-dir", str(tmp_path)]) == 2
+    assert "Traceback" not in capsys.readouterr().err

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from erc_bench.cli import common
-from erc_bench.cli.common import LEADERBOARD, LeaderboardDir, Several
+from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Several
 from erc_bench.plots import What
 
 
@@ -19,12 +19,14 @@ def plot(
     method: Annotated[tuple[str, ...], Several] = (),
     preset: str | None = None,
     run: str | None = None,
+    split: Literal["test", "dev"] = "test",
+    data_dir: DataDir = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> None:
     """Draw a picture for a paper, as PNG, SVG or PDF.
 
     Of runs: their seeds, curves, confusion, reliability, and slices of the test set. Of searches:
-    the expected best score by number of trials.
+    the expected best score by number of trials. Of a run's model: the vectors of utterances.
 
     Args:
         what: Which picture.
@@ -33,13 +35,20 @@ def plot(
         method: Methods, or METHOD:PRESET, METHOD:VARIANT, METHOD:tuned (default: all).
         preset: Only runs with this preset.
         run: One run instead: a record, or a part of method/dataset/hash/seedK that is enough.
+        split: Whose utterances the map of vectors shows.
     """
     from erc_bench import plots
 
     common.must_exist(leaderboard_dir)
     corpus = common.corpus_name(dataset) if dataset else None
     left_out = plots.plot(
-        what, file, leaderboard_dir, dataset=corpus, methods=method, preset=preset, run=run
+        *(what, file, leaderboard_dir),
+        dataset=corpus,
+        methods=method,
+        preset=preset,
+        run=run,
+        split=split,
+        data_dir=data_dir,
     )
     for reason in left_out:
         common.complain(reason)

@@ -80,6 +80,11 @@ class ErcMethod(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} has no states(batch).")
 
+    def anchors(self) -> Tensor | None:
+        """What ``states`` are compared with by their angle ``(C, d)``, one an emotion; None where
+        there is no such. ``erc-bench plot vectors`` shows it."""
+        return None
+
     @classmethod
     def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
         """What turns text into vectors: its ``name``, and a ``digest`` of its weights."""

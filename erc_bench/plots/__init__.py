@@ -1,4 +1,4 @@
-"""``erc-bench plot``: pictures for a paper, from records or from the trials of searches.
+"""``erc-bench plot``: pictures for a paper, from records, trials of searches, or a run's model.
 
 :func:`plot` draws one of :data:`PLOTS` into a PNG, SVG or PDF file. The same input gives the same
 bytes. Matplotlib is an extra: it is imported here alone, and only when something is drawn.
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import replacing, temporary_name
 
-What = Literal["curves", "seeds", "confusion", "reliability", "slices", "trials"]
+What = Literal["curves", "seeds", "confusion", "reliability", "slices", "trials", "vectors"]
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -38,6 +38,8 @@ def plot(
     methods: Sequence[str] = (),
     preset: str | None = None,
     run: str | None = None,
+    split: Literal["test", "dev"] = "test",
+    data_dir: Path | None = None,
 ) -> list[str]:
     """Draw a picture into a file.
 
@@ -49,6 +51,8 @@ def plot(
         methods: whose, as ``erc-bench compare`` names them; none = all on the corpus.
         preset: only runs with this preset.
         run: one run instead, as ``erc-bench show`` names it.
+        split: whose utterances the map of vectors shows.
+        data_dir: where that looks for the corpus, before the usual places.
 
     Returns:
         What was left out of the picture, and why.
@@ -72,11 +76,13 @@ def plot(
         ) from error
     from erc_bench.plots import figures
     from erc_bench.plots.selection import of_run, of_runs, of_searches
+    from erc_bench.plots.vectors import vectors_of_run
 
     if run is not None and (dataset or methods or preset):
         raise ErcBenchError("Give --run, or --dataset with --method and --preset, not both.")
     if run is None and not dataset:
         raise ErcBenchError("Of which runs? Name a corpus with --dataset, or a run with --run.")
+    left_out: list[str] = []
     with matplotlib.rc_context(figures.STYLE):
         if what == "trials":
             if not dataset:
@@ -84,7 +90,13 @@ def plot(
                     "A run has no trials: name the corpus of the search with --dataset."
                 )
             figure = figures.trials(*of_searches(root, dataset, methods, preset))
-            left_out = []
+        elif what == "vectors":
+            if run is None:
+                raise ErcBenchError(
+                    "The vectors are those of one run's model: name it with --run, as "
+                    "`erc-bench show` does."
+                )
+            figure = figures.vectors(vectors_of_run(root, run, split, data_dir))
         else:
             shown = of_runs(root, dataset, methods, preset) if dataset else of_run(root, run or "")
             figure = figures.OF_RUNS[what](shown)

@@ -17,6 +17,7 @@ from erc_bench.evaluation.statistics import seed_interval
 from erc_bench.leaderboard.searches import SearchGroup
 from erc_bench.leaderboard.tables import capital
 from erc_bench.plots.selection import Configuration, Shown
+from erc_bench.plots.vectors import VectorMap
 from erc_bench.records.schema import Record
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
@@ -260,7 +261,7 @@ OF_RUNS: dict[str, Callable[[Shown], Figure]] = {
 """The pictures of runs, by what a user calls them."""
 
 
-# --- of searches
+# --- of searches, and of a model
 
 
 def trials(title: str, groups: Sequence[SearchGroup]) -> Figure:
@@ -285,6 +286,30 @@ def trials(title: str, groups: Sequence[SearchGroup]) -> Figure:
         encoder = group.encoder.split("/")[-1]
         axes.set_title(", ".join(part for part in (title, encoder, group.preset) if part))
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def vectors(made: VectorMap) -> Figure:
+    """Utterance vectors by gold emotion on their first two principal components; a star where the
+    method has an anchor or prototype of an emotion."""
+    figure = Figure((WIDTH, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for c, name in enumerate(made.labels):
+        mine = made.points[made.gold == c]
+        colour = COLOURS[c % len(COLOURS)]
+        axes.scatter(*mine.T, s=7, color=colour, alpha=0.55, linewidths=0, label=name,
+                     marker=MARKERS[c % len(MARKERS)], rasterized=True)  # fmt: skip
+    for c, (x, y) in enumerate([] if made.anchors is None else made.anchors):
+        axes.plot([x], [y], "*", color=COLOURS[c % len(COLOURS)], markersize=15,
+                  markeredgecolor="white", markeredgewidth=1.2, zorder=3)  # fmt: skip
+    first, second = made.explained
+    axes.set_xlabel(f"first principal component, {first:.0f} % of the variance")
+    axes.set_ylabel(f"second, {second:.0f} %")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(made.title)
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.8)
+    legend.set_title("gold" if made.anchors is None else "gold; ★ anchor")
     return figure
 
 
