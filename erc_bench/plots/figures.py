@@ -111,10 +111,13 @@ def curves(shown: Shown) -> Figure:
         axes.set_ylabel(title)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
-    figure.axes[0].set_title(shown.title)
-    if len(with_curves) > 1 or len(with_curves[0].records) > 1:
+    title = shown.title
+    if len(with_curves) == 1:
+        title += f": {with_curves[0].name}"
+    else:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center",
                       ncols=2 if len(with_curves) > 3 else len(with_curves))  # fmt: skip
+    figure.axes[0].set_title(title)
     return figure
 
 
