@@ -219,7 +219,7 @@ def less_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]:
     The control has the same preset and nothing of its own set; it is empty where there is none.
     """
     rows = track["rows"]
-    wanted = (CONTROL, row["preset"], "", [])
+    wanted: tuple[Any, ...] = (CONTROL, row["preset"], "", [])
     own, control = rows.index(row), None
     for number, each in enumerate(rows):
         if (each["method"], each["preset"], each["variant"], given(each)) == wanted:
