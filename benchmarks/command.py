@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from erc_bench.corpus.conversation import Corpus
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import console, say
-from erc_bench.settings.registry import corpus_source
+from erc_bench.settings.methods import method_entries
+from erc_bench.settings.registry import corpus_source, method_names
 from erc_bench.training.frameworks import quiet_frameworks
 
 
@@ -19,6 +20,20 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+CONTROL = "finetune"
+
+
+def language_models() -> list[str]:
+    """The methods whose encoder is a language model."""
+    return [each.name for each in method_entries() if each.family == "language model"]
+
+
+def ordered() -> list[str]:
+    """All methods: the control first, language models last."""
+    last = language_models()
+    return sorted(method_names(), key=lambda name: (name != CONTROL, name in last, name))
 
 
 def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:

@@ -37,16 +37,23 @@ from erc_bench.errors import ErcBenchError, explain
 from erc_bench.files import write_atomically
 from erc_bench.progress import say
 from erc_bench.settings.experiment import resolve
-from erc_bench.settings.methods import method_entry
 from erc_bench.settings.presets import cpu_preset
-from erc_bench.settings.registry import method_class, method_names
+from erc_bench.settings.registry import method_class
 
-from .command import encoder_of, load, parser_of, positive, quiet, run
+from .command import (
+    CONTROL,
+    encoder_of,
+    language_models,
+    load,
+    ordered,
+    parser_of,
+    positive,
+    quiet,
+    run,
+)
 from .memory import ENCODERS
 from .sampling import PER_ROUND
 from .side_by_side import Case, compare, in_float32_alone, peak_memory
-
-CONTROL = "finetune"
 
 TINY = {
     "model_type": "bert",
@@ -135,22 +142,16 @@ def random_encoder(shape: str, folder: Path) -> str:
     return str(place)
 
 
-def ordered() -> list[str]:
-    """All methods: the control first, language models last."""
-    models = {name: method_entry(name).family == "language model" for name in method_names()}
-    return sorted(models, key=lambda name: (name != CONTROL, models[name], name))
-
-
 def why_not(method: str, random: bool) -> str:
     """Why there is nothing to measure of a method; empty where there is."""
     if not method_class(method).trains:
         return "it trains nothing"
-    if random and method_entry(method).family == "language model":
+    if random and method in language_models():
         return "its encoder is a language model, of which no random one is made"
     return ""
 
 
-def measure(case: Case, corpus: Corpus, rounds: int, most: float | None) -> dict[str, float | None]:
+def measure(case: Case, corpus: Corpus, rounds: int, most: float | None) -> dict[str, Any]:
     """The figures of a :class:`Row`.
 
     Args:
