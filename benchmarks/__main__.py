@@ -40,7 +40,7 @@ from erc_bench.progress import say
 from erc_bench.training.environment import device_name
 from erc_bench.training.precision import trainer_precision
 
-from .command import encoder_of, load, parser_of, positive, quiet, run
+from .command import add_settings, encoder_of, load, parser_of, positive, quiet, run
 from .sampling import Epoch
 from .side_by_side import (
     RECIPES,
@@ -51,19 +51,6 @@ from .side_by_side import (
     losses,
     peak_memory,
 )
-
-SET_HERE = ("epochs", "max_batches", "precision")
-"""Settings that the benchmark gives every case."""
-
-
-def setting(text: str) -> str:
-    """KEY=VALUE, but for what the benchmark sets itself."""
-    if text.partition("=")[0] in SET_HERE:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} would be overwritten: {', '.join(SET_HERE)} are the benchmark's own "
-            "(--precision chooses the precision)"
-        )
-    return text
 
 
 def arguments() -> argparse.Namespace:
@@ -97,14 +84,7 @@ def arguments() -> argparse.Namespace:
         "--threads", type=positive, help="of PyTorch; default: as many as it chooses"
     )
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        type=setting,
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings for both sides",
-    )
+    add_settings(parser)
     parser.add_argument("--peak-memory-of", choices=("ours", "recipe"), help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -14,6 +14,26 @@ from erc_bench.settings.methods import method_entries
 from erc_bench.settings.registry import corpus_source, method_names
 from erc_bench.training.frameworks import quiet_frameworks
 
+SET_HERE = ("epochs", "max_batches", "precision")
+"""Settings that a benchmark gives every case."""
+
+
+def setting(text: str) -> str:
+    """KEY=VALUE, but for what a benchmark sets itself."""
+    if text.partition("=")[0] in SET_HERE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} would be overwritten: {', '.join(SET_HERE)} are the benchmark's own "
+            "(`python -m benchmarks` has --precision for the precision)"
+        )
+    return text
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Have a parser take the settings of all that is measured."""
+    parser.add_argument(
+        "--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE", help="settings of all"
+    )
+
 
 def positive(text: str) -> int:
     """A whole number from 1 on, of a command line."""

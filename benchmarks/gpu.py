@@ -43,6 +43,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
@@ -145,6 +146,7 @@ class Session:
             arguments += ["--random", "paper=roberta-large"]
         else:
             arguments += ["--random", "tiny", "--dataset", "demo", "--steps", "1"]
+            arguments += ["--set", "batch_size=2", "evaluation.batch_size=4"]
         if self.args.peak_tflops:
             arguments += ["--peak-tflops", str(self.args.peak_tflops)]
         arguments += ["--out", str(self.out / "speed.json")]
@@ -406,8 +408,8 @@ def run_erc_bench(given: list[str]) -> int:
 def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function gives, in a process that ends: CUDA keeps memory for every one that asks it,
     and PyTorch takes long to import."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as asking:
+        return asking.submit(function, *arguments).result()
 
 
 def surroundings() -> tuple[str | None, str]:

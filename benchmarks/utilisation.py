@@ -42,6 +42,7 @@ from erc_bench.settings.registry import method_class
 
 from .command import (
     CONTROL,
+    add_settings,
     encoder_of,
     language_models,
     load,
@@ -137,8 +138,9 @@ def random_encoder(shape: str, folder: Path) -> str:
         AutoConfig.for_model(kind, pad_token_id=tokenizer.pad_token_id, **sizes)
     )
     place = folder / shape
-    model.save_pretrained(place)
-    tokenizer.save_pretrained(place)
+    with quiet():
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
     return str(place)
 
 
@@ -225,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"an encoder of random weights for a preset, or for all: {', '.join(SHAPES)}",
     )
     parser.add_argument("--steps", type=positive, default=3, help="rounds (default: 3)")
+    add_settings(parser)
     parser.add_argument(
         "--peak-tflops", type=float, help="of the GPU in bfloat16, where Lightning does not know it"
     )
@@ -250,7 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     continue
                 say(f"{method}, {preset} …")
                 precision = "float32" if in_float32_alone(method) else "bfloat16"
-                case = Case(method, preset, corpus.name, precision, made.get(shape, ""))
+                case = Case(
+                    method, preset, corpus.name, precision, made.get(shape, ""), tuple(args.set)
+                )
                 most = most_operations(precision, args.peak_tflops)
                 found = row(case, corpus, args.steps, most, f"{shape}, random" if shape else "")
                 print(json.dumps(asdict(found)), flush=True)
