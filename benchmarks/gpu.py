@@ -75,7 +75,7 @@ STOPPING = 20.0
 LOOK = 1.0
 """Seconds between two looks for new records."""
 
-STOPPED = "stopped, the time was over"
+STOPPED, NOT_BEGUN = "stopped, the time was over", "not begun, the time was over"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Ended:
     stage: str
     command: str
     outcome: str
-    """``done``, ``failed``, or that it was stopped."""
+    """``done``, ``failed``, or that the time was over."""
     seconds: float
     last: str
     """The last line of its log."""
@@ -200,7 +200,7 @@ class Session:
         outcome = "failed"
         try:
             if begun >= until:
-                outcome = "not begun, the time was over"
+                outcome = NOT_BEGUN
             else:
                 process.start()
                 outcome = self._watch(process, until)
