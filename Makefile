@@ -2,12 +2,13 @@
 # make test   install everything, run the tests
 # make slow lint types   what CI checks besides
 # make docs   the documentation as a site, in build/docs
+# make results   the leaderboard and the documentation's tables, from the records
 # make bench  how fast training is against the usual recipe
 
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test slow lint types docs bench
+.PHONY: demo test slow lint types docs results bench
 
 demo: $(VENV)/.small
 	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small --leaderboard-dir demo
@@ -28,6 +29,9 @@ types: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(VENV)/bin/sphinx-build -q -E -W --keep-going -b html docs build/docs
+
+results: $(VENV)/.dev
+	$(VENV)/bin/python -m docs.tables
 
 bench: $(VENV)/.small
 	$(VENV)/bin/python -m benchmarks

@@ -27,8 +27,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -37,38 +36,26 @@ import torch
 
 from erc_bench.corpus.conversation import Corpus
 from erc_bench.encoders.fast.backends import set_up_backends
-from erc_bench.errors import ErcBenchError
-from erc_bench.progress import console, say
-from erc_bench.settings.registry import corpus_source
+from erc_bench.progress import say
 from erc_bench.training.environment import device_name
-from erc_bench.training.frameworks import quiet_frameworks
 from erc_bench.training.precision import trainer_precision
 
-from .command import positive, run
+from .command import add_settings, encoder_of, load, parser_of, positive, quiet, run
 from .sampling import Epoch
-from .side_by_side import RECIPES, TOLERANCE, Case, compare, losses, peak_memory
-
-SET_HERE = ("epochs", "max_batches", "precision")
-"""Settings that the benchmark gives every case."""
-
-
-def setting(text: str) -> str:
-    """KEY=VALUE, but for what the benchmark sets itself."""
-    if text.partition("=")[0] in SET_HERE:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} would be overwritten: {', '.join(SET_HERE)} are the benchmark's own "
-            "(--precision chooses the precision)"
-        )
-    return text
+from .side_by_side import (
+    RECIPES,
+    TOLERANCE,
+    Case,
+    compare,
+    in_float32_alone,
+    losses,
+    peak_memory,
+)
 
 
 def arguments() -> argparse.Namespace:
     """What the command was asked for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks", __doc__)
     native = trainer_precision("auto") == "bf16-mixed"
     parser.add_argument(
         "--method", nargs="+", choices=RECIPES, default=list(RECIPES), help="(default: all)"
@@ -97,42 +84,9 @@ def arguments() -> argparse.Namespace:
         "--threads", type=positive, help="of PyTorch; default: as many as it chooses"
     )
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        type=setting,
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings for both sides",
-    )
+    add_settings(parser)
     parser.add_argument("--peak-memory-of", choices=("ours", "recipe"), help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def encoder_of(preset: str, given: list[str]) -> str:
-    """The folder given for a preset, or for all; "" = the preset's own."""
-    folders = {name: folder for name, equals, folder in (g.partition("=") for g in given) if equals}
-    return folders.get(preset, next((g for g in given if "=" not in g), ""))
-
-
-def load(name: str) -> Corpus:
-    """The corpus; where it can't be had, the generated one."""
-    try:
-        return corpus_source(name).load(None)
-    except ErcBenchError as error:
-        say(f"{error} The demo corpus, which is generated, is taken instead.")
-        return corpus_source("demo").load(None)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing of what a training says."""
-    console.quiet = True
-    try:
-        with quiet_frameworks():
-            yield
-    finally:
-        console.quiet = False
 
 
 def check(case: Case, corpus: Corpus) -> float:
@@ -249,8 +203,7 @@ def main() -> None:
         for preset in args.preset
         for m in args.method
         for precision in args.precision
-        # Methods on utterance vectors train in float32 whatever the hardware.
-        if precision == "float32" or RECIPES[m].Method.Config().precision != "float32"
+        if precision == "float32" or not in_float32_alone(m)
     ]
     for m in dict.fromkeys(args.method):
         if m not in {case.method for case in cases}:

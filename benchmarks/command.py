@@ -4,9 +4,35 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from erc_bench.corpus.conversation import Corpus
 from erc_bench.errors import ErcBenchError
+from erc_bench.progress import console, say
+from erc_bench.settings.methods import method_entries
+from erc_bench.settings.registry import corpus_source, method_names
+from erc_bench.training.frameworks import quiet_frameworks
+
+SET_HERE = ("epochs", "max_batches", "precision")
+"""Settings that a benchmark gives every case."""
+
+
+def setting(text: str) -> str:
+    """KEY=VALUE, but for what a benchmark sets itself."""
+    if text.partition("=")[0] in SET_HERE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} would be overwritten: {', '.join(SET_HERE)} are the benchmark's own "
+            "(`python -m benchmarks` has --precision for the precision)"
+        )
+    return text
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Have a parser take the settings of all that is measured."""
+    parser.add_argument(
+        "--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE", help="settings of all"
+    )
 
 
 def positive(text: str) -> int:
@@ -14,6 +40,55 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+CONTROL = "finetune"
+
+
+def language_models() -> list[str]:
+    """The methods whose encoder is a language model."""
+    return [each.name for each in method_entries() if each.family == "language model"]
+
+
+def ordered() -> list[str]:
+    """All methods: the control first, language models last."""
+    last = language_models()
+    return sorted(method_names(), key=lambda name: (name != CONTROL, name in last, name))
+
+
+def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of ``python -m MODULE``, which is described as it is written."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def encoder_of(preset: str, given: list[str]) -> str:
+    """The folder given for a preset, or for all; "" = the preset's own."""
+    folders = {name: folder for name, equals, folder in (g.partition("=") for g in given) if equals}
+    return folders.get(preset, next((g for g in given if "=" not in g), ""))
+
+
+def load(name: str) -> Corpus:
+    """The corpus; where it can't be had, the generated one."""
+    try:
+        return corpus_source(name).load(None)
+    except ErcBenchError as error:
+        say(f"{error} The demo corpus, which is generated, is taken instead.")
+        return corpus_source("demo").load(None)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing of what a training says."""
+    console.quiet = True
+    try:
+        with quiet_frameworks():
+            yield
+    finally:
+        console.quiet = False
 
 
 def run(main: Callable[[], None]) -> None:

@@ -42,7 +42,7 @@ from erc_bench.records.store import read_record, record_files
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import executor_names
 
-from .command import positive, run
+from .command import parser_of, positive, run
 
 OURS = Path(__file__).parent.parent / "leaderboard"
 
@@ -210,11 +210,7 @@ def cluster(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.grids",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.grids", __doc__)
     parser.add_argument("what", choices=("threads", "executor", "cluster"))
     parser.add_argument("--method", default="finetune", help="(default: finetune)")
     parser.add_argument("--dataset", default="demo", help="(default: demo)")

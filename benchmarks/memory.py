@@ -43,6 +43,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from erc_bench.encoders.fast.one_position import states_at
 from erc_bench.progress import say
 from erc_bench.settings.experiment import resolve
+from erc_bench.settings.methods import method_entry
 
 GIB = 2**30
 
@@ -197,7 +198,7 @@ class AdapterCase:
     model: str
     batch: int
     length: int
-    rank: int = 16
+    rank: int
 
     def counted(self) -> tuple[int, int]:
         """Bytes of weights, and of adapters with gradients and moments; and bytes that are kept."""
@@ -205,10 +206,9 @@ class AdapterCase:
         layers, width = sizes["num_hidden_layers"], sizes["hidden_size"]
         with FakeTensorMode():
             frozen, trained = self._parameters(self._build(layers))
-            one, two = (self._kept(self._build(n)) for n in (1, 2))
-        inside = two - one
+            inside = self._kept(self._build(1))  # of one layer, and of what follows the last
         inputs = 2 * layers * self.batch * (self.length + ANSWER_TOKENS) * width
-        return 2 * frozen + 16 * trained, (one - inside) + inputs + inside
+        return 2 * frozen + 16 * trained, inputs + inside
 
     def _build(self, layers: int) -> Any:
         sizes = {**LANGUAGE_MODELS[self.model], "num_hidden_layers": layers}
@@ -324,21 +324,28 @@ def main() -> None:
     Console(width=110).print(adapter_table())
 
 
+def adapter_cases() -> dict[str, AdapterCase]:
+    """The micro-batch of lora-lm by the preset, as far as the sizes of its model are known."""
+    found = {}
+    for preset in method_entry("lora-lm").gpu_memory_gib:
+        config: Any = resolve("lora-lm", "meld", preset=preset).config
+        model = config.encoder.rpartition("/")[2].removesuffix("-Instruct")
+        if model in LANGUAGE_MODELS:
+            found[preset] = AdapterCase(model, config.micro_batch, config.max_len, config.rank)
+    return found
+
+
 def adapter_table() -> Table:
     """The presets of lora-lm."""
     table = Table(title="Memory of a micro-batch of lora-lm in GiB")
     columns = ("micro-batch", "weights, adapters", "kept", "both")
     for column in ("model", *columns):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
-    for name, batch, length in (
-        ("Qwen2.5-7B", 4, 1024),
-        ("Qwen2.5-1.5B", 4, 1024),
-        ("Qwen2.5-0.5B", 4, 512),
-    ):
-        fixed, kept = AdapterCase(name, batch, length).counted()
+    for case in adapter_cases().values():
+        fixed, kept = case.counted()
         table.add_row(
-            name,
-            f"{batch} × {length}",
+            case.model,
+            f"{case.batch} × {case.length}",
             f"{fixed / GIB:.2f}",
             f"{kept / GIB:.2f}",
             f"{(fixed + kept) / GIB:.2f}",

@@ -13,7 +13,6 @@ For ``eacl``, ``spcl`` and ``finetune``, with the model of a finished run.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +32,7 @@ from erc_bench.methods.prompts import is_lookback, prompt_states
 from erc_bench.records.store import find_record, read_record
 from erc_bench.settings.registry import corpus_source
 
-from .command import run
+from .command import parser_of, run
 
 READERS = ("eacl", "finetune", "spcl")
 """Methods that read the state of a window's mask."""
@@ -62,11 +61,7 @@ def computed(
 
 def main() -> None:
     """Print a line for the method and one for each way of reading."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.probe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.probe", __doc__)
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--leaderboard-dir", type=Path, default=Path("leaderboard"))
     args = parser.parse_args()

@@ -30,6 +30,7 @@ from erc_bench.method.config import MethodConfig
 from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.settings.experiment import resolve
+from erc_bench.settings.registry import method_class
 from erc_bench.training.train import prepare, train
 
 from .recipe import Recipe
@@ -87,14 +88,26 @@ class Case:
         given += [f"encoder={self.encoder}"] * bool(self.encoder) + list(overrides)
         config = resolve(self.method, self.dataset, preset=self.preset, overrides=given).config
         find_encoder(config.encoder)  # said before anything is measured, if it is not there
-        given += RECIPES[self.method].overrides(config)
+        if self.method in RECIPES:
+            given += RECIPES[self.method].overrides(config)
         return resolve(self.method, self.dataset, preset=self.preset, overrides=given).config
 
     def build(self, corpus: Corpus, *overrides: str) -> ErcMethod:
         """The method with its pre-trained weights; the rest is the same for all of a case."""
         config = self.settings(*overrides)
         seed_everything(1, verbose=False)
-        return RECIPES[self.method].Method(config, corpus.labels)
+        return self.measured(config, corpus.labels)
+
+    @property
+    def measured(self) -> type[ErcMethod]:
+        """The method's class; of those with a recipe the one that is compared with it."""
+        known = self.method in RECIPES
+        return RECIPES[self.method].Method if known else method_class(self.method)
+
+
+def in_float32_alone(method: str) -> bool:
+    """Whether it trains in float32 whatever the hardware, as methods on utterance vectors do."""
+    return method_class(method).Config().precision == "float32"
 
 
 PLAIN = Speedups(one_position=False, dropout_masks=False, low_precision_attention=False)
@@ -205,9 +218,10 @@ def train_epoch(method: ErcMethod, data: ErcDataModule, *callbacks: Callback) ->
 
 
 def compare(
-    case: Case, corpus: Corpus, rounds: int, recipes_in: Sequence[str]
+    case: Case, corpus: Corpus, rounds: int, recipes_in: Sequence[str], *callbacks: Callback
 ) -> tuple[Epoch, dict[str, Epoch]]:
-    """An epoch of ours, and of the recipe in each of the given precisions."""
+    """An epoch of ours, and of the recipe in each of the given precisions, of which there may be
+    none; ``callbacks`` see the training of ours."""
     gc.collect()  # the networks of a case before this one
     method = case.build(corpus)
     data = SampledDataModule(corpus, method, rounds)
@@ -218,7 +232,7 @@ def compare(
         )
         for precision in recipes_in
     }
-    train_epoch(method, data, Turns(data, list(recipes.values())))
+    train_epoch(method, data, Turns(data, list(recipes.values())), *callbacks)
     # Of the survey one measurement is many batches.
     warm = {"train": PER_ROUND, "evaluate": PER_ROUND, "survey": 1}
     laps = {part: of_part[warm[part] :] for part, of_part in data.laps.items()}

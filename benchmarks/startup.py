@@ -15,7 +15,6 @@ Before its first step SPCL-CL passes over its training examples; `--set max_batc
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from statistics import median
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import say
 
-from .command import positive, run
+from .command import parser_of, positive, run
 
 UNTIL_THE_FIRST_STEP = """
 import os, sys
@@ -99,11 +98,7 @@ def compare(versions: Sequence[str], arguments: Sequence[str], runs: int) -> lis
 
 def main() -> None:
     """Measure and print a row for each method and version."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.startup",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.startup", __doc__)
     parser.add_argument("--method", nargs="+", default=["eacl"], help="(default: eacl)")
     parser.add_argument("--dataset", default="meld", help="(default: meld)")
     parser.add_argument("--preset", default="small", help="(default: small)")

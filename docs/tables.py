@@ -1,8 +1,8 @@
-"""Writes the tables of README.md and docs/results.md from the leaderboard's records, and that of
-the methods from their YAML files.
+"""Writes the leaderboard from its records, then the tables of README.md and docs/results.md from
+both, and that of the methods from their YAML files.
 
-    python -m docs.tables            # after `erc-bench leaderboard`
-    python -m docs.tables --check    # writes nothing; exit 1 if a table is stale
+    python -m docs.tables            # or: make results
+    python -m docs.tables --check    # writes nothing; exit 1 if something is stale
 
 A table stands in its page between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; the names
 are those of :data:`TABLES`. What is between is overwritten.
@@ -13,13 +13,27 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from erc_bench.leaderboard.tables import markdown_table, p_value, selection, signed
+from erc_bench.errors import ErcBenchError
+from erc_bench.leaderboard import build
+from erc_bench.leaderboard import check as check_board
+from erc_bench.leaderboard.ablations import ablation_of
+from erc_bench.leaderboard.tables import (
+    ablation_table,
+    ablation_title,
+    interval,
+    markdown_table,
+    p_value,
+    selection,
+    signed,
+    spread,
+)
 from erc_bench.settings.methods import method_entries
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,26 +54,51 @@ def corpora() -> dict[str, Any]:
 
 
 def rows_of(corpus: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The rows of a corpus with the track of each, highest first."""
+    """The rows of a corpus with the track of each: those of one budget together, highest first.
+    Predictions made elsewhere are no results of ours."""
     rows = [(row, track) for track in corpora()[corpus]["tracks"] for row in track["rows"]]
-    return sorted(rows, key=lambda each: -each[0]["mean"])
+    ours = [(row, track) for row, track in rows if not row["external"]]
+    return sorted(ours, key=lambda each: (trials(each[0]), -each[0]["mean"]))
+
+
+def trials(row: dict[str, Any]) -> int:
+    """From how many trials of a search its settings were chosen; 0 where nobody searched."""
+    return row["tuned"]["trials"] if row["tuned"] else 0
 
 
 def results(corpus: str) -> str:
-    """Our figures on a corpus, and the differences from the control with the same encoder."""
+    """Our figures on a corpus with the presets' settings, and the differences from the control with
+    the same encoder. Tuned rows are in :func:`tuned`, variants in :func:`ablations`."""
     head = ("", "seeds", "test", "dev", "selected by", "less `finetune`, test", "p, Holm")
-    body = [
-        [
-            row_name(row),
-            str(len(row["seeds"])),
-            mean(row),
-            f"{row['dev_score']:.2f}",
-            selection(row["selection"]),
-            *less_control(row, track),
-        ]
-        for row, track in rows_of(corpus)
-    ]
+    rows = [(r, t) for r, t in rows_of(corpus) if not r["tuned"] and not r["variant"]]
+    body = [[row_name(row), *figures(row), *less_control(row, track)] for row, track in rows]
     return markdown_table(head, body, "lrrrlrr")
+
+
+def tuned() -> str:
+    """The tuned rows: a table for each corpus that has some, less the control that was tuned in as
+    many trials. Nothing where there are none."""
+    head = ("", "trials", "seeds", "test", "dev", "selected by", "less `finetune`, test", "p, Holm")
+    found = []
+    for corpus, board in corpora().items():
+        body = [
+            [row_name(row), str(trials(row)), *figures(row), *less_control(row, track)]
+            for row, track in rows_of(corpus)
+            if row["tuned"]
+        ]
+        if body:
+            found += [f"**{board['title']}, tuned**", markdown_table(head, body, "lrrrrlrr")]
+    return "\n\n".join(found)
+
+
+def ablations() -> str:
+    """Methods without each of their parts, a table for each method and corpus that has some.
+    Nothing where there are none."""
+    found = []
+    for board in corpora().values():
+        for each in map(ablation_of, board["ablations"]):
+            found += [f"**{board['title']}. {ablation_title(each)}**", ablation_table(each)]
+    return "\n\n".join(found)
 
 
 def published(corpus: str) -> str:
@@ -67,6 +106,8 @@ def published(corpus: str) -> str:
     body = []
     for row, _ in rows_of(corpus):
         paper, cell = row["published"], ""
+        if row["variant"]:
+            continue
         if paper:
             encoder = (paper["encoder"] or "encoder not known").split("/")[-1]
             on_test = ", selected on test" if paper["selection"] == "test" else ""
@@ -80,16 +121,19 @@ def commands() -> list[str]:
     found = []
     for corpus in corpora():
         for row, _ in rows_of(corpus):
-            tuned, seeds = row["tuned"], row["seeds"]
-            command = f"erc-bench {'tune' if tuned else 'run'} --method {row['method']}"
+            search, seeds = row["tuned"], row["seeds"]
+            command = f"erc-bench {'tune' if search else 'run'} --method {row['method']}"
             command += f" --dataset {corpus}"
             command += f" --preset {row['preset']}" if row["preset"] else ""
             command += f" --variant {row['variant']}" if row["variant"] else ""
-            command += f" --trials {tuned['trials']}" if tuned else ""
-            first = tuned or seeds == list(range(1, len(seeds) + 1))
-            command += f" --seeds {len(seeds)}" if first else f" --seed {_words(seeds)}"
-            # What a trial drew, its search draws again.
-            found.append(_words([command, *([] if tuned else row["overrides"])]))
+            command += f" --trials {search['trials']}" if search else ""
+            if search and search["sampler_seed"]:
+                command += f" --sampler-seed {search['sampler_seed']}"
+            first = seeds == list(range(1, len(seeds) + 1))
+            # `tune` has no --seed: it trains all up to the last.
+            every = f" --seeds {max(seeds) if search else len(seeds)}"
+            command += every if search or first else f" --seed {_words(seeds)}"
+            found.append(_words([command, *map(shlex.quote, given(row))]))
     return found
 
 
@@ -127,39 +171,68 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": reproduced,
     "methods": methods,
     "published meld": partial(published, "meld"),
-    **{f"results {name}": partial(results, name) for name in corpora()},
+    "tuned": tuned,
+    "ablations": ablations,
 }
 
 
+def of_corpora() -> dict[str, Callable[[], str]]:
+    """The tables that every corpus has."""
+    return {f"results {name}": partial(results, name) for name in corpora()}
+
+
+TABLES |= of_corpora()
+
+
 def row_name(row: dict[str, Any]) -> str:
-    """``SACL-LSTM, `base` ``."""
+    """``SACL-LSTM, `base` ``; of a tuned row without what its trials drew."""
     parts = [row["title"] + (", the control" if row["method"] == CONTROL else "")]
     parts += [f"`{row['preset']}`"] if row["preset"] != USUAL_PRESET else []
     parts += [f"`{row['variant']}`"] if row["variant"] else []
+    parts += [f"`{override}`" for override in given(row)]
     if row["tuned"]:
-        return ", ".join([*parts, f"tuned in {row['tuned']['trials']} trials"])
-    return ", ".join(parts + [f"`{override}`" for override in row["overrides"]])
+        seed = row["tuned"]["sampler_seed"]
+        parts += [f"tuned in {trials(row)} trials" + (f", sampler's seed {seed}" if seed else "")]
+    return ", ".join(parts)
+
+
+def given(row: dict[str, Any]) -> list[str]:
+    """The overrides of its command: what a trial drew, its search draws again."""
+    overrides: list[str] = row["tuned"]["fixed"] if row["tuned"] else row["overrides"]
+    return overrides
 
 
 def mean(row: dict[str, Any]) -> str:
     """``60.80 ± 0.18``: the half-width of the 95 % interval over seeds, from two seeds on."""
-    interval = row["seed_interval"]
-    return f"{row['mean']:.2f}" + (f" ± {interval[1] - row['mean']:.2f}" if interval else "")
+    return spread(row["mean"], row["seed_interval"])
+
+
+def figures(row: dict[str, Any]) -> list[str]:
+    """Seeds, test, dev, and what selected the epoch."""
+    dev = f"{row['dev_score']:.2f}" if row["dev_score"] is not None else "–"
+    return [str(len(row["seeds"])), mean(row), dev, selection(row["selection"])]
 
 
 def less_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]:
-    """The difference from the control of the track with its 95 % interval, and p after Holm."""
-    names = [(each["method"], each["preset"], each["variant"]) for each in track["rows"]]
-    control, own = (CONTROL, row["preset"], ""), (row["method"], row["preset"], row["variant"])
-    if control == own or control not in names:
+    """The difference from the control of the track with its 95 % interval, and p after Holm.
+
+    The control has the same preset and nothing of its own set; it is empty where there is none.
+    """
+    rows = track["rows"]
+    wanted: tuple[Any, ...] = (CONTROL, row["preset"], "", [])
+    own, control = rows.index(row), None
+    for number, each in enumerate(rows):
+        if (each["method"], each["preset"], each["variant"], given(each)) == wanted:
+            control = number if control is None else control
+    if control is None or control == own:
         return "", ""
-    ends = [names.index(own), names.index(control)]
-    pair = next(p for p in track["pairs"] if {p["first"], p["second"]} == set(ends))
-    sign = 1 if pair["first"] == ends[0] else -1
+    pair = next((p for p in track["pairs"] if {p["first"], p["second"]} == {own, control}), None)
+    if pair is None:
+        return "", ""
+    sign = 1 if pair["first"] == own else -1
     difference = signed(sign * pair["difference"])
     if pair["interval"]:
-        low, high = sorted(sign * end for end in pair["interval"])
-        difference += f" ({signed(low)} to {signed(high)})"
+        difference += f" ({interval(sorted(sign * end for end in pair['interval']))})"
     return difference, p_value(pair["p_holm"])
 
 
@@ -177,11 +250,25 @@ def with_tables(page: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables, or with ``--check`` say which pages are stale."""
+    """Write the leaderboard and the tables, or with ``--check`` say which of them are stale.
+
+    Raises:
+        KeyError: a table is none of :data:`TABLES`.
+    """
     parser = argparse.ArgumentParser(prog="python -m docs.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
     check = parser.parse_args(arguments).check
-    stale = 0
+    try:
+        board = (check_board if check else build)(BOARD)
+    except ErcBenchError as error:
+        sys.exit(str(error))
+    for skipped in board.skipped:
+        print(f"left out: {skipped.reason}", file=sys.stderr)
+    stale = len(board.paths) if check else 0
+    for path in board.paths if check else ():
+        print(f"stale: {path}")
+    corpora.cache_clear()
+    TABLES.update(of_corpora())
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         if (new := with_tables(text)) != text:

@@ -180,9 +180,17 @@ def test_a_run_needs_no_more_of_a_gpu_than_is_said(method):
 
 
 @pytest.mark.slow
+def test_adapters_need_no_more_of_a_gpu_than_is_said():
+    cases, said = memory.adapter_cases(), method_entry("lora-lm").gpu_memory_gib
+    assert set(cases) == {"paper", "base", "small"}
+    for preset, case in cases.items():
+        assert sum(case.counted()) / GIB + CUDA_GIB <= said[preset], (case, said)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "billions"), [("Qwen2.5-7B", 7.61), ("Qwen2.5-0.5B", 0.49)])
 def test_memory_is_counted_for_language_models_of_the_published_size(model, billions):
-    small, large = (memory.AdapterCase(model, batch, 256).counted() for batch in (1, 2))
+    small, large = (memory.AdapterCase(model, batch, 256, 16).counted() for batch in (1, 2))
     adapters = memory.AdapterCase(model, 1, 256, rank=8).counted()[0] - small[0]
     sizes = memory.LANGUAGE_MODELS[model]
     width, inner, layers = (

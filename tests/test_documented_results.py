@@ -54,19 +54,25 @@ def test_the_commands_make_every_record() -> None:
     """By method, corpus, settings and seed; nothing is run."""
     planned = set()
     for command in tables.commands():
-        what, given, _ = app.parse_args(shlex.split(command, comments=True)[1:])
-        names = ("method", "dataset", "preset", "variant", "seeds")
+        what, given, _ = app.parse_args(shlex.split(command)[1:])
+        given.apply_defaults()
+        names = ("method", "dataset", "preset", "variant", "seed", "seeds")
         wanted = {name: given.arguments[name] for name in names if name in given.arguments}
-        for each in experiments(**wanted):
-            told = "" if what is not tune.tune else f"tuned in {given.arguments['trials']} trials"
+        for each in experiments(*given.arguments["overrides"], **wanted):
+            told = "" if what is not tune.tune else searched(**given.arguments)
             settings = each.hash if not told else ""
             planned.add((each.method, each.dataset, settings, told, each.seed))
     records = [read_record(path) for path in record_files(tables.BOARD)]
     made = set()
     for r in records:
-        told = f"tuned in {r.tuned.trials} trials" if r.tuned else ""
+        told = searched(r.tuned.trials, r.tuned.sampler_seed) if r.tuned else ""
         made.add((r.method, r.dataset, r.config_hash if not told else "", told, r.seed))
     assert made == planned
+
+
+def searched(trials: int, sampler_seed: int, **_: object) -> str:
+    """What tells searches for a method's settings apart, in a command or a record."""
+    return f"tuned in {trials} trials, sampler's seed {sampler_seed}"
 
 
 def test_every_tuned_record_has_what_its_trial_drew() -> None:
@@ -74,7 +80,8 @@ def test_every_tuned_record_has_what_its_trial_drew() -> None:
     records = [read_record(path) for path in record_files(tables.BOARD)]
     for record in (r for r in records if r.tuned):
         search = record.tuned
-        base = resolve(record.method, record.dataset, preset=record.preset)
+        fixed = [text for text in record.overrides if text.partition("=")[0] not in search.space]
+        base = resolve(record.method, record.dataset, preset=record.preset, overrides=fixed)
         study = Study(base, search.space, search.sampler_seed)
         assert study.trial(search.chosen).hash == record.config_hash
     assert records

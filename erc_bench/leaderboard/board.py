@@ -78,8 +78,9 @@ class Row:
     variant: str
     """The part that the method is without; empty for all of it."""
     tuned: dict[str, Any] | None
-    """The search that chose the settings: ``trials``, ``sampler``, ``chosen`` (the number of the
-    trial), ``digest``; None where nobody searched."""
+    """The search that chose the settings: ``trials``, ``sampler``, ``sampler_seed``, ``chosen`` (a
+    trial's number), ``digest``, ``fixed`` (the overrides that all of its trials have); None where
+    nobody searched."""
     context: str
     selection: str
     external: bool

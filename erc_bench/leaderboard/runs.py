@@ -46,7 +46,7 @@ T = TypeVar("T")
 SHARED = ("gold", "dialogue", "facts")
 """What all runs on a test set have in common."""
 
-SEARCH = ("trials", "sampler", "chosen", "digest")
+SEARCH = ("trials", "sampler", "sampler_seed", "chosen", "digest")
 """What is kept of the search that chose a run's settings."""
 
 AGREEMENT = 1e-3
@@ -85,8 +85,8 @@ class Run:
     variant: str
     """The part that the method is without; empty for all of it."""
     tuned: dict[str, Any] | None
-    """The search that chose the settings: ``trials``, ``sampler``, ``chosen``, ``digest``; None
-    where nobody searched."""
+    """The search that chose the settings: :data:`SEARCH`, and in ``fixed`` those overrides that all
+    of its trials have; None where nobody searched."""
     seed: int
     context: str
     selection: str
@@ -355,7 +355,7 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
         "preset": record.preset,
         "overrides": record.overrides,
         "variant": record.variant or "",
-        "tuned": {name: getattr(record.tuned, name) for name in SEARCH} if record.tuned else None,
+        "tuned": _search(record.tuned, record.overrides) if record.tuned else None,
         "seed": record.seed,
         "context": record.context,
         "selection": record.selection,
@@ -374,6 +374,12 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
         "cost": _cost(record.training or _Training(), encoder.fine_tuning),
         "made": _made_with(record.environment or Environment(), encoder),
     }
+
+
+def _search(search: Search, overrides: Sequence[str]) -> dict[str, Any]:
+    """What is kept of a search; what is in its space was drawn, and any other override fixed."""
+    fixed = [text for text in overrides if text.partition("=")[0] not in search.space]
+    return {**{name: getattr(search, name) for name in SEARCH}, "fixed": fixed}
 
 
 def _cost(training: _Training, fine_tuning: FineTuning | None) -> dict[str, float | None]:

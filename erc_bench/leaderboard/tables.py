@@ -197,7 +197,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
         ]
         parts += ["\n".join(remarks)] if remarks else []
     for ablation in corpus.ablations:
-        parts += [f"{level} {ablation_title(ablation)}", ABLATIONS, _ablation_table(ablation)]
+        parts += [f"{level} {ablation_title(ablation)}", ABLATIONS, ablation_table(ablation)]
     for group in corpus.searches:
         parts += [f"{level} {search_title(group)}", SEARCHES, _search_table(group)]
     if corpus.published:
@@ -223,7 +223,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
     return parts
 
 
-def _ablation_table(ablation: Ablation) -> str:
+def ablation_table(ablation: Ablation) -> str:
     """A method without each of its parts, less the whole of it."""
     title = capital(Metric.of(ablation.metric, None).title)
     head = ["Variant", title, "Seeds", "Less the whole", "95 %", "p, Holm", "Seeds are"]
@@ -334,8 +334,8 @@ def to_latex(board: Board) -> str:
             for row in track.rows:
                 if row.unranked in OTHER_DATA:
                     continue
-                own = [] if row.tuned else [part for part in (row.variant, *row.overrides) if part]
-                setting = (row.title, row.preset, " ".join(own))
+                own = row.tuned["fixed"] if row.tuned else row.overrides
+                setting = (row.title, row.preset, " ".join(filter(None, (row.variant, *own))))
                 met[corpus.name, encoder, setting] += 1
                 line = (*setting, met[corpus.name, encoder, setting])
                 tracks.setdefault(encoder, {}).setdefault(line, {})[corpus.name] = row
@@ -442,12 +442,15 @@ def full_name(row: Row) -> str:
 def configuration(row: Row) -> str:
     """What tells a row from others of its method: preset, overrides; external and by what.
 
-    Of a tuned row the number of the trial that was chosen stands for what that had drawn.
+    Of a tuned row the number of the trial that was chosen stands for what that had drawn; the
+    sampler's seed is said where it is not the usual 0.
     """
     preset = [] if row.preset in ("", default_preset(), "external") else [row.preset]
     preset += [row.variant] if row.variant else []
-    if row.tuned is not None:
-        return ", ".join([*preset, f"trial {row.tuned['chosen']} of {row.tuned['trials']}"])
+    if (search := row.tuned) is not None:
+        seed = f", sampler's seed {search['sampler_seed']}" if search["sampler_seed"] else ""
+        trial = f"trial {search['chosen']} of {search['trials']}{seed}"
+        return ", ".join([*preset, *search["fixed"], trial])
     external = [row.encoder, "external"] if row.external else []
     return ", ".join(part for part in [*preset, *row.overrides, *external] if part)
 
