@@ -14,6 +14,7 @@ from test_cli import elsewhere, fails
 import erc_bench
 from erc_bench.cli import main
 from erc_bench.files import cache_folder
+from erc_bench.settings.experiment import resolve
 
 __all__ = ["elsewhere"]
 
@@ -189,6 +190,34 @@ def test_nothing_of_the_hub_is_unpickled(root, hub, elsewhere, capsys) -> None:
     message = fails(capsys, "predict", f"hf://me/first@{repo.head}", "talk.txt")
     assert "is damaged or another run's" in message
     assert not Path("boom").exists()
+
+
+def test_methods_that_train_nothing_are_neither_pushed_nor_loaded(
+    root, hub, elsewhere, capsys
+) -> None:
+    """Their checkpoint may hold examples of the corpus, their settings a server's address."""
+    assert push() == 0
+    repo = hub.repos["me/first"]
+    (name,) = [name for name in repo.files if name.startswith("records/")]
+    record = json.loads(repo.files[name])
+    settings = ["base_url=http://127.0.0.1:9/v1", "encoder=some-model"]
+    config = resolve("prompt-lm", "demo", preset="smoke", overrides=settings).settings
+    prompted = {**record, "method": "prompt-lm", "config": config}
+    weights = only(repo.files, "/model.safetensors")
+    hub.repos["me/prompted"] = Repository(
+        True,
+        {
+            "records/demo/prompt-lm/0-seed1.json": json.dumps(prompted).encode(),
+            "runs/demo/prompt-lm/0-seed1/model.safetensors": weights,
+        },
+    )
+    Path("talk.txt").write_text("Ilse: Hooray!\n")
+    capsys.readouterr()
+    assert "may name a server" in fails(capsys, "predict", "hf://me/prompted", "talk.txt")
+    (path,) = root.rglob("records/*/*/*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trains": False}))
+    assert "has no weights of its own" in fails(capsys, "hub", "push", "finetune", "me/second")
+    assert "me/second" not in hub.repos
 
 
 def test_a_copy_in_the_cache_is_enough_without_a_network(root, hub, capsys, monkeypatch) -> None:
