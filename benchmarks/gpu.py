@@ -108,11 +108,12 @@ class Session:
         self.args, self.gpu, self.commit = args, gpu, commit
         self.out: Path = args.out
         self.root: Path = args.leaderboard_dir if gpu else args.out / "leaderboard"
-        self.start = time.monotonic()
         self.seconds = 60.0 * args.minutes
         self.ended: list[Ended] = []
         self.known = set(self._files())
         before = self._read("report.json", {})
+        self.encoder = "" if gpu else str(self._tiny())
+        self.start = time.monotonic()
         self.tested = (before.get("commit"), before.get("tests")) == (commit, "passed")
 
     def _read(self, name: str, empty: Any) -> Any:
@@ -160,7 +161,7 @@ class Session:
         corpora, preset, seeds, trials = ["meld", "emorynlp"], "base", SEEDS, TRIALS
         if not self.gpu:
             corpora, preset, seeds, trials = ["demo"], "smoke", 1, 2
-            common += [f"encoder={self._tiny()}", "max_batches=2"]
+            common += [f"encoder={self.encoder}", "max_batches=2"]
         language = () if self.gpu else language_models()  # whose encoder can't be the tiny one
         named = self.args.method or [name for name in ordered() if name not in language]
         methods = ["--method", *named]

