@@ -43,7 +43,8 @@ app = App(
 for command in (
     *(run.run, tune.tune, run.config, run.methods),
     *(records.leaderboard, records.compare, records.ablations, records.rescore, records.score),
-    *(records.show, records.explain, predict.predict, grid.app, data.app, wandb.app),
+    *(records.show, records.explain, predict.predict, grid.app, records.app),
+    *(data.app, wandb.app),
 ):
     app.command(command)
 app.meta.group_parameters = Group("Every command", sort_key=1)
