@@ -10,7 +10,8 @@ VENV ?= .venv
 .PHONY: demo test slow lint types docs bench
 
 demo: $(VENV)/.small
-	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small --leaderboard-dir demo
+	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small $(DEMO) --leaderboard-dir demo
+	$(VENV)/bin/erc-bench leaderboard --leaderboard-dir demo
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile

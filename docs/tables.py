@@ -1,5 +1,5 @@
-"""Writes the tables of README.md and docs/results.md from the leaderboard's records, and that of
-the methods from their YAML files.
+"""Writes the tables of README.md and the documentation, and README's picture, from the
+leaderboard's records, and the table of the methods from their YAML files.
 
     python -m docs.tables            # after `erc-bench leaderboard`
     python -m docs.tables --check    # writes nothing; exit 1 if a table is stale
@@ -19,12 +19,19 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from docs.picture import picture
 from erc_bench.leaderboard.tables import markdown_table, p_value, selection, signed
 from erc_bench.settings.methods import method_entries
 
 ROOT = Path(__file__).resolve().parent.parent
 BOARD = ROOT / "leaderboard"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("results.md", "speed.md", "notes/results.md")),
+)
+PICTURE = ROOT / "docs" / "leaderboard.svg"
+SHOWN = "meld"
+"""The corpus of README's picture and table."""
 CONTROL = "finetune"
 USUAL_PRESET = "small"
 """Rows that do not say their preset have this one, as the pages say."""
@@ -45,11 +52,12 @@ def rows_of(corpus: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return sorted(rows, key=lambda each: -each[0]["mean"])
 
 
-def results(corpus: str) -> str:
-    """Our figures on a corpus, and the differences from the control with the same encoder."""
-    head = ("", "seeds", "test", "dev", "selected by", "less `finetune`, test", "p, Holm")
+def results() -> str:
+    """Our figures by corpus, and the differences from the control with the same encoder."""
+    head = ("corpus", "", "seeds", "test", "dev", "selected by", "less `finetune`, test", "p, Holm")
     body = [
         [
+            corpora()[corpus]["title"],
             row_name(row),
             str(len(row["seeds"])),
             mean(row),
@@ -57,9 +65,53 @@ def results(corpus: str) -> str:
             selection(row["selection"]),
             *less_control(row, track),
         ]
+        for corpus in corpora()
         for row, track in rows_of(corpus)
     ]
-    return markdown_table(head, body, "lrrrlrr")
+    return markdown_table(head, body, "llrrrlrr")
+
+
+def costs() -> str:
+    """What a run took, by corpus, method and preset."""
+    head = ("corpus", "", "seeds", "minutes a run", "peak GiB", "on", "GPU GiB, estimated")
+    estimated = {m.name: m.gpu_memory_gib for m in method_entries()}
+    body = []
+    for corpus in corpora():
+        for row, _ in rows_of(corpus):
+            memory, seconds = row["cost"]["peak_memory_mib"], row["cost"]["fit_seconds"]
+            without_tuning = any("without the fine-tuning" in note for note in row["notes"])
+            minutes = "" if seconds is None else f"{seconds / 60:.0f}"
+            gib = estimated.get(row["method"], {}).get(row["preset"])
+            cells = [
+                corpora()[corpus]["title"],
+                row_name(row),
+                str(len(row["seeds"])),
+                f"{minutes}, the encoder's fine-tuning apart" if without_tuning else minutes,
+                "" if memory is None else f"{memory / 1024:.1f}",
+                ", ".join(sorted(machines(row))),
+                "" if gib is None else f"{gib:g}",
+            ]
+            body.append(cells)
+    return markdown_table(head, body, "llrrrlr")
+
+
+def machines(row: dict[str, Any]) -> set[str]:
+    """``AMD EPYC, 1 thread``, of the records of a row."""
+    found = set()
+    for name in row["records"]:
+        made = json.loads((BOARD / name).read_bytes()).get("environment") or {}
+        device, threads = str(made.get("device", "?")), made.get("threads")
+        on_cpu = device.startswith("CPU ")
+        several = "" if threads == 1 else "s"
+        found.add(f"{device[4:]}, {threads} thread{several}" if on_cpu else device)
+    return found
+
+
+def figure() -> str:
+    """README's picture."""
+    rows = [(row_name(row).replace("`", ""), row) for row, _ in rows_of(SHOWN)]
+    title = f"Weighted-F1 on {corpora()[SHOWN]['title']}, test, in percent"
+    return picture(title, rows)
 
 
 def published(corpus: str) -> str:
@@ -113,21 +165,20 @@ def reproduced() -> str:
 
 def methods() -> str:
     """The methods that have a card, with what they are."""
-    head = ("name", "method", "family", "context", "trains", "GPU GiB", "needs a GPU", "card")
     body = []
     for m in method_entries():
         card = f"methods/{m.name.replace('-', '_')}.md"
         if (ROOT / card).is_file():
-            cells = [m.title, m.family, m.context, m.trains, m.memory, m.needs_gpu]
-            body.append([f"`{m.name}`", *cells, f"[card]({card})"])
-    return markdown_table(head, body, "lllllrll")
+            body.append([f"[`{m.name}`]({card})", m.title, m.family, m.context, m.memory])
+    return markdown_table(("name", "method", "family", "context", "GPU GiB"), body, "llllr")
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "commands": reproduced,
+    "costs": costs,
     "methods": methods,
-    "published meld": partial(published, "meld"),
-    **{f"results {name}": partial(results, name) for name in corpora()},
+    "published meld": partial(published, SHOWN),
+    "results": results,
 }
 
 
@@ -182,9 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
     check = parser.parse_args(arguments).check
     stale = 0
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        if (new := with_tables(text)) != text:
+    for page in (*PAGES, PICTURE):
+        text = page.read_text(encoding="utf-8") if page.exists() else ""
+        if (new := figure() if page == PICTURE else with_tables(text)) != text:
             stale += 1
             print(f"{'stale' if check else 'written'}: {page.relative_to(ROOT)}")
             if not check:
