@@ -116,11 +116,11 @@ def test_what_a_run_is_asked_for(asked, elsewhere: Path) -> None:
     main(train("--seeds=2"))
     common = {"retries": 3, "detach": False, "resources": Resources(), "devices": ONE_DEVICE}
     plain = {"root": Path("leaderboard"), "workers": None, "data_dir": None, "wandb": "off"}
-    assert asked.pop()[1] == common | plain | {"restart": False, "force": False}
+    assert asked.pop()[1] == common | plain | {"restart": False, "force": False, "no_test": False}
     options = ["--restart", "--force", "--jobs", "3", "--data-dir=d", "--leaderboard-dir", "b"]
     main(train("--seeds=2", *options))
     given = {"root": Path("b"), "workers": 3, "data_dir": Path("d"), "wandb": "off"}
-    assert asked.pop()[1] == common | given | {"restart": True, "force": True}
+    assert asked.pop()[1] == common | given | {"restart": True, "force": True, "no_test": False}
     main(train("--resume", "--wandb", "off"))
     assert asked.pop()[1]["restart"] is False
 
@@ -383,7 +383,7 @@ def test_every_command_has_help(capsys) -> None:
         assert out.startswith(f"Usage: erc-bench {' '.join(argv)} ")
         assert "--quiet" in out
         assert "--debug" in out
-        assert not re.search("--(no|empty)-", out)
+        assert not re.search("--(no|empty)-(?!test)", out)
 
 
 def test_help_names_the_presets_and_the_default(capsys) -> None:

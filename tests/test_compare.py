@@ -66,7 +66,8 @@ def test_compare_names_the_settings_in_which_two_configurations_differ(tmp_path)
 
 def test_compare_takes_overrides_for_names(tmp_path):
     changed = Method("a", changes={"overrides": ["temperature=1"]})
-    more = Method("a", changes={"overrides": ["temperature=1", "lr=0.1"]})
+    # A configuration's hash depends on the names of what is changed.
+    more = Method("a", changes={"overrides": ["temperature=1", "lr=0.1"], "attempt": "2"})
     write_records(tmp_path, [changed, Method("b"), Method("a", 0.2)])
     found = compare_methods(tmp_path, "a:temperature=1", "a", "meld")
     assert found.a.configuration == "paper, temperature=1, sup-simcse-roberta-large"
@@ -78,7 +79,8 @@ def test_compare_takes_overrides_for_names(tmp_path):
     assert found.a.configuration == "paper, temperature=1, sup-simcse-roberta-large"
     assert found.b.configuration == "paper, temperature=1, lr=0.1, sup-simcse-roberta-large"
     listed = r"a:temperature=1:lr=0.1 \(preset paper, temperature=1, lr=0.1, .*, 3 seeds\)"
-    write_records(tmp_path, [Method("a", changes={"overrides": ["lr=0.1", "dropout=0"]})])
+    third = {"overrides": ["lr=0.1", "dropout=0"], "created": "today"}
+    write_records(tmp_path, [Method("a", changes=third)])
     with pytest.raises(ErcBenchError, match=listed):
         compare_methods(tmp_path, "a:lr=0.1", "b", "meld")
     with pytest.raises(ErcBenchError, match=r"Did you mean 'temperature=1'"):
