@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import (
     App,
@@ -47,6 +47,19 @@ for command in (
     *(data.app, wandb.app),
 ):
     app.command(command)
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish", "powershell"], /) -> None:
+    """Print a script by which a shell completes commands, options, methods and corpora.
+
+    Args:
+        shell: Which; its manual says where such scripts go, for bash
+            ~/.local/share/bash-completion/completions/erc-bench.
+    """
+    print(app.generate_completion(shell=shell), end="")
+
+
 app.meta.group_parameters = Group("Every command", sort_key=1)
 
 

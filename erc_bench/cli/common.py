@@ -21,15 +21,34 @@ DataDir = Annotated[
 ]
 LeaderboardDir = Annotated[Path, Parameter(help="Where records and pages go.", show_default=True)]
 LEADERBOARD = FOLDER
+
+
+def _method_names(_: Any) -> list[str]:
+    from erc_bench.settings.registry import method_names
+
+    return method_names()
+
+
+def _corpus_names(_: Any) -> list[str]:
+    from erc_bench.settings.registry import corpus_names
+
+    return corpus_names()
+
+
 Preset = Annotated[
     str,
     Parameter(
+        completer=lambda _: list(presets()),
         help=", ".join(f"{p.name} ({p.description})" for p in presets().values()) + ".",
         show_default=True,
     ),
 ]
 Several = Parameter(consume_multiple=1)
 """An option that takes one value or more."""
+Method = Annotated[str, Parameter(completer=_method_names)]
+Methods = Annotated[list[str], Parameter(completer=_method_names, consume_multiple=1)]
+Dataset = Annotated[str, Parameter(completer=_corpus_names)]
+Datasets = Annotated[list[str], Parameter(completer=_corpus_names, consume_multiple=1)]
 
 
 def _whole(_: Any, given: Sequence[Token]) -> int:

@@ -10,7 +10,15 @@ from typing import Annotated, Literal
 from cyclopts import App
 
 from erc_bench.cli import common
-from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Several, Whole
+from erc_bench.cli.common import (
+    LEADERBOARD,
+    DataDir,
+    Dataset,
+    LeaderboardDir,
+    Method,
+    Several,
+    Whole,
+)
 
 app = App(name="records", help="Remove records.")
 
@@ -69,11 +77,11 @@ def leaderboard(
 
 
 def compare(
-    method: str,
-    other: str,
+    method: Method,
+    other: Method,
     /,
     *,
-    dataset: str,
+    dataset: Dataset,
     preset: str | None = None,
     with_records: Annotated[tuple[Path, ...], Several] = (),
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
@@ -107,8 +115,8 @@ def _corpus_name(dataset: str) -> str:
 
 def ablations(
     *,
-    method: str,
-    dataset: str,
+    method: Method,
+    dataset: Dataset,
     preset: str | None = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> None:
@@ -147,7 +155,7 @@ def score(
     file: str,
     /,
     *,
-    dataset: str,
+    dataset: Dataset,
     name: str,
     split: Annotated[tuple[Split, ...], Several] = ("test",),
     column: str = "",

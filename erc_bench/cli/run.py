@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from erc_bench.cli import common
-from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Preset, Several, Whole
+from erc_bench.cli.common import (
+    LEADERBOARD,
+    DataDir,
+    Dataset,
+    Datasets,
+    LeaderboardDir,
+    Method,
+    Methods,
+    Preset,
+    Several,
+    Whole,
+)
 from erc_bench.errors import ErcBenchError, listed
 from erc_bench.progress import duration
 from erc_bench.settings.presets import default_preset
@@ -24,8 +35,8 @@ SEEDS, BEGINNING = common.one_of(), common.one_of()
 
 def run(
     *overrides: str,
-    method: Annotated[list[str], Several],
-    dataset: Annotated[list[str], Several],
+    method: Methods,
+    dataset: Datasets,
     preset: Preset = default_preset(),  # noqa: B008
     variant: Annotated[tuple[str, ...], Several] = ("",),
     seed: Annotated[tuple[str, ...], SEEDS, Several] = ("1",),
@@ -285,8 +296,8 @@ def _took(training: Training) -> str:
 
 def config(
     *overrides: str,
-    method: str,
-    dataset: str,
+    method: Method,
+    dataset: Dataset,
     preset: Preset = default_preset(),  # noqa: B008
     variant: str = "",
     seed: str = "1",
