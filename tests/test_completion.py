@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,14 @@ from erc_bench.cli import main
 from erc_bench.settings.registry import corpus_names, method_names
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_there_is_a_script_for_each_shell(
     shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert "--leaderboard-dir" in script
-    if shutil.which(shell) and shell in ("bash", "zsh", "fish"):
+    if shutil.which(shell):
         (tmp_path / "script").write_text(script)
         checked = [shell, "-n", str(tmp_path / "script")]
         subprocess.run(checked, check=True, capture_output=True)
@@ -43,6 +44,8 @@ def test_bash_completes_commands_methods_and_corpora(tmp_path: Path) -> None:
 
     assert completed("erc-bench", "lead") == ["leaderboard"]
     assert "--no-test" in completed("erc-bench", "run", "--no")
+    if int(version("cyclopts").partition(".")[0]) < 5:
+        pytest.skip("cyclopts before version 5, on Python 3.10, completes no values")
     assert set(completed("erc-bench", "run", "--method", "")) >= set(method_names())
     near = [name for name in corpus_names() if name.startswith("emo")]
     assert completed("erc-bench", "compare", "a", "b", "--dataset", "emo") == near

@@ -50,7 +50,7 @@ for command in (
 
 
 @app.command
-def completion(shell: Literal["bash", "zsh", "fish", "powershell"], /) -> None:
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """Print a script by which a shell completes commands, options, methods and corpora.
 
     Args:
