@@ -248,7 +248,7 @@ class _Curves(Callback):
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
-        self.step = 0
+        self.step = -1
         """The last at which a loss was logged."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -271,7 +271,7 @@ class _Curves(Callback):
     ) -> None:
         """Log a batch's loss, where a step of the optimiser has followed it."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        step = trainer.global_step
+        step = trainer.global_step - 1
         if step % RATE_STEPS or step == self.step or not isinstance(loss, Tensor):
             return
         self.step = step
