@@ -14,7 +14,13 @@ from erc_bench.execution.grid import run_grid
 from erc_bench.execution.run import run
 from erc_bench.leaderboard import read_board
 from erc_bench.records.schema import Record, RecordError, Untested, to_json
-from erc_bench.records.store import read_untested, record_files, untested_files
+from erc_bench.records.store import (
+    find_record,
+    read_untested,
+    record_files,
+    remove,
+    untested_files,
+)
 from erc_bench.settings.experiment import Experiment, resolve
 
 QUICK = ("precision=float32", "max_len=32", "max_batches=2", "epochs=2")
@@ -57,6 +63,17 @@ def test_test_is_scored_later_by_the_model_that_was_kept(
     assert isinstance(again.record, Record)
     with pytest.raises(ErcBenchError, match="has scored test"):
         run(wanted, root, no_test=True, force=True)
+
+
+def test_such_a_run_is_told_from_one_that_there_is_not(tiny_encoder: str, tmp_path: Path) -> None:
+    path = run(experiment(tiny_encoder), tmp_path, no_test=True).path
+    with pytest.raises(ErcBenchError, match=r"has not scored test.*--no-test is left out"):
+        find_record(tmp_path, "finetune/demo")
+    with pytest.raises(ErcBenchError, match="There is no run 'eacl'"):
+        find_record(tmp_path, "eacl")
+    remove(path)
+    assert not list(tmp_path.glob("runs/*/*/*"))
+    assert not path.exists()
 
 
 def test_what_is_damaged_or_contradicts_itself_is_said(tiny_encoder: str, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def removed_with(record: Path) -> list[Path]:
     """The file of a record, and the folder of its run if that is there: model and log."""
     root = record.parent.parent.parent.parent
     folder = root / "runs" / record.parent.parent.name / record.parent.name / record.stem
-    in_store = record.parent.parent.parent.name == "records"
+    in_store = record.parent.parent.parent.name in ("records", "untested")
     return [record, folder] if in_store and folder.is_dir() else [record]
 
 
@@ -129,6 +129,12 @@ def find_record(root: Path, run: str) -> Path:
         shown = [f"{n} ({_contents(stored[n])})" for n in meant[:MOST_LISTED]]
         raise ErcBenchError(
             f"{run!r} can mean several runs; say more of its name: {_listed(shown, len(meant))}."
+        )
+    untested = [path for path in untested_files(root) if _means(wanted, run_name(path))]
+    if untested:
+        raise ErcBenchError(
+            f"{run!r} has not scored test, so it is no record ({untested[0]}). The command that "
+            "made it scores test if --no-test is left out."
         )
     if os.path.isdir(run):
         raise ErcBenchError(f"{run!r} is a folder; name a record, or a run below {root}.")
