@@ -1,4 +1,5 @@
-# make demo   install what the demo needs, train EACL on the demo corpus, print its score
+# make demo   install what the demo needs, train EACL on the demo corpus, print its score and where
+#             the page of it lies
 # make test   install everything, run the tests
 # make slow lint types   what CI checks besides
 # make docs   the documentation as a site, in build/docs
@@ -7,11 +8,15 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# One epoch of a few batches: about a minute and a half on two cores.
+DEMO ?= epochs=1 max_batches=30 stage2_epochs=3
 
 .PHONY: demo test slow lint types docs results bench
 
 demo: $(VENV)/.small
-	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small --leaderboard-dir demo
+	$(VENV)/bin/erc-bench run --method eacl --dataset demo --preset small $(DEMO) \
+		--wandb off --leaderboard-dir demo
+	$(VENV)/bin/erc-bench leaderboard --leaderboard-dir demo
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile

@@ -85,6 +85,8 @@ def _links(app: Any, page: str, source: list[str]) -> None:
         if page.startswith("made/methods/"):
             here = ROOT / "methods"
         file = (here / target).resolve()
+        if file.is_relative_to(ROOT / "docs") and file.is_file():
+            return f"](/{file.relative_to(ROOT / 'docs').as_posix()}{anchor})"
         if not file.is_relative_to(ROOT) or file.parent == ROOT / "docs":
             return f"]({'../../' if page.startswith('made/methods/') else ''}{file.name}{anchor})"
         if file.parent == ROOT / "methods" and file.suffix == ".md":

@@ -1,5 +1,5 @@
-"""Writes the leaderboard from its records, then the tables of README.md and docs/results.md from
-both, and that of the methods from their YAML files.
+"""Writes the leaderboard from its records; from both the tables of README.md and the documentation,
+and README's picture; and the table of the methods from their YAML files.
 
     python -m docs.tables            # or: make results
     python -m docs.tables --check    # writes nothing; exit 1 if something is stale
@@ -20,7 +20,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from docs.picture import picture
 from erc_bench.errors import ErcBenchError
+from erc_bench.evaluation.statistics import spread
 from erc_bench.leaderboard import build
 from erc_bench.leaderboard import check as check_board
 from erc_bench.leaderboard.ablations import ablation_of
@@ -32,13 +34,18 @@ from erc_bench.leaderboard.tables import (
     p_value,
     selection,
     signed,
-    spread,
 )
 from erc_bench.settings.methods import method_entries
 
 ROOT = Path(__file__).resolve().parent.parent
 BOARD = ROOT / "leaderboard"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("results.md", "speed.md", "notes/results.md")),
+)
+PICTURE = ROOT / "docs" / "leaderboard.svg"
+SHOWN = "meld"
+"""The corpus of README's picture and table."""
 CONTROL = "finetune"
 USUAL_PRESET = "small"
 """Rows that do not say their preset have this one, as the pages say."""
@@ -66,13 +73,64 @@ def trials(row: dict[str, Any]) -> int:
     return row["tuned"]["trials"] if row["tuned"] else 0
 
 
-def results(corpus: str) -> str:
-    """Our figures on a corpus with the presets' settings, and the differences from the control with
+def of_presets(corpus: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Those of :func:`rows_of` that are whole methods with the settings of their presets."""
+    return [(row, track) for row, track in rows_of(corpus) if not (row["tuned"] or row["variant"])]
+
+
+def results() -> str:
+    """Our figures by corpus with the presets' settings, and the differences from the control with
     the same encoder. Tuned rows are in :func:`tuned`, variants in :func:`ablations`."""
-    head = ("", "seeds", "test", "dev", "selected by", "less `finetune`, test", "p, Holm")
-    rows = [(r, t) for r, t in rows_of(corpus) if not r["tuned"] and not r["variant"]]
-    body = [[row_name(row), *figures(row), *less_control(row, track)] for row, track in rows]
-    return markdown_table(head, body, "lrrrlrr")
+    head = ("corpus", "", "seeds", "test", "dev", "selected by", "less `finetune`, test", "p, Holm")
+    body = [
+        [corpora()[corpus]["title"], row_name(row), *figures(row), *less_control(row, track)]
+        for corpus in corpora()
+        for row, track in of_presets(corpus)
+    ]
+    return markdown_table(head, body, "llrrrlrr")
+
+
+def costs() -> str:
+    """What a run took, by corpus, method and preset."""
+    head = ("corpus", "", "seeds", "minutes a run", "peak GiB", "on", "GPU GiB, estimated")
+    estimated = {m.name: m.gpu_memory_gib for m in method_entries()}
+    body = []
+    for corpus in corpora():
+        for row, _ in of_presets(corpus):
+            memory, seconds = row["cost"]["peak_memory_mib"], row["cost"]["fit_seconds"]
+            without_tuning = any("without the fine-tuning" in note for note in row["notes"])
+            minutes = "" if seconds is None else f"{seconds / 60:.0f}"
+            gib = estimated.get(row["method"], {}).get(row["preset"])
+            cells = [
+                corpora()[corpus]["title"],
+                row_name(row),
+                str(len(row["seeds"])),
+                f"{minutes}, the encoder's fine-tuning apart" if without_tuning else minutes,
+                "" if memory is None else f"{memory / 1024:.1f}",
+                ", ".join(sorted(machines(row))),
+                "" if gib is None else f"{gib:g}",
+            ]
+            body.append(cells)
+    return markdown_table(head, body, "llrrrlr")
+
+
+def machines(row: dict[str, Any]) -> set[str]:
+    """``AMD EPYC, 1 thread``, of the records of a row."""
+    found = set()
+    for name in row["records"]:
+        made = json.loads((BOARD / name).read_bytes()).get("environment") or {}
+        device, threads = str(made.get("device", "?")), made.get("threads")
+        on_cpu = device.startswith("CPU ")
+        several = "" if threads == 1 else "s"
+        found.add(f"{device[4:]}, {threads} thread{several}" if on_cpu else device)
+    return found
+
+
+def figure() -> str:
+    """README's picture."""
+    rows = [(row_name(row).replace("`", ""), row) for row, _ in of_presets(SHOWN)]
+    title = f"Weighted-F1 on {corpora()[SHOWN]['title']}, test, in percent"
+    return picture(title, rows)
 
 
 def tuned() -> str:
@@ -104,7 +162,7 @@ def ablations() -> str:
 def published(corpus: str) -> str:
     """Our figures on a corpus beside the published ones."""
     body = []
-    for row, _ in rows_of(corpus):
+    for row, _ in of_presets(corpus):
         paper, cell = row["published"], ""
         if row["variant"]:
             continue
@@ -157,31 +215,23 @@ def reproduced() -> str:
 
 def methods() -> str:
     """The methods that have a card, with what they are."""
-    head = ("name", "method", "family", "context", "trains", "GPU GiB", "needs a GPU", "card")
     body = []
     for m in method_entries():
         card = f"methods/{m.name.replace('-', '_')}.md"
         if (ROOT / card).is_file():
-            cells = [m.title, m.family, m.context, m.trains, m.memory, m.needs_gpu]
-            body.append([f"`{m.name}`", *cells, f"[card]({card})"])
-    return markdown_table(head, body, "lllllrll")
+            body.append([f"[`{m.name}`]({card})", m.title, m.family, m.context, m.memory])
+    return markdown_table(("name", "method", "family", "context", "GPU GiB"), body, "llllr")
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "commands": reproduced,
+    "costs": costs,
     "methods": methods,
-    "published meld": partial(published, "meld"),
+    "published meld": partial(published, SHOWN),
+    "results": results,
     "tuned": tuned,
     "ablations": ablations,
 }
-
-
-def of_corpora() -> dict[str, Callable[[], str]]:
-    """The tables that every corpus has."""
-    return {f"results {name}": partial(results, name) for name in corpora()}
-
-
-TABLES |= of_corpora()
 
 
 def row_name(row: dict[str, Any]) -> str:
@@ -268,10 +318,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in board.paths if check else ():
         print(f"stale: {path}")
     corpora.cache_clear()
-    TABLES.update(of_corpora())
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        if (new := with_tables(text)) != text:
+    for page in (*PAGES, PICTURE):
+        text = page.read_text(encoding="utf-8") if page.exists() else ""
+        if (new := figure() if page == PICTURE else with_tables(text)) != text:
             stale += 1
             print(f"{'stale' if check else 'written'}: {page.relative_to(ROOT)}")
             if not check:

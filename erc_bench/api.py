@@ -108,6 +108,7 @@ def run(
     """
     from erc_bench.execution.resources import Devices
     from erc_bench.execution.run import run as run_experiment
+    from erc_bench.records.schema import Record
     from erc_bench.settings.experiment import resolve
 
     experiment = resolve(
@@ -127,6 +128,7 @@ def run(
         force=force,
         devices=Devices(devices),
     )
+    assert isinstance(outcome.record, Record)  # test was scored
     return Run(outcome.path, outcome.record)
 
 

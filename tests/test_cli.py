@@ -14,6 +14,7 @@ import pytest
 from cyclopts import App
 from places import place_of
 from real_data import real_data
+from synthetic_records import Method, write_records
 
 from erc_bench import __version__, cli
 from erc_bench.cli import main
@@ -115,11 +116,11 @@ def test_what_a_run_is_asked_for(asked, elsewhere: Path) -> None:
     main(train("--seeds=2"))
     common = {"retries": 3, "detach": False, "resources": Resources(), "devices": ONE_DEVICE}
     plain = {"root": Path("leaderboard"), "workers": None, "data_dir": None, "wandb": "off"}
-    assert asked.pop()[1] == common | plain | {"restart": False, "force": False}
+    assert asked.pop()[1] == common | plain | {"restart": False, "force": False, "no_test": False}
     options = ["--restart", "--force", "--jobs", "3", "--data-dir=d", "--leaderboard-dir", "b"]
     main(train("--seeds=2", *options))
     given = {"root": Path("b"), "workers": 3, "data_dir": Path("d"), "wandb": "off"}
-    assert asked.pop()[1] == common | given | {"restart": True, "force": True}
+    assert asked.pop()[1] == common | given | {"restart": True, "force": True, "no_test": False}
     main(train("--resume", "--wandb", "off"))
     assert asked.pop()[1]["restart"] is False
 
@@ -382,7 +383,7 @@ def test_every_command_has_help(capsys) -> None:
         assert out.startswith(f"Usage: erc-bench {' '.join(argv)} ")
         assert "--quiet" in out
         assert "--debug" in out
-        assert not re.search("--(no|empty)-", out)
+        assert not re.search("--(no|empty)-(?!test)", out)
 
 
 def test_help_names_the_presets_and_the_default(capsys) -> None:
@@ -525,3 +526,43 @@ def test_one_failing_run_of_several_does_not_stop_the_others(
     assert streams.err.startswith("erc-bench: eacl/meld/")
     assert "train_sent_emo.csv" in streams.err
     assert len(files(elsewhere / "leaderboard" / "records")) == 1
+
+
+def test_runs_are_removed_when_it_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_records(tmp_path, [Method("a", seeds=(1, 2)), Method("b", seeds=(1,))])
+    path = next(tmp_path.glob("records/meld/a/*-seed1.json"))
+    folder = tmp_path / "runs" / "meld" / "a" / path.stem
+    folder.mkdir(parents=True)
+    (folder / "model.ckpt").touch()
+    words = ["records", "rm", "a/meld/seed1", "b", "--leaderboard-dir", str(tmp_path)]
+    assert main(words) == 2  # there is nobody to ask
+    assert "--yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "")
+    assert main(words) == 1
+    assert path.exists()
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert main([*words[:3], "nobody", *words[4:]]) == 2
+    assert path.exists()
+    assert main(words) == 0
+    assert str(folder) in capsys.readouterr().out
+    assert not path.exists()
+    assert not folder.exists()
+    assert [p.parent.name for p in tmp_path.glob("records/*/*/*.json")] == ["a"]
+
+
+def test_the_papers_that_the_latex_table_cites_have_entries(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_records(tmp_path, [Method("a")])
+    words = ["leaderboard", "--leaderboard-dir", str(tmp_path)]
+    assert main([*words, "--latex"]) == 0
+    cited = set(re.findall(r"\\citep\{(.+?)\}", capsys.readouterr().out))
+    assert main([*words, "--bib"]) == 0
+    entries = capsys.readouterr().out
+    assert cited <= set(re.findall(r"^@misc\{(.+),$", entries, re.MULTILINE))
+    assert "  eprint = {2403.20289},\n" in entries
+    assert "  author = {Yu and others},\n" in entries
+    assert "  year = {2024},\n" in entries

@@ -10,7 +10,7 @@ from synthetic_records import Method, write_records
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
-from erc_bench.leaderboard import compare_methods, comparing
+from erc_bench.leaderboard import build, check, compare_methods, comparing
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.runs import read_runs
 
@@ -64,14 +64,43 @@ def test_compare_names_the_settings_in_which_two_configurations_differ(tmp_path)
     assert not any("settings" in caveat for caveat in found.caveats)
 
 
-def test_compare_shows_overrides(tmp_path):
+def test_compare_takes_overrides_for_names(tmp_path):
     changed = Method("a", changes={"overrides": ["temperature=1"]})
+    # A configuration's hash depends on the names of what is changed.
+    more = Method("a", changes={"overrides": ["temperature=1", "lr=0.1"], "attempt": "2"})
     write_records(tmp_path, [changed, Method("b"), Method("a", 0.2)])
-    listed = r"a:\w+ \(preset paper, temperature=1, sup-simcse-roberta-large, 3 seeds\)"
-    with pytest.raises(ErcBenchError, match=listed):
-        compare_methods(tmp_path, "a", "b", "meld")
-    found = compare_methods(tmp_path, f"a:{changed.config_hash}", "b", "meld")
+    found = compare_methods(tmp_path, "a:temperature=1", "a", "meld")
     assert found.a.configuration == "paper, temperature=1, sup-simcse-roberta-large"
+    assert found.b.configuration == "paper, sup-simcse-roberta-large"
+    by_hash = compare_methods(tmp_path, f"a:{changed.config_hash}", "a", "meld")
+    assert by_hash.result.difference == found.result.difference
+    write_records(tmp_path, [more])
+    found = compare_methods(tmp_path, "a:temperature=1", "a:paper:lr=0.1:temperature=1", "meld")
+    assert found.a.configuration == "paper, temperature=1, sup-simcse-roberta-large"
+    assert found.b.configuration == "paper, temperature=1, lr=0.1, sup-simcse-roberta-large"
+    listed = r"a:temperature=1:lr=0.1 \(preset paper, temperature=1, lr=0.1, .*, 3 seeds\)"
+    third = {"overrides": ["lr=0.1", "dropout=0"], "created": "today"}
+    write_records(tmp_path, [Method("a", changes=third)])
+    with pytest.raises(ErcBenchError, match=listed):
+        compare_methods(tmp_path, "a:lr=0.1", "b", "meld")
+    with pytest.raises(ErcBenchError, match=r"Did you mean 'temperature=1'"):
+        compare_methods(tmp_path, "a:temperature=2", "b", "meld")
+
+
+def test_compare_reads_further_folders(tmp_path):
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    write_records(mine, [Method("a"), Method("b")])
+    write_records(theirs, [Method("b"), Method("c", 0.3)])
+    with pytest.raises(ErcBenchError, match="no record of 'c'"):
+        compare_methods(mine, "c", "a", "meld")
+    found = compare_methods(mine, "c", "a", "meld", further=[theirs])
+    alone = compare_methods(theirs, "c", "b", "meld")
+    assert found.a.values == alone.a.values
+    assert not [caveat for caveat in found.caveats if "skipped" in caveat]
+    build(mine, [theirs])
+    assert "../theirs/records/meld/c" in (mine / "leaderboard.json").read_text()
+    assert not check(mine, [theirs]).paths
+    assert check(mine).paths
 
 
 def test_compare_tells_predictions_made_elsewhere_by_the_names_of_their_encoders(tmp_path):

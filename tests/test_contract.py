@@ -445,6 +445,10 @@ def test_an_epoch_is_selected_by_a_figure_that_counts_no_answer_as_wrong(
     classes = range(len(small_demo.labels))
     by_hand = f1_score(gold, predicted.classes, labels=classes, average="weighted", zero_division=0)
     assert trained.log.curves[-1]["dev/weighted_f1"] == pytest.approx(100 * by_hand, abs=1e-4)
+    occurring = sorted({*gold.tolist(), *predicted.classes.tolist()} - {-1})
+    answers = (gold, predicted.classes)
+    macro = f1_score(*answers, labels=occurring, average="macro", zero_division=0)
+    assert trained.log.curves[-1]["dev/macro_f1"] == pytest.approx(100 * macro, abs=1e-4)
 
 
 class Odd(Prompted):

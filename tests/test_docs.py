@@ -24,6 +24,34 @@ from erc_bench.settings.registry import method_names
 from erc_bench.settings.space import space_of
 
 
+def test_the_readme_is_short_and_its_commands_are_commands() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    words = re.sub(r"<!-- table.*?<!-- end of table -->", "", page, flags=re.DOTALL).split()
+    assert len(words) <= 450
+    found = commands("../README.md")
+    assert {each[0] for each in found} == {
+        *("predict", "explain", "data", "run", "compare", "leaderboard")
+    }
+    for each in found:
+        command, given, _ = app.parse_args(each)
+        if command is run.run:
+            asked = {name: given.arguments[name] for name in ("method", "dataset", "preset")}
+            assert experiments(**asked)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    score, labels, *_ = done.stdout.splitlines()
+    assert 0 < float(score) < 100
+    assert labels.count(",") > 3
+
+
 @pytest.mark.slow
 def test_the_tour_of_the_python_interface_runs(tmp_path: Path) -> None:
     """All blocks of the page, one after another, as cells of a notebook."""
@@ -58,7 +86,7 @@ def commands(page: str) -> list[list[str]]:
     """The command lines of a page, each as its words without ``erc-bench``."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     lines = re.findall(r"^    (erc-bench .+)$", text, re.MULTILINE)
-    return [shlex.split(line)[1:] for line in lines]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 def test_the_commands_about_tuning_are_commands() -> None:
@@ -176,6 +204,7 @@ def test_the_smoke_commands_on_the_page_of_language_models_run(tmp_path: Path) -
 
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    pages += (ROOT / "docs" / "notes").glob("*.md")
     for page in [*pages, *(ROOT / "methods").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if "://" not in link:

@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/results.md are what ``python -m docs.tables`` writes."""
+"""Tables and picture of README.md and docs are what ``python -m docs.tables`` writes."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def test_a_stale_table_is_found_and_written(tmp_path, monkeypatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("Before\n\n<!-- table: commands -->\nold\n<!-- end of table -->\n\nAfter\n")
     monkeypatch.setattr(tables, "PAGES", [page])
+    monkeypatch.setattr(tables, "PICTURE", tmp_path / "picture.svg")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     assert (tables.main(["--check"]), "old" in page.read_text()) == (1, True)
     assert (tables.main([]), "old" in page.read_text()) == (0, False)

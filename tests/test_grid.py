@@ -380,7 +380,8 @@ def test_the_table_has_means_over_seeds() -> None:
         for line in out.getvalue().splitlines()
         if "│" in line
     }
-    assert rows["eacl"] == ["61.00 ± 1.41", "90.00 ± 0.00"]
+    # Student's t of one degree of freedom, 12.706, times the standard error, 1.
+    assert rows["eacl"] == ["61.00 ± 12.71", "90.00 ± 0.00"]
     assert rows["spcl"] == ["50.00 (1 of 2)", "–"]
     assert "over 2 seeds" in out.getvalue()
 
@@ -412,6 +413,31 @@ def test_the_display_shows_each_run_and_the_whole(
     assert "0 of 4 runs, 2 running" in shown
     assert "1 of 4 runs, 2 running, 1 failed" in shown
     assert jobs[1].place.name in shown
+
+
+def test_where_there_is_no_terminal_each_run_has_a_line_from_time_to_time(
+    planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(grid, "LINE_SECONDS", 0.01)
+    lines: list[str] = []
+    monkeypatch.setattr(grid, "say", lines.append)
+    jobs = planned(tmp_path)
+
+    class Slow(Fake):
+        """Ends a job when its line has been seen."""
+
+        def wait(self, seconds: float) -> None:
+            name = self.started[0].job.place.name
+            until(lambda: any(name in line and "Epoch 2/8" in line for line in lines))
+            end(self.started.pop(0), "a reason.")
+
+    def begin(attempt: Attempt) -> None:
+        log = attempt.job.place.log
+        log.parent.mkdir(parents=True)
+        log.write_text("Epoch 1/8  …\nEpoch 2/8  dev weighted-F1 50.00\n")
+
+    run_jobs(jobs, 2, Slow(begin, most=2))
+    assert any(line.startswith("0 of 4 runs, 2 running") for line in lines)
 
 
 def test_the_time_that_is_left_is_estimated(planned, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def rows(table: str) -> list[list[str]]:
 def test_tables_of_what_nobody_has_run_are_empty(board: Callable[..., Path]) -> None:
     board(small("finetune"))
     assert (tables.tuned(), tables.ablations()) == ("", "")
-    assert len(rows(tables.results("meld"))) == 1
+    assert len(rows(tables.results())) == 1
 
 
 def test_the_command_of_a_tuned_row_has_all_that_its_search_was_given(board) -> None:
@@ -105,11 +105,11 @@ def test_tuned_rows_stand_apart_and_less_the_tuned_control(board) -> None:
         *(small("finetune", 0.0), small("eacl", 0.1)),
         *(tuned("finetune", 0.3), tuned("eacl", 0.6, fixed=FIXED)),
     )
-    plain, searched = rows(tables.results("meld")), rows(tables.tuned())
+    plain, searched = rows(tables.results()), rows(tables.tuned())
     assert len(plain) == len(searched) == 2
     assert not any("tuned" in cell for row in plain for cell in row)
-    for of_track in (plain, searched):
-        means = {row[0].split(",")[0]: row for row in of_track}
+    for of_track, name in ((plain, 1), (searched, 0)):
+        means = {row[name].split(",")[0]: row for row in of_track}
         eacl, control = means["EACL"], means["finetune"]
         assert control[-2:] == ["", ""]
         at = eacl.index(next(cell for cell in eacl if "±" in cell))
@@ -120,13 +120,13 @@ def test_tuned_rows_stand_apart_and_less_the_tuned_control(board) -> None:
 
 def test_rows_of_one_method_are_each_less_the_control(board) -> None:
     board(small("finetune"), small("eacl", 0.5), small("eacl", -0.2, overrides=["bucketed=false"]))
-    less = {row[0]: float(row[-2].split()[0].replace("−", "-")) for row in rows(results())}
+    less = {row[1]: float(row[-2].split()[0].replace("−", "-")) for row in rows(results())}
     assert less["EACL"] > 0 > less["EACL, `bucketed=false`"]
 
 
 def results() -> str:
     """The table of MELD, without the control's own row, which is less nothing."""
-    lines = tables.results("meld").splitlines()
+    lines = tables.results().splitlines()
     return "\n".join(line for line in lines if "the control |" not in line)
 
 
@@ -134,17 +134,17 @@ def test_variants_are_in_the_table_of_their_method_alone(board) -> None:
     board(small("finetune"), small("eacl", 0.4), small("eacl", 0.1, variant="no-angle"))
     assert [row[0] for row in rows(tables.ablations())] == ["the whole method", "no-angle"]
     assert "Parts of EACL" in tables.ablations()
-    assert "no-angle" not in tables.results("meld") + tables.published("meld")
+    assert "no-angle" not in tables.results() + tables.published("meld")
     assert any("--variant no-angle" in command for command in tables.commands())
 
 
 def test_one_command_makes_the_board_and_the_pages(board, tmp_path, monkeypatch, capsys) -> None:
     root = board(small("finetune"))
     page = tmp_path / "page.md"
-    page.write_text("<!-- table: results meld -->\nold\n<!-- end of table -->\n")
+    page.write_text("<!-- table: results -->\nold\n<!-- end of table -->\n")
     monkeypatch.setattr(tables, "PAGES", [page])
+    monkeypatch.setattr(tables, "PICTURE", tmp_path / "picture.svg")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
-    monkeypatch.setattr(tables, "TABLES", {})
     write_records(root, [small("eacl", 0.5)], ["meld"], 30)
     assert tables.main(["--check"]) == 1
     assert "leaderboard.json" in capsys.readouterr().out

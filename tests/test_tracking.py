@@ -153,7 +153,16 @@ def test_its_curves_are_those_of_the_record(finished_run) -> None:
         assert one.curve(name) == [(epoch["epoch"], epoch[name]) for epoch in curves]
     axes = {metric["glob_name"]: metric["step_metric"] for metric in one.of("metric")}
     assert axes["dev/*"] == axes["train/*"] == "epoch"
-    assert axes["lr/*"] == "optimizer_step"
+    assert axes["lr/*"] == axes["step/*"] == "optimizer_step"
+
+
+def test_the_loss_is_there_by_step_and_macro_f1_by_epoch(finished_run) -> None:
+    _, outcome, one = finished_run
+    losses = [loss for _, loss in one.curve("step/loss", "optimizer_step")]
+    assert losses
+    assert all(loss > 0 for loss in losses)
+    curves = outcome.record.training.curves
+    assert one.curve("dev/macro_f1") == [(e["epoch"], e["dev/macro_f1"]) for e in curves]
 
 
 def test_its_summary_is_the_records_metrics(finished_run) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import (
     App,
@@ -44,9 +44,22 @@ for command in (
     *(run.run, tune.tune, run.config, run.methods),
     *(records.leaderboard, records.compare, records.ablations, records.rescore, records.score),
     *(records.show, records.explain, plot.plot, predict.predict, encode.encode),
-    *(grid.app, data.app, hub.app, wandb.app),
+    *(grid.app, records.app, data.app, hub.app, wandb.app),
 ):
     app.command(command)
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print a script by which a shell completes commands, options, methods and corpora.
+
+    Args:
+        shell: Which; its manual says where such scripts go, for bash
+            ~/.local/share/bash-completion/completions/erc-bench.
+    """
+    print(app.generate_completion(shell=shell), end="")
+
+
 app.meta.group_parameters = Group("Every command", sort_key=1)
 
 

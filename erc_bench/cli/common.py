@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,15 +22,39 @@ DataDir = Annotated[
 ]
 LeaderboardDir = Annotated[Path, Parameter(help="Where records and pages go.", show_default=True)]
 LEADERBOARD = FOLDER
+
+
+def _completed_by(names: Callable[[Any], list[str]]) -> dict[str, Any]:
+    """What lets a shell complete values; cyclopts before version 5, on Python 3.10, can't."""
+    return {"completer": names} if "completer" in signature(Parameter).parameters else {}
+
+
+def _method_names(_: Any) -> list[str]:
+    from erc_bench.settings.registry import method_names
+
+    return method_names()
+
+
+def _corpus_names(_: Any) -> list[str]:
+    from erc_bench.settings.registry import corpus_names
+
+    return corpus_names()
+
+
 Preset = Annotated[
     str,
     Parameter(
+        **_completed_by(lambda _: list(presets())),
         help=", ".join(f"{p.name} ({p.description})" for p in presets().values()) + ".",
         show_default=True,
     ),
 ]
 Several = Parameter(consume_multiple=1)
 """An option that takes one value or more."""
+Method = Annotated[str, Parameter(**_completed_by(_method_names))]
+Methods = Annotated[list[str], Parameter(**_completed_by(_method_names), consume_multiple=1)]
+Dataset = Annotated[str, Parameter(**_completed_by(_corpus_names))]
+Datasets = Annotated[list[str], Parameter(**_completed_by(_corpus_names), consume_multiple=1)]
 
 
 def _whole(_: Any, given: Sequence[Token]) -> int:

@@ -17,6 +17,7 @@ from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import facts_of, slices
 from erc_bench.progress import duration
 from erc_bench.records.schema import (
+    Described,
     Encoder,
     Facts,
     Metrics,
@@ -69,7 +70,8 @@ def show(console: Console, path: Path, record: Record) -> None:
 
 def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
     """Print a method and it without each of its parts, and what the differences rest on."""
-    from erc_bench.leaderboard.tables import ablation_title, interval, p_value, signed, spread
+    from erc_bench.evaluation.statistics import spread
+    from erc_bench.leaderboard.tables import ablation_title, interval, p_value, signed
 
     metric = Metric.of(ablation.metric, None).title
     columns = (metric, "seeds", "less the whole", "95 %", "p, Holm")
@@ -104,7 +106,7 @@ def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
         console.print(f"{variant.name}: {rests}", soft_wrap=True)
 
 
-def run_title(record: Record) -> str:
+def run_title(record: Described) -> str:
     """``eacl on meld, seed 1``; another copy of the corpus than the release is said to be one."""
     copy = "" if record.dataset_official is not False else ", a copy that is not the release"
     return f"{record.method} on {record.dataset}{copy}, seed {record.seed}"
@@ -117,20 +119,21 @@ def metrics_table(
     judged_by: Metric,
     by_class: bool = True,
 ) -> Table:
-    """The figures of each split in percent, test first and the corpus's own on top; with F1 by
+    """The figures of each split in percent, dev first and the corpus's own on top; with F1 by
     class below them."""
-    splits = [split for split in ("test", "dev") if split in metrics]
+    splits = [split for split in ("dev", "test") if split in metrics]
     figures = [_figures(metrics[split], judged_by) for split in splits]
     titles = {**FIGURES, judged_by.name: judged_by.title}
     table = Table(title=Text(title))
     table.add_column("")
     for split in splits:
         table.add_column(split, justify="right")
-    for name in figures[0]:
+    names = list(dict.fromkeys(name for of_split in figures for name in of_split))
+    for name in names:
         table.add_row(
             Text(titles.get(name, name.replace("_", " "))),
             *(f"{of_split[name]:.2f}" if name in of_split else "–" for of_split in figures),
-            end_section=name == list(figures[0])[-1],
+            end_section=name == names[-1],
         )
     for name in labels if by_class else ():
         table.add_row(

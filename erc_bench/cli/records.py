@@ -1,13 +1,26 @@
 """What reads records: ``erc-bench leaderboard``, ``compare``, ``ablations``, ``rescore``,
-``score``, ``show`` and ``explain``."""
+``score``, ``show`` and ``explain``; and ``records rm``, which removes them."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+from cyclopts import App
+
 from erc_bench.cli import common
-from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Several, Whole
+from erc_bench.cli.common import (
+    LEADERBOARD,
+    DataDir,
+    Dataset,
+    LeaderboardDir,
+    Method,
+    Several,
+    Whole,
+)
+
+app = App(name="records", help="Remove records.")
 
 FORM, WHICH = common.one_of(), common.one_of()
 Split = Literal["test", "dev"]
@@ -18,6 +31,8 @@ def leaderboard(
     check: Annotated[bool, FORM] = False,
     latex: Annotated[bool, FORM] = False,
     site: Annotated[Path | None, FORM] = None,
+    bib: Annotated[bool, FORM] = False,
+    with_records: Annotated[tuple[Path, ...], Several] = (),
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> int:
     """Make the leaderboard out of the records.
@@ -26,62 +41,80 @@ def leaderboard(
         check: Exit with 1 if what is on disk is stale or a record is skipped.
         latex: Print the table a paper needs.
         site: Write the page, and one for every run, into this folder.
+        bib: Print BibTeX entries of what that table cites.
+        with_records: Other folders whose records stand on it as well.
     """
     from erc_bench import leaderboard as board
+    from erc_bench.records.store import untested_files
 
-    common.must_exist(leaderboard_dir)
+    for folder in (leaderboard_dir, *with_records):
+        common.must_exist(folder)
     stale = False
+    if bib:
+        print(board.bibliography(leaderboard_dir), end="")
+        return 0
     if latex:
-        table, skipped = board.latex(leaderboard_dir)
+        table, skipped = board.latex(leaderboard_dir, with_records)
         print(table, end="")
     elif site is not None:
         page, skipped = board.build_site(leaderboard_dir, site)
         print(page)
     elif check:
-        found = board.check(leaderboard_dir)
+        found = board.check(leaderboard_dir, with_records)
         stale, skipped = bool(found.paths), found.skipped
         for path in found.paths:
             print(f"{path} is stale; erc-bench leaderboard makes it anew.")
         if not (stale or skipped):
             print(f"{leaderboard_dir} is up to date.")
     else:
-        built = board.build(leaderboard_dir)
+        built = board.build(leaderboard_dir, with_records)
         skipped = built.skipped
         for path in built.paths:
             print(path)
     for each in skipped:
         common.complain(f"skipped: {each.reason}")
+    if untested := sum(1 for _ in untested_files(leaderboard_dir)):
+        common.complain(
+            f"{untested} runs have not scored test, so they are left out: the commands that made "
+            "them score it when --no-test is left out."
+        )
     return 1 if stale or skipped else 0
 
 
 def compare(
-    method: str,
-    other: str,
+    method: Method,
+    other: Method,
     /,
     *,
-    dataset: str,
+    dataset: Dataset,
     preset: str | None = None,
+    with_records: Annotated[tuple[Path, ...], Several] = (),
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> None:
     """Compare two methods on one corpus.
 
     Args:
-        method: A method, or METHOD:PRESET, METHOD:VARIANT, METHOD:tuned.
+        method: A method, or METHOD:PRESET, METHOD:VARIANT, METHOD:tuned, METHOD:key=value.
         other: Another, or the key of a published row.
         dataset: The corpus.
         preset: Only runs with this preset.
+        with_records: Other folders whose records are there as well.
     """
     from erc_bench.leaderboard import compare_methods
 
-    common.must_exist(leaderboard_dir)
-    name = common.corpus_name(dataset)
-    compare_methods(leaderboard_dir, method, other, name, preset=preset).render(common.results())
+    for folder in (leaderboard_dir, *with_records):
+        common.must_exist(folder)
+    compare_methods(
+        *(leaderboard_dir, method, other, common.corpus_name(dataset)),
+        preset=preset,
+        further=with_records,
+    ).render(common.results())
 
 
 def ablations(
     *,
-    method: str,
-    dataset: str,
+    method: Method,
+    dataset: Dataset,
     preset: str | None = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> None:
@@ -120,7 +153,7 @@ def score(
     file: str,
     /,
     *,
-    dataset: str,
+    dataset: Dataset,
     name: str,
     split: Annotated[tuple[Split, ...], Several] = ("test",),
     column: str = "",
@@ -167,6 +200,40 @@ def score(
     out.print(metrics_table(title, scored.labels, scored.metrics, scored.judged_by))
     where = f"Record: {scored.path}" if scored.path else "Not stored: a record stands on test."
     out.print(where, soft_wrap=True)
+
+
+@app.command
+def rm(
+    *run: str,
+    yes: bool = False,
+    leaderboard_dir: LeaderboardDir = LEADERBOARD,
+) -> int:
+    """Remove runs: the record, the model and the log of each.
+
+    Args:
+        run: Records, or parts of method/dataset/hash/seedK that are enough.
+        yes: Do not ask.
+    """
+    from erc_bench.errors import ErcBenchError
+    from erc_bench.records.store import find_record, remove, removed_with
+
+    if not run:
+        raise ErcBenchError("Which runs? Name records, or parts of method/dataset/hash/seedK.")
+    paths = list(dict.fromkeys(find_record(leaderboard_dir, name) for name in run))
+    out = common.results()
+    for path in paths:
+        for each in removed_with(path):
+            out.print(str(each), soft_wrap=True)
+    if not yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise ErcBenchError("Nothing is removed without an answer: --yes gives it.")
+        if input(f"Remove these {len(paths)} runs? [y/N] ").strip().lower() not in ("y", "yes"):
+            out.print("Nothing is removed.")
+            return 1
+    for path in paths:
+        remove(path)
+    out.print(f"Removed: {len(paths)}. `erc-bench leaderboard` makes the tables anew.")
+    return 0
 
 
 def show(run: str, /, *, leaderboard_dir: LeaderboardDir = LEADERBOARD) -> None:

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from erc_bench.cli import common
-from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Preset, Several, Whole
+from erc_bench.cli.common import (
+    LEADERBOARD,
+    DataDir,
+    Dataset,
+    Datasets,
+    LeaderboardDir,
+    Method,
+    Methods,
+    Preset,
+    Several,
+    Whole,
+)
 from erc_bench.errors import ErcBenchError, listed
 from erc_bench.progress import duration
 from erc_bench.settings.presets import default_preset
@@ -24,8 +35,8 @@ SEEDS, BEGINNING = common.one_of(), common.one_of()
 
 def run(
     *overrides: str,
-    method: Annotated[list[str], Several],
-    dataset: Annotated[list[str], Several],
+    method: Methods,
+    dataset: Datasets,
     preset: Preset = default_preset(),  # noqa: B008
     variant: Annotated[tuple[str, ...], Several] = ("",),
     seed: Annotated[tuple[str, ...], SEEDS, Several] = ("1",),
@@ -33,6 +44,7 @@ def run(
     restart: Annotated[bool, BEGINNING] = False,
     resume: Annotated[bool, BEGINNING] = False,
     force: bool = False,
+    no_test: bool = False,
     wandb: Literal["online", "offline", "off"] | None = None,
     jobs: Whole | None = None,
     executor: str = "local",
@@ -60,6 +72,8 @@ def run(
         restart: Begin an interrupted run anew.
         resume: Go on with an interrupted run, as happens anyway.
         force: Do finished runs again.
+        no_test: Leave test unscored; no leaderboard shows such runs. The same command without this
+            scores test later, without training again.
         wandb: How to log to W&B (default: $WANDB_MODE, then online if logged in, else offline).
         jobs: Runs side by side (default: as many as the GPU and the cores do well; of a cluster, as
             many as there is room for).
@@ -104,13 +118,14 @@ def run(
         "data_dir": data_dir,
         "restart": restart,
         "force": force,
+        "no_test": no_test,
         "wandb": wandb_mode(wandb, leaderboard_dir),
         "devices": on,
     }
     if len(wanted) == 1 and executor == "local" and not detach:
         outcome = run_one(wanted[0], leaderboard_dir, **options)
         if not outcome.elsewhere:
-            print_outcome(outcome)
+            print_outcome(outcome, no_test)
         return 0
     if on.nodes > 1:
         raise ErcBenchError(
@@ -240,19 +255,32 @@ def _plain(values: Sequence[str], option: str) -> list[str]:
     return plain
 
 
-def print_outcome(outcome: Outcome) -> None:
-    """The table at the end of a run, where its record is, and how long it took."""
+def print_outcome(outcome: Outcome, no_test: bool = False) -> None:
+    """The table at the end of a run, where its record is, and how long it took.
+
+    Args:
+        outcome: what came out.
+        no_test: show nothing of test, though it may have been scored before.
+    """
     from erc_bench.cli.printing import metrics_table, run_title
+    from erc_bench.records.schema import Record
 
     record, out = outcome.record, common.results()
     metrics = dict(record.metrics.items())
+    if no_test:
+        metrics.pop("test", None)
     out.print(metrics_table(run_title(record), record.labels, metrics, record.judged_by))
     head = "Finished before (--force repeats it)" if outcome.skipped else "Record"
-    out.print(f"{head}: {outcome.path}", soft_wrap=True)
-    if record.oracle_gap is not None:
-        out.print(f"Oracle gap: {record.oracle_gap:.2f} (best test epoch − selected epoch)")
+    if isinstance(record, Record):
+        out.print(f"{head}: {outcome.path}", soft_wrap=True)
+        if record.oracle_gap is not None and not no_test:
+            out.print(f"Oracle gap: {record.oracle_gap:.2f} (best test epoch − selected epoch)")
+    else:
+        out.print(f"{head}, test not scored: {outcome.path}", soft_wrap=True)
+        out.print("The same command without --no-test scores test, without training again.")
     if not outcome.skipped and record.training is not None:
-        out.print(f"{record.metrics.test.utterances} test utterances; {_took(record.training)}")
+        utterances = ", ".join(f"{m.utterances} {split}" for split, m in metrics.items())
+        out.print(f"{utterances} utterances; {_took(record.training)}")
 
 
 def _took(training: Training) -> str:
@@ -268,8 +296,8 @@ def _took(training: Training) -> str:
 
 def config(
     *overrides: str,
-    method: str,
-    dataset: str,
+    method: Method,
+    dataset: Dataset,
     preset: Preset = default_preset(),  # noqa: B008
     variant: str = "",
     seed: str = "1",

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from erc_bench.cli import common
-from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Preset, Several, Whole
+from erc_bench.cli.common import (
+    LEADERBOARD,
+    DataDir,
+    Datasets,
+    LeaderboardDir,
+    Methods,
+    Preset,
+    Several,
+    Whole,
+)
 from erc_bench.errors import ErcBenchError
 from erc_bench.progress import duration
 from erc_bench.settings.presets import default_preset
@@ -20,8 +29,8 @@ if TYPE_CHECKING:
 
 def tune(
     *overrides: str,
-    method: Annotated[list[str], Several],
-    dataset: Annotated[list[str], Several],
+    method: Methods,
+    dataset: Datasets,
     preset: Preset = default_preset(),  # noqa: B008
     trials: Whole = 20,
     seeds: Whole | None = None,

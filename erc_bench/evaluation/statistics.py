@@ -133,6 +133,12 @@ def seed_interval(values: ArrayLike, confidence: float = 0.95) -> SeedInterval:
     return SeedInterval(x.size, mean, sd, (mean - half, mean + half))
 
 
+def spread(mean: float, interval: Sequence[float] | None) -> str:
+    """``66.12 ± 0.45``: what ``±`` means wherever it stands in this suite, the half-width of the
+    95 % interval over seeds; the mean alone where there is one seed."""
+    return f"{mean:.2f}" + (f" ± {interval[1] - mean:.2f}" if interval else "")
+
+
 def weighted_f1(confusion: ArrayLike) -> np.ndarray:
     """Weighted-F1 in percent; :func:`score` by another name."""
     return score(confusion, Metric())

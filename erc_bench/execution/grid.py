@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from rich.text import Text
 
 from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
+from erc_bench.evaluation.statistics import seed_interval, spread
 from erc_bench.execution.executors import Dispatch, Executor
 from erc_bench.execution.jobs import (
     Attempt,
@@ -50,6 +52,9 @@ from erc_bench.training.precision import measured_for_all
 POLL_SECONDS = 1.0
 """Seconds between two looks at the runs that other processes are at."""
 
+LINE_SECONDS = 60.0
+"""Seconds between two reports of the runs at work, where there is no terminal."""
+
 MOST_NAMED = 3
 """Runs of other processes that are named."""
 
@@ -60,6 +65,8 @@ class Report:
 
     scores: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     """The corpus's figure on test of every seed, by method and corpus."""
+    on_dev: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    """The same on dev."""
     metrics: dict[str, Metric] = field(default_factory=dict)
     """What each corpus is judged by, as far as a run is finished."""
     failures: list[Ended] = field(default_factory=list)
@@ -86,21 +93,28 @@ class Report:
         return lines
 
     def render(self, out: Any) -> None:
-        """Print methods × corpora, the mean over seeds."""
-        seeds = max(map(len, self.scores.values()), default=0)
+        """Print methods × corpora, the mean over seeds: dev first, and test where it was scored."""
+        splits = [(name, s) for name, s in (("dev", self.on_dev), ("test", self.scores)) if s]
+        seeds = max((len(s) for _, scores in splits for s in scores.values()), default=0)
         if not seeds:
             return
-        over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
+        over = f", mean ± half-width of the 95 % interval over {seeds} seeds" if seeds > 1 else ""
         titles = {corpus: metric.title for corpus, metric in self.metrics.items()}
         alike = len(set(titles.values())) == 1
-        out.print(f"{next(iter(titles.values())) if alike else 'score'} on test{over}")
+        out.print(f"{next(iter(titles.values())) if alike else 'score'}{over}")
         table = Table("")
         methods, corpora = (dict.fromkeys(names) for names in zip(*self.scores, strict=True))
-        for corpus in corpora:
+        columns = [
+            (corpus, split, scores)
+            for corpus in corpora
+            for split, scores in splits
+            if any(scores.get((method, corpus)) for method in methods)
+        ]
+        for corpus, split, _ in columns:
             of_corpus = "" if alike or corpus not in titles else f", {titles[corpus]}"
-            table.add_column(f"{corpus}{of_corpus}", justify="right")
+            table.add_column(f"{corpus}{of_corpus}, {split}", justify="right")
         for method in methods:
-            cells = (self.scores.get((method, corpus), []) for corpus in corpora)
+            cells = (scores.get((method, corpus), []) for corpus, _, scores in columns)
             table.add_row(method, *(_cell(scores, seeds) for scores in cells))
         out.print(table)
 
@@ -113,9 +127,9 @@ def _kind(experiment: Experiment) -> tuple[str, str]:
 def _cell(scores: list[float], seeds: int) -> str:
     if not scores:
         return "–"
-    spread = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
+    found = seed_interval(scores)
     fewer = f" ({len(scores)} of {seeds})" if len(scores) < seeds else ""
-    return f"{np.mean(scores):.2f}{spread}{fewer}"
+    return f"{spread(found.mean, found.interval)}{fewer}"
 
 
 def run_grid(
@@ -374,7 +388,7 @@ class _Grid:
         the run will say so; nor is one whose run was killed before it had tidied up.
         """
         with contextlib.suppress(ErcBenchError, OSError):
-            made = job.place.record.stat().st_mtime
+            made = job.place.done_file.stat().st_mtime
             if job.options.get("force") and made < self.start:
                 return None
             if job.place.is_tidy():
@@ -439,7 +453,12 @@ class _Grid:
         del self.left[job.place.name]
         kind = _kind(job.experiment)
         self.report.metrics[job.experiment.dataset] = result.metric
-        self.report.scores[kind].append(result.score)
+        for scores, score in (
+            (self.report.scores, result.test),
+            (self.report.on_dev, result.dev),
+        ):
+            if score is not None:
+                scores.setdefault(kind, []).append(score)
         if result.seconds is not None:
             self.seconds[kind].append(float(result.seconds))
 
@@ -478,11 +497,40 @@ class _Grid:
     # --- what is seen meanwhile ---
 
     def display(self) -> contextlib.AbstractContextManager[Any]:
-        """Keeps :meth:`picture` on the terminal, if there is one."""
-        if not console.is_terminal or console.quiet:
+        """Keeps :meth:`picture` on the terminal; where there is none, :meth:`lines` say the same
+        once a minute."""
+        if console.quiet:
             return contextlib.nullcontext()
+        if not console.is_terminal:
+            return self._saying_lines()
         self.live = Live(get_renderable=self.picture, console=console, transient=True)
         return self.live
+
+    @contextlib.contextmanager
+    def _saying_lines(self) -> Iterator[None]:
+        over = threading.Event()
+
+        def report() -> None:
+            while not over.wait(LINE_SECONDS):
+                for line in self.lines():
+                    say(line)
+
+        reporter = threading.Thread(target=report, daemon=True)
+        reporter.start()
+        try:
+            yield
+        finally:
+            over.set()
+            reporter.join()
+
+    def lines(self) -> list[str]:
+        """A line for every run that is running, with the last of its log, and one for all."""
+        lines = []
+        for name in self._at_work():
+            clock, job = self.running.get(name), self.left.get(name)
+            if clock and job:  # which may end meanwhile: this is another thread's
+                lines.append(f"{name}  {duration(clock.seconds)}  {last_line(job.place.log)}")
+        return [*lines, self.summary()]
 
     def picture(self) -> Group:
         """A line for every run that is running, the last of its log, and a bar for all."""

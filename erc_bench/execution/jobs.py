@@ -68,14 +68,25 @@ class Job:
         Raises:
             RecordError: a file stands in the record's place that is none.
         """
-        record = self.place.finished()
-        if record is None:
+        no_test = bool(self.options.get("no_test"))
+        found = self.place.finished() or (self.place.untested() if no_test else None)
+        if found is None:
             return None
-        test, dev, metric = record.metrics.test, record.metrics.dev, record.judged_by
-        on_dev = f" (dev {dev.score(metric):.2f})" if dev else ""
-        seconds = record.training.wall_seconds if record.training else None
-        score = test.score(metric)
-        return Result(score, metric, f"{metric.title} {score:.2f}{on_dev}", seconds)
+        metric = found.judged_by
+        scores = {split: metrics.score(metric) for split, metrics in found.metrics.items()}
+        if no_test:
+            scores.pop("test", None)
+        seconds = found.training.wall_seconds if found.training else None
+        shown = ", ".join(f"{split} {score:.2f}" for split, score in scores.items())
+        return Result(
+            scores.get("test"), metric, f"{metric.title} {shown}", seconds, scores.get("dev")
+        )
+
+    @property
+    def file(self) -> Path:
+        """What it leaves when it is over."""
+        place = self.place
+        return place.untested_file if self.options.get("no_test") else place.record
 
     def document(self) -> dict[str, Any]:
         """The job as plain data, for a worker elsewhere."""
@@ -111,12 +122,14 @@ class Job:
 class Result:
     """What a job came to, as its grid shows it."""
 
-    score: float
-    """The corpus's figure in percent: of a run on test."""
+    test: float | None
+    """The corpus's figure on test in percent; None where test is not scored, or not to be shown."""
     metric: Metric
     text: str
     seconds: float | None
     """How long it took; None where that is not known."""
+    dev: float | None = None
+    """The same on dev."""
 
 
 @dataclass(frozen=True)
@@ -394,8 +407,7 @@ class JobFolder:
             executor: its name.
             jobs: all that are to be done.
         """
-        places = [job.place for job in jobs]
-        records = [str(place.record.relative_to(place.root)) for place in places]
+        records = [str(job.file.relative_to(job.place.root)) for job in jobs]
         _write(self.path / "grid.json", {"executor": executor, "records": records})
 
     def description(self) -> Mapping[str, Any]:

@@ -18,8 +18,9 @@ from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.metrics import evaluate
 from erc_bench.evaluation.slices import recorded_facts
 from erc_bench.records.place import Identity
-from erc_bench.records.schema import SCHEMA, Record, typed
+from erc_bench.records.schema import SCHEMA, Record, Untested, to_json, typed
 from erc_bench.settings.experiment import Experiment
+from erc_bench.training.environment import joined
 from erc_bench.training.scoring import Predicted
 from erc_bench.training.train import Trained
 
@@ -33,14 +34,14 @@ def make_record(
     model: tuple[str, str],
     plugin: Mapping[str, str],
     wall_seconds: float,
-) -> Record:
-    """The record of a run.
+) -> Record | Untested:
+    """The record of a run, or what it leaves where test was not predicted.
 
     Args:
         experiment: what was run.
         trained: the method with the weights that were evaluated, and the course of the training.
         identity: the contents of the corpora and the encoder that it read.
-        predictions: its answers on dev and test.
+        predictions: its answers on dev, and on test where that is to be scored.
         model: name and SHA-256 of the file that holds its weights.
         plugin: distribution and version of the package that brought the method.
         wall_seconds: how long the whole run took.
@@ -92,6 +93,30 @@ def make_record(
         document["further_corpora"] = dict(identity.further_corpora)
     if experiment.config.evaluation.oracle and method.trains:
         document["oracle_gap"] = log.oracle_gap(select_on)
+    if "test" not in predictions:
+        return typed({**document, "test": "not scored"}, Untested)
+    return typed(document, Record)
+
+
+def with_test(untested: Untested, trained: Trained, predicted: Predicted, seconds: float) -> Record:
+    """The record of a run that had left test unscored.
+
+    Args:
+        untested: what it left.
+        trained: the method with its weights.
+        predicted: its answers on test.
+        seconds: how long that took.
+    """
+    document = to_json(untested)
+    del document["test"]
+    figures, stored = scored(trained, "test", predicted)
+    document["metrics"] = {**document["metrics"], "test": figures}
+    document["predictions"] = {**document["predictions"], "test": stored}
+    document["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    training, before = document.get("training", {}), document.get("environment", {})
+    training["wall_seconds"] = round((training.get("wall_seconds") or 0) + seconds, 1)
+    # Test may be scored by other code, or elsewhere, than it was trained.
+    document["environment"] = {**before, **joined([before, trained.log.environment])}
     return typed(document, Record)
 
 

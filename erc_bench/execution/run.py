@@ -16,7 +16,7 @@ from torch import Tensor
 from erc_bench.corpus.conversation import SPLITS, Corpus
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.devices import Team
-from erc_bench.execution.recording import forget_peak_memory, make_record
+from erc_bench.execution.recording import forget_peak_memory, make_record, with_test
 from erc_bench.execution.resources import ONE_DEVICE, Devices
 from erc_bench.files import (
     FULL,
@@ -32,22 +32,23 @@ from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import Stopwatch, say
 from erc_bench.records.corpora import remember
 from erc_bench.records.place import Identity, Place
-from erc_bench.records.schema import Record, RecordError
-from erc_bench.records.store import read_record, write_record
+from erc_bench.records.schema import Record, RecordError, Untested
+from erc_bench.records.store import read_record, read_untested, write_record
 from erc_bench.settings.experiment import Experiment
 from erc_bench.settings.registry import corpus_source, method_class, plugin
 from erc_bench.tracking.run import Tracker
 from erc_bench.training.checkpoints import save_whole
 from erc_bench.training.frameworks import quiet_frameworks
 from erc_bench.training.scoring import Predicted
-from erc_bench.training.train import Trained, train
+from erc_bench.training.train import Trained, train, trained_before
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A finished run: its record and where it is."""
 
-    record: Record
+    record: Record | Untested
+    """:class:`Untested` where test was not to be scored."""
     path: Path
     skipped: bool = False
     """It was finished before and not done again."""
@@ -62,6 +63,7 @@ def run(
     data_dir: Path | None = None,
     restart: bool = False,
     force: bool = False,
+    no_test: bool = False,
     wandb: str = "off",
     runs_at_once: int = 1,
     expected: Place | None = None,
@@ -81,6 +83,8 @@ def run(
             new one has ended.
         force: do it again though it is finished; the old record and its model stand until the new
             record is done.
+        no_test: leave test unscored. The run is no record then, and no leaderboard shows it; the
+            same call without this scores test by the model that is kept.
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
         runs_at_once: how many runs of its command are done at a time, at most; for the record.
         expected: the place of the run as whoever sent it here knows it.
@@ -95,10 +99,16 @@ def run(
             f"{experiment.method} can't be trained on several devices as on one. Leave --devices "
             "and --nodes out; several runs of it may share the devices as a grid."
         )
+    if no_test and experiment.config.evaluation.oracle:
+        raise ErcBenchError(
+            "evaluation.oracle=true scores test after every epoch, and --no-test not at all. "
+            "Leave one of them out."
+        )
     team = Team(devices, _follow)
     if team.follows:
         path = team.follow()
-        return Outcome(read_record(path), path, elsewhere=True)
+        read = read_untested if path.parents[2].name == "untested" else read_record
+        return Outcome(read(path), path, elsewhere=True)
     with team.leading():
         outcome = _run(
             experiment,
@@ -107,6 +117,7 @@ def run(
             data_dir=data_dir,
             restart=restart,
             force=force,
+            no_test=no_test,
             wandb=wandb,
             runs_at_once=runs_at_once,
             expected=expected,
@@ -123,6 +134,7 @@ def _run(
     data_dir: Path | None,
     restart: bool,
     force: bool,
+    no_test: bool,
     wandb: str,
     runs_at_once: int,
     expected: Place | None,
@@ -140,17 +152,35 @@ def _run(
         )
     if expected is None:  # else a grid has said it, with the process
         say(f"Run {place.name}, preset {experiment.preset}")
-    record = None if force else place.finished()
-    if record is not None and place.is_tidy():
-        return Outcome(record, place.record, skipped=True)
+    if force and no_test and place.record.exists():
+        raise ErcBenchError(
+            f"{place.name} has scored test: --force --no-test would replace its record by one "
+            "without. Leave one of them out, or take another --leaderboard-dir."
+        )
+
+    def done() -> Record | Untested | None:
+        """What was finished before, as far as it is asked for."""
+        if force:
+            return None
+        return place.finished() or (place.untested() if no_test else None)
+
+    found = done()
+    if found is not None and place.is_tidy():
+        return Outcome(found, place.done_file, skipped=True)
     with place.locked() as held:
-        if force and place.record.exists():
+        if force and place.done_file.exists():
             with contextlib.suppress(RecordError, OSError):
                 place.tidy_up()  # of the finished run: an interrupted repetition goes on
-        record = None if force else place.finished()
-        if record is not None:
+        found = done()
+        if found is not None:
             place.tidy_up()
-            return Outcome(record, place.record, skipped=True)
+            return Outcome(found, place.done_file, skipped=True)
+        untested = None if force else _kept(experiment, place)
+        if untested is not None and team.wanted.count > 1:
+            raise ErcBenchError(
+                f"{place.name} is trained, and its test is scored on one device: give the command "
+                "without --devices and --nodes."
+            )
         if restart and place.is_interrupted():
             say(
                 "Beginning anew. The interrupted run is kept until the first new epoch ends; to "
@@ -163,15 +193,30 @@ def _run(
                 quiet_frameworks(),
             ):
                 remember(root, corpus_source(experiment.corpus))
-                task = Task(experiment, place.folder, data_dir, restart, runs_at_once)
-                record = _train_and_record(
-                    task, team, place, identity, corpus, clock, tracker, held
-                )
+                task = Task(experiment, place.folder, data_dir, restart, runs_at_once, no_test)
+                made: Record | Untested
+                if untested is not None:
+                    made = _score_test(task, place, untested, corpus, clock, tracker)
+                else:
+                    made = _train_and_record(
+                        task, team, place, identity, corpus, clock, tracker, held
+                    )
                 place.tidy_up()
-                tracker.complete(record, place.record)
+                tracker.complete(made, place.done_file)
         except torch.OutOfMemoryError as error:
             raise out_of_gpu_memory(experiment, error) from error
-    return Outcome(record, place.record)
+    return Outcome(made, place.done_file)
+
+
+def _kept(experiment: Experiment, place: Place) -> Untested | None:
+    """A run that is trained and has not scored test, if its model is here and was trained."""
+    untested = place.untested()
+    if untested is None or untested.model is None or not method_class(experiment.method).trains:
+        return None
+    if not (place.folder / untested.model.file).is_file():
+        say(f"{place.name} is trained, but its model is not in {place.folder}: it is trained anew.")
+        return None
+    return untested
 
 
 @contextlib.contextmanager
@@ -241,6 +286,7 @@ class Task:
     data_dir: Path | None
     restart: bool
     runs_at_once: int
+    no_test: bool = False
 
 
 @dataclass(frozen=True)
@@ -271,7 +317,8 @@ def _train(task: Task, method: ErcMethod, data: ErcDataModule, **options: Any) -
         **options,
     )
     state = method.saved_state()
-    return Done(trained, state, {split: trained.predict(split) for split in ("dev", "test")})
+    splits = ("dev",) if task.no_test else ("dev", "test")
+    return Done(trained, state, {split: trained.predict(split) for split in splits})
 
 
 def _train_and_record(
@@ -283,7 +330,7 @@ def _train_and_record(
     clock: Stopwatch,
     tracker: Tracker,
     held: Hold,
-) -> Record:
+) -> Record | Untested:
     experiment = task.experiment
     with team.working(task):
         method, data = build(experiment, corpus, task.data_dir)
@@ -310,6 +357,31 @@ def _train_and_record(
         unnamed.replace(place.new_model(digest))
     finally:
         unnamed.unlink(missing_ok=True)
+    write_record(place.record if isinstance(record, Record) else place.untested_file, record)
+    return record
+
+
+def _score_test(
+    task: Task,
+    place: Place,
+    untested: Untested,
+    corpus: Corpus,
+    clock: Stopwatch,
+    tracker: Tracker,
+) -> Record:
+    """The record of a run that is trained already, by the model that it kept."""
+    assert untested.model is not None
+    say("Trained before: test is scored by the model that was kept.")
+    weights = place.folder / untested.model.file
+    if sha256_of(weights) != untested.model.sha256:
+        raise ErcBenchError(
+            f"{weights} is damaged or another run's: its SHA-256 is not the one that "
+            f"{place.untested_file} names. Train it anew with --force."
+        )
+    method, data = build(task.experiment, corpus, task.data_dir)
+    tracker.start(place.identity.encoder, resumed=False)
+    trained = trained_before(method, data, weights, task.runs_at_once)
+    record = with_test(untested, trained, trained.predict("test"), clock.seconds)
     write_record(place.record, record)
     return record
 

@@ -183,7 +183,7 @@ class TrialJob(Job):
         scored = f"{trial.judged_by.title} on dev {trial.score:.2f}"
         text = trial.outcome if trial.dev is None else scored
         seconds = trial.training.wall_seconds if trial.training else None
-        return Result(trial.score, trial.judged_by, text, seconds)
+        return Result(None, trial.judged_by, text, seconds, trial.score)
 
 
 def _trial_job(job: Job, study: Study, retry: bool) -> TrialJob:

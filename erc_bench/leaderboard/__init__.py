@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from erc_bench.files import write_atomically
 from erc_bench.leaderboard.board import Board, read_board
 from erc_bench.leaderboard.comparing import MethodComparison, compare_methods
 from erc_bench.leaderboard.page import to_html
+from erc_bench.leaderboard.published import read_published
 from erc_bench.leaderboard.rescoring import Rescored, rescore
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.leaderboard.site import build_site
-from erc_bench.leaderboard.tables import to_csv, to_json, to_latex, to_markdown
+from erc_bench.leaderboard.tables import to_bibtex, to_csv, to_json, to_latex, to_markdown
 
 __all__ = [
     "Board",
@@ -27,6 +29,7 @@ __all__ = [
     "MethodComparison",
     "Rescored",
     "Skipped",
+    "bibliography",
     "build",
     "build_site",
     "check",
@@ -52,22 +55,23 @@ class Built:
     skipped: list[Skipped]
 
 
-def build(root: Path) -> Built:
-    """Write the leaderboard of the records below ``root`` beside them.
+def build(root: Path, further: Sequence[Path] = ()) -> Built:
+    """Write the leaderboard of the records below ``root`` beside them; those below ``further``
+    folders stand on it as well.
 
     Raises:
         ErcBenchError: published.yaml is not as it must be, or a file can't be written.
     """
-    board = read_board(root)
+    board = read_board(root, further)
     contents = {root / name: form(board) for name, form in FORMS.items()}
     for path, text in contents.items():
         write_atomically(path, text)
     return Built(list(contents), board.skipped)
 
 
-def check(root: Path) -> Built:
+def check(root: Path, further: Sequence[Path] = ()) -> Built:
     """The files on disk that :func:`build` would write differently, or that are missing."""
-    board = read_board(root)
+    board = read_board(root, further)
     stale = []
     for name, form in FORMS.items():
         path = root / name
@@ -76,7 +80,12 @@ def check(root: Path) -> Built:
     return Built(stale, board.skipped)
 
 
-def latex(root: Path) -> tuple[str, list[Skipped]]:
+def latex(root: Path, further: Sequence[Path] = ()) -> tuple[str, list[Skipped]]:
     """A booktabs table of the records below ``root`` and the published rows; what was skipped."""
-    board = read_board(root)
+    board = read_board(root, further)
     return to_latex(board), board.skipped
+
+
+def bibliography(root: Path) -> str:
+    """BibTeX entries of the papers that the table of :func:`latex` cites."""
+    return to_bibtex(read_published(root).all())

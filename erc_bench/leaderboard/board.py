@@ -184,10 +184,11 @@ class Board:
         return rounded({"alpha": ALPHA, **vars(self)})
 
 
-def read_board(root: Path) -> Board:
-    """The leaderboard of the records below ``root``; what was computed before is not again."""
+def read_board(root: Path, further: Sequence[Path] = ()) -> Board:
+    """The leaderboard of the records below ``root``, and below ``further`` folders; what was
+    computed before is not again."""
     cache, published = Cache(root), read_published(root)
-    runs, skipped = read_runs(root, cache)
+    runs, skipped = read_runs(root, cache, further)
     trials_of_searches, damaged = read_trials(root)
     groups = _groups(runs, published)
     searches = _searches(trials_of_searches, published)

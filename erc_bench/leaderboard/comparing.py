@@ -136,26 +136,29 @@ def compare_methods(
     *,
     preset: str | None = None,
     paired_seeds: bool = False,
+    further: Sequence[Path] = (),
 ) -> MethodComparison:
     """Compare two methods on the test set of a corpus by their records below ``root``.
 
     Args:
         root: folder of the records.
         a: a method; ``method:what`` where it has several configurations, ``what`` being a preset,
-            a variant, the encoder's name, ``tuned``, or the beginning of the configuration's hash
-            (of a tuned one, of the digest of its trials).
+            a variant, an override ``key=value``, the encoder's name, ``tuned``, or the beginning of
+            the configuration's hash (of a tuned one, of the digest of its trials). Several are
+            joined by a colon where one is an override: ``eacl:small:stage2_epochs=0``.
         b: the same, or the citation key of a published row.
         dataset: the corpus.
         preset: only runs of this preset.
         paired_seeds: pair the seeds that both have. Only for two configurations of one method
             whose runs with the same seed share initial weights and data order.
+        further: other folders whose records are there as well.
 
     Raises:
         ErcBenchError: no such record or row, more than one configuration that fits (they are
             listed), two that were not scored on the same test set, or seeds that can not be
             paired.
     """
-    everything, skipped = read_runs(root, Cache(root))
+    everything, skipped = read_runs(root, Cache(root), further)
     left_out = [f"skipped: {each.reason}" for each in skipped]
     runs = [r for r in everything if r.dataset == dataset and preset in (None, r.preset)]
     if not runs:
@@ -218,7 +221,8 @@ def compare_methods(
     if paired_seeds:  # all figures are of these seeds
         x, y = ([run for run in side if run.seed in result.paired_seeds] for side in (x, y))
     if _encoder(x[0]) != _encoder(y[0]):
-        names = [run.encoder or "one unknown" for run in (x[0], y[0])]
+        unnamed = {True: "one that is not known", False: "none"}
+        names = [run.encoder or unnamed[run.external] for run in (x[0], y[0])]
         caveats.append(f"their encoders differ, {' and '.join(names)}.")
     if x[0].method == y[0].method:
         caveats += _settings(root, x[0], y[0])
@@ -327,6 +331,8 @@ def find_configurations(
 ) -> list[list[Run]]:
     """The configurations that a name may mean, each with its runs by seed."""
     method, _, what = name.partition(":")
+    parts = [part for part in what.split(":") if part] if "=" in what else [what] if what else []
+    settings = {part for part in parts if "=" in part}
     mine = [run for run in runs if run.method == method]
     if not mine and method in keys:
         raise ErcBenchError(f"{method} is a published figure; it has no configuration {what!r}.")
@@ -340,32 +346,40 @@ def find_configurations(
     mine = [run for run in mine if what or not is_trial(run.preset)] or mine
     fitting: dict[tuple[Any, ...], list[Run]] = {}
     for run in mine:
-        encoder = run.encoder.split("/")[-1]
-        if (
-            not what
-            or what in (run.preset, run.encoder, encoder, run.variant)
-            or _hash(run).startswith(what)
-            or (what == TUNED and run.tuned)
-        ):
+        if all(_is_called(run, part) for part in parts):
             same = (run.settings, run.encoder_digest, run.test_set, run.corpus)
             fitting.setdefault(same, []).append(run)
     if not fitting:
         names = {run.preset for run in mine} | {_hash(run) for run in mine}
         names |= {TUNED for run in mine if run.tuned}
         names |= {run.variant for run in mine if run.variant}
+        names |= {":".join(run.overrides) for run in mine if run.overrides and not run.tuned}
         raise ErcBenchError(
             f"No configuration of {method!r} on {where} is {what!r}." + did_you_mean(what, names)
         )
     found = [sorted(same, key=lambda run: run.seed) for same in fitting.values()]
-    # A variant, too.
-    whole = [same for same in found if not same[0].variant or same[0].variant == what]
-    return whole or found
+    # A variant, and one with settings of its own, too.
+    whole = [same for same in found if not same[0].variant or same[0].variant in parts] or found
+    just = [same for same in whole if same[0].tuned or len(same[0].overrides) == len(settings)]
+    return just or whole
+
+
+def _is_called(run: Run, part: str) -> bool:
+    """Whether a part of ``method:what:what`` names a run's configuration."""
+    if "=" in part:
+        return not run.tuned and part in run.overrides
+    encoder = run.encoder.split("/")[-1]
+    return (
+        part in (run.preset, run.encoder, encoder, run.variant)
+        or _hash(run).startswith(part)
+        or (part == TUNED and run.tuned is not None)
+    )
 
 
 def _ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
     listed = sorted(
         {
-            f"{runs[0].method}:{_hash(runs[0])} (preset {_configuration(runs[0])}, "
+            f"{runs[0].method}:{_shortest(runs[0], found)} (preset {_configuration(runs[0])}, "
             f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'})"
             for runs in found
         }
@@ -374,6 +388,14 @@ def _ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
         f"{' and '.join(dict.fromkeys(names))} can mean several configurations; say which, for "
         f"example {listed[0].split(' ')[0]}. There is: {'; '.join(listed)}."
     )
+
+
+def _shortest(run: Run, found: list[list[Run]]) -> str:
+    """What tells a configuration from the others that were found: its own settings, else its
+    hash."""
+    own = ":".join(run.overrides) if not run.tuned else ""
+    alike = [each for each, *_ in found if each.overrides == run.overrides and not each.tuned]
+    return own if own and len(alike) == 1 else _hash(run)
 
 
 def _scores(runs: Sequence[Run]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import marshal
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -138,9 +139,20 @@ class Skipped:
     reason: str
 
 
-def read_runs(root: Path, cache: Cache) -> tuple[list[Run], list[Skipped]]:
-    """All usable records below ``root`` in order of their files, and those that are not."""
-    files = [path.relative_to(root).as_posix() for path in record_files(root)]
+def read_runs(
+    root: Path, cache: Cache, further: Sequence[Path] = ()
+) -> tuple[list[Run], list[Skipped]]:
+    """All usable records below ``root`` in order of their files, and those that are not.
+
+    Below ``further`` folders, too: their files are named relative to ``root``, and what ``root``
+    has as well counts once.
+    """
+    files = [
+        Path(os.path.relpath(path, root)).as_posix()
+        for folder in (root, *further)
+        for path in record_files(folder)
+    ]
+    files = list(dict.fromkeys(files))
     runs, skipped = [], []
     seen: dict[tuple[Any, ...], str] = {}
     for file, found in zip(files, _read_all(root, files, cache), strict=True):
@@ -149,6 +161,8 @@ def read_runs(root: Path, cache: Cache) -> tuple[list[Run], list[Skipped]]:
             continue
         run = Run(file=file, **found)
         same = (run.dataset, run.corpus, run.method, run.settings, run.encoder_digest, run.seed)
+        if same in seen and not file.startswith("records/"):
+            continue  # of a further folder
         if same in seen:
             reason = f"{file} holds the same run as {seen[same]}. Delete one of them."
             skipped.append(Skipped(file, reason))

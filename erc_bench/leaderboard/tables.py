@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from erc_bench.corpus.conversation import FIGURES, Metric
+from erc_bench.evaluation.statistics import spread
 from erc_bench.leaderboard.ablations import Ablation
 from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.published import PublishedRow
@@ -308,8 +310,10 @@ def to_latex(board: Board) -> str:
     if len(figures) > 1:
         judged = ", ".join(f"{metric_title(c)} ({c.title})" for c in corpora)
     lines = [
-        "% Made by erc-bench leaderboard --latex; needs the packages booktabs and natbib.",
-        f"% {judged} on test in percent; ours: mean and standard deviation over seeds.",
+        "% Made by erc-bench leaderboard --latex; needs the packages booktabs and natbib. What it",
+        "% cites: erc-bench leaderboard --bib.",
+        f"% {judged} on test in percent; ours: mean over seeds $\\pm$ half-width of its 95 %",
+        "% interval over seeds (Student's t).",
         "% Bold: no row of the track is resolved to be better. Dagger: selected on test; double",
         "% dagger: how it was selected is not known, or that it was on this release of the corpus.",
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
@@ -351,6 +355,32 @@ def to_latex(board: Board) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
+def to_bibtex(published: Iterable[PublishedRow]) -> str:
+    """An entry for every paper, as far as ``published.yaml`` knows it: who, where, when, which
+    paper. Its title is not known there."""
+    lines = [
+        "% Made by erc-bench leaderboard --bib from published.yaml, which has no titles and no",
+        "% full lists of authors: take those from the addresses.",
+    ]
+    for key, row in {row.key: row for row in published}.items():
+        who, _, where = row.by.partition(", ")
+        authors = who.replace(" et al.", " and others")
+        year = re.search(r"\b(?:19|20)\d\d\b", where)
+        source, _, number = row.paper.partition(":")
+        fields = {
+            "author": _escaped(authors),
+            "title": f"{{{_escaped(row.method)}}}",
+            "howpublished": _escaped(where),
+            "year": year[0] if year else "",
+            "eprint": number if source == "arXiv" else "",
+            "archiveprefix": "arXiv" if source == "arXiv" else "",
+            "url": row.link,
+        }
+        values = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
+        lines += ["", f"@misc{{{key},", *values, "}"]
+    return "\n".join(lines) + "\n"
+
+
 def _section(title: str, corpora: Sequence[CorpusBoard]) -> str:
     return f"\\multicolumn{{{len(corpora) + 1}}}{{l}}{{\\emph{{{_escaped(title)}}}}} \\\\"
 
@@ -368,7 +398,9 @@ def _cell(row: Row | None) -> str:
     if row is None:
         return "--"
     value = f"\\textbf{{{row.mean:.2f}}}" if row.rank == 1 else f"{row.mean:.2f}"
-    return value + (f" {{\\scriptsize$\\pm$\\,{row.sd:.2f}}}" if row.sd is not None else "")
+    if row.seed_interval is None:
+        return value
+    return f"{value} {{\\scriptsize$\\pm$\\,{row.seed_interval[1] - row.mean:.2f}}}"
 
 
 def _escaped(text: str) -> str:
@@ -408,11 +440,6 @@ def signed(value: float) -> str:
 def mean(row: Row) -> str:
     """:func:`spread` of a row."""
     return spread(row.mean, row.seed_interval)
-
-
-def spread(mean: float, seed_interval: Sequence[float] | None) -> str:
-    """``66.12 ± 0.45``: mean over seeds and half-width of its interval, the latter from two on."""
-    return f"{mean:.2f}" + (f" ± {seed_interval[1] - mean:.2f}" if seed_interval else "")
 
 
 def interval(ends: Sequence[float] | None) -> str:

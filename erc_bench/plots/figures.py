@@ -28,7 +28,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with Matplotlib, so it is the same everywhere
     "font.size": 8.5,
@@ -300,8 +300,9 @@ def vectors(made: VectorMap) -> Figure:
     for c, name in enumerate(made.labels):
         mine = made.points[made.gold == c]
         colour = COLOURS[c % len(COLOURS)]
-        axes.scatter(*mine.T, s=7, color=colour, alpha=0.55, linewidths=0, label=name,
-                     marker=MARKERS[c % len(MARKERS)], rasterized=True)  # fmt: skip
+        marker = MARKERS[c % len(MARKERS)]
+        axes.scatter(mine[:, 0], mine[:, 1], s=7, color=colour, alpha=0.55, linewidths=0,
+                     label=name, marker=marker, rasterized=True)  # fmt: skip
     for c, (x, y) in enumerate([] if made.anchors is None else made.anchors):
         axes.plot([x], [y], "*", color=COLOURS[c % len(COLOURS)], markersize=15,
                   markeredgecolor="white", markeredgewidth=1.2, zorder=3)  # fmt: skip

@@ -4,7 +4,8 @@
 ``<root>/runs/<dataset>/<method>/<run>/`` its folder. ``<run>`` is ``<config hash>-<data
 hash>-seed<k>``; the data hash stands for the corpus's contents and the encoder's weights. Records
 of before it was there are named ``<config hash>-seed<k>``, and are found by what they hold. Of a
-tuned run ``-tuned-<digest of its trials>`` stands before the seed.
+tuned run ``-tuned-<digest of its trials>`` stands before the seed. A run that was asked not to
+score test leaves ``<root>/untested/<dataset>/<method>/<run>.json`` instead of a record.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.files import cannot_write, sha256_of
 from erc_bench.leases import HeldError, Hold, hold, holder, is_held
 from erc_bench.records.fetching import check_weights, fetch_model
-from erc_bench.records.schema import Record, RecordError, damaged
-from erc_bench.records.store import read_record, run_name
+from erc_bench.records.schema import Record, RecordError, Untested, damaged
+from erc_bench.records.store import read_record, read_untested, run_name
 
 if TYPE_CHECKING:
     from erc_bench.settings.experiment import Experiment
@@ -55,7 +56,7 @@ class Identity:
         text = " ".join([self.corpus_digest, self.encoder_digest, *further])
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-    def is_of(self, record: Record) -> bool:
+    def is_of(self, record: Record | Untested) -> bool:
         """Whether a record is of a run that read the same."""
         encoder = record.encoder.digest if record.encoder else ""
         found = record.dataset_digest, encoder, record.further_corpora or {}
@@ -111,6 +112,16 @@ class Place:
         return self.root / "records" / self.dataset / self.method / f"{self.run}.json"
 
     @property
+    def untested_file(self) -> Path:
+        """What the run leaves instead of a record where test is not scored, there or not."""
+        return self.root / "untested" / self.dataset / self.method / f"{self.run}.json"
+
+    @property
+    def done_file(self) -> Path:
+        """The record; what stands in its place where there is none."""
+        return self.record if self.record.exists() else self.untested_file
+
+    @property
     def folder(self) -> Path:
         """The folder of checkpoints, model and log, there or not."""
         return self.root / "runs" / self.dataset / self.method / self.run
@@ -132,6 +143,17 @@ class Place:
         if record.metrics.dev is None:
             raise damaged(self.record, "$.metrics.dev: not there, though a run is selected on dev")
         return record if self.identity.is_of(record) else None
+
+    def untested(self) -> Untested | None:
+        """What this very run has left, if it is trained and test is not scored.
+
+        Raises:
+            RecordError: a file stands in its place that is none.
+        """
+        if self.record.exists() or not self.untested_file.exists():
+            return None
+        found = read_untested(self.untested_file)
+        return found if self.identity.is_of(found) else None
 
     def is_interrupted(self) -> bool:
         """Whether there is a checkpoint to go on from."""
@@ -187,16 +209,18 @@ class Place:
         that is being repeated are newer than the record, and are none.
 
         Raises:
-            OSError: there is no record, or somebody else is deleting them.
+            OSError: the run is not finished, or somebody else is deleting them.
             RecordError: the record can't be read.
         """
-        record = read_record(self.record)
+        over = self.record.exists()
+        record = read_record(self.record) if over else read_untested(self.untested_file)
         model = record.model.file if record.model else "model.ckpt"
-        done = self.record.stat().st_mtime_ns
+        done = self.done_file.stat().st_mtime_ns
         patterns = (*UNFINISHED, "model*.ckpt", "*.ckpt.tmp", ".*.ckpt.*.tmp")
         found = [
             *(file for pattern in patterns for file in self.folder.glob(pattern)),
             *self.record.parent.glob(f".{self.record.name}.*.tmp"),
+            *([self.untested_file] if over and self.untested_file.exists() else []),
         ]
         return [f for f in found if f.name != model and f.stat().st_mtime_ns <= done]
 

@@ -105,6 +105,16 @@ class Splits(Part, Generic[P], frozen=True, kw_only=True):
         yield "test", self.test
 
 
+class OnDev(Part, Generic[P], frozen=True, kw_only=True):
+    """Something of dev alone."""
+
+    dev: P
+
+    def items(self) -> Iterator[tuple[str, P]]:
+        """The one split that there is."""
+        yield "dev", self.dev
+
+
 class ClassMetrics(Part, frozen=True, kw_only=True):
     """The scores of one class, in percent but for the support."""
 
@@ -310,8 +320,8 @@ class Search(Part, frozen=True, kw_only=True):
     """SHA-256 over the trials and their scores on dev."""
 
 
-class Record(Part, frozen=True, kw_only=True):
-    """What a finished run leaves, or what is known of predictions made elsewhere."""
+class Described(Part, frozen=True, kw_only=True):
+    """What a run says of itself beside its figures."""
 
     schema: int = SCHEMA
     external: bool = False
@@ -348,22 +358,35 @@ class Record(Part, frozen=True, kw_only=True):
     encoder: Encoder | None = None
     plugin: Plugin | None = None
     model: ModelFile | None = None
-    metrics: Splits[Metrics]
-    oracle_gap: Number | None = None
-    """Best figure on test over the epochs minus that of the selected one, where it was asked
-    for."""
     training: Training | None = None
     environment: Environment | None = None
     attempt: str | None = None
     """Tells the attempts at one run apart."""
     created: str = ""
     """Date and time in UTC, ISO 8601."""
-    predictions: Splits[Predictions]
 
     @property
     def judged_by(self) -> Metric:
         """What the corpus is judged by."""
         return Metric.of(self.metric, self.labels)
+
+
+class Record(Described, frozen=True, kw_only=True):
+    """What a finished run leaves, or what is known of predictions made elsewhere."""
+
+    metrics: Splits[Metrics]
+    oracle_gap: Number | None = None
+    """Best figure on test over the epochs minus that of the selected one, where it was asked
+    for."""
+    predictions: Splits[Predictions]
+
+
+class Untested(Described, frozen=True, kw_only=True):
+    """What a run leaves that was asked not to score test: a record, but for test."""
+
+    test: str = "not scored"
+    metrics: OnDev[Metrics]
+    predictions: OnDev[Predictions]
 
 
 class Unscored(Part, frozen=True, kw_only=True):
@@ -377,7 +400,7 @@ class Unscored(Part, frozen=True, kw_only=True):
 # --- from JSON and back
 
 K = TypeVar("K", bound=Part)
-R = TypeVar("R", Record, Unscored)
+R = TypeVar("R", Record, Unscored, Untested)
 
 
 def parse_record(contents: bytes, path: Path) -> Record:
@@ -397,6 +420,11 @@ def parse_record(contents: bytes, path: Path) -> Record:
 def parse_unscored(contents: bytes, path: Path) -> Unscored:
     """A record whose metrics may be wrong in any way; else as :func:`parse_record`."""
     return _parse(contents, Unscored, path)
+
+
+def parse_untested(contents: bytes, path: Path) -> Untested:
+    """What a run left that has not scored test; else as :func:`parse_record`."""
+    return _parse(contents, Untested, path)
 
 
 def _parse(contents: bytes, kind: type[R], path: Path) -> R:
@@ -539,7 +567,7 @@ def _fields(kind: type[Part]) -> dict[str, Any]:
 # --- what types alone do not tell
 
 
-def faults(record: Record | Unscored) -> Iterator[str]:
+def faults(record: Record | Unscored | Untested) -> Iterator[str]:
     """What does not fit together in a record: the field, and what is wrong with it."""
     labels = record.labels
     yield from label_faults(labels)
@@ -552,7 +580,7 @@ def faults(record: Record | Unscored) -> Iterator[str]:
         )
         if predictions.probabilities is not None:
             yield from _probability_faults(predictions, len(labels), where)
-    if isinstance(record, Record):
+    if not isinstance(record, Unscored):
         yield from _metric_faults(record)
 
 
@@ -611,7 +639,7 @@ def _probability_faults(predictions: Predictions, classes: int, where: str) -> I
             yield f"{where}.probabilities[{i}]: {len(row)} numbers for {classes} labels"
 
 
-def _metric_faults(record: Record) -> Iterator[str]:
+def _metric_faults(record: Record | Untested) -> Iterator[str]:
     classes = len(record.labels)
     for split, _ in record.predictions.items():
         if split not in dict(record.metrics.items()):

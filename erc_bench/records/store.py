@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from erc_bench.errors import ErcBenchError, nearest
-from erc_bench.files import write_atomically
+from erc_bench.files import cannot_write, write_atomically
+from erc_bench.leases import holder, is_held
 from erc_bench.records.fetching import fetch_record, is_on_hub
-from erc_bench.records.schema import Record, RecordError, Unscored, parse_record, to_json
+from erc_bench.records.schema import (
+    Record,
+    RecordError,
+    Unscored,
+    Untested,
+    parse_record,
+    parse_untested,
+    to_json,
+)
 
 
-def write_record(path: Path, record: Record | Unscored) -> None:
+def write_record(path: Path, record: Record | Unscored | Untested) -> None:
     """Store a record under its name, complete or not at all."""
     text = json.dumps(to_json(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     write_atomically(path, text + "\n")
@@ -31,6 +41,11 @@ def read_record(path: Path) -> Record:
             something in it does not fit.
     """
     return parse_record(record_contents(path), path)
+
+
+def read_untested(path: Path) -> Untested:
+    """What a run left that has not scored test, checked; else as :func:`read_record`."""
+    return parse_untested(record_contents(path), path)
 
 
 def record_contents(path: Path) -> bytes:
@@ -48,6 +63,37 @@ def record_contents(path: Path) -> bytes:
 def record_files(root: Path) -> Iterator[Path]:
     """All record files below ``<root>/records``, in order of their names."""
     yield from sorted((root / "records").glob("*/*/*.json"))
+
+
+def untested_files(root: Path) -> Iterator[Path]:
+    """All files of runs that have not scored test, in order of their names."""
+    yield from sorted((root / "untested").glob("*/*/*.json"))
+
+
+def removed_with(record: Path) -> list[Path]:
+    """The file of a record, and the folder of its run if that is there: model and log."""
+    root = record.parent.parent.parent.parent
+    folder = root / "runs" / record.parent.parent.name / record.parent.name / record.stem
+    in_store = record.parent.parent.parent.name in ("records", "untested")
+    return [record, folder] if in_store and folder.is_dir() else [record]
+
+
+def remove(record: Path) -> None:
+    """Remove a record and its run's folder; the record last, so that a removal that was cut off
+    can be given again.
+
+    Raises:
+        ErcBenchError: a process is at the run, or a file can't be removed.
+    """
+    *_, last = removed_with(record)
+    try:
+        if last != record:
+            if is_held(last):
+                raise ErcBenchError(f"Another process is at {run_name(record)}{holder(last)}.")
+            shutil.rmtree(last)
+        record.unlink()
+    except OSError as error:
+        raise cannot_write(Path(error.filename or record), error) from error
 
 
 # --- one run, as users name it
@@ -86,6 +132,12 @@ def find_record(root: Path, run: str) -> Path:
         shown = [f"{n} ({_contents(stored[n])})" for n in meant[:MOST_LISTED]]
         raise ErcBenchError(
             f"{run!r} can mean several runs; say more of its name: {_listed(shown, len(meant))}."
+        )
+    untested = {run_name(path): path for path in untested_files(root)}
+    if meant := _meant(run, untested):
+        raise ErcBenchError(
+            f"{run!r} has not scored test, so it is no record ({untested[meant[0]]}). The command "
+            "that made it scores test if --no-test is left out."
         )
     if os.path.isdir(run):
         raise ErcBenchError(f"{run!r} is a folder; name a record, or a run below {root}.")

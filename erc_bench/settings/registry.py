@@ -79,6 +79,12 @@ def method_names() -> list[str]:
     return sorted(_points(METHODS))
 
 
+def method_name(kind: type) -> str:
+    """The name of a method by its class; "" where it is not registered."""
+    value = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, point in _points(METHODS).items() if point.value == value), "")
+
+
 def method_class(name: str) -> type[ErcMethod]:
     """The class of a method by its name; an unknown name is an error that names the nearest."""
     # With the first one come PyTorch, transformers and Lightning. There is no model yet that would

@@ -1,4 +1,4 @@
-"""A W&B report that compares methods on one corpus: seeds as points, mean ± sd, curves."""
+"""A W&B report that compares methods on one corpus: seeds as points, mean and sd, curves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SEEDS_CHART = {
         },
     ],
 }
-"""A Vega-Lite chart of the corpus's figure by method: each seed a point, and mean ± sd (n − 1)."""
+"""A Vega-Lite chart of the corpus's figure by method: each seed a point, mean and sd (n − 1)."""
 
 
 def save_report(
@@ -146,11 +146,11 @@ def report(
         seeds = wr.CustomChart.from_table(
             RESULT,
             chart_fields={"method": "variant", "seed": "seed", "score": metric.name},
-            chart_strings={"title": f"{title} on test: seeds, and mean ± sd"},
+            chart_strings={"title": f"{title} on test: seeds, and mean and sd"},
         )
         seeds.chart_name, seeds.layout = chart, left
     means = wr.BarPlot(
-        title=f"{title} on test, mean ± sd over seeds",
+        title=f"{title} on test, mean and sd over seeds",
         metrics=[test],
         orientation="v",
         layout=right,
@@ -159,8 +159,8 @@ def report(
     curves: list[Any] = [
         wr.LinePlot(title=title, x="epoch", y=[metric], title_x="epoch", layout=layout, **spread)
         for title, metric, layout in (
-            (f"{title} on dev, mean ± sd over seeds", f"dev/{metric.name}", left),
-            ("Loss in training, mean ± sd over seeds", "train/loss", right),
+            (f"{title} on dev, mean and sd over seeds", f"dev/{metric.name}", left),
+            ("Loss in training, mean and sd over seeds", "train/loss", right),
         )
     ]
     return wr.Report(

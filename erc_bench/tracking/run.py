@@ -15,16 +15,17 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
 
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.progress import say
-from erc_bench.records.schema import Predictions, Record, to_json
+from erc_bench.records.schema import Predictions, Record, Untested, to_json
 from erc_bench.settings.experiment import Experiment, flat, resolve
 from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_settings
 from erc_bench.training.log import TrainingLog
 
 RATE_STEPS = 10
-"""A learning rate is logged every so many steps of the optimiser."""
+"""Learning rates and the loss are logged every so many steps of the optimiser."""
 
 LONGEST_TAG = 64
 
@@ -79,6 +80,7 @@ class Tracker:
                 ("dev/*", "epoch"),
                 ("test/*", "epoch"),
                 ("lr/*", "optimizer_step"),
+                ("step/*", "optimizer_step"),
             ):
                 self.run.define_metric(curve, step_metric=axis)
 
@@ -144,37 +146,44 @@ class Tracker:
             with self._unharmed("logging"):
                 self.run.log(dict(values))
 
-    def complete(self, record: Record, path: Path) -> None:
-        """Log what came out: figures, confusion matrix, predictions, and the record's file."""
+    def complete(self, record: Record | Untested, path: Path) -> None:
+        """Log what came out: figures, confusion matrix, predictions, and the record's file; of
+        test nothing where that was not scored."""
         if self.run is None:
             return
         with self._unharmed("logging the results"):
             import wandb
 
-            labels, test = record.labels, record.predictions.test
-            answered = [p for p in zip(test.gold, test.predicted, strict=True) if p[1] != NO_ANSWER]
-            matrix = wandb.plot.confusion_matrix(
-                y_true=[gold for gold, _ in answered],
-                preds=[predicted for _, predicted in answered],
-                class_names=labels,
-                title="Confusion on test",
-            )
-            predictions = wandb.Table(
-                columns=["id", "gold", "predicted", "confidence", "right"],
-                data=prediction_rows(test, labels),
-            )
-            score = record.metrics.test.score(record.judged_by)
-            result = wandb.Table(
-                columns=["variant", "seed", record.judged_by.name],
-                data=[[variant(self.experiment), record.seed, score]],
-            )
-            self.run.log({"confusion_matrix": matrix, "predictions": predictions, RESULT: result})
+            if isinstance(record, Record):
+                self._log_test(record)
             # Last, so that the figures of the selected epoch replace those of the last one.
             self.run.summary.update(summary(record))
             name = f"{record.dataset}-{record.method}-{path.stem}"
             artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type="record")
             artifact.add_file(str(path), name=path.name)
             self.run.log_artifact(artifact)
+
+    def _log_test(self, record: Record) -> None:
+        import wandb
+
+        labels, test = record.labels, record.predictions.test
+        answered = [p for p in zip(test.gold, test.predicted, strict=True) if p[1] != NO_ANSWER]
+        matrix = wandb.plot.confusion_matrix(
+            y_true=[gold for gold, _ in answered],
+            preds=[predicted for _, predicted in answered],
+            class_names=labels,
+            title="Confusion on test",
+        )
+        predictions = wandb.Table(
+            columns=["id", "gold", "predicted", "confidence", "right"],
+            data=prediction_rows(test, labels),
+        )
+        score = record.metrics.test.score(record.judged_by)
+        result = wandb.Table(
+            columns=["variant", "seed", record.judged_by.name],
+            data=[[variant(self.experiment), record.seed, score]],
+        )
+        self.run.log({"confusion_matrix": matrix, "predictions": predictions, RESULT: result})
 
     def _finish(self, status: int) -> None:
         if self.run is None:
@@ -231,7 +240,7 @@ class _Logger(WandbLogger):
 
 
 class _Curves(Callback):
-    """Logs the learning rates, and of a resumed run the epochs before.
+    """Logs learning rates and loss by step, and of a resumed run the epochs before.
 
     Lightning's own monitor would show the rates of the step before where a method sets them, and
     adds them to what the record stores.
@@ -239,6 +248,8 @@ class _Curves(Callback):
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
+        self.step = -1
+        """The last at which a loss was logged."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         (history,) = (c for c in trainer.callbacks if isinstance(c, TrainingLog))  # type: ignore[attr-defined]
@@ -255,6 +266,19 @@ class _Curves(Callback):
             }
             self.tracker.log({**rates, "optimizer_step": trainer.global_step})
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log a batch's loss, where a step of the optimiser has followed it."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        step = trainer.global_step - 1
+        if step % RATE_STEPS or step == self.step or not isinstance(loss, Tensor):
+            return
+        self.step = step
+        # Lightning has divided it by the batches that a step accumulates.
+        whole = float(loss.detach()) * trainer.accumulate_grad_batches
+        self.tracker.log({"step/loss": whole, "optimizer_step": step})
+
 
 def variant(experiment: Experiment) -> str:
     """What is compared: method, the part that it is without, settings that differ from the
@@ -269,7 +293,7 @@ def variant(experiment: Experiment) -> str:
     return " ".join([experiment.method_and_variant, *changed, f"({experiment.hash[:6]})", *tuned])
 
 
-def summary(record: Record) -> dict[str, float]:
+def summary(record: Record | Untested) -> dict[str, float]:
     """The figures of a record, each under a name such as ``test/weighted_f1`` or ``dev/f1/joy``."""
     figures: dict[str, float] = {}
     for split, metrics in record.metrics.items():
@@ -278,7 +302,7 @@ def summary(record: Record) -> dict[str, float]:
             figures[f"{split}/f1/{label}"] = of_class.f1
     if record.training is not None:
         figures.update(_numbers(to_json(record.training), "training"))
-    if record.oracle_gap is not None:
+    if isinstance(record, Record) and record.oracle_gap is not None:
         figures["oracle_gap"] = record.oracle_gap
     return figures
 

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from lightning import Trainer
 
+from erc_bench.settings.methods import method_entry
 from erc_bench.settings.presets import cpu_preset
+from erc_bench.settings.registry import method_name
 
 REPOSITORY = Path(__file__).parent.parent.parent
 """Where the code lies, if it was not installed from a package."""
@@ -77,9 +79,15 @@ def is_large(module: torch.nn.Module) -> bool:
     return sum(p.numel() for p in module.parameters()) > LARGE
 
 
-def small_hint() -> str:
-    """What ends a note on a long training without a GPU."""
-    return f" ({why_no_gpu()}; --preset {cpu_preset()} is made for the CPU)"
+def small_hint(method: torch.nn.Module | None = None) -> str:
+    """What ends a note on a long training without a GPU: the preset for the CPU, if there is one.
+
+    Args:
+        method: what is trained; None for what is trained by all methods alike.
+    """
+    name = method_name(type(method))
+    preset = cpu_preset() if method is None else method_entry(name).on_cpu if name else ""
+    return f" ({why_no_gpu()}{f'; --preset {preset} is made for the CPU' if preset else ''})"
 
 
 def processor() -> Mapping[str, Any]:

@@ -132,13 +132,13 @@ class TrainingLog(Callback):
         elif batch_idx + 1 == PROBE_STEPS and not self.curves:
             step = self.first.seconds / (PROBE_STEPS - 1)
             epochs = trainer.max_epochs or 1
-            self._estimate(step * int(trainer.num_training_batches), epochs, is_large(pl_module))
+            self._estimate(step * int(trainer.num_training_batches), epochs, pl_module)
 
-    def _estimate(self, seconds: float, epochs: int, large: bool) -> None:
+    def _estimate(self, seconds: float, epochs: int, method: LightningModule) -> None:
         """Say how long the steps of an epoch will take, if that is long."""
-        slow = large and not torch.cuda.is_available()
+        slow = is_large(method) and not torch.cuda.is_available()
         if seconds > 60 or slow:
-            hint = small_hint() if slow else ""
+            hint = small_hint(method) if slow else ""
             total = duration(seconds * epochs)
             say(
                 f"The training steps of an epoch will take about {duration(seconds)}, of all "

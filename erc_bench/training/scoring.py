@@ -10,6 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.metrics import Predictions, predicted_classes, score
 from erc_bench.method import devices
@@ -41,7 +42,8 @@ SPLITS = ("dev", "test")
 
 
 class Scoring(Callback):
-    """Gathers scores over batches and devices, and logs the corpus's figure, which selects.
+    """Gathers scores over batches and devices; logs the corpus's figure, which selects, and
+    macro-F1.
 
     It also tells a method that an epoch's training batches are done, before dev is scored.
     """
@@ -105,9 +107,10 @@ class Scoring(Callback):
         assert self.data is not None
         for split in list(self.predictions):
             rows, scores, _ = self.take(split)
-            metric, gold = self.data.corpus.metric, self.data.gold[rows]
-            value = score(predicted_classes(scores), gold, pl_module.labels.names, metric)
-            pl_module.log(f"{split}/{metric.name}", value, prog_bar=True, add_dataloader_idx=False)
+            classes, gold = predicted_classes(scores), self.data.gold[rows]
+            for metric in dict.fromkeys((self.data.corpus.metric, Metric("macro_f1"))):
+                value = score(classes, gold, pl_module.labels.names, metric)
+                pl_module.log(f"{split}/{metric.name}", value, add_dataloader_idx=False)
         if pl_module.config.select_on == "loss":
             assert self.loss is not None
             total, size = trainer.strategy.reduce(self.loss, reduce_op="sum")

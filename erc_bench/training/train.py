@@ -122,6 +122,27 @@ def _train(
     return Trained(method, data, trainer, log)
 
 
+def trained_before(
+    method: ErcMethod, data: ErcDataModule, weights: Path, runs_at_once: int = 1
+) -> Trained:
+    """A method with the weights of a training that is over.
+
+    Args:
+        method: as it was built for the training.
+        data: its examples.
+        weights: the file with what the method saves of its weights.
+        runs_at_once: how many runs of one command are done at a time; for the record.
+    """
+    set_up_backends()
+    load_checkpoint(method, weights)  # what a method prepares may depend on it
+    _prepare(method, data)
+    load_checkpoint(method, weights)
+    log = TrainingLog(data.seed, runs_at_once, data.corpus.metric)
+    trainer = build_trainer(method)
+    log.not_trained(trainer)
+    return Trained(method, data, trainer, log)
+
+
 def prepare(method: ErcMethod, data: ErcDataModule) -> None:
     """Let a method prepare itself for a corpus, before it is trained or predicts."""
     _prepare(method, data)

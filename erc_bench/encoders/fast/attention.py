@@ -4,9 +4,9 @@ A CPU computes attention that has dropout step by step, and PyTorch in float32 e
 are of lower precision.
 
 Gain: a step without it took 1.41 times the time in bfloat16 on a processor with instructions for it
-(``docs/speed.md``), the same in float32. On a processor without them (AMD EPYC, Zen 3; MiniLM, 4
-rows of 60 to 99 tokens, forward and backward, one thread, processor time) it is 0.93 times as fast,
-and ``precision=auto`` takes float32 there.
+(``docs/notes/speed.md``), the same in float32. On a processor without them (AMD EPYC, Zen 3;
+MiniLM, 4 rows of 60 to 99 tokens, forward and backward, one thread, processor time) it is 0.93
+times as fast, and ``precision=auto`` takes float32 there.
 """
 
 from __future__ import annotations
