@@ -367,6 +367,29 @@ def test_new_guesses_the_columns_and_says_so(tmp_path: Path, capsys) -> None:
     assert "there already" in capsys.readouterr().err
 
 
+def test_new_says_what_is_wrong_before_anything_is_split(tmp_path: Path, capsys) -> None:
+    rows = made()
+    rows[5]["msg_id"] = rows[4]["msg_id"]
+    write_csv(tmp_path / "twice.csv", rows)
+    assert main(["data", "new", str(tmp_path / "a"), str(tmp_path / "twice.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "id: no column; 'msg_id' does not tell every row from every other" in said
+    capitals = [{**row, "emotion": row["emotion"].upper()} for row in made()[:4]] + made()[4:]
+    nameless = [{("tag" if k == "emotion" else k): v for k, v in row.items()} for row in made()]
+    for name, wrong, message in (
+        ("capitals", capitals, "by its capitals only"),
+        ("nameless", nameless, "no column is named for labels"),
+    ):
+        write_csv(tmp_path / f"{name}.csv", wrong)
+        folder = tmp_path / name
+        assert main(["data", "new", str(folder), str(tmp_path / f"{name}.csv")]) == 2
+        assert message in capsys.readouterr().err
+        sheet = (folder / "corpus.yaml").read_text()
+        (folder / "corpus.yaml").write_text(sheet.replace("split: part\n", ""))
+        with pytest.raises(ErcBenchError, match=message):
+            split_corpus(folder, dev=0.2, test=0.2)
+
+
 def test_a_column_that_can_not_be_told_is_asked_for(tmp_path: Path) -> None:
     rows = [{("x1" if k == "who" else k): v for k, v in row.items()} for row in made()]
     write_csv(tmp_path / "talk.csv", rows)
@@ -416,7 +439,7 @@ def test_a_split_is_by_dialogue_stratified_and_written_down(folder: Path) -> Non
 
 
 def test_a_sheet_in_braces_is_left_alone(folder: Path) -> None:
-    columns = "{dialogue: conv_id, speaker: who, text: utterance}"
+    columns = "{dialogue: conv_id, speaker: who, text: utterance, label: emotion}"
     text = f"{{name: helpdesk, file: talk.csv, columns: {columns}}}"
     (folder / "corpus.yaml").write_text(text)
     with pytest.raises(ErcBenchError, match=r"Add `split_file: splits\.csv` to it yourself"):

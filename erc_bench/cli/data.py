@@ -97,8 +97,11 @@ def new(
     out = results()
     for guess in made.guesses:
         out.print(f"guessed, {guess}", soft_wrap=True)
-    out.print(f"Written: {made.path}. Look it through; then:", soft_wrap=True)
-    if any(turn.split is None for turn in made.source.turns()):
+    out.print(f"Written: {made.path}.", soft_wrap=True)
+    turns = made.source.turns()
+    made.source.labels_of(turns)
+    out.print("Look it through; then:")
+    if any(turn.split is None for turn in turns):
         out.print(f"  erc-bench data split {folder} --dev 0.1 --test 0.1 --seed 1", soft_wrap=True)
     else:
         out.print(f"{made.source.name}: {sizes(made.source.load())}.", soft_wrap=True)

@@ -35,16 +35,23 @@ NAMES = {
     ),
     "speaker": ("speaker", "speaker_id", "who", "speaker_name", "user", "user_id", "author", "role",
                 "agent", "sender", "from", "participant", "name"),
-    "text": ("text", "utterance", "message", "sentence", "content", "transcript", "turn_text",
-             "body", "dialog", "utterances"),
-    "label": ("emotion", "label", "sentiment", "emotion_label", "affect", "mood", "gold", "labels",
-              "emotions", "meta.emotion", "meta.label", "meta.sentiment"),
+    "text": ("text", "utterance", "utt", "message", "sentence", "content", "transcript",
+             "turn_text", "body", "dialog", "utterances"),
+    "label": ("emotion", "label", "class", "sentiment", "emotion_label", "affect", "mood", "gold",
+              "labels", "emotions", "meta.emotion", "meta.label", "meta.sentiment"),
     "id": ("id", "utterance_id", "utt_id", "message_id", "msg_id", "uid", "turn_id"),
     "turn": ("turn", "turn_id", "turn_number", "utterance_id", "utt_id", "position", "index",
              "order"),
     "split": ("split", "set", "part", "partition", "fold"),
 }  # fmt: skip
 """What columns are called, the likeliest first."""
+
+UNFIT = {
+    "id": "does not tell every row from every other",
+    "turn": "does not number the turns of each dialogue",
+    "label": "holds one value, or nearly as many as there are rows",
+}
+"""Why a column of a likely name is not taken."""
 
 SPLIT_FILE = "splits.csv"
 
@@ -171,12 +178,14 @@ def guess_columns(
     for role in (*ROLES, "split"):
         if role in found:
             continue
-        for name in NAMES[role]:
-            column = by_name.get(name, "")
-            if column and column not in found.values() and _fits(role, column, found, rows):
-                found[role] = column
-                guesses.append(f"{role}: the column {column!r}")
-                break
+        named = [by_name[name] for name in NAMES[role] if name in by_name]
+        free = [column for column in named if column not in found.values()]
+        fitting = next((column for column in free if _fits(role, column, found, rows)), None)
+        if fitting is not None:
+            found[role] = fitting
+            guesses.append(f"{role}: the column {fitting!r}")
+        elif free and role in UNFIT:
+            guesses.append(f"{role}: no column; {free[0]!r} {UNFIT[role]}")
     if "dialogue" in needed and "dialogue" not in found and DIALOGUE in there:
         guesses.append("dialogue: each entry of the file")
         needed = [role for role in needed if role != "dialogue"]
@@ -255,6 +264,7 @@ def split_corpus(
     shares = {"train": 1 - dev - test, "dev": dev, "test": test}
     shares = {split: share for split, share in shares.items() if share}
     turns = source.unsplit()
+    source.labels_of(turns)
     if len({turn.dialogue for turn in turns}) < len(shares):
         raise ErcBenchError(f"{source.path}: there are fewer dialogues than splits.")
     assigned = stratified(turns, shares, seed)

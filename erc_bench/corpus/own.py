@@ -149,7 +149,7 @@ class OwnCorpus(CorpusSource):
                 f"`erc-bench data split {self.folder} --dev 0.1 --test 0.1 --seed 1` does it, by "
                 "dialogue and stratified by label, and writes it down."
             )
-        labels = self.labels or _found_labels(turns, self.columns.get("label", ""), self.path)
+        labels = self.labels_of(turns)
         try:
             self.metric.left_out(labels.names)
         except ErcBenchError as error:
@@ -165,6 +165,14 @@ class OwnCorpus(CorpusSource):
         """The dialogues of each split; the files are those that ``corpus.yaml`` names."""
         corpus = self.load()
         return {split: corpus.dialogues(split) for split in corpus.contents}
+
+    def labels_of(self, turns: Sequence[Turn]) -> LabelSet:
+        """The labels that ``corpus.yaml`` gives, else those of the turns.
+
+        Raises:
+            ErcBenchError: no column holds labels, or what it holds can't be labels.
+        """
+        return self.labels or _found_labels(turns, self.columns.get("label", ""), self.path)
 
     def unsplit(self) -> list[Turn]:
         """:meth:`turns`, whatever a file of splits says of them."""
@@ -458,20 +466,21 @@ def _check(turns: Sequence[Turn], labels: LabelSet) -> None:
 
 def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
     """The labels that occur, sorted."""
+    if not column:
+        raise ErcBenchError(
+            f"{path}: no column is named for labels. Name it in `columns: {{label: …}}`, or write "
+            "the file anew with `--force --columns label=COLUMN`."
+        )
     first: dict[str, Turn] = {}
     for turn in turns:
         if turn.label:
             first.setdefault(turn.label, turn)
     labelled = sum(bool(turn.label) for turn in turns)
     if len(first) < 2 or len(first) > min(MOST_LABELS, max(10, labelled / 2)):
-        what = (
-            f"the column {column!r} holds"
-            if column
-            else "no column is named for labels, so there are"
-        )
         raise ErcBenchError(
-            f"{path}: {what} {len(first)} different labels, {listed(sorted(first), 4)}; there must "
-            f"be two or more, and few. Name the right one in `columns: {{label: …}}`."
+            f"{path}: the column {column!r} holds {len(first)} different labels, "
+            f"{listed(sorted(first), 4)}; there must be two or more, and few. Name the right one "
+            "in `columns: {label: …}`."
         )
     folded: dict[str, str] = {}
     for name, turn in first.items():
