@@ -131,9 +131,8 @@ def run_page(path: Path, record: Record, published: Published, tab: str) -> str:
             name=run_name(path),
             record=record,
             row=shown,
-            scores=[(split, metrics.score(metric)) for split, metrics in record.metrics.items()][
-                ::-1
-            ],
+            scores=[(split, m.score(metric)) for split, m in sorted(record.metrics.items())],
+            later_stage=has_later_stage(record),
             titles={**FIGURES, metric.name: metric.title},
             curves=curves(record),
             worst=worst_dialogues(test),
@@ -149,6 +148,17 @@ def run_page(path: Path, record: Record, published: Published, tab: str) -> str:
             tab=quote(tab),
         )
     )
+
+
+def has_later_stage(record: Record) -> bool:
+    """Whether the finished model scores otherwise on dev than the selected epoch did: something
+    came after the epochs."""
+    training, metric, dev = record.training, record.judged_by, record.metrics.dev
+    if training is None or training.best_epoch is None or dev is None:
+        return False
+    scored = {epoch.get("epoch"): epoch.get(f"dev/{metric.name}") for epoch in training.curves}
+    then = scored.get(training.best_epoch)
+    return then is not None and abs(then - dev.score(metric)) > 0.01
 
 
 def curves(record: Record) -> list[Curve]:
