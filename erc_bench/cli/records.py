@@ -226,7 +226,9 @@ def rm(
             out.print(str(each), soft_wrap=True)
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
-            raise ErcBenchError("There is no terminal to ask at, so nothing is removed; --yes removes them.")
+            raise ErcBenchError(
+                "There is no terminal to ask at, so nothing is removed; --yes removes them."
+            )
         if input(f"Remove these {len(paths)} runs? [y/N] ").strip().lower() not in ("y", "yes"):
             out.print("Nothing is removed.")
             return 1
