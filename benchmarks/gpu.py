@@ -369,7 +369,9 @@ def _work(
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: what a shell starts in the background ignores it, and so would this child.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     os.environ["WANDB_MODE"] = "disabled"
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -522,7 +522,8 @@ def test_one_failing_run_of_several_does_not_stop_the_others(
     argv = ["run", "--method", "eacl", "--dataset", "meld", "demo", "--preset", "smoke", "--quiet"]
     assert main([*argv, *settings]) == 1
     streams = capsys.readouterr()
-    assert re.search(r"eacl .* \d+\.\d\d .* – ", streams.out)  # methods × corpora
+    assert re.search(r"demo, dev .* demo, test", streams.out)
+    assert re.search(r"eacl .* \d+\.\d\d .* \d+\.\d\d", streams.out)
     assert streams.err.startswith("erc-bench: eacl/meld/")
     assert "train_sent_emo.csv" in streams.err
     assert len(files(elsewhere / "leaderboard" / "records")) == 1

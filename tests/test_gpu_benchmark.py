@@ -164,7 +164,14 @@ def test_every_stage_has_its_turn_and_all_ends_in_time(tmp_path):
 def test_the_same_command_goes_on(tmp_path, number):
     """It is stopped when the first record is there; then it does the others alone."""
     words = command(tmp_path, "--stages", "runs", minutes=4)
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests themselves run in the background, SIGINT is ignored and would stay so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     records = tmp_path / "leaderboard"
     until = time.monotonic() + 200
     while not (first := sorted(records.glob("records/*/*/*.json"))) and time.monotonic() < until:

@@ -561,7 +561,7 @@ def test_it_goes_the_whole_way(
     options = ["--preset", "small", "--wandb", "off", *small, *store]
     argv = ["run", "--method", "finetune", "--dataset", str(folder), *options]
     assert main([*argv, "--seeds", "2", "--jobs", "1"]) == 0
-    assert "micro-F1 without calm on test" in capsys.readouterr().out
+    assert "micro-F1 without calm, mean" in capsys.readouterr().out
     assert main(["run", "--method", "finetune", "--dataset", "helpdesk", *options]) == 0
     assert "Finished before" in capsys.readouterr().out
     path = next((tmp_path / "lb" / "records" / "helpdesk" / "finetune").glob("*seed1.json"))
