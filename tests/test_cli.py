@@ -125,6 +125,7 @@ def test_what_a_run_is_asked_for(asked, elsewhere: Path) -> None:
     assert asked.pop()[1]["restart"] is False
 
 
+@pytest.mark.slow
 def test_all_methods_and_corpora(asked) -> None:
     main(["run", "--method", "all", "--dataset", "all"])
     ((experiments, _),) = asked

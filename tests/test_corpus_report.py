@@ -127,6 +127,7 @@ def test_the_doctor_with_everything_in_order():
     assert all(line.startswith("present: ") for line in found["emorynlp-reduced"][1:])
 
 
+@pytest.mark.slow
 def test_the_doctor_names_a_checksum_that_fails(tmp_path):
     shutil.copytree(real_data("meld") / "meld", tmp_path / "meld", copy_function=shutil.copyfile)
     path = tmp_path / "meld" / "test_sent_emo.csv"

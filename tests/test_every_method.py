@@ -309,6 +309,7 @@ class Untouched(Callback):
     on_test_batch_start, on_test_batch_end = on_validation_batch_start, on_validation_batch_end
 
 
+@pytest.mark.slow
 @every_learner
 def test_nothing_is_put_into_a_batch(
     method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path

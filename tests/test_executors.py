@@ -171,6 +171,7 @@ def test_what_was_queued_and_left_is_found_again(experiments, tmp_path: Path) ->
     assert job_folders(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_all_that_was_left_is_finished(experiments, tmp_path: Path) -> None:
     first = Queueing(lambda _: None, most=2)
     run_grid(experiments, tmp_path, executor=first, detach=True)
@@ -200,6 +201,7 @@ def test_ctrl_c_asks_once(
     assert len(job_folders(tmp_path)) == (0 if stopped else 1)
 
 
+@pytest.mark.slow
 def test_a_run_that_another_command_has_queued_is_left_to_it(
     experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def only(files: dict[str, bytes], end: str) -> bytes:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_is_pushed_and_read_again(root, hub, elsewhere, capsys) -> None:
     """By every command that takes a run, from a folder without records."""
     assert push() == 0

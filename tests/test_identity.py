@@ -66,6 +66,7 @@ def copies(demo: Corpus, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kind, "load", load)
 
 
+@pytest.mark.slow
 def test_other_weights_in_the_same_folder_are_another_run(encoder: Path, tmp_path: Path) -> None:
     first = run(experiment(encoder), tmp_path / "lb")
     assert run(experiment(encoder), tmp_path / "lb").skipped

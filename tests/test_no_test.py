@@ -31,6 +31,7 @@ def experiment(encoder: str, *overrides: str, seed: int = 1) -> Experiment:
     return resolve("finetune", "demo", preset="smoke", seed=seed, overrides=settings)
 
 
+@pytest.mark.slow
 def test_test_is_scored_later_by_the_model_that_was_kept(
     tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

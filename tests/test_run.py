@@ -191,6 +191,7 @@ def test_a_finished_run_in_a_read_only_folder_is_skipped(quick, tmp_path: Path) 
             folder.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_said_and_force_repeats_it(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=1")
     whole = run(experiment, tmp_path)
@@ -252,6 +253,7 @@ def test_a_record_outside_a_store_has_no_model(quick, tmp_path: Path) -> None:
         model_file(moved, outcome.record)
 
 
+@pytest.mark.slow
 def test_a_record_never_names_another_runs_model(quick, tmp_path: Path, monkeypatch) -> None:
     """Killed when the weights of a repetition are there and its record is not, or when the record
     is there and the old weights are not yet deleted."""
@@ -443,6 +445,7 @@ def test_a_checkpoint_names_files_that_are_there_whenever_power_fails(
     assert best_of(place_of(tmp_path, experiment).folder).exists()
 
 
+@pytest.mark.slow
 def test_an_unreadable_checkpoint_is_named(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=1")
     last = place_of(tmp_path, experiment).folder / "last.ckpt"

@@ -231,6 +231,7 @@ def unchanged(corpus, tiny_encoder) -> Vectors:
     return utterance_vectors(corpus, tiny_encoder, settings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGED)
 def test_other_settings_make_other_vectors(corpus, tiny_encoder, unchanged, name) -> None:
     other = utterance_vectors(corpus, tiny_encoder, settings(**{name: CHANGED[name]}))

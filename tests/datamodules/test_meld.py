@@ -195,6 +195,7 @@ def mirrored(rows):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is not in the order of")
 @pytest.mark.parametrize("order", [renumbered, swapped, mirrored])
 def test_no_id_ever_names_another_utterance(copy, order):
@@ -233,6 +234,7 @@ def test_damaged_text_is_named_for_what_it_is(copy, meld, damage, message):
     assert "counts" not in str(caught[-1].message)
 
 
+@pytest.mark.slow
 def test_an_edited_copy_is_no_official_one(copy, meld):
     path = copy / "meld" / "test_sent_emo.csv"
     data = path.read_text(encoding="utf-8")

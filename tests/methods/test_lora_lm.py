@@ -111,6 +111,7 @@ def test_only_adapters_are_trained_and_saved(config, small_demo, tmp_path) -> No
     assert adapted == projections
 
 
+@pytest.mark.slow
 def test_steps_are_the_same_whatever_the_micro_batch(config, small_demo, tmp_path) -> None:
     states = []
     for size in (8, 3):

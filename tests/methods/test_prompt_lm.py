@@ -229,6 +229,7 @@ def test_a_run_that_is_cut_off_pays_for_nothing_twice(few, tmp_path) -> None:
     assert len(hashes) == 1
 
 
+@pytest.mark.slow
 def test_settings_that_change_an_answer_are_asked_for_anew(few, tmp_path) -> None:
     with chat_server(answering) as running:
         config = with_server(running.url)

@@ -431,6 +431,7 @@ def test_dev_is_read_once_for_its_scores_and_its_loss(small_demo, config, tmp_pa
     assert trained.log.curves[-1]["dev/loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(small_demo, config, tmp_path) -> None:
     trained = fitted(SACLLSTM, replace(config, precision="bfloat16"), small_demo, tmp_path)
     losses = [epoch["train/loss"] for epoch in trained.log.curves]

@@ -324,6 +324,7 @@ def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path) -> No
     assert not any("queues" in name for name in saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -346,6 +347,7 @@ def test_it_trains_with_every_option(options, config, small_demo, tmp_path) -> N
     torch.testing.assert_close(sums, torch.ones(len(predicted.rows)))
 
 
+@pytest.mark.slow
 def test_dev_is_scored_with_centres_of_the_weights_it_scores(config, small_demo, tmp_path) -> None:
     trained = fitted(SPCL, config, small_demo, tmp_path)
     method, data = trained.method, trained.data
