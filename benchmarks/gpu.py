@@ -38,7 +38,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import time
@@ -52,7 +51,7 @@ from typing import Any
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.processes import end_with_parent, stop
-from erc_bench.files import last_line, temporary_name, write_atomically
+from erc_bench.files import last_line, replacing, temporary_name, write_atomically
 from erc_bench.leaderboard.tables import figure, markdown_table
 from erc_bench.progress import duration, say
 from erc_bench.records.schema import RecordError
@@ -244,9 +243,8 @@ class Session:
             copy = self.out / "leaderboard" / name
             if copy != path:
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                part = temporary_name(copy)
-                shutil.copyfile(path, part)
-                part.replace(copy)
+                with replacing(copy, temporary_name(copy)) as file:
+                    file.write(path.read_bytes())
 
     def report(self) -> None:
         """Write report.json and report.md anew."""
@@ -285,7 +283,7 @@ def results(root: Path) -> list[dict[str, Any]]:
                 "preset": record.preset,
                 "number": record.seed,
                 "split": "test",
-                "score": getattr(record.metrics.test, record.judged_by.name),
+                "score": record.metrics.test.score(record.judged_by),
                 "seconds": training.wall_seconds if training else None,
             }
         )

@@ -26,15 +26,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from safetensors import SafetensorError
 
+from erc_bench.corpus.conversation import Metric
 from erc_bench.corpus.source import CorpusSource
 from erc_bench.encoders.locating import download_bars
 from erc_bench.errors import ErcBenchError, listed
 from erc_bench.files import sha256_of
 from erc_bench.progress import say
 from erc_bench.records.corpora import find_corpus
-from erc_bench.records.fetching import ENCODER, RECORDS, SCHEME, WEIGHTS, explain_hub
+from erc_bench.records.fetching import ENCODER, ENCODER_ENDS, RECORDS, SCHEME, WEIGHTS, explain_hub
 from erc_bench.records.place import check_model, model_file
-from erc_bench.records.schema import Environment, ModelFile, Record
+from erc_bench.records.schema import Environment, Metrics, ModelFile, Record
 from erc_bench.records.store import read_record, run_name, write_record
 from erc_bench.settings.experiment import flat, stored_config
 from erc_bench.settings.registry import method_class
@@ -187,7 +188,7 @@ def _fill(folder: Path, path: Path, record: Record, weights: Path) -> None:
     # Tensors that share their memory are written each for itself.
     apart = {name: value.detach().clone().contiguous() for name, value in state.items()}
     save_file(apart, run / WEIGHTS, {"format": "pt"})
-    _copy_encoder(run / ENCODER, path, record, state)
+    _copy_encoder(weights.parent / ENCODER, run / ENCODER, path, record, state)
     model = ModelFile(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS))
     write_record(
         folder / "records" / place / path.name, msgspec.structs.replace(record, model=model)
@@ -205,8 +206,11 @@ def _fill(folder: Path, path: Path, record: Record, weights: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def _copy_encoder(target: Path, path: Path, record: Record, state: Mapping[str, Any]) -> None:
-    """Copy the encoder that was fine-tuned for a run's utterance vectors, if one was."""
+def _copy_encoder(
+    folder: Path, target: Path, path: Path, record: Record, state: Mapping[str, Any]
+) -> None:
+    """Copy the encoder that was fine-tuned for a run's utterance vectors, if one was: from beside
+    its weights, where they came from the hub, else from where it was trained."""
     from erc_bench.vectors import VectorMethod, VectorMethodConfig, encoder_folder
 
     config = stored_config(record.method, record.config, f"{path}, config")
@@ -217,8 +221,6 @@ def _copy_encoder(target: Path, path: Path, record: Record, state: Mapping[str, 
         and not config.features.path
     ):
         return
-    came_along = path.absolute().parents[3] / "runs" / record.dataset / record.method / path.stem
-    folder = came_along / ENCODER
     if not folder.is_dir():
         folder = encoder_folder(bytes(state["encoder_key"].tolist()))
     if not folder.is_dir():
@@ -227,28 +229,30 @@ def _copy_encoder(target: Path, path: Path, record: Record, state: Mapping[str, 
             f"there is no {folder}. Push from the machine of the training, copy that folder from "
             "it, or repeat the run with --force."
         )
-    shutil.copytree(folder, target, ignore=lambda _, names: [n for n in names if _left_out(n)])
 
+    def others(_: str, names: list[str]) -> list[str]:
+        return [name for name in names if not name.endswith(ENCODER_ENDS)]
 
-def _left_out(name: str) -> bool:
-    return not name.endswith((".json", ".txt", ".safetensors", ".model"))
+    shutil.copytree(folder, target, ignore=others)
 
 
 def model_card(record: Record, repo: str, source: CorpusSource | None) -> str:
     """The card of a run: what the hub shows, its figures in ``model-index``."""
     import yaml
 
-    test, judged = record.metrics.test, record.judged_by
-    figures = {judged.title: test.score(judged)}
-    figures |= {"weighted-F1": test.weighted_f1, "macro-F1": test.macro_f1}
-    figures["accuracy"] = test.accuracy
+    judged, dev = record.judged_by, record.metrics.dev
+    figures = _figures(record.metrics.test, judged)
+    on_dev = _figures(dev, judged) if dev is not None else {}
     title = f"{record.method} on {record.dataset}, seed {record.seed}"
-    kinds = {"accuracy": "accuracy"}
     result = {
         "task": {"type": "text-classification", "name": "Emotion recognition in conversation"},
         "dataset": {"type": record.dataset, "name": record.dataset, "split": "test"},
         "metrics": [
-            {"type": kinds.get(name, "f1"), "name": f"{name}, percent", "value": round(value, 2)}
+            {
+                "type": "accuracy" if name == "accuracy" else "f1",
+                "name": f"{name}, percent",
+                "value": round(value, 2),
+            }
             for name, value in figures.items()
         ],
     }
@@ -261,7 +265,8 @@ def model_card(record: Record, repo: str, source: CorpusSource | None) -> str:
     rows = {"method": record.method, **_facts(record, source)}
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
     scores = "\n".join(
-        f"| {name} | {value:.2f} |{_dev(record, name)}" for name, value in figures.items()
+        f"| {name} | {value:.2f} | {f'{on_dev[name]:.2f} ' if name in on_dev else ''}|"
+        for name, value in figures.items()
     )
     licence = source.licence if source is not None else "not known here"
     return f"""---
@@ -295,13 +300,14 @@ the corpus is in this repository: the record holds ids of utterances, classes an
 """
 
 
-def _dev(record: Record, name: str) -> str:
-    """The cell of a figure on dev."""
-    dev = record.metrics.dev
-    if dev is None:
-        return " |"
-    known = {"weighted-F1": dev.weighted_f1, "macro-F1": dev.macro_f1, "accuracy": dev.accuracy}
-    return f" {known[name] if name in known else dev.score(record.judged_by):.2f} |"
+def _figures(metrics: Metrics, judged: Metric) -> dict[str, float]:
+    """The figures of a split by their names, the corpus's own first."""
+    return {
+        judged.title: metrics.score(judged),
+        "weighted-F1": metrics.weighted_f1,
+        "macro-F1": metrics.macro_f1,
+        "accuracy": metrics.accuracy,
+    }
 
 
 def _code(where: Environment) -> str:

@@ -16,6 +16,7 @@ from erc_bench.errors import ErcBenchError, nearest
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import facts_of, slices
 from erc_bench.progress import duration
+from erc_bench.records.corpora import load_corpus_of
 from erc_bench.records.schema import (
     Described,
     Encoder,
@@ -357,22 +358,7 @@ def explain(
     """
     if worst < 1:
         raise ErcBenchError(f"--worst {worst} lists nothing: give 1 or more.")
-    digest = record.dataset_digest
-    if not digest:
-        raise damaged(path, "$.dataset_digest: it does not say which copy of the corpus it is of")
-    if source.name != record.dataset:
-        raise ErcBenchError(
-            f"--dataset names {source.name}, and {path} is a run on {record.dataset}. Name the "
-            "folder of that."
-        )
-    corpus = source.load(data_dir)
-    if corpus.digest != digest:
-        raise ErcBenchError(
-            f"The copy of {corpus.name} here is not the one of {path}: its digest is "
-            f"{corpus.digest[:12]}…, the record's {digest[:12]}…, so an id may name another "
-            "utterance. Name the other copy's folder with "
-            f"{'--data-dir' if source.loaded_by == source.name else '--dataset'}."
-        )
+    corpus = load_corpus_of(record, path, source, data_dir)
     if dialogue is not None:
         split, found = _find_dialogue(corpus, dialogue)
     predicted = _predicted(record, split, corpus, path)

@@ -157,21 +157,14 @@ def _run(
             f"{place.name} has scored test: --force --no-test would replace its record by one "
             "without. Leave one of them out, or take another --leaderboard-dir."
         )
-
-    def done() -> Record | Untested | None:
-        """What was finished before, as far as it is asked for."""
-        if force:
-            return None
-        return place.finished() or (place.untested() if no_test else None)
-
-    found = done()
+    found = None if force else place.done(no_test=no_test)
     if found is not None and place.is_tidy():
         return Outcome(found, place.done_file, skipped=True)
     with place.locked() as held:
         if force and place.done_file.exists():
             with contextlib.suppress(RecordError, OSError):
                 place.tidy_up()  # of the finished run: an interrupted repetition goes on
-        found = done()
+        found = None if force else place.done(no_test=no_test)
         if found is not None:
             place.tidy_up()
             return Outcome(found, place.done_file, skipped=True)

@@ -24,7 +24,7 @@ from erc_bench.leaderboard.page import environment, to_html
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
 from erc_bench.leaderboard.runs import Skipped, dialogues_of
 from erc_bench.progress import track
-from erc_bench.records.schema import Predictions, Record
+from erc_bench.records.schema import Predictions, Record, Training
 from erc_bench.records.store import read_record, run_name
 from erc_bench.settings.experiment import flat
 from erc_bench.settings.registry import confusable_labels
@@ -156,8 +156,7 @@ def has_later_stage(record: Record) -> bool:
     training, metric, dev = record.training, record.judged_by, record.metrics.dev
     if training is None or training.best_epoch is None or dev is None:
         return False
-    scored = {epoch.get("epoch"): epoch.get(f"dev/{metric.name}") for epoch in training.curves}
-    then = scored.get(training.best_epoch)
+    then = _by_epoch(training, f"dev/{metric.name}").get(training.best_epoch)
     return then is not None and abs(then - dev.score(metric)) > 0.01
 
 
@@ -172,13 +171,17 @@ def curves(record: Record) -> list[Curve]:
         (f"dev/{metric.name}", f"{metric.title} on dev, %"),
         ("train/loss", "loss"),
     ):
-        by_epoch = {
-            int(epoch.get("epoch") or i): epoch.get(name)
-            for i, epoch in enumerate(training.curves, 1)
-        }
+        by_epoch = _by_epoch(training, name)
         if any(value is not None for value in by_epoch.values()):
             found.append(_curve(title, by_epoch, training.best_epoch))
     return found
+
+
+def _by_epoch(training: Training, name: str) -> dict[int, float | None]:
+    """A figure by epoch, counted from 1."""
+    return {
+        int(epoch.get("epoch") or i): epoch.get(name) for i, epoch in enumerate(training.curves, 1)
+    }
 
 
 def _curve(title: str, by_epoch: dict[int, float | None], selected: int | None) -> Curve:

@@ -9,9 +9,8 @@ from typing import Literal
 import numpy as np
 
 from erc_bench.corpus.conversation import Corpus
-from erc_bench.errors import ErcBenchError
 from erc_bench.leaderboard.published import read_published
-from erc_bench.records.corpora import find_corpus
+from erc_bench.records.corpora import find_corpus, load_corpus_of
 from erc_bench.records.store import find_record, read_record
 
 Split = Literal["test", "dev"]
@@ -50,13 +49,7 @@ def vectors_of_run(root: Path, run: str, split: Split, data_dir: Path | None = N
 
     path = find_record(root, run)
     record = read_record(path)
-    corpus = find_corpus(record.dataset, root).load(data_dir)
-    if corpus.digest != record.dataset_digest:
-        raise ErcBenchError(
-            f"The copy of {corpus.name} here is not the one that {path} was trained on: its digest "
-            f"is {corpus.digest[:12]}…, the record's {record.dataset_digest[:12]}…. Name the "
-            "other copy's folder with --data-dir."
-        )
+    corpus = load_corpus_of(record, path, find_corpus(record.dataset, root), data_dir)
     model = Model(path, record)
     labelled, gold = _labels(corpus, split)
     states = model.states(corpus.dialogues(split)).numpy()[labelled]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from erc_bench.corpus.conversation import Corpus
 from erc_bench.corpus.source import CorpusSource
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import write_atomically
+from erc_bench.records.schema import Record, damaged
 from erc_bench.settings.registry import corpus_names, corpus_source, is_own_corpus
 
 
@@ -51,3 +53,36 @@ def find_corpus(name: str, root: Path) -> CorpusSource:
             "of the right one with --dataset."
         )
     return source
+
+
+def load_corpus_of(
+    record: Record, path: Path, source: CorpusSource, data_dir: Path | None
+) -> Corpus:
+    """The very corpus that a run was made on.
+
+    Args:
+        record: of the run.
+        path: the record's file.
+        source: its corpus.
+        data_dir: where the corpora are, before the usual places.
+
+    Raises:
+        ErcBenchError: the record does not say which copy it is of, or the one here is another.
+    """
+    digest = record.dataset_digest
+    if not digest:
+        raise damaged(path, "$.dataset_digest: it does not say which copy of the corpus it is of")
+    if source.name != record.dataset:
+        raise ErcBenchError(
+            f"--dataset names {source.name}, and {path} is a run on {record.dataset}. Name the "
+            "folder of that."
+        )
+    corpus = source.load(data_dir)
+    if corpus.digest != digest:
+        raise ErcBenchError(
+            f"The copy of {corpus.name} here is not the one of {path}: its digest is "
+            f"{corpus.digest[:12]}…, the record's {digest[:12]}…, so an id may name another "
+            "utterance. Name the other copy's folder with "
+            f"{'--data-dir' if source.loaded_by == source.name else '--dataset'}."
+        )
+    return corpus

@@ -22,12 +22,15 @@ WEIGHTS = "model.safetensors"
 ENCODER = "encoder"
 """The folder in a run's folder there of the encoder that was fine-tuned for its vectors."""
 
+ENCODER_ENDS = (".json", ".txt", ".safetensors", ".model")
+"""Endings of the files of such an encoder; others are neither pushed nor fetched."""
+
 RECORDS = ["records/*/*/*.json"]
 """What is fetched to read a run's record."""
 
 MODEL = [
     f"runs/*/*/*/{WEIGHTS}",
-    *(f"runs/*/*/*/{ENCODER}/*.{end}" for end in ("json", "txt", "safetensors", "model")),
+    *(f"runs/*/*/*/{ENCODER}/*{end}" for end in ENCODER_ENDS),
 ]
 """What is fetched to load its model: its weights, and the encoder of its utterance vectors."""
 

@@ -155,6 +155,15 @@ class Place:
         found = read_untested(self.untested_file)
         return found if self.identity.is_of(found) else None
 
+    def done(self, *, no_test: bool) -> Record | Untested | None:
+        """What this very run has left, as far as it is asked for: its record, or where test is not
+        to be scored also what stands in its place.
+
+        Raises:
+            RecordError: a file stands there that is none.
+        """
+        return self.finished() or (self.untested() if no_test else None)
+
     def is_interrupted(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         return (self.folder / LAST).exists()
