@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import signal
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,6 +35,9 @@ BEAT_SECONDS = 20.0
 
 LOCK_SECONDS = 0.2
 """How long a lock is waited for: whoever looks whether a folder is held has it for less."""
+
+EMPTY_SECONDS = 5.0
+"""How long a lease may be empty. Its process writes it as soon as it has made it, if it lives."""
 
 WITHOUT_FLOCK = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
 """Numbers of the errors of a filesystem that has no ``flock``."""
@@ -119,6 +123,7 @@ def is_held(folder: Path) -> bool:
     try:
         with _flock(folder, False, seconds=0):
             if leased:
+                _remove_empty(folder / "lease")
                 with _watched.setdefault(folder, _lease(folder)).acquire(timeout=0):
                     del _watched[folder]
             return False
@@ -185,11 +190,32 @@ def _take(lease: SoftFileLease, patient: bool) -> None:
     )
     seen = _touched(lease)
     while True:
+        _remove_empty(Path(lease.lock_file))
         with contextlib.suppress(Timeout):
             lease.acquire(timeout=1, poll_interval=0.5)
             return
         if not patient and _touched(lease) not in (seen, None):
             raise HeldError(holder(folder))
+
+
+_empty: dict[Path, tuple[tuple[int, int], float]] = {}
+"""The leases that were found empty: which file it was, and when it was first seen."""
+
+
+def _remove_empty(lease: Path) -> None:
+    """Remove a lease that has been empty for :data:`EMPTY_SECONDS`: its process was killed between
+    making and writing it. ``filelock`` would take it for held for ever."""
+    with contextlib.suppress(OSError):
+        file, now = lease.stat(), time.monotonic()
+        mark = file.st_ino, file.st_mtime_ns
+        known, since = _empty.get(lease, (None, now))
+        if file.st_size:
+            _empty.pop(lease, None)
+        elif known != mark:
+            _empty[lease] = mark, now
+        elif now - since >= EMPTY_SECONDS:
+            lease.unlink()
+            del _empty[lease]
 
 
 def _touched(lease: SoftFileLease) -> int | None:

@@ -576,7 +576,9 @@ def test_kill_9_at_fifty_random_moments(planned, tmp_path: Path) -> None:
                 killed += kill_at_random(
                     grids[-1], chance, min(chance.randint(3, 8), 49 - killed), look
                 )
-            status = grids[-1].wait(300)
+            status = None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = grids[-1].wait(240)
             assert status in (0, 1, -signal.SIGKILL), said.read_text()
         look()
         for job, other in zip(jobs, untroubled, strict=True):

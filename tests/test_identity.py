@@ -168,6 +168,26 @@ def test_two_packages_that_bring_one_name_are_an_error(monkeypatch) -> None:
         registry._points.cache_clear()
 
 
+def test_the_package_of_a_method_is_known_in_another_folder_too(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """An installation may be found by a relative search path, as ``python -c`` has one."""
+    package = tmp_path / "here" / "relative-1.5.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: relative\nVersion: 1.5\n")
+    (package / "entry_points.txt").write_text("[erc_bench.methods]\nrelative = json:JSONDecoder\n")
+    monkeypatch.chdir(package.parent)
+    monkeypatch.syspath_prepend("")
+    registry._points.cache_clear()
+    try:
+        assert "relative" in registry.method_names()
+        monkeypatch.chdir(tmp_path)
+        assert registry.plugin("relative") == {"distribution": "relative", "version": "1.5"}
+    finally:
+        monkeypatch.undo()
+        registry._points.cache_clear()
+
+
 def test_the_record_names_model_plugin_and_corpus(encoder: Path, tmp_path: Path) -> None:
     record = to_json(run(experiment(encoder), tmp_path / "lb").record)
     assert set(record["model"]) == {"file", "sha256"}

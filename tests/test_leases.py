@@ -156,6 +156,30 @@ def test_a_process_of_this_machine_that_was_killed_is_missed_at_once(tmp_path: P
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.parametrize("ask", ["take", "look"])
+def test_a_lease_that_was_never_written_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    """A process was killed after it had made the file, and before it wrote into it."""
+    monkeypatch.setattr(leases, "EMPTY_SECONDS", 0.5)
+    (tmp_path / "lease").touch()
+    (tmp_path / "lock").touch()
+    if ask == "look":
+        assert is_held(tmp_path)
+        deadline = time.monotonic() + 20
+        while is_held(tmp_path):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    begun = time.monotonic()
+    with hold(tmp_path) as held:
+        held.check()
+        time.sleep(1)
+        assert is_held(tmp_path)
+        held.check()
+    assert time.monotonic() - begun < 10
+    assert not is_held(tmp_path)
+
+
 @pytest.mark.slow
 def test_who_was_stopped_for_too_long_learns_that_the_lease_is_lost(
     tmp_path: Path, quickly: None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
@@ -30,46 +31,59 @@ CORPORA = "erc_bench.datamodules"
 EXECUTORS = "erc_bench.executors"
 
 
+@dataclass(frozen=True)
+class _Plugin:
+    """What a package brings."""
+
+    point: EntryPoint
+    package: dict[str, str]
+    """Its name (``distribution``) and version, read at once: on a relative search path they can't
+    be read from another folder later."""
+
+
 @cache
-def _points(group: str) -> dict[str, EntryPoint]:
-    """Entry points of a group by name.
+def _points(group: str) -> dict[str, _Plugin]:
+    """What all packages bring to a group, by name.
 
     Raises:
         ErcBenchError: two packages bring something of one name.
     """
-    points: dict[str, EntryPoint] = {}
+    plugins: dict[str, _Plugin] = {}
     for point in entry_points(group=group):
-        other = points.setdefault(point.name, point)
-        if other.value != point.value or _brought_by(other) != _brought_by(point):
+        found = _Plugin(point, _package(point))
+        other = plugins.setdefault(point.name, found)
+        if (other.point.value, other.package) != (point.value, found.package):
             both = " and ".join(
-                f"{p.value} of {' '.join(_brought_by(p).values())}" for p in (other, point)
+                f"{p.point.value} of {' '.join(p.package.values())}" for p in (other, found)
             )
             raise ErcBenchError(
                 f"Two packages bring {point.name!r} ({group}): {both}. Uninstall one of them, or "
                 "have its author rename it."
             )
-    return points
+    return plugins
 
 
-def _brought_by(point: EntryPoint) -> dict[str, str]:
-    dist = point.dist
-    return {"distribution": dist.name if dist else "?", "version": dist.version if dist else "?"}
+def _package(point: EntryPoint) -> dict[str, str]:
+    # A damaged installation has neither.
+    name, version = (point.dist.name, point.dist.version) if point.dist else (None, None)
+    return {"distribution": name or "?", "version": version or "?"}
 
 
 def plugin(method: str) -> dict[str, str]:
     """Name and version of the ``distribution`` that brings a method."""
-    return _brought_by(_points(METHODS)[method])
+    return _points(METHODS)[method].package
 
 
 def _load(group: str, kind: str, name: str) -> Any:
     points = _points(group)
     if name not in points:
         raise ErcBenchError(f"There is no {kind} {name!r}." + did_you_mean(name, points))
+    point = points[name].point
     try:
-        return points[name].load()
+        return point.load()
     except (ImportError, AttributeError) as error:
         raise ErcBenchError(
-            f"The {kind} {name!r} is registered as {points[name].value}, which can't be loaded: "
+            f"The {kind} {name!r} is registered as {point.value}, which can't be loaded: "
             f"{error}. Reinstall the package that brings it."
         ) from error
 
@@ -82,7 +96,7 @@ def method_names() -> list[str]:
 def method_name(kind: type) -> str:
     """The name of a method by its class; "" where it is not registered."""
     value = f"{kind.__module__}:{kind.__qualname__}"
-    return next((name for name, point in _points(METHODS).items() if point.value == value), "")
+    return next((name for name, p in _points(METHODS).items() if p.point.value == value), "")
 
 
 def method_class(name: str) -> type[ErcMethod]:
@@ -153,8 +167,9 @@ def executor_class(name: str) -> Any:
 
 def own_modules() -> list[str]:
     """Modules of the methods and corpora that come with the suite."""
-    modules = [point.module for group in (METHODS, CORPORA) for point in _points(group).values()]
-    return sorted({module for module in modules if module.startswith("erc_bench.")})
+    plugins = [plugin for group in (METHODS, CORPORA) for plugin in _points(group).values()]
+    modules = {plugin.point.module for plugin in plugins}
+    return sorted(module for module in modules if module.startswith("erc_bench."))
 
 
 def experiment_file(name: str) -> Path:
@@ -162,7 +177,7 @@ def experiment_file(name: str) -> Path:
     points = _points(METHODS)
     if name not in points:
         raise ErcBenchError(f"There is no method {name!r}." + did_you_mean(name, points))
-    module = importlib.util.find_spec(points[name].module)
+    module = importlib.util.find_spec(points[name].point.module)
     beside = Path(module.origin).parent if module and module.origin else Path()
     packaged = Path(str(resources.files("erc_bench.experiments")))
     for folder in (beside, packaged):
