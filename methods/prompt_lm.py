@@ -34,10 +34,11 @@ from erc_bench.method import (
     MethodConfig,
     Reader,
 )
-from erc_bench.method.config import at_least, unhashed
+from erc_bench.method.config import added_later, at_least, unhashed
 from erc_bench.progress import Stopwatch, track
 from erc_bench.training.environment import device_name
 from erc_bench.training.precision import choose_precision
+from erc_bench.vectors import FeatureConfig, utterance_vectors, vectors_identity
 
 from .answers import Answer, AnswerFile, Patience, Server, checked_url, key_of, named_label
 from .language_models import (
@@ -62,6 +63,12 @@ LEAST_PROMPTS = 3
 EXAMPLE_TURNS = 4
 """Past turns of an example at most."""
 
+FROZEN = FeatureConfig(epochs=0)
+"""The vectors by which the nearest examples are found: of an encoder as it is."""
+
+NEAREST_TURNS = 256
+"""Turns whose nearest examples are found at a time; it changes nothing but the memory."""
+
 SURE = 20.0
 """The logit of the label that a written answer names; the others have 0."""
 
@@ -80,6 +87,8 @@ class PromptLMConfig(MethodConfig):
     names: Literal["real", "masked"] = "real"  # masked: Speaker 1, Speaker 2
     also_masked: bool = True  # in a run ask the first prompt once more with masked names
     examples: int = 0  # shown before the question: turns of train, drawn by the seed
+    # encoder: each turn is shown the examples nearest to it; "" = all turns the same ones
+    nearest: str = added_later("")
     window: int = 12  # past turns at most
     max_len: int = 2048  # tokens of a prompt at most; not of a server's
     temperature: float = 0.0  # of a server; 0 = the most probable token
@@ -100,6 +109,11 @@ class PromptLMConfig(MethodConfig):
         at_least(self, 0, "price_in", "price_out")
         at_least(self, 1, "max_tokens", "at_once", "timeout")
         at_least(self, 16, "max_len")
+        if self.nearest and not self.examples:
+            raise ErcBenchError(
+                f"The setting nearest={self.nearest} chooses examples, but examples=0 shows none. "
+                "Set examples=5, say."
+            )
         if self.base_url:
             self.base_url = checked_url(self.base_url)
         if len(set(self.prompts)) < LEAST_PROMPTS or len(set(self.prompts)) < len(self.prompts):
@@ -119,6 +133,17 @@ class Asked:
     """Its number in the settings."""
     masked: bool
     """Whether the speakers' names are masked."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one turn."""
+
+    way: Asked
+    turns: Sequence[Turn]
+    """The turn, behind those before it."""
+    shown: tuple[int, ...]
+    """Which of the examples stand before it."""
 
 
 class TargetReader(Reader):
@@ -153,6 +178,7 @@ class PromptLM(ErcMethod):
         self.logits: dict[int, Tensor] = {}
         # The examples from train as JSON, so that a model that is loaded again shows the same.
         self.register_buffer("shown", torch.zeros(0, dtype=torch.uint8))
+        self.example_vectors = torch.zeros(0, 0)  # of length 1, where the nearest are shown
         if config.base_url:
             return
         self.tokenizer = model_tokenizer(config.encoder)
@@ -165,11 +191,17 @@ class PromptLM(ErcMethod):
 
     @classmethod
     def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
-        """The model on this machine and its weights; of a server what is known of it."""
+        """The model on this machine and its weights, of a server what is known of it; and the
+        encoder that chooses examples."""
         assert isinstance(config, PromptLMConfig)
-        if not config.base_url:
-            return model_identity(config.encoder)
         known = [config.base_url, config.encoder, config.revision]
+        if not config.base_url:
+            identity = model_identity(config.encoder)
+            if not config.nearest:
+                return identity
+            known = [identity["digest"]]
+        if config.nearest:
+            known.append(vectors_identity(config.nearest, FROZEN)["digest"])
         return {"name": config.encoder, "digest": key_of(known)}
 
     # --- asking
@@ -178,7 +210,7 @@ class PromptLM(ErcMethod):
         """Ask about every labelled turn of dev and test, or of the dialogues to predict."""
         in_a_run = "train" in data.splits
         if in_a_run:
-            self._draw_examples(data)
+            self._keep_examples(data)
         config = self.config
         masked = config.names == "masked"
         asked = [Asked(0, masked)]
@@ -192,17 +224,58 @@ class PromptLM(ErcMethod):
             for dialogue in data.corpus.dialogues(split)
             for i in dialogue.labelled
         ]
-        questions = [self._question(way, dialogue, i) for way in asked for dialogue, i in turns]
+        rows = torch.cat([data.rows(split) for split in splits])
+        shown = self._shown(data, rows)
+        questions = [
+            Question(way, window(dialogue.utterances, i, config.window, masked=way.masked), of_turn)
+            for way in asked
+            for (dialogue, i), of_turn in zip(turns, shown, strict=True)
+        ]
         answers = (self._of_server if config.base_url else self._of_model)(questions, data.seed)
         by_way = [answers[n : n + len(turns)] for n in range(0, len(answers), len(turns))]
-        rows = torch.cat([data.rows(split) for split in splits])
         logits = torch.tensor([self._logits(answer) for answer in by_way[0]])
         self.logits = dict(zip(rows.tolist(), logits, strict=True))
         if in_a_run:
-            self._note(data, splits, asked, by_way)
+            self._note(data, splits, asked, by_way, shown)
 
-    def _draw_examples(self, data: ErcDataModule) -> None:
-        """Choose the examples: labels in turn, of each its turns in an order drawn by the seed."""
+    def _keep_examples(self, data: ErcDataModule) -> None:
+        """Keep the examples: all of train where each turn is shown those nearest to it."""
+        if self.config.nearest:
+            vectors = self._vectors(data)[data.rows("train")]
+            # Of one text with one label, the first is enough.
+            told = [
+                self._example(dialogue, i)
+                for dialogue in data.corpus.dialogues("train")
+                for i in dialogue.labelled
+            ]
+            first = {(e["real"][-1][1], e["label"]): n for n, e in reversed([*enumerate(told)])}
+            numbers = sorted(first.values())
+            examples, self.example_vectors = [told[n] for n in numbers], vectors[numbers]
+        else:
+            examples = self._drawn_examples(data)
+        written = json.dumps(examples).encode()
+        self.shown = torch.tensor(list(written), dtype=torch.uint8, device=self.shown.device)
+
+    def _vectors(self, data: ErcDataModule) -> Tensor:
+        """A vector of length 1 for each turn of the corpus ``(rows, d)``."""
+        vectors = utterance_vectors(data.corpus, self.config.nearest, FROZEN).vectors
+        return torch.nn.functional.normalize(vectors, dim=1)
+
+    def _shown(self, data: ErcDataModule, rows: Tensor) -> list[tuple[int, ...]]:
+        """Which examples are shown to each turn of some rows; the nearest one comes last."""
+        count = len(self._examples())
+        if not self.config.nearest:
+            return [tuple(range(count))] * len(rows)
+        own, most = self._vectors(data)[rows], min(self.config.examples, count)
+        found: list[tuple[int, ...]] = []
+        for part in own.split(NEAREST_TURNS):
+            nearness = part @ self.example_vectors.T.to(part)
+            order = nearness.sort(dim=1, descending=True, stable=True).indices[:, :most]
+            found += map(tuple, order.flip(1).tolist())
+        return found
+
+    def _drawn_examples(self, data: ErcDataModule) -> list[dict[str, Any]]:
+        """Labels in turn, of each its turns in an order drawn by the seed."""
         rng = np.random.default_rng(data.seed)
         of_label: dict[int, list[tuple[Dialogue, int]]] = {}
         for dialogue in data.corpus.dialogues("train"):
@@ -214,8 +287,7 @@ class PromptLM(ErcMethod):
             for queue in (queues[n] for n in rng.permutation(len(queues))):
                 if queue and len(drawn) < self.config.examples:
                     drawn.append(self._example(*queue.pop()))
-        written = json.dumps(drawn).encode()
-        self.shown = torch.tensor(list(written), dtype=torch.uint8, device=self.shown.device)
+        return drawn
 
     def _example(self, dialogue: Dialogue, i: int) -> dict[str, Any]:
         past = min(self.config.window, EXAMPLE_TURNS)
@@ -232,14 +304,21 @@ class PromptLM(ErcMethod):
     def _examples(self) -> list[dict[str, Any]]:
         return json.loads(bytes(self.shown.tolist()) or b"[]")
 
-    def _question(self, way: Asked, dialogue: Dialogue, i: int) -> tuple[Asked, list[Turn]]:
-        return way, window(dialogue.utterances, i, self.config.window, masked=way.masked)
+    def _before(
+        self, questions: Sequence[Question]
+    ) -> dict[tuple[Asked, tuple[int, ...]], list[Message]]:
+        """What stands before each question: the instruction and the examples."""
+        examples = self._examples()
+        every = dict.fromkeys((question.way, question.shown) for question in questions)
+        return {
+            (way, shown): self._instructions(way, [examples[n] for n in shown])
+            for way, shown in every
+        }
 
-    def _before(self, way: Asked) -> list[Message]:
-        """What stands before the question: the instruction and the examples."""
+    def _instructions(self, way: Asked, examples: Sequence[Mapping[str, Any]]) -> list[Message]:
         prompt, names = self.prompts[way.prompt], self.labels.names
         messages = prompt.system(names)
-        for example in self._examples():
+        for example in examples:
             turns = [Turn(*turn) for turn in example["masked" if way.masked else "real"]]
             answer = prompt.answer(names[example["label"]])
             messages += [
@@ -248,7 +327,7 @@ class PromptLM(ErcMethod):
             ]
         return messages
 
-    def _of_server(self, questions: Sequence[tuple[Asked, list[Turn]]], seed: int) -> list[Answer]:
+    def _of_server(self, questions: Sequence[Question], seed: int) -> list[Answer]:
         config = self.config
         decoding: dict[str, Any] = {
             "temperature": config.temperature,
@@ -257,12 +336,13 @@ class PromptLM(ErcMethod):
             **config.request,
         }
         decoding = {name: value for name, value in decoding.items() if value is not None}
-        before = {way: self._before(way) for way, _ in questions}
+        before = self._before(questions)
         bodies = {}
         keys = []
-        for way, turns in questions:
-            asked = self.prompts[way.prompt].user(turns, self.labels.names)
-            body = {"model": config.encoder, "messages": [*before[way], asked], **decoding}
+        for question in questions:
+            asked = self.prompts[question.way.prompt].user(question.turns, self.labels.names)
+            messages = [*before[question.way, question.shown], asked]
+            body = {"model": config.encoder, "messages": messages, **decoding}
             keys.append(key_of(config.base_url, config.revision, body))
             bodies[keys[-1]] = body
         patience = Patience(config.at_once, config.timeout, config.retries, config.wait)
@@ -270,28 +350,30 @@ class PromptLM(ErcMethod):
         kept = AnswerFile([config.base_url, config.encoder, config.revision])
         return self._known_or_new(keys, kept, bodies, server.ask)
 
-    def _of_model(self, questions: Sequence[tuple[Asked, list[Turn]]], seed: int) -> list[Answer]:
+    def _of_model(self, questions: Sequence[Question], seed: int) -> list[Answer]:
         config = self.config
-        before = {way: self._before(way) for way, _ in questions}
+        before = self._before(questions)
         answers = {
             way: [
                 self.chat.answer_ids(self.prompts[way.prompt].answer(label))
                 for label in self.labels.names
             ]
-            for way in before
+            for way in dict.fromkeys(question.way for question in questions)
         }
         dtype = next(self.model.parameters()).dtype
         place = [device_name(), str(dtype), torch.__version__, transformers.__version__]
         source = [model_identity(config.encoder)["digest"], tokenizer_identity(config.encoder)]
         prompts: dict[str, tuple[Asked, list[int]]] = {}
         keys = []
-        for way, turns in track(questions, "Writing the prompts"):
-            prompt = self.prompts[way.prompt]
+        for question in track(questions, "Writing the prompts"):
+            way = question.way
 
-            def messages(turns: Sequence[Turn], way: Asked = way, prompt: Any = prompt) -> Any:
-                return [*before[way], prompt.user(turns, self.labels.names)]
+            def messages(turns: Sequence[Turn], question: Question = question) -> Any:
+                prompt = self.prompts[question.way.prompt]
+                shown = before[question.way, question.shown]
+                return [*shown, prompt.user(turns, self.labels.names)]
 
-            ids = fitting(messages, turns, self.chat, config.max_len)
+            ids = fitting(messages, question.turns, self.chat, config.max_len)
             keys.append(key_of(place, ids, answers[way]))
             prompts[keys[-1]] = way, ids
 
@@ -368,11 +450,13 @@ class PromptLM(ErcMethod):
 
     def saved_state(self) -> dict[str, Tensor]:
         """The examples that were shown; not the model, which many runs have in common."""
-        return {"shown": self.shown}
+        near = {"example_vectors": self.example_vectors} if self.config.nearest else {}
+        return {"shown": self.shown, **near}
 
     def load_saved_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over the examples."""
         self.shown = state["shown"].to(self.shown.device)
+        self.example_vectors = state.get("example_vectors", self.example_vectors).cpu()
 
     # --- what the record says
 
@@ -390,6 +474,7 @@ class PromptLM(ErcMethod):
         splits: Sequence[str],
         asked: Sequence[Asked],
         by_way: Sequence[Sequence[Answer]],
+        shown: Sequence[tuple[int, ...]],
     ) -> None:
         """Keep what the record and the file of answers say."""
         config, names = self.config, self.labels.names
@@ -397,6 +482,7 @@ class PromptLM(ErcMethod):
         starts = dict(zip(splits, np.cumsum([0, *sizes]).tolist(), strict=False))
         scores: dict[tuple[str, Asked], dict[str, float]] = {}
         self.lines = []
+        example_ids = [example["id"] for example in self._examples()]
         for way, answers in zip(asked, by_way, strict=True):
             classes = torch.tensor([self._class(answer) for answer in answers])
             for split, size in zip(splits, sizes, strict=True):
@@ -412,9 +498,14 @@ class PromptLM(ErcMethod):
                     **{name: round(figures[name], 4) for name in shares},
                     "no_answer": round(figures.get("no_answer", 0.0), 4),
                 }
-                for row, answer, label in zip(
-                    rows.tolist(), answers[of_split], classes[of_split].tolist(), strict=True
+                for row, answer, label, examples in zip(
+                    rows.tolist(),
+                    answers[of_split],
+                    classes[of_split].tolist(),
+                    shown[of_split],
+                    strict=True,
                 ):
+                    near = {"examples": [example_ids[n] for n in examples]}
                     line = {
                         "split": split,
                         "id": data.ids[row],
@@ -427,6 +518,7 @@ class PromptLM(ErcMethod):
                         "completion_tokens": answer.completion_tokens,
                         "seconds": answer.seconds,
                         "likelihoods": answer.likelihoods,
+                        **(near if config.nearest else {}),
                     }
                     self.lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         headline, every = by_way[0], [answer for answers in by_way for answer in answers]
@@ -438,7 +530,8 @@ class PromptLM(ErcMethod):
             "prompts": [{"name": prompt.name, "sha256": prompt.digest} for prompt in self.prompts],
             "names": config.names,
             "decoding": self._decoding(),
-            "examples": [example["id"] for example in self._examples()],
+            "examples": [] if config.nearest else example_ids,
+            **({"nearest": self._nearest()} if config.nearest else {}),
             "examples_from": "train",
             "window": config.window,
             "paraphrases": {
@@ -455,6 +548,10 @@ class PromptLM(ErcMethod):
         if config.names == "real" and masked in asked:
             told["masked"] = {split: scores[split, masked] for split in splits}
         self.told = told
+
+    def _nearest(self) -> dict[str, Any]:
+        """How many examples a turn is shown, and by whose vectors they are found."""
+        return {"shown": self.config.examples} | vectors_identity(self.config.nearest, FROZEN)
 
     def _decoding(self) -> dict[str, Any]:
         config = self.config

@@ -238,7 +238,10 @@ class Prompting(Part, frozen=True, kw_only=True):
     """Whether the speakers' names were ``masked``."""
     decoding: dict[str, Any] = {}
     examples: list[str] = []
-    """Ids of the utterances that were shown with their labels."""
+    """Ids of the utterances that were shown with their labels, if all turns were shown the same."""
+    nearest: dict[str, Any] = {}
+    """Otherwise how many were ``shown`` to each turn, and ``name`` and ``digest`` of the encoder by
+    whose vectors the nearest were found."""
     examples_from: str = "train"
     window: Count | None = None
     """Past turns at most."""

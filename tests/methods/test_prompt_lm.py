@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import socket
@@ -29,6 +30,7 @@ from erc_bench.settings import registry
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.training.checkpoints import load_checkpoint
 from erc_bench.training.train import Trained, prepare, train
+from erc_bench.vectors import FeatureConfig, utterance_vectors
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +142,62 @@ def test_examples_are_drawn_by_the_seed_from_all_labels(few, tiny_causal, tmp_pa
     for seed in (1, 2):
         config = PromptLMConfig(encoder=tiny_causal, examples=7, max_len=900, also_masked=False)
         method = PromptLM(config, few.labels)
-        method._draw_examples(ErcDataModule(few, method, seed=seed))
-        drawn[seed] = method._examples()
+        drawn[seed] = method._drawn_examples(ErcDataModule(few, method, seed=seed))
         labels = [example["label"] for example in drawn[seed]]
         there = {u.label for u in labelled(few, "train")}
         assert len(set(labels)) == min(7, len(there))
     assert drawn[1] != drawn[2]
+
+
+def test_each_turn_is_shown_the_examples_nearest_to_it(
+    few, tiny_causal, tiny_encoder, tmp_path
+) -> None:
+    """Against a plain loop over turns and examples."""
+    config = PromptLMConfig(
+        encoder=tiny_causal, examples=3, nearest=tiny_encoder, window=1, max_len=900, keep=False
+    )
+    trained = asked(config, few, tmp_path)
+    vectors = utterance_vectors(few, tiny_encoder, FeatureConfig(epochs=0)).vectors
+    ids = trained.data.ids
+    pool = {}
+    for row in trained.data.rows("train").tolist():
+        utterance = next(u for u in labelled(few, "train") if u.id == ids[row])
+        pool.setdefault((utterance.text, utterance.label), row)
+    lines = [json.loads(x) for x in trained.method.run_files()["answers.jsonl"].splitlines()]
+    rows = [row for split in ("dev", "test") for row in trained.data.rows(split).tolist()]
+    assert [x["id"] for x in lines[: len(rows)]] == [ids[row] for row in rows]
+    for row, line in zip(rows, lines, strict=False):
+        near = [torch.cosine_similarity(vectors[row], vectors[n], dim=0) for n in pool.values()]
+        threshold = sorted(near)[-3] - 1e-6
+        at_least = {ids[n] for n, value in zip(pool.values(), near, strict=True)
+                    if value >= threshold}  # fmt: skip
+        assert len(line["examples"]) == 3
+        assert set(line["examples"]) <= at_least
+        shown = [near[[ids[n] for n in pool.values()].index(name)] for name in line["examples"]]
+        assert all(a <= b + 1e-6 for a, b in itertools.pairwise(shown))  # the nearest comes last
+    assert len({tuple(line["examples"]) for line in lines}) > 5
+    record, _ = recorded(trained, config)
+    told = record.encoder.prompting
+    assert (told.examples, told.nearest["shown"]) == ([], 3)
+    plain = replace(config, nearest="", examples=0)
+    assert PromptLM.encoder_identity(config) != PromptLM.encoder_identity(plain)
+
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": trained.method.saved_state()}, path)
+    again = PromptLM(config, few.labels)
+    load_checkpoint(again, path)
+    only_test = Corpus.build("demo", few.labels, {"test": few.dialogues("test")})
+    prepare(again, ErcDataModule(only_test, again))
+    test = trained.data.rows("test").tolist()
+    torch.testing.assert_close(
+        torch.stack(list(again.logits.values())),
+        torch.stack([trained.method.logits[row] for row in test]),
+    )
+
+
+def test_nearest_examples_have_to_be_shown(tiny_encoder) -> None:
+    with pytest.raises(ErcBenchError, match="Set examples=5"):
+        PromptLMConfig(nearest=tiny_encoder)
 
 
 def test_answers_on_disk_are_not_asked_for_again(few, tiny_causal, tmp_path, monkeypatch) -> None:
