@@ -205,8 +205,8 @@ def _prompts(prompting: Prompting, metric: Metric) -> str:
     masked = (prompting.masked or {}).get("test")
     parts += [f"masked names {masked[metric.name]:.2f}"] if masked else []
     shown = f"; {len(prompting.examples)} examples" if prompting.examples else ""
-    if prompting.nearest:
-        shown = f"; the {prompting.nearest['shown']} nearest examples by {prompting.nearest['name']}"
+    if near := prompting.nearest:
+        shown = f"; the {near['shown']} examples nearest by {near['name']}"
     return f"{', '.join(parts)} ({metric.title} on test){shown}"
 
 
