@@ -307,7 +307,7 @@ def plan(
 ) -> tuple[list[Job], list[tuple[Experiment, str]]]:
     """The place of every run, and the runs that can't be done, with the reason.
 
-    Every corpus is read once, and every encoder's weights: a run is told by their contents.
+    Every corpus is read once, further ones too, and every encoder's weights: a run is told by their contents.
     """
     digests: dict[str, str] = {}
     missing: dict[str, str] = {}
@@ -326,8 +326,7 @@ def plan(
                 kind = experiment.method, experiment.corpus, experiment.hash
                 if kind not in known:  # which is the same for all seeds
                     with quiet_frameworks():
-                        digest = digests[experiment.corpus]
-                        known[kind] = identify(experiment, digest, options.get("data_dir"))
+                        known[kind] = identify(experiment, digests, options.get("data_dir"))
                 identity = known[kind]
                 jobs.append(Job(experiment, Place.of(root, experiment, identity), options))
                 continue

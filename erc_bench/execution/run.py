@@ -142,7 +142,7 @@ def _run(
     clock = Stopwatch()
     with quiet_frameworks():
         corpus = load_corpus(experiment.corpus, data_dir)
-    identity = identify(experiment, corpus.digest, data_dir)
+    identity = identify(experiment, {experiment.corpus: corpus.digest}, data_dir)
     place = Place.of(root, experiment, identity)
     if expected is not None and place != expected:
         raise ErcBenchError(
@@ -248,15 +248,28 @@ def load_corpus(dataset: str, data_dir: Path | None) -> Corpus:
     return corpus
 
 
-def identify(experiment: Experiment, corpus_digest: str, data_dir: Path | None) -> Identity:
-    """What tells a run from others of the same settings: the contents of what it reads."""
+def identify(
+    experiment: Experiment, digests: dict[str, str], data_dir: Path | None
+) -> Identity:
+    """What tells a run from others of the same settings: the contents of what it reads.
+
+    Args:
+        experiment: the run.
+        digests: of the corpora that were read, its own among them; further ones are added.
+        data_dir: where corpora are, before the usual places.
+    """
     kind = method_class(experiment.method)
     encoder = kind.encoder_identity(experiment.config)
-    further = {
-        name: corpus_source(name).load(data_dir).digest
-        for name in kind.further_corpora(experiment.config)
-    }
-    return Identity(corpus_digest, encoder["name"], encoder["digest"], further)
+    further = kind.further_corpora(experiment.config)
+    for name in further:
+        if name not in digests:
+            digests[name] = corpus_source(name).load(data_dir).digest
+    return Identity(
+        digests[experiment.corpus],
+        encoder["name"],
+        encoder["digest"],
+        {name: digests[name] for name in further},
+    )
 
 
 def build(

@@ -217,7 +217,7 @@ def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
     data_dir, again = job.options.get("data_dir"), job.options.get("force")
     with quiet_frameworks():
         corpus = load_corpus(experiment.corpus, data_dir)
-    if identify(experiment, corpus.digest, data_dir) != place.identity:
+    if identify(experiment, {experiment.corpus: corpus.digest}, data_dir) != place.identity:
         raise ErcBenchError(
             f"The corpus or the encoder of {place.name} are not those with which the search was "
             "begun. Give the command again."

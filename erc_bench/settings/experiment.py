@@ -14,7 +14,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from erc_bench.corpus.conversation import Metric
@@ -104,12 +105,17 @@ class Experiment:
 
 def method_sheet(method: str) -> dict[str, Any]:
     """The YAML file of a method: what is said of it, defaults, corpora, presets, variants,
-    space."""
+    space. It is not to be changed."""
+    path = experiment_file(method)
+    return _sheet(path, path.read_text(encoding="utf-8"))
+
+
+@cache
+def _sheet(path: Path, text: str) -> dict[str, Any]:
     import yaml
 
-    path = experiment_file(method)
     try:
-        sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sheet = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ErcBenchError(f"{path} is not valid YAML: {error}.") from error
     about = ("title", "paper", "family", "context", "trains", "gpu_memory_gib")
