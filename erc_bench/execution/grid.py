@@ -307,7 +307,8 @@ def plan(
 ) -> tuple[list[Job], list[tuple[Experiment, str]]]:
     """The place of every run, and the runs that can't be done, with the reason.
 
-    Every corpus is read once, further ones too, and every encoder's weights: a run is told by their contents.
+    Every corpus is read once, further ones too, and every encoder's weights: a run is told by
+    their contents.
     """
     digests: dict[str, str] = {}
     missing: dict[str, str] = {}

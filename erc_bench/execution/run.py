@@ -248,9 +248,7 @@ def load_corpus(dataset: str, data_dir: Path | None) -> Corpus:
     return corpus
 
 
-def identify(
-    experiment: Experiment, digests: dict[str, str], data_dir: Path | None
-) -> Identity:
+def identify(experiment: Experiment, digests: dict[str, str], data_dir: Path | None) -> Identity:
     """What tells a run from others of the same settings: the contents of what it reads.
 
     Args:
