@@ -94,10 +94,8 @@ def hold(folder: Path, *, patient: bool = False) -> Iterator[Hold]:
         _take(held.lease, patient)
         owner = folder / "owner.json"
         try:
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            described = {"host": platform.node(), "process": os.getpid(), "since": now}
             with contextlib.suppress(OSError):
-                owner.write_text(json.dumps(described))
+                owner.write_text(json.dumps(this_process()))
             try:
                 yield held
             except KeyboardInterrupt:
@@ -140,6 +138,12 @@ def holder(folder: Path) -> str:
         since = f" since {owner['since']}" if "since" in owner else ""
         return f" (process {owner['process']} on {owner['host']}{since})"
     return ""
+
+
+def this_process() -> dict[str, Any]:
+    """What says to others who is at work: ``host``, ``process``, and ``since``, which is now."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"host": platform.node(), "process": os.getpid(), "since": now}
 
 
 def _lease(folder: Path, on_loss: Callable[[Any], None] | None = None) -> SoftFileLease:

@@ -16,12 +16,13 @@ import threading
 import traceback
 import warnings
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 
 from erc_bench.errors import ErcBenchError, explain
 from erc_bench.execution.jobs import Ended, Sent, check_code, read_job
 from erc_bench.files import cannot_write, write_atomically
+from erc_bench.leases import this_process
 from erc_bench.progress import say, show_warning
 from erc_bench.records.place import RunTakenError
 
@@ -83,9 +84,7 @@ def _do(file: Path) -> Ended | None:
         sent = read_job(file)
     except ErcBenchError as error:
         return Ended(None, str(error))  # type: ignore[arg-type]  # the grid knows the job
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    me = {"host": platform.node(), "process": os.getpid(), "since": now}
-    write_atomically(begun, json.dumps(me))
+    write_atomically(begun, json.dumps(this_process()))
     try:
         _go_to(sent.directory)
         _write_output_to(sent.job.place.log)
