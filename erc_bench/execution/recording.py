@@ -67,20 +67,11 @@ def make_record(
         "context": method.context,
         "selection": f"dev {select_on}" if method.trains else "none",
         "trains": method.trains,
-        "encoder": {
-            "name": identity.encoder,
-            "digest": identity.encoder_digest,
-            **method.recorded(),
-        },
+        "encoder": encoder_part(identity, trained),
         "plugin": dict(plugin),
         "model": {"file": model[0], "sha256": model[1]},
         "metrics": metrics,
-        "training": {
-            **log.figures(select_on),
-            "parameters": sum(p.numel() for p in method.parameters()),
-            "peak_memory_mib": peak_memory_mib(),
-            "wall_seconds": round(wall_seconds, 1),
-        },
+        "training": training_part(experiment, trained, wall_seconds),
         "environment": log.environment,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "predictions": stored,
@@ -118,6 +109,22 @@ def with_test(untested: Untested, trained: Trained, predicted: Predicted, second
     # Test may be scored by other code, or elsewhere, than it was trained.
     document["environment"] = {**before, **joined([before, trained.log.environment])}
     return typed(document, Record)
+
+
+def encoder_part(identity: Identity, trained: Trained | None = None) -> dict[str, Any]:
+    """The encoder that a run read, and what its method has to say of it once it is trained."""
+    told = trained.method.recorded() if trained else {}
+    return {"name": identity.encoder, "digest": identity.encoder_digest, **told}
+
+
+def training_part(experiment: Experiment, trained: Trained, wall_seconds: float) -> dict[str, Any]:
+    """The course of a training and what it took."""
+    return {
+        **trained.log.figures(experiment.config.select_on),
+        "parameters": sum(p.numel() for p in trained.method.parameters()),
+        "peak_memory_mib": peak_memory_mib(),
+        "wall_seconds": round(wall_seconds, 1),
+    }
 
 
 def scored(

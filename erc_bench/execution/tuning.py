@@ -23,7 +23,7 @@ from erc_bench.corpus.conversation import Corpus
 from erc_bench.errors import ErcBenchError, explain
 from erc_bench.execution.grid import do_jobs, plan
 from erc_bench.execution.jobs import Job, Result, experiment_document, experiment_of
-from erc_bench.execution.recording import peak_memory_mib, scored
+from erc_bench.execution.recording import encoder_part, scored, training_part
 from erc_bench.execution.run import (
     build,
     identify,
@@ -225,10 +225,12 @@ def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
     with place.locked() as held:
         if again or place.trial() is None:
             with writing_below(place.root, place.folder), quiet_frameworks():
-                outcome = _train_and_score(job, without_test_labels(corpus), runs_at_once)
+                hidden = without_test_labels(corpus)
+                outcome = _train_and_score(job, hidden, runs_at_once, clock)
                 outcome["metric"] = str(corpus.metric)
+                outcome.setdefault("training", {"wall_seconds": round(clock.seconds, 1)})
                 held.check()
-                write_trial(place.record, _trial(job, outcome, clock.seconds))
+                write_trial(place.record, _trial(job, outcome))
                 remember(place.root, corpus_source(experiment.corpus))
         place.tidy_up()
 
@@ -242,7 +244,9 @@ def without_test_labels(corpus: Corpus) -> Corpus:
     return replace(corpus, contents={**corpus.contents, "test": hidden})
 
 
-def _train_and_score(job: TrialJob, corpus: Corpus, runs_at_once: int) -> dict[str, Any]:
+def _train_and_score(
+    job: TrialJob, corpus: Corpus, runs_at_once: int, clock: Stopwatch
+) -> dict[str, Any]:
     """What a trial came to, as fields of a :class:`Trial`."""
     experiment, options = job.experiment, job.options
     restart = bool(options.get("restart"))
@@ -259,26 +263,19 @@ def _train_and_score(job: TrialJob, corpus: Corpus, runs_at_once: int) -> dict[s
     except Exception as error:  # whatever such settings do to a method
         traceback.print_exc()
         return {"outcome": FAILED, "reason": explain(error, "its log shows where")}
-    log = trained.log
+    seconds = clock.seconds + trained.log.earlier_seconds
     return {
         "outcome": "finished",
         "dev": dev,
-        "training": {
-            **log.figures(experiment.config.select_on),
-            "parameters": sum(p.numel() for p in method.parameters()),
-            "peak_memory_mib": peak_memory_mib(),
-            "earlier_seconds": log.earlier_seconds,
-        },
-        "environment": log.environment,
-        "encoder": method.recorded(),
+        "training": training_part(experiment, trained, seconds),
+        "environment": trained.log.environment,
+        "encoder": encoder_part(job.place.identity, trained),
     }
 
 
-def _trial(job: TrialJob, outcome: dict[str, Any], seconds: float) -> Trial:
+def _trial(job: TrialJob, outcome: dict[str, Any]) -> Trial:
     """The file of a trial."""
     experiment, study, identity = job.experiment, job.study, job.place.identity
-    training = outcome.pop("training", {})
-    seconds += training.pop("earlier_seconds", 0.0)
     document = {
         "study": study.hash,
         "number": job.place.number,
@@ -296,13 +293,8 @@ def _trial(job: TrialJob, outcome: dict[str, Any], seconds: float) -> Trial:
         "sampler_seed": study.sampler_seed,
         "space": study.space,
         "selection": f"dev {experiment.config.select_on}",
+        "encoder": encoder_part(identity),
         **outcome,
-        "encoder": {
-            "name": identity.encoder,
-            "digest": identity.encoder_digest,
-            **outcome.get("encoder", {}),
-        },
-        "training": {**training, "wall_seconds": round(seconds, 1)},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     return typed(document, Trial)
