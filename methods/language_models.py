@@ -190,17 +190,14 @@ class ChatText:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.chat = bool(getattr(tokenizer, "chat_template", None))
-        self.before = [] if self.chat else special_tokens(tokenizer)[0]
         self.end = tokenizer.eos_token_id
         """What ends an answer; None: nothing."""
-        if self.chat and len(special_tokens(tokenizer)[0]) and not self._begins_itself():
-            self.before = special_tokens(tokenizer)[0]
-
-    def _begins_itself(self) -> bool:
-        """Whether the chat format writes the tokens that begin a text."""
-        text = self.text([{"role": "user", "content": "a"}])
-        first = self.tokenizer(text, add_special_tokens=False).input_ids[:1]
-        return first == special_tokens(self.tokenizer)[0][:1]
+        self.before, _ = special_tokens(tokenizer)
+        if self.chat:  # the format may write the tokens that begin a text itself
+            text = self.text([{"role": "user", "content": "a"}])
+            first = tokenizer(text, add_special_tokens=False).input_ids[:1]
+            if first == self.before[:1]:
+                self.before = []
 
     def text(self, messages: Sequence[Message]) -> str:
         """A prompt as text, up to where the answer begins."""
