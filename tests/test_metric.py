@@ -169,6 +169,20 @@ def test_the_leaderboard_shows_and_ranks_by_it(judged, capsys) -> None:
     assert "micro-F1 without neutral" in lines[0]
 
 
+def test_a_published_figure_of_another_metric_stands_beside_no_run(judged, capsys) -> None:
+    """What is published on a corpus that the suite does not know is weighted-F1."""
+    paper = "x: {method: X, implemented_as: a, results: {small-talk: {weighted_f1: 80}}}"
+    (judged / "published.yaml").write_text(f"papers: {{{paper}}}")
+    (board,) = (c for c in read_board(judged).corpora if c.name == "small-talk")
+    assert board.published == []
+    assert [row.published for track in board.tracks for row in track.rows] == [None, None]
+    argv = ["compare", "a", "x", "--dataset", "small-talk", "--leaderboard-dir", str(judged)]
+    assert main(argv) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "x reports weighted-F1 on small-talk" in said
+    assert "judged by micro-F1 without neutral" in said
+
+
 def test_a_record_whose_figure_is_wrong_is_put_right(judged) -> None:
     path = next(judged.glob("records/*/a/*.json"))
     made = stored(path)

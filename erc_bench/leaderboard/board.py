@@ -287,17 +287,19 @@ def _corpus(
     one = usual([run.test_set for run in everything])
     run = next((run for run in everything if run.test_set == one), None)
     entry = published.corpora.get(name)
+    metric = run.metric if run else str(corpus_metric(name))
+    papers = [] if trial else published.rows.get(name, [])
     return CorpusBoard(
         name=name,
         title=entry.title if entry else name,
         labels=run.labels if run else [],
-        metric=run.metric if run else str(corpus_metric(name)),
+        metric=metric,
         utterances=len(run.gold) if run else None,
         dialogues=len(set(run.dialogue)) if run and run.dialogue else None,
         tracks=tracks,
         ablations=ablations.get((trial, name), []),
         searches=searches.get((trial, name), []),
-        published=[] if trial else published.rows.get(name, []),
+        published=[row for row in papers if str(row.metric) == metric],
     )
 
 
@@ -518,7 +520,8 @@ def _published(
     run: Run, scores: ResampledScores | None, mean: float, published: Sequence[PublishedRow]
 ) -> dict[str, Any] | None:
     """The paper's figure beside ours; of several papers the highest is taken."""
-    row = next((row for row in published if row.implemented_as == run.method), None)
+    mine = (row for row in published if row.implemented_as == run.method)
+    row = next((row for row in mine if str(row.metric) == run.metric), None)
     if row is None:
         return None
     against = compare_with_figure(scores, row.score, row.seeds) if scores else None

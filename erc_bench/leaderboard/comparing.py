@@ -287,13 +287,18 @@ def _with_figure(
     if len({(runs[0].settings, runs[0].encoder_digest) for runs in ours}) > 1:
         raise _ambiguous([name], ours)
     runs = max(ours, key=len)  # of several copies of the corpus the usual one
+    title = _title(runs[0])
+    if str(row.metric) != runs[0].metric:
+        raise ErcBenchError(
+            f"{row.key} reports {row.metric.title} on {dataset}, and the runs of {name} are judged "
+            f"by {title}: the two can't be compared. Compare {name} with other runs."
+        )
     result = compare_with_figure(_scores(runs), row.score, row.seeds)
     side = Compared(row.key, PUBLISHED, [row.score], list(range(row.seeds or 0)), row.per_class)
     caveats = _elsewhere(runs[0])
     if differs := unlike(runs[0], row):
         caveats.append(f"what differs from {row.key}: {', '.join(differs)}.")
     caveats += [f"{name}: {note}." for note in notes(runs)]
-    title = _title(runs[0])
     return MethodComparison(dataset, _side(name, runs), side, result, caveats + left_out, title)
 
 

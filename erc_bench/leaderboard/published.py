@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from erc_bench.corpus.conversation import FIGURES
+from erc_bench.corpus.conversation import FIGURES, Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.settings.registry import corpus_metric
 
@@ -58,9 +58,15 @@ class PublishedRow:
     note: str = ""
 
     @property
+    def metric(self) -> Metric:
+        """What its score is: the figure by which its corpus is judged, of a corpus of one's own the
+        usual one."""
+        return corpus_metric(self.corpus)
+
+    @property
     def score(self) -> float:
-        """The figure by which its corpus is judged."""
-        value = getattr(self, corpus_metric(self.corpus).name)
+        """The figure in percent."""
+        value = getattr(self, self.metric.name)
         assert value is not None  # checked when it was read
         return float(value)
 
