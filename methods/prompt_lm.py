@@ -91,7 +91,7 @@ class PromptLMConfig(MethodConfig):
     nearest: str = added_later("")
     window: int = 12  # past turns at most
     max_len: int = 2048  # tokens of a prompt at most; not of a server's
-    temperature: float = 0.0  # of a server; 0 = the most probable token
+    temperature: float = 0.0  # of a server alone; 0 = the most probable token
     max_tokens: int = 16  # of a server's answer at most
     request: dict[str, Any] = field(default_factory=dict)  # more fields of a request; null = none
     key_from: str = unhashed("OPENAI_API_KEY")  # environment variable with the server's key
@@ -116,6 +116,12 @@ class PromptLMConfig(MethodConfig):
             )
         if self.base_url:
             self.base_url = checked_url(self.base_url)
+        elif self.temperature:
+            raise ErcBenchError(
+                f"The setting temperature={self.temperature} is a server's: a model on this "
+                "machine gives the likelihood of every label and draws nothing. Leave it out, or "
+                "name a server by base_url."
+            )
         if len(set(self.prompts)) < LEAST_PROMPTS or len(set(self.prompts)) < len(self.prompts):
             raise ErcBenchError(
                 f"The setting prompts={self.prompts} names too few: give {LEAST_PROMPTS} or more "

@@ -281,6 +281,12 @@ def test_a_run_that_is_cut_off_pays_for_nothing_twice(few, tmp_path) -> None:
     assert len(hashes) == 1
 
 
+def test_a_model_on_this_machine_takes_no_temperature() -> None:
+    with pytest.raises(ErcBenchError, match=r"temperature=0.5 is a server's.*base_url"):
+        PromptLMConfig(temperature=0.5)
+    assert PromptLMConfig(base_url="http://127.0.0.1:1/v1", temperature=0.5).temperature == 0.5
+
+
 @pytest.mark.slow
 def test_settings_that_change_an_answer_are_asked_for_anew(few, tmp_path) -> None:
     with chat_server(answering) as running:
