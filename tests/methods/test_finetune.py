@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import torch
-from fitting import fitted, resumed_equals_uninterrupted
+from fitting import fitted
 
 from erc_bench.corpus.conversation import Dialogue, Utterance
 from erc_bench.errors import ErcBenchError
@@ -19,23 +18,6 @@ def config(tiny_encoder) -> FinetuneConfig:
     return FinetuneConfig(
         encoder=tiny_encoder, epochs=6, encoder_lr=2e-3, lr=5e-3, precision="float32"
     )
-
-
-@pytest.mark.slow
-def test_the_loss_falls(config, small_demo, tmp_path):
-    trained = fitted(Finetune, config, small_demo, tmp_path)
-    losses = [epoch["train/loss"] for epoch in trained.log.curves]
-    assert losses[-1] < 0.8 * losses[0]
-    predicted = trained.predict("test")
-    assert torch.equal(predicted.rows, trained.data.rows("test"))
-    sums = predicted.probabilities.sum(dim=1)
-    torch.testing.assert_close(sums, torch.ones(len(predicted.rows)))
-
-
-@pytest.mark.slow
-def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path):
-    config = dataclasses.replace(config, epochs=3)
-    resumed_equals_uninterrupted(Finetune, config, small_demo, tmp_path)
 
 
 def test_the_rates_rise_and_fall_to_zero(config, small_demo, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden_file
-from fitting import fitted, last_state, resumed_equals_uninterrupted
+from fitting import fitted, last_state
 from lightning import Callback
 from torch import Tensor
 
@@ -317,14 +317,6 @@ def config(tiny_encoder) -> SPCLConfig:
 
 
 @pytest.mark.slow
-def test_resume_equals_the_uninterrupted_run(config, small_demo, tmp_path) -> None:
-    resumed_equals_uninterrupted(SPCL, config, small_demo, tmp_path)
-    saved = last_state(tmp_path / "whole")
-    assert "prototypes.centers" in saved
-    assert not any("queues" in name for name in saved)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -351,7 +343,9 @@ def test_it_trains_with_every_option(options, config, small_demo, tmp_path) -> N
 def test_dev_is_scored_with_centres_of_the_weights_it_scores(config, small_demo, tmp_path) -> None:
     trained = fitted(SPCL, config, small_demo, tmp_path)
     method, data = trained.method, trained.data
-    method.load_saved_state(last_state(tmp_path))
+    saved = last_state(tmp_path)
+    assert not any("queues" in name for name in saved)
+    method.load_saved_state(saved)
     stored = method.prototypes.centers.clone()
     method.survey_epoch(data, config.epochs)
     assert torch.equal(method.prototypes.centers, stored)
