@@ -67,15 +67,15 @@ def _whole(_: Any, given: Sequence[Token]) -> int:
 Whole = Annotated[int, Parameter(converter=_whole)]
 
 
-def _not_both(options: ArgumentCollection) -> None:
-    given = [option.name for option in options if option.tokens]
-    if len(given) > 1:
-        raise ValueError(f"Give {' or '.join(given)}, not both.")
+def one_of(remedy: str = "") -> Parameter:
+    """Options that exclude each other have the same; ``remedy`` says how to have more of them."""
 
+    def not_both(options: ArgumentCollection) -> None:
+        given = [option.name for option in options if option.tokens]
+        if len(given) > 1:
+            raise ValueError(f"Give {' or '.join(given)}, not both{remedy}.")
 
-def one_of() -> Parameter:
-    """Options that exclude each other have the same."""
-    return Parameter(group=("Parameters", Group(validator=_not_both, show=False)))
+    return Parameter(group=("Parameters", Group(validator=not_both, show=False)))
 
 
 def seed_number(text: str) -> int:

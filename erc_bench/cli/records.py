@@ -22,7 +22,11 @@ from erc_bench.cli.common import (
 
 app = App(name="records", help="Remove records.")
 
-FORM, WHICH = common.one_of(), common.one_of()
+FORM = common.one_of(
+    ": run the command once for each, for example with --latex > table.tex and with --bib > "
+    "table.bib"
+)
+WHICH = common.one_of()
 Split = Literal["test", "dev"]
 
 

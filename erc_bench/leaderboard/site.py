@@ -23,6 +23,7 @@ from erc_bench.leaderboard.board import Board, read_board
 from erc_bench.leaderboard.page import environment, to_html
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
 from erc_bench.leaderboard.runs import Skipped, dialogues_of
+from erc_bench.leaderboard.tables import bibtex_entry, escaped
 from erc_bench.progress import track
 from erc_bench.records.schema import Predictions, Record, Training
 from erc_bench.records.store import read_record, run_name
@@ -270,22 +271,21 @@ def bibtex(path: Path, record: Record, title: str, paper: PublishedRow | None) -
     versions = record.environment.versions if record.environment else {}
     metric = record.judged_by
     note = [
-        f"{metric.title} {record.metrics.test.score(metric):.2f} on test",
-        f"selected by {record.selection}",
+        escaped(f"{metric.title} {record.metrics.test.score(metric):.2f} on test"),
+        escaped(f"selected by {record.selection}"),
         f"settings {record.config_hash}",
         f"corpus {record.dataset_digest[:12]}" if record.dataset_digest else "",
         f"a run of the method of \\cite{{{paper.key}}}" if paper else "",
     ]
     key = re.sub(r"[^\w-]", "-", f"erc-bench-{run_name(path)}".replace("/", "-"))
     entry = {
-        "title": f"{{{title}}}",
+        "title": f"{{{escaped(title)}}}",
         "author": "{The erc-bench maintainers}",
-        "howpublished": f"erc-bench {versions.get('erc-bench') or ''}".strip(),
+        "howpublished": escaped(f"erc-bench {versions.get('erc-bench') or ''}".strip()),
         "year": record.created[:4],
-        "note": "; ".join(part for part in note if part).replace("_", r"\_"),
+        "note": "; ".join(part for part in note if part),
     }
-    lines = [f"  {name} = {{{value}}}" for name, value in entry.items() if value]
-    return f"@misc{{{key},\n" + ",\n".join(lines) + "\n}"
+    return bibtex_entry(key, entry)
 
 
 def _made(record: Record) -> dict[str, str]:
