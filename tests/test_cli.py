@@ -558,6 +558,31 @@ def test_runs_are_removed_when_it_is_wanted(
     assert [p.parent.name for p in tmp_path.glob("records/*/*/*.json")] == ["a"]
 
 
+def test_records_of_another_folder_are_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, theirs, more = (tmp_path / name for name in ("mine", "theirs", "more"))
+    write_records(theirs, [Method("a"), Method("b", 0.5)])
+    write_records(more, [Method("c")])
+    where = ["--leaderboard-dir", str(mine), "--with-records", str(theirs), str(more)]
+    for words in (["compare", "b", "c", "--dataset", "meld"], ["leaderboard", "--latex"]):
+        assert main([*words, *where]) == 0
+        out, err = capsys.readouterr()
+        assert f"no folder {mine}, so only records of {theirs} and {more} are read" in err
+        assert "c" in out
+        assert not mine.exists()
+    assert main(["leaderboard", *where]) == 0
+    rows = json.loads((mine / "leaderboard.json").read_text())
+    assert {row["method"] for track in rows["corpora"][0]["tracks"] for row in track["rows"]} == {
+        *"abc"
+    }
+    assert not list(theirs.glob("*.md"))
+    assert main(["leaderboard", *where, "--site", str(tmp_path / "site")]) == 0
+    assert len(list((tmp_path / "site").glob("runs/meld/*/*.html"))) == 9
+    assert main(["leaderboard", *where, str(tmp_path / "nowhere")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+
+
 def bib_entries(text: str) -> dict[str, dict[str, str]]:
     """The entries of a BibTeX file by their keys, each of which is as its manual wants it."""
     found: dict[str, dict[str, str]] = {}

@@ -102,6 +102,19 @@ def must_exist(root: Path) -> None:
         )
 
 
+def record_folders(own: Path, others: Sequence[Path]) -> list[Path]:
+    """Where records are read from, one's own folder first. While that is missing the others, which
+    must be there, are enough."""
+    for folder in others:
+        must_exist(folder)
+    if others and not own.exists():
+        named = " and ".join(map(str, others))
+        complain(f"note: there is no folder {own}, so only records of {named} are read.")
+        return list(others)
+    must_exist(own)
+    return [own, *others]
+
+
 def corpus_name(dataset: str) -> str:
     """What records call a corpus: of one's own it may be given by its folder."""
     from erc_bench.settings.registry import corpus_source, is_own_corpus

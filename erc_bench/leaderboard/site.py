@@ -63,8 +63,11 @@ class WrongDialogue:
     utterances: int
 
 
-def build_site(root: Path, folder: Path) -> tuple[Path, list[Skipped]]:
-    """Write the page of the records below ``root`` and one for every run into a folder.
+def build_site(
+    root: Path, folder: Path, further: Sequence[Path] = ()
+) -> tuple[Path, list[Skipped]]:
+    """Write the page of the records below ``root`` and one for every run into a folder; records
+    below ``further`` folders stand on it as well.
 
     Returns:
         The page, and the records that could not be used.
@@ -79,12 +82,15 @@ def build_site(root: Path, folder: Path) -> tuple[Path, list[Skipped]]:
         )
     if folder.exists() and not folder.is_dir():
         raise ErcBenchError(f"{folder} is a file. Name a folder for the site.")
-    board, published = read_board(root), read_published(root)
+    board, published = read_board(root, further), read_published(root)
     pages: dict[str, str] = {}
     for file, tab in track(_files(board), "Pages of runs"):
         path = root / file
         record = read_record(path)
-        pages[file] = Path("runs", *Path(file).with_suffix(".html").parts[1:]).as_posix()
+        page = Path("runs", *path.with_suffix(".html").parts[-3:])
+        if page.as_posix() in pages.values():  # of another folder, on another copy of the corpus
+            page = page.with_stem(f"{page.stem}-{len(pages)}")
+        pages[file] = page.as_posix()
         write_atomically(folder / pages[file], run_page(path, record, published, tab))
     index = folder / "index.html"
     addresses = {file: quote(page) for file, page in pages.items()}
