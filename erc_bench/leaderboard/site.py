@@ -114,9 +114,8 @@ def _files(board: Board) -> list[tuple[str, str]]:
 def run_page(path: Path, record: Record, published: Published, tab: str) -> str:
     """The page of a run, which leads back to a tab of the leaderboard."""
     test, labels, metric = record.predictions.test, record.labels, record.judged_by
-    entry = published.corpora.get(record.dataset)
-    title = f"{published.title(record.method)} on {entry.title if entry else record.dataset}"
-    title += f", seed {record.seed}"
+    corpus = published.corpus_title(record.dataset)
+    title = f"{published.title(record.method)} on {corpus}, seed {record.seed}"
     facts = facts_of(test.facts.columns()) if test.facts else None
     paper = next((r for r in published.all() if r.implemented_as == record.method), None)
     shown = {
