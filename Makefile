@@ -8,8 +8,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# One epoch of a few batches, so that it ends within two minutes on two cores.
-DEMO ?= epochs=1 max_batches=15 stage2_epochs=3
+# One epoch of a few batches that read short windows, so that it ends within two minutes on two
+# cores.
+DEMO ?= epochs=1 max_batches=15 max_len=64 stage2_epochs=3
 
 .PHONY: demo test slow lint types docs results bench
 

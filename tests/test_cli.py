@@ -21,6 +21,9 @@ from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.grid import Report
 from erc_bench.execution.resources import ONE_DEVICE, Resources
+from erc_bench.leaderboard import bibliography
+from erc_bench.leaderboard.site import bibtex
+from erc_bench.records.store import read_record
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.presets import default_preset, presets
 from erc_bench.settings.registry import corpus_names, method_names
@@ -555,6 +558,55 @@ def test_runs_are_removed_when_it_is_wanted(
     assert [p.parent.name for p in tmp_path.glob("records/*/*/*.json")] == ["a"]
 
 
+def test_records_of_another_folder_are_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, theirs, more = (tmp_path / name for name in ("mine", "theirs", "more"))
+    write_records(theirs, [Method("a"), Method("b", 0.5)])
+    write_records(more, [Method("c")])
+    where = ["--leaderboard-dir", str(mine), "--with-records", str(theirs), str(more)]
+    for words in (["compare", "b", "c", "--dataset", "meld"], ["leaderboard", "--latex"]):
+        assert main([*words, *where]) == 0
+        out, err = capsys.readouterr()
+        assert f"no folder {mine}, so only records of {theirs} and {more} are read" in err
+        assert "c" in out
+        assert not mine.exists()
+    assert main(["leaderboard", *where]) == 0
+    rows = json.loads((mine / "leaderboard.json").read_text())
+    assert {row["method"] for track in rows["corpora"][0]["tracks"] for row in track["rows"]} == {
+        *"abc"
+    }
+    assert not list(theirs.glob("*.md"))
+    assert main(["leaderboard", *where, "--site", str(tmp_path / "site")]) == 0
+    assert len(list((tmp_path / "site").glob("runs/meld/*/*.html"))) == 9
+    assert main(["leaderboard", *where, str(tmp_path / "nowhere")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+
+
+def bib_entries(text: str) -> dict[str, dict[str, str]]:
+    """The entries of a BibTeX file by their keys, each of which is as its manual wants it."""
+    found: dict[str, dict[str, str]] = {}
+    rest = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    while rest := rest.strip():
+        entry = re.match(r"@(\w+)\{([A-Za-z][\w:.-]*),\n((?:  \w+ = \{.*\},\n)+)\}", rest)
+        assert entry, rest[:200]
+        kind, key, body = entry.groups()
+        fields = re.findall(r"  (\w+) = \{(.*)\},\n", body)
+        values = dict(fields)
+        assert len(values) == len(fields), f"{key} says something twice"
+        assert key not in found
+        assert kind == "misc"
+        assert {"author", "title", "year"} <= values.keys()  # what biblatex requires of @misc
+        for name, value in values.items():
+            assert value.strip(), f"{key}: {name} is empty"
+            assert value.count("{") == value.count("}")
+            if name != "url":
+                assert not re.search(r"(?<!\\)[&%$#_]", re.sub(r"\\cite\{.*?\}", "", value)), value
+        found[key] = values
+        rest = rest[entry.end() :]
+    return found
+
+
 def test_the_papers_that_the_latex_table_cites_have_entries(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -564,7 +616,27 @@ def test_the_papers_that_the_latex_table_cites_have_entries(
     cited = set(re.findall(r"\\citep\{(.+?)\}", capsys.readouterr().out))
     assert main([*words, "--bib"]) == 0
     entries = capsys.readouterr().out
-    assert cited <= set(re.findall(r"^@misc\{(.+),$", entries, re.MULTILINE))
+    assert cited <= bib_entries(entries).keys()
     assert "  eprint = {2403.20289},\n" in entries
     assert "  author = {Yu and others},\n" in entries
     assert "  year = {2024},\n" in entries
+    assert main([*words, "--latex", "--bib"]) == 2
+    assert "once for each" in capsys.readouterr().err
+
+
+def test_a_paper_whose_authors_nobody_knows_has_an_entry(tmp_path: Path) -> None:
+    rows = ["  some_1: {method: A_1 & B, note: 50% quoted, results: {meld: {weighted_f1: 60}}}"]
+    (tmp_path / "published.yaml").write_text("\n".join(["papers:", *rows]))
+    (entry,) = bib_entries(bibliography(tmp_path)).values()
+    assert entry == {
+        "author": "{Unknown}",
+        "title": r"{A\_1 \& B}",
+        "year": "n.d.",
+        "note": r"50\% quoted",
+    }
+
+
+def test_the_entry_of_a_run_is_one_too(tmp_path: Path) -> None:
+    (path,) = write_records(tmp_path, [Method("a_1", seeds=[1])])
+    (entry,) = bib_entries(bibtex(path, read_record(path), "A_1 & B on MELD", None)).values()
+    assert entry["title"] == r"{A\_1 \& B on MELD}"

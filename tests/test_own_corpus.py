@@ -579,3 +579,41 @@ def test_it_goes_the_whole_way(
     assert main(["predict", "finetune/seed1", str(folder / "talk.csv"), "--json", *store]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-96:]]
     assert {answer["dialogue"] for answer in answers} == {f"c{d}" for d in range(24)}
+
+
+# --- encodings and separators
+
+TABLE = ["dialogue", "speaker", "text", "d1", "Ann", "Hello there.", "d1", "Bo", "Yes: tomorrow."]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    ("ending", "apart"),
+    [(".txt", "\t"), (".txt", ";"), (".tsv", "\t"), (".tsv", ","), (".csv", "|"), (".tab", "\t")],
+)
+def test_a_table_is_read_by_its_line_of_names(
+    tmp_path: Path, ending: str, apart: str, encoding: str
+) -> None:
+    lines = [apart.join(TABLE[n : n + 3]) for n in (0, 3, 6)]
+    file = tmp_path / f"talk{ending}"
+    file.write_bytes("\r\n".join(["", *lines, ""]).encode(encoding))
+    said = [("Ann", "Hello there."), ("Bo", "Yes: tomorrow.")]
+    (dialogue,) = read_dialogues(str(file))
+    assert [(turn.speaker, turn.text) for turn in dialogue.utterances] == said
+    made = new_corpus(tmp_path / "mine", [str(file)])
+    assert [(turn.speaker, turn.text) for turn in made.source.unsplit()] == said
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "said"),
+    [
+        ("Ann: Hello.\nBo: Hi.\n", "utf-8", "no line of column names"),
+        ("dialogue\tspeaker\ttext\nd\tAnn\tcafé\n", "latin-1", "line 2: byte 0xe9 is not UTF-8"),
+        ("dialogue\tspeaker\ttext\nd\tAnn\tHi\n", "utf-16-le", "UTF-16 without a byte-order mark"),
+    ],
+)
+def test_what_is_no_table_is_said(tmp_path: Path, text: str, encoding: str, said: str) -> None:
+    file = tmp_path / "talk.txt"
+    file.write_bytes(text.encode(encoding))
+    with pytest.raises(ErcBenchError, match=said):
+        new_corpus(tmp_path / "mine", [str(file)])

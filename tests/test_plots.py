@@ -87,6 +87,29 @@ def test_bins_are_those_of_scikit_learn() -> None:
     assert reliability_bins([0.0, 1.0], [False, True]).count.tolist() == [1, 1]
 
 
+def test_axes_say_what_is_drawn_and_nothing_is_cut_off(root: Path) -> None:
+    shown = of_run(root, "eacl/seed2")
+    reliability, confusion = figures.reliability(shown), figures.confusion(shown)
+    axes = reliability.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Confidence, %", "Share correct, %")
+    assert "Predicted" in confusion.get_supxlabel()
+    assert "Gold" in confusion.get_supylabel()
+    for figure in (reliability, confusion, figures.curves(shown)):
+        figure.draw_without_rendering()
+        inside = figure.bbox
+        for text in figure.texts:
+            box = text.get_window_extent()
+            assert inside.x0 <= box.x0
+            assert box.x1 <= inside.x1, text.get_text()
+
+
+def test_parts_of_the_test_set_are_named_in_words(root: Path) -> None:
+    axes = figures.parts_of_test(of_run(root, "eacl/seed2")).axes[0]
+    names = {label.get_text() for label in axes.get_yticklabels()}
+    assert {"first turn", "turns 2–5", "up to 3 words", "speaker's emotion changes"} <= names
+    assert not any(":" in name or "_" in name for name in names)
+
+
 def test_no_probabilities_is_said(root: Path, tmp_path: Path, capsys) -> None:
     file = tmp_path / "reliability.svg"
     words = ["plot", "reliability", str(file), "--leaderboard-dir", str(root)]

@@ -101,10 +101,14 @@ def test_what_no_other_run_shares_is_enough(several: Path) -> None:
         ("eacl/meld", ["several runs", "(preset paper", "(preset small", "/seed1", "/seed3"]),
         ("seed10", ["several runs", "spcl/meld/", "spcl/iemocap/"]),
         ("meld/seed1", ["several runs"]),
-        ("eacll/meld", ["There is no run 'eacll/meld'", "Did you mean 'eacl/meld'?", "There is:"]),
-        ("meld/eacl", ["There is no run"]),
-        ("eacl/meld/seed4", ["There is no run"]),
-        ("nowhere.json", ["There is no run 'nowhere.json'"]),
+        ("eacll/meld", ["There is no run 'eacll/meld'", "Did you mean one of these? eacl/meld/"]),
+        ("meld/eacl", ["There is no run", "these? eacl/meld/"]),
+        ("EACL/meld/seed4", ["There is no run", "these? eacl/meld/", "/seed1", "/seed3"]),
+        ("spcl/meld/0123456789ab/seed10", ["There is no run", "these? spcl/meld/", "/seed10"]),
+        ("spcl-meld-seed10", ["There is no run", "these? spcl/meld/", "/seed10"]),
+        ("eacl:small", ["not by its settings", "these? eacl/", "seed1 (preset small"]),
+        ("zzzz", ["There is no run", "There are: eacl on iemocap; eacl on meld; spcl on iemocap"]),
+        ("nowhere.json", ["There is no run 'nowhere.json': no such file."]),
         (".", ["is a folder"]),
     ],
 )
@@ -119,8 +123,8 @@ def test_many_candidates_are_not_all_listed(tmp_path: Path) -> None:
     write_records(tmp_path, [Method("m", seeds=range(30))], dialogues=8)
     with pytest.raises(ErcBenchError, match="and 18 more"):
         find_record(tmp_path, "m")
-    with pytest.raises(ErcBenchError, match="and 18 more"):
-        find_record(tmp_path, "x")
+    with pytest.raises(ErcBenchError, match=r"of these\? .* and \d+ more"):
+        find_record(tmp_path, "mm")
 
 
 def test_a_run_has_some_name(capsys) -> None:
@@ -128,7 +132,19 @@ def test_a_run_has_some_name(capsys) -> None:
 
 
 def test_no_run_at_all(capsys) -> None:
+    assert "There is no run 'eacl': no folder leaderboard." in fails(capsys, "show", "eacl")
+    Path("leaderboard").mkdir()
     assert "no record lies below leaderboard/records" in fails(capsys, "show", "eacl")
+
+
+def test_settings_that_a_run_is_named_by_find_the_nearest(tmp_path: Path) -> None:
+    methods = [
+        Method("eacl"),
+        Method("eacl", seeds=[7], changes={"overrides": ["stage2_epochs=0"]}),
+    ]
+    write_records(tmp_path, methods, dialogues=8)
+    with pytest.raises(ErcBenchError, match=r"these\? \S+/seed7 \(preset paper, stage2_epochs=0"):
+        find_record(tmp_path, "eacl:stage2_epochs=0")
 
 
 # --- show

@@ -67,15 +67,15 @@ def _whole(_: Any, given: Sequence[Token]) -> int:
 Whole = Annotated[int, Parameter(converter=_whole)]
 
 
-def _not_both(options: ArgumentCollection) -> None:
-    given = [option.name for option in options if option.tokens]
-    if len(given) > 1:
-        raise ValueError(f"Give {' or '.join(given)}, not both.")
+def one_of(remedy: str = "") -> Parameter:
+    """Options that exclude each other have the same; ``remedy`` says how to have more of them."""
 
+    def not_both(options: ArgumentCollection) -> None:
+        given = [option.name for option in options if option.tokens]
+        if len(given) > 1:
+            raise ValueError(f"Give {' or '.join(given)}, not both{remedy}.")
 
-def one_of() -> Parameter:
-    """Options that exclude each other have the same."""
-    return Parameter(group=("Parameters", Group(validator=_not_both, show=False)))
+    return Parameter(group=("Parameters", Group(validator=not_both, show=False)))
 
 
 def seed_number(text: str) -> int:
@@ -100,6 +100,19 @@ def must_exist(root: Path) -> None:
             f"There is no folder {root} with records. Name the right one with --leaderboard-dir, "
             "or make records there: `erc-bench run` with the same --leaderboard-dir."
         )
+
+
+def record_folders(own: Path, others: Sequence[Path]) -> list[Path]:
+    """Where records are read from, one's own folder first. While that is missing the others, which
+    must be there, are enough."""
+    for folder in others:
+        must_exist(folder)
+    if others and not own.exists():
+        named = " and ".join(map(str, others))
+        complain(f"note: there is no folder {own}, so only records of {named} are read.")
+        return list(others)
+    must_exist(own)
+    return [own, *others]
 
 
 def corpus_name(dataset: str) -> str:

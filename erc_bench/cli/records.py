@@ -22,7 +22,11 @@ from erc_bench.cli.common import (
 
 app = App(name="records", help="Remove records.")
 
-FORM, WHICH = common.one_of(), common.one_of()
+FORM = common.one_of(
+    ": run the command once for each, for example with --latex > table.tex and with --bib > "
+    "table.bib"
+)
+WHICH = common.one_of()
 Split = Literal["test", "dev"]
 
 
@@ -47,19 +51,19 @@ def leaderboard(
     from erc_bench import leaderboard as board
     from erc_bench.records.store import untested_files
 
-    for folder in (leaderboard_dir, *with_records):
-        common.must_exist(folder)
+    root, *further = common.record_folders(leaderboard_dir, with_records)
     stale = False
     if bib:
-        print(board.bibliography(leaderboard_dir), end="")
+        print(board.bibliography(root), end="")
         return 0
     if latex:
-        table, skipped = board.latex(leaderboard_dir, with_records)
+        table, skipped = board.latex(root, further)
         print(table, end="")
     elif site is not None:
-        page, skipped = board.build_site(leaderboard_dir, site)
+        page, skipped = board.build_site(root, site, further)
         print(page)
     elif check:
+        common.must_exist(leaderboard_dir)
         found = board.check(leaderboard_dir, with_records)
         stale, skipped = bool(found.paths), found.skipped
         for path in found.paths:
@@ -102,12 +106,11 @@ def compare(
     """
     from erc_bench.leaderboard import compare_methods
 
-    for folder in (leaderboard_dir, *with_records):
-        common.must_exist(folder)
+    root, *further = common.record_folders(leaderboard_dir, with_records)
     compare_methods(
-        *(leaderboard_dir, method, other, common.corpus_name(dataset)),
+        *(root, method, other, common.corpus_name(dataset)),
         preset=preset,
-        further=with_records,
+        further=further,
     ).render(common.results())
 
 

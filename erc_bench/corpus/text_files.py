@@ -113,20 +113,29 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str
         yield f"{name}, line {line}", [row[place] for place in places]
 
 
-def csv_table(
-    text: str, name: str, delimiter: str = ","
-) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+SEPARATORS = "\t,;|"
+"""What may stand between the fields of a table."""
+
+
+def separator_of(text: str) -> str:
+    """What separates the fields of a table: a tab if its header has one, else that of
+    :data:`SEPARATORS` which it has most often outside quotes; empty where it has none."""
+    head = re.sub(r'"[^"]*"', "", next(filter(str.strip, lines_of(text)), ""))
+    found = "\t" if "\t" in head else max(SEPARATORS, key=head.count)
+    return found if found in head else ""
+
+
+def csv_table(text: str, name: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of CSV text, and every row as its last line and its fields by column.
 
     Args:
-        text: the text, its first line the header.
+        text: the text, its first line the header, which tells the separator.
         name: what errors call it.
-        delimiter: what separates the fields.
 
     Raises:
         ErcBenchError: as :func:`read_csv`.
     """
-    header, rows = _csv(text, name, (), delimiter)
+    header, rows = _csv(text, name, (), separator_of(text) or ",")
     return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows]
 
 

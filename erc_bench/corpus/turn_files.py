@@ -11,7 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from erc_bench.corpus.text_files import csv_table, expect, lines_of, parse_json, read_text
+from erc_bench.corpus.text_files import (
+    csv_table,
+    expect,
+    lines_of,
+    parse_json,
+    read_text,
+    separator_of,
+)
 from erc_bench.errors import ErcBenchError, listed, quoted
 
 Row = tuple[str, Mapping[str, Any]]
@@ -19,6 +26,8 @@ Row = tuple[str, Mapping[str, Any]]
 
 CONVOKIT = "utterances.jsonl"
 """The file of a folder in ConvoKit's form that holds the turns."""
+
+TABLES = (".csv", ".tsv", ".tab")
 
 FORMS = "CSV, TSV, JSON lines (.jsonl), JSON, Parquet, or a folder of ConvoKit's"
 
@@ -38,8 +47,14 @@ def rows_of(path: Path) -> list[Row]:
         rows = _convokit(path)
     elif not path.is_file():
         raise ErcBenchError(f"There is no file {path}.")
-    elif kind in (".csv", ".tsv"):
-        rows = _table(path)
+    elif kind in TABLES or kind == ".txt":
+        text = read_text(path)
+        if kind == ".txt" and not separator_of(text):
+            raise ErcBenchError(
+                f"{path}, line 1: no line of column names, with tabs, commas or semicolons between "
+                f"them. A file of turns is {FORMS}."
+            )
+        rows = table_rows(text, str(path))
     elif kind in (".jsonl", ".ndjson"):
         rows = _json_lines(path)
     elif kind == ".json":
@@ -93,12 +108,10 @@ def text_at(row: Mapping[str, Any], column: str, where: str) -> str:
     return str(value).strip()
 
 
-def _table(path: Path) -> list[Row]:
-    text = read_text(path)
-    (head, *_) = lines_of(text)
-    apart = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
-    _, table = csv_table(text, str(path), apart)
-    return [(f"{path}, line {line}", row) for line, row in table]
+def table_rows(text: str, name: str) -> list[Row]:
+    """The turns of CSV or TSV text, which errors call by its name."""
+    _, table = csv_table(text, name)
+    return [(f"{name}, line {line}", row) for line, row in table]
 
 
 def _json_lines(path: Path) -> list[Row]:

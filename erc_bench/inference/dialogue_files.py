@@ -5,7 +5,8 @@ As JSON: a list of turns ``[{"speaker": …, "text": …}, …]``, an object ``{
 dialogue a line as JSON; empty lines are passed over. A turn may have a ``name``, where prompts call
 the speaker otherwise than the corpus does.
 
-As CSV, TSV or Parquet, or a ConvoKit folder: a turn a row. Which columns hold the dialogue, the
+As CSV, TSV (a ``.txt`` whose first line names columns, too) or Parquet, or a ConvoKit folder: a
+turn a row. Which columns hold the dialogue, the
 speaker and the text is told by their names (``dialogue``, ``conversation_id``, ``speaker``,
 ``text``, ``utterance`` …); without a column for it, all rows are one dialogue. The folder of a
 corpus of one's own stands for all its dialogues.
@@ -37,8 +38,9 @@ from erc_bench.corpus.text_files import (
     lines_of,
     parse_json,
     read_given,
+    separator_of,
 )
-from erc_bench.corpus.turn_files import CONVOKIT, rows_of, text_at
+from erc_bench.corpus.turn_files import CONVOKIT, TABLES, Row, rows_of, table_rows, text_at
 from erc_bench.errors import ErcBenchError, quoted
 from erc_bench.records.schema import Record
 
@@ -51,12 +53,14 @@ def read_dialogues(given: str) -> list[Dialogue]:
             named.
     """
     path = Path(given)
-    if path.suffix.lower() in (".csv", ".tsv", ".parquet") or (path / CONVOKIT).is_file():
-        return _of_table(path)
+    if path.suffix.lower() in (*TABLES, ".parquet") or (path / CONVOKIT).is_file():
+        return _of_rows(rows_of(path))
     if path.is_dir() or path.suffix.lower() in (".yaml", ".yml"):
         return _of_corpus(OwnCorpus(path))
     text, name = read_given(given)
     _check_format(text, name)
+    if _is_table(text):
+        return _of_rows(table_rows(text, name))
     if Path(name).suffix.lower() == ".json" or _is_document(text):
         dialogues = _dialogues(parse_json(text, name), name)
     else:
@@ -115,9 +119,16 @@ def _dialogue_of(value: Any) -> str:
     return next((str(each) for each in named if isinstance(each, str | int)), "")
 
 
-def _of_table(path: Path) -> list[Dialogue]:
-    """The dialogues of a file with a turn a row."""
-    rows = rows_of(path)
+def _is_table(text: str) -> bool:
+    """Whether the first line names columns of speakers and texts."""
+    apart = separator_of(text)
+    head = next(filter(str.strip, lines_of(text)), "").casefold()
+    columns = {column.strip(' "') for column in head.split(apart)} if apart else set()
+    return all(columns & set(NAMES[role]) for role in ("speaker", "text"))
+
+
+def _of_rows(rows: list[Row]) -> list[Dialogue]:
+    """The dialogues of turns that are the rows of a file."""
     columns, _ = guess_columns(rows, {}, ("speaker", "text"))
     by_dialogue: dict[str, list[tuple[int, Utterance]]] = {}
     for n, (where, row) in enumerate(rows):
@@ -291,9 +302,10 @@ def turn_of_line(line: str, where: str) -> Utterance:
     plain = _plain(line)
     speaker, colon, text = _parts(plain)
     if not colon:
+        table = " A table needs a line above it that names its columns." if "\t" in line else ""
         raise ErcBenchError(
             f"{where}: not `Speaker: text` but {quoted(line.strip(), 40)}; every line is a turn "
-            "and says whose."
+            f"and says whose.{table}"
         )
     _check_speaker(speaker, text, line, where)
     return _turn({"speaker": speaker, "text": text.strip()}, where)

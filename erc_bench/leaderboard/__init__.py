@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from erc_bench.files import write_atomically
+from erc_bench.files import cannot_write, write_atomically
 from erc_bench.leaderboard.board import Board, read_board
 from erc_bench.leaderboard.comparing import MethodComparison, compare_methods
 from erc_bench.leaderboard.page import to_html
@@ -57,11 +57,15 @@ class Built:
 
 def build(root: Path, further: Sequence[Path] = ()) -> Built:
     """Write the leaderboard of the records below ``root`` beside them; those below ``further``
-    folders stand on it as well.
+    folders stand on it as well. ``root`` is made if need be.
 
     Raises:
         ErcBenchError: published.yaml is not as it must be, or a file can't be written.
     """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(root, error) from error
     board = read_board(root, further)
     contents = {root / name: form(board) for name, form in FORMS.items()}
     for path, text in contents.items():

@@ -286,12 +286,11 @@ def _corpus(
     everything = [run for runs in mine.values() for run in runs]
     one = usual([run.test_set for run in everything])
     run = next((run for run in everything if run.test_set == one), None)
-    entry = published.corpora.get(name)
     metric = run.metric if run else str(corpus_metric(name))
     papers = [] if trial else published.rows.get(name, [])
     return CorpusBoard(
         name=name,
-        title=entry.title if entry else name,
+        title=published.corpus_title(name),
         labels=run.labels if run else [],
         metric=metric,
         utterances=len(run.gold) if run else None,

@@ -105,6 +105,11 @@ class Published:
         """What a method of this suite is called in its paper, else its own name."""
         return next((r.method for r in self.all() if r.implemented_as == method), method)
 
+    def corpus_title(self, dataset: str) -> str:
+        """What a corpus is called on the leaderboard, else its own name."""
+        entry = self.corpora.get(dataset)
+        return entry.title if entry else dataset
+
     def all(self) -> list[PublishedRow]:
         """Every row, corpus by corpus."""
         return [row for rows in self.rows.values() for row in rows]

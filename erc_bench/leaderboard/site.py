@@ -23,6 +23,7 @@ from erc_bench.leaderboard.board import Board, read_board
 from erc_bench.leaderboard.page import environment, to_html
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
 from erc_bench.leaderboard.runs import Skipped, dialogues_of
+from erc_bench.leaderboard.tables import bibtex_entry, escaped
 from erc_bench.progress import track
 from erc_bench.records.schema import Predictions, Record, Training
 from erc_bench.records.store import read_record, run_name
@@ -62,8 +63,11 @@ class WrongDialogue:
     utterances: int
 
 
-def build_site(root: Path, folder: Path) -> tuple[Path, list[Skipped]]:
-    """Write the page of the records below ``root`` and one for every run into a folder.
+def build_site(
+    root: Path, folder: Path, further: Sequence[Path] = ()
+) -> tuple[Path, list[Skipped]]:
+    """Write the page of the records below ``root`` and one for every run into a folder; records
+    below ``further`` folders stand on it as well.
 
     Returns:
         The page, and the records that could not be used.
@@ -78,12 +82,15 @@ def build_site(root: Path, folder: Path) -> tuple[Path, list[Skipped]]:
         )
     if folder.exists() and not folder.is_dir():
         raise ErcBenchError(f"{folder} is a file. Name a folder for the site.")
-    board, published = read_board(root), read_published(root)
+    board, published = read_board(root, further), read_published(root)
     pages: dict[str, str] = {}
     for file, tab in track(_files(board), "Pages of runs"):
         path = root / file
         record = read_record(path)
-        pages[file] = Path("runs", *Path(file).with_suffix(".html").parts[1:]).as_posix()
+        page = Path("runs", *path.with_suffix(".html").parts[-3:])
+        if page.as_posix() in pages.values():  # of another folder, on another copy of the corpus
+            page = page.with_stem(f"{page.stem}-{len(pages)}")
+        pages[file] = page.as_posix()
         write_atomically(folder / pages[file], run_page(path, record, published, tab))
     index = folder / "index.html"
     addresses = {file: quote(page) for file, page in pages.items()}
@@ -107,9 +114,8 @@ def _files(board: Board) -> list[tuple[str, str]]:
 def run_page(path: Path, record: Record, published: Published, tab: str) -> str:
     """The page of a run, which leads back to a tab of the leaderboard."""
     test, labels, metric = record.predictions.test, record.labels, record.judged_by
-    entry = published.corpora.get(record.dataset)
-    title = f"{published.title(record.method)} on {entry.title if entry else record.dataset}"
-    title += f", seed {record.seed}"
+    corpus = published.corpus_title(record.dataset)
+    title = f"{published.title(record.method)} on {corpus}, seed {record.seed}"
     facts = facts_of(test.facts.columns()) if test.facts else None
     paper = next((r for r in published.all() if r.implemented_as == record.method), None)
     shown = {
@@ -270,22 +276,21 @@ def bibtex(path: Path, record: Record, title: str, paper: PublishedRow | None) -
     versions = record.environment.versions if record.environment else {}
     metric = record.judged_by
     note = [
-        f"{metric.title} {record.metrics.test.score(metric):.2f} on test",
-        f"selected by {record.selection}",
+        escaped(f"{metric.title} {record.metrics.test.score(metric):.2f} on test"),
+        escaped(f"selected by {record.selection}"),
         f"settings {record.config_hash}",
         f"corpus {record.dataset_digest[:12]}" if record.dataset_digest else "",
         f"a run of the method of \\cite{{{paper.key}}}" if paper else "",
     ]
     key = re.sub(r"[^\w-]", "-", f"erc-bench-{run_name(path)}".replace("/", "-"))
     entry = {
-        "title": f"{{{title}}}",
+        "title": f"{{{escaped(title)}}}",
         "author": "{The erc-bench maintainers}",
-        "howpublished": f"erc-bench {versions.get('erc-bench') or ''}".strip(),
+        "howpublished": escaped(f"erc-bench {versions.get('erc-bench') or ''}".strip()),
         "year": record.created[:4],
-        "note": "; ".join(part for part in note if part).replace("_", r"\_"),
+        "note": "; ".join(part for part in note if part),
     }
-    lines = [f"  {name} = {{{value}}}" for name, value in entry.items() if value]
-    return f"@misc{{{key},\n" + ",\n".join(lines) + "\n}"
+    return bibtex_entry(key, entry)
 
 
 def _made(record: Record) -> dict[str, str]:

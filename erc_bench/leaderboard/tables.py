@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -322,7 +322,7 @@ def to_latex(board: Board) -> str:
         "% dagger: how it was selected is not known, or that it was on this release of the corpus.",
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
         "\\toprule",
-        " & ".join(["Method", *(_escaped(c.title) for c in corpora)]) + r" \\",
+        " & ".join(["Method", *(escaped(c.title) for c in corpora)]) + r" \\",
     ]
     papers: dict[str, dict[str, PublishedRow]] = {}
     for corpus in corpora:
@@ -333,7 +333,7 @@ def to_latex(board: Board) -> str:
     for key, of_corpus in papers.items():
         cells = [_paper_cell(of_corpus.get(name)) for name in names]
         method = next(iter(of_corpus.values())).method
-        lines.append(" & ".join([f"{_escaped(method)} \\citep{{{key}}}", *cells]) + r" \\")
+        lines.append(" & ".join([f"{escaped(method)} \\citep{{{key}}}", *cells]) + r" \\")
     tracks: dict[str, dict[tuple[Any, ...], dict[str, Row]]] = {}
     met: Counter[tuple[Any, ...]] = Counter()
     for corpus in corpora:
@@ -353,7 +353,7 @@ def to_latex(board: Board) -> str:
             details = " ".join(
                 part for part in ("" if preset == default_preset() else preset, overrides) if part
             )
-            name = _escaped(f"{title} ({details})" if details else title)
+            name = escaped(f"{title} ({details})" if details else title)
             cells = [_cell(of_setting.get(corpus)) for corpus in names]
             lines.append(" & ".join([name, *cells]) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
@@ -361,32 +361,39 @@ def to_latex(board: Board) -> str:
 
 def to_bibtex(published: Iterable[PublishedRow]) -> str:
     """An entry for every paper, as far as ``published.yaml`` knows it: who, where, when, which
-    paper. Its title is not known there."""
+    paper. Its title is not known there. Who and when stand in every entry: BibTeX and biber sort
+    and label by them."""
     lines = [
         "% Made by erc-bench leaderboard --bib from published.yaml, which has no titles and no",
-        "% full lists of authors: take those from the addresses.",
+        "% full lists of authors: take those from the addresses. Unknown and n.d. are of figures",
+        "% that others quote, and whose source is not known there.",
     ]
     for key, row in {row.key: row for row in published}.items():
         who, _, where = row.by.partition(", ")
-        authors = who.replace(" et al.", " and others")
         year = re.search(r"\b(?:19|20)\d\d\b", where)
         source, _, number = row.paper.partition(":")
         fields = {
-            "author": _escaped(authors),
-            "title": f"{{{_escaped(row.method)}}}",
-            "howpublished": _escaped(where),
-            "year": year[0] if year else "",
+            "author": escaped(who.replace(" et al.", " and others")) or "{Unknown}",
+            "title": f"{{{escaped(row.method)}}}",
+            "howpublished": escaped(where),
+            "year": year[0] if year else "n.d.",
             "eprint": number if source == "arXiv" else "",
             "archiveprefix": "arXiv" if source == "arXiv" else "",
             "url": row.link,
+            "note": "" if row.by else escaped(row.note),
         }
-        values = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
-        lines += ["", f"@misc{{{key},", *values, "}"]
+        lines += ["", bibtex_entry(key, fields)]
     return "\n".join(lines) + "\n"
 
 
+def bibtex_entry(key: str, fields: Mapping[str, str]) -> str:
+    """A BibTeX entry of the fields that have a value, which is LaTeX already."""
+    values = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
+    return "\n".join([f"@misc{{{key},", *values, "}"])
+
+
 def _section(title: str, corpora: Sequence[CorpusBoard]) -> str:
-    return f"\\multicolumn{{{len(corpora) + 1}}}{{l}}{{\\emph{{{_escaped(title)}}}}} \\\\"
+    return f"\\multicolumn{{{len(corpora) + 1}}}{{l}}{{\\emph{{{escaped(title)}}}}} \\\\"
 
 
 def _paper_cell(paper: PublishedRow | None) -> str:
@@ -407,7 +414,8 @@ def _cell(row: Row | None) -> str:
     return f"{value} {{\\scriptsize$\\pm$\\,{row.seed_interval[1] - row.mean:.2f}}}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
     return "".join(ESCAPES.get(c, c) for c in text)
 
 

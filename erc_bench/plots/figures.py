@@ -55,6 +55,9 @@ STYLE: Any = {
 WIDTH = 6.6
 """Of a picture in inches: the text of a page."""
 
+KEY_SIZE = 7
+"""Of the words below a picture that say what its marks mean."""
+
 PANEL = 2.2
 """Of each of several panels beside each other, in inches."""
 
@@ -81,10 +84,7 @@ def seeds(shown: Shown) -> Figure:
     axes.grid(axis="x")
     axes.set_xlabel(f"{capital(shown.metric.title)} on test, %")
     axes.set_title(shown.title)
-    figure.supxlabel(
-        "Dots: seeds. Line: their mean. Band: 95 % over seeds on this test set.",
-        fontsize=7, color="#666666",
-    )  # fmt: skip
+    _key(figure, "Dots: seeds. Line: their mean. Band: its 95 % interval over seeds.")
     return figure
 
 
@@ -107,16 +107,19 @@ def curves(shown: Shown) -> Figure:
                                    strict=True):  # fmt: skip
         for i, each in enumerate(with_curves):
             _curve(axes, each, name, i)
-        axes.set_xlabel("epoch")
+        axes.set_xlabel("Epoch")
         axes.set_ylabel(title)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
     title = shown.title
+    key = "Thin: seeds. Thick: their mean while all of them train. Dots: selected epochs."
     if len(with_curves) == 1:
         title += f": {with_curves[0].name}"
+        _key(figure, key)
     else:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center",
-                      ncols=2 if len(with_curves) > 3 else len(with_curves))  # fmt: skip
+                      ncols=2 if len(with_curves) > 3 else len(with_curves), title=key,
+                      title_fontproperties={"size": KEY_SIZE})  # fmt: skip
     figure.axes[0].set_title(title)
     return figure
 
@@ -168,7 +171,9 @@ def confusion(shown: Shown) -> Figure:
         for spine in axes.spines.values():
             spine.set_visible(False)
         axes.set_title(_in_two_lines(each.name), fontsize=8.5)
-    figure.suptitle(f"{shown.title}: % of each gold emotion (rows) by prediction", fontsize=9)
+    figure.suptitle(f"{shown.title}: test, % of each gold emotion", fontsize=9)
+    figure.supxlabel("Predicted emotion", fontsize=8.5, color="#333333")
+    figure.supylabel("Gold emotion", fontsize=8.5, color="#333333")
     return figure
 
 
@@ -198,14 +203,19 @@ def reliability(shown: Shown) -> Figure:
                      zorder=3)  # fmt: skip
         errors = [record.metrics.test.calibration_error for record in each.records]
         known = [error for error in errors if error is not None]
-        note = f"error {sum(known) / len(known):.1f} %" if known else ""
+        note = f"ECE {sum(known) / len(known):.1f} %" if known else ""
         axes.text(96, 4, note, ha="right", fontsize=7.5, color="#333333")
         axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
         axes.set_xticks(range(0, 101, 25))
         axes.set_yticks(range(0, 101, 25))
         axes.grid()
         axes.set_title(_in_two_lines(each.name), fontsize=8.5)
-    figure.suptitle(f"{shown.title}: accuracy by confidence, test, %", fontsize=9)
+    for axes in panels[: len(with_probabilities)]:
+        axes.set_xlabel("Confidence, %")
+    panels[0].set_ylabel("Share correct, %")
+    figure.suptitle(f"{shown.title}: reliability on test", fontsize=9)
+    key = "Dots: bins, larger with more predictions. Dashes: perfect calibration."
+    _key(figure, f"{key} ECE: expected calibration error.")
     return figure
 
 
@@ -244,7 +254,7 @@ def parts_of_test(shown: Shown) -> Figure:
             marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=4.5,
             alpha=0.9, label=each.name,
         )  # fmt: skip
-    axes.set_yticks(list(place.values()), [f"{kind}: {name}" for kind, name in names])
+    axes.set_yticks(list(place.values()), [part_in_words(*name) for name in names])
     axes.set_ylim(bottom + 0.7, -0.7)
     axes.tick_params(axis="y", length=0, labelcolor="#222222")
     axes.grid()
@@ -252,6 +262,20 @@ def parts_of_test(shown: Shown) -> Figure:
     axes.set_title(shown.title)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
+
+
+def part_in_words(kind: str, name: str) -> str:
+    """What a reader of a paper calls a part of the test set."""
+    if name in ("shift", "hold"):
+        return "speaker's emotion " + {"shift": "changes", "hold": "stays"}[name]
+    if kind == "position":
+        words = {"first": "first turn", "later": "later turns"}
+        return words.get(name, f"turns {name}")
+    if kind == "length":
+        return f"{name} words"
+    if kind == "speaker" and name != "not in train":
+        return f"speaker with {name} turns in train"
+    return "text not in train" if name == "new" else f"{kind} {name}"
 
 
 OF_RUNS: dict[str, Callable[[Shown], Figure]] = {
@@ -282,8 +306,8 @@ def trials(title: str, groups: Sequence[SearchGroup]) -> Figure:
                 linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], markersize=3.5,
                 label=" ".join([row.title, *row.fixed]),
             )  # fmt: skip
-        axes.set_xlabel("trials")
-        axes.set_ylabel("expected best on dev, %")
+        axes.set_xlabel("Number of trials")
+        axes.set_ylabel("Expected best score on dev, %")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
         encoder = group.encoder.split("/")[-1]
@@ -307,13 +331,13 @@ def vectors(made: VectorMap) -> Figure:
         axes.plot([x], [y], "*", color=COLOURS[c % len(COLOURS)], markersize=15,
                   markeredgecolor="white", markeredgewidth=1.2, zorder=3)  # fmt: skip
     first, second = made.explained
-    axes.set_xlabel(f"first principal component, {first:.0f} % of the variance")
-    axes.set_ylabel(f"second, {second:.0f} %")
+    axes.set_xlabel(f"First principal component, {first:.0f} % of the variance")
+    axes.set_ylabel(f"Second principal component, {second:.0f} % of the variance")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(made.title)
     legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.8)
-    legend.set_title("gold" if made.anchors is None else "gold; ★ anchor")
+    legend.set_title("Gold emotion" + ("" if made.anchors is None else "\n★ its anchor"))
     return figure
 
 
@@ -334,6 +358,12 @@ def _having(shown: Shown, has: Callable[[Record], bool], lacking: str) -> list[C
         names = ", ".join(each.name for each in shown.configurations)
         raise ErcBenchError(f"The records of {names} hold {lacking}: there is nothing to draw.")
     return found
+
+
+def _key(figure: Figure, text: str) -> None:
+    """What the marks of a picture mean, below it; a sentence a line where it is narrow."""
+    lines = text if figure.get_figwidth() > 0.8 * WIDTH else text.replace(". ", ".\n")
+    figure.supxlabel(lines, fontsize=KEY_SIZE, color="#666666")
 
 
 def _panels(

@@ -56,7 +56,7 @@ def of_run(root: Path, run: str) -> Shown:
     published = read_published(root)
     name = f"{published.title(record.method)}, seed {record.seed}"
     return Shown(
-        _corpus(published, record.dataset), record.judged_by, [Configuration(name, [record])]
+        published.corpus_title(record.dataset), record.judged_by, [Configuration(name, [record])]
     )
 
 
@@ -100,7 +100,7 @@ def of_runs(root: Path, dataset: str, methods: Sequence[str], preset: str | None
         for label, of_settings in zip(labels, found, strict=True)
     ]
     configurations.sort(key=lambda each: (-sum(each.values) / len(each.values), each.name))
-    title = ", ".join([_corpus(published, dataset), *shared])
+    title = ", ".join([published.corpus_title(dataset), *shared])
     return Shown(title, configurations[0].first.judged_by, configurations, left_out)
 
 
@@ -129,7 +129,7 @@ def of_searches(
         )
     published = read_published(root)
     titles = {trial.method: published.title(trial.method) for trial in trials}
-    return _corpus(published, dataset), search_groups(trials, titles)
+    return published.corpus_title(dataset), search_groups(trials, titles)
 
 
 def _listed(trials: Iterable[object]) -> str:
@@ -138,11 +138,6 @@ def _listed(trials: Iterable[object]) -> str:
         for t in trials
     }
     return ", ".join(sorted(kinds)) or "nothing"
-
-
-def _corpus(published: Published, dataset: str) -> str:
-    entry = published.corpora.get(dataset)
-    return entry.title if entry else dataset
 
 
 def _labels(found: Sequence[Sequence[Run]], published: Published) -> tuple[list[str], list[str]]:

@@ -248,9 +248,7 @@ def _rows(text: str, name: str) -> tuple[list[str], list[Row]]:
         rows = _json_lines(text, name) if rows is None else rows
         found = list(dict.fromkeys(key for _, row in rows for key in row))
         return found if len(found) > 1 else ["id", "label"], rows
-    head = next(filter(str.strip, lines_of(text)), "")
-    apart = "," if "," in head else max(",;\t", key=head.count)
-    columns, table = csv_table(text, name, apart)
+    columns, table = csv_table(text, name)
     return columns, [(f"line {number}", dict(row)) for number, row in table]
 
 

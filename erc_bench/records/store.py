@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from functools import cache
 from pathlib import Path
 
-from erc_bench.errors import ErcBenchError, nearest
+from erc_bench.errors import ErcBenchError
 from erc_bench.files import cannot_write, write_atomically
 from erc_bench.leases import holder, is_held
 from erc_bench.records.fetching import fetch_record, is_on_hub
@@ -101,6 +104,9 @@ def remove(record: Path) -> None:
 MOST_LISTED = 12
 """Runs that an error lists at most."""
 
+MOST_NEAR = 5
+"""Runs that an error lists at most of those that may be meant."""
+
 
 def run_name(record: Path) -> str:
     """``method/dataset/hash/seedK`` of a record in its place in the store."""
@@ -139,19 +145,55 @@ def find_record(root: Path, run: str) -> Path:
             f"{run!r} has not scored test, so it is no record ({untested[meant[0]]}). The command "
             "that made it scores test if --no-test is left out."
         )
+    raise _not_found(root, run, stored)
+
+
+def _not_found(root: Path, run: str, stored: Mapping[str, Path]) -> ErcBenchError:
+    """Why a name means none of the stored runs, and what is like it."""
     if os.path.isdir(run):
-        raise ErcBenchError(f"{run!r} is a folder; name a record, or a run below {root}.")
+        return ErcBenchError(f"{run!r} is a folder; name a record, or a run below {root}.")
     if not stored:
-        raise ErcBenchError(
-            f"There is no run {run!r}: no record lies below {root / 'records'}. `erc-bench run` "
-            "makes one; --leaderboard-dir names another folder."
+        why = f"no record lies below {root / 'records'}" if root.is_dir() else f"no folder {root}"
+        return ErcBenchError(
+            f"There is no run {run!r}: {why}. `erc-bench run` makes one; --leaderboard-dir names "
+            "another folder."
         )
-    parts = {"/".join(name.split("/")[:n]) for name in stored for n in (1, 2, 4)}
-    near = nearest(run, sorted(parts))
-    raise ErcBenchError(
-        f"There is no run {run!r} below {root}.{f' Did you mean {near!r}?' if near else ''} "
-        f"There is: {_listed(list(stored)[:MOST_LISTED], len(stored))}."
-    )
+    message = f"There is no run {run!r} below {root}."
+    if run.endswith(".json"):
+        message = f"There is no run {run!r}: no such file."
+    elif ":" in run or "=" in run:
+        message += " One run is named by parts of method/dataset/hash/seedK, not by its settings."
+    if near := _nearest_runs(run, stored):
+        shown = [f"{name} ({_contents(stored[name])})" for name in near[:MOST_NEAR]]
+        return ErcBenchError(f"{message} Did you mean one of these? {_listed(shown, len(near))}.")
+    kinds = sorted({"/".join(name.split("/")[:2]) for name in stored})
+    kinds = [kind.replace("/", " on ") for kind in kinds]
+    return ErcBenchError(f"{message} There are: {_listed(kinds[:MOST_LISTED], len(kinds))}.")
+
+
+def _nearest_runs(run: str, stored: Mapping[str, Path]) -> list[str]:
+    """The stored runs whose names are most like a name that means none of them, likest first.
+
+    Where it says settings (``eacl:stage2_epochs=0``), runs of those come before others.
+    """
+
+    @cache
+    def alike(one: str, other: str) -> float:
+        return SequenceMatcher(None, one, other.lower()).ratio()
+
+    name, *said = run.lower().split(":")
+    wanted = [part for part in re.split(r"[/\s]+", name) if part][:8]
+    likeness = {
+        each: sum(max(alike(part[:80], o) for o in (each, *each.split("/"))) for part in wanted)
+        for each in stored
+    }
+    best = max(likeness.values())
+    if best < 0.6 * len(wanted) or not wanted:
+        return []
+    near = sorted((n for n in stored if likeness[n] > best - 0.15), key=lambda n: -likeness[n])
+    if said:
+        near.sort(key=lambda n: -sum(part in _contents(stored[n]).split(", ") for part in said))
+    return near
 
 
 def is_run(root: Path, run: str) -> bool:
@@ -183,14 +225,16 @@ def _begins(wanted: Sequence[str], name: str) -> bool:
 
 
 def _contents(path: Path) -> str:
-    """What tells a run from others: ``preset small, corpus 254a3659, ...``."""
+    """What tells a run from others: ``preset small, stage2_epochs=0, corpus 254a3659, ...``."""
     try:
         record = read_record(path)
     except RecordError:
         return "preset unknown"
     weights = record.encoder.digest if record.encoder else ""
     parts = {"preset": record.preset, "corpus": record.dataset_digest[:8], "weights": weights[:8]}
-    return ", ".join(f"{name} {value}" for name, value in parts.items() if value)
+    preset, *others = [f"{name} {value}" for name, value in parts.items() if value] or [""]
+    own = record.overrides if record.tuned is None else ["tuned"]
+    return ", ".join(filter(None, (preset, record.variant, *own, *others)))
 
 
 def _listed(shown: Sequence[str], count: int) -> str:
