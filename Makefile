@@ -23,7 +23,8 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "slow and not timed" -n 2 --dist loadfile
+	# Some of them wait for a cluster most of the time, so there are more workers than cores.
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "slow and not timed" -n 3 --dist loadfile
 	$(VENV)/bin/python -m pytest -m timed
 
 lint: $(VENV)/.dev

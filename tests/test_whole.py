@@ -93,7 +93,8 @@ def test_a_run_can_be_shown_and_explained(folder: Path) -> None:
     assert worst in erc_bench(folder, "explain", name, "--dialogue", worst)
 
 
-@pytest.mark.parametrize("method", method_names())
+# One that reads text, one that reads vectors, one that trains nothing; tests/test_prediction.py has all.
+@pytest.mark.parametrize("method", ["eacl", "dag-erc", "prompt-lm"])
 def test_a_run_predicts_new_dialogues(folder: Path, method: str) -> None:
     said = erc_bench(folder, "predict", run_name(folder, method), "--json", given=TALK)
     answers = [json.loads(line) for line in said.splitlines()]
