@@ -93,7 +93,7 @@ def test_a_run_can_be_shown_and_explained(folder: Path) -> None:
     assert worst in erc_bench(folder, "explain", name, "--dialogue", worst)
 
 
-# One that reads text, one that reads vectors, one that trains nothing; tests/test_prediction.py has all.
+# A kind of method each; tests/test_prediction.py has all methods.
 @pytest.mark.parametrize("method", ["eacl", "dag-erc", "prompt-lm"])
 def test_a_run_predicts_new_dialogues(folder: Path, method: str) -> None:
     said = erc_bench(folder, "predict", run_name(folder, method), "--json", given=TALK)
