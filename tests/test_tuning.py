@@ -75,7 +75,9 @@ def test_every_method_takes_what_its_space_holds(method: str) -> None:
         assert found.trial(0).hash == base.hash
         assert found.trial(0).overrides == ()
         trials = [found.trial(number) for number in range(1, 6)]
-        assert len({trial.hash for trial in trials} | {base.hash}) == 6
+        # Of a few choices two draws may be alike, of a range they are not.
+        least = 6 if any("choice" not in how for how in found.space.values()) else 4
+        assert len({trial.hash for trial in trials} | {base.hash}) >= least
         assert [trial.seed for trial in trials] == [FIRST_TRIAL_SEED + k for k in range(1, 6)]
 
 
