@@ -30,7 +30,7 @@ from erc_bench.records.schema import (
     to_json,
     typed,
 )
-from erc_bench.records.store import read_record, record_files, write_record
+from erc_bench.records.store import read_record, read_summary, record_files, write_record
 from erc_bench.settings.experiment import resolve
 
 BOARD = Path(__file__).parent.parent / "leaderboard"
@@ -118,10 +118,11 @@ def test_a_record_without_its_scores_finishes_no_run(tmp_path: Path, metrics, fi
     place = place_of_made(tmp_path)
     path = place.record
     store(path, {**made(), "metrics": metrics(made()["metrics"])})
-    with pytest.raises(RecordError, match="--force") as caught:
-        place.finished()
-    assert str(path) in str(caught.value)
-    assert field in str(caught.value)
+    for read_it in (place.finished, place.summary):
+        with pytest.raises(RecordError, match="--force") as caught:
+            read_it()
+        assert str(path) in str(caught.value)
+        assert field in str(caught.value)
 
 
 def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path: Path) -> None:
@@ -325,6 +326,27 @@ def test_the_committed_records_are_written_as_they_were_read(tmp_path: Path) -> 
     for path in COMMITTED:
         write_record(tmp_path / "r.json", read_record(path))
         assert (tmp_path / "r.json").read_bytes() == path.read_bytes(), path
+
+
+def test_a_summary_is_the_record_without_its_predictions(tmp_path: Path) -> None:
+    for path in COMMITTED:
+        whole, part = read_record(path), read_summary(path)
+        for name in ("method", "dataset", "seed", "dataset_digest", "labels", "judged_by", "tuned"):
+            assert getattr(part, name) == getattr(whole, name)
+        assert (part.training is None) == (whole.training is None)
+        for (split, ours), (other, theirs) in zip(
+            part.metrics.items(), whole.metrics.items(), strict=True
+        ):
+            assert (split, ours.confusion) == (other, theirs.confusion)
+            assert ours.score(part.judged_by) == theirs.score(whole.judged_by)
+    place = place_of_made(tmp_path)
+    assert place.summary() is None
+    store(place.record, changed("predictions.test.gold", []))
+    found = place.summary()
+    assert found is not None
+    assert found.metrics.test.weighted_f1 == made()["metrics"]["test"]["weighted_f1"]
+    with pytest.raises(RecordError, match="holds no utterance"):
+        place.finished()
 
 
 def test_names_that_are_not_known_are_kept() -> None:

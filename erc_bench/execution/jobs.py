@@ -69,7 +69,7 @@ class Job:
             RecordError: a file stands in the record's place that is none.
         """
         no_test = bool(self.options.get("no_test"))
-        found = self.place.done(no_test=no_test)
+        found = self.place.summary() or (self.place.untested() if no_test else None)
         if found is None:
             return None
         metric = found.judged_by

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import cannot_write, sha256_of
 from erc_bench.leases import HeldError, Hold, hold, holder, is_held
 from erc_bench.records.fetching import check_weights, fetch_model
-from erc_bench.records.schema import Record, RecordError, Untested, damaged
-from erc_bench.records.store import read_record, read_untested, run_name
+from erc_bench.records.schema import Record, RecordError, Summary, Untested, damaged
+from erc_bench.records.store import read_record, read_summary, read_untested, run_name
 
 if TYPE_CHECKING:
     from erc_bench.settings.experiment import Experiment
+
+R = TypeVar("R", Record, Summary)
 
 LAST = "last.ckpt"
 """The checkpoint that an interrupted training goes on from."""
@@ -56,7 +58,7 @@ class Identity:
         text = " ".join([self.corpus_digest, self.encoder_digest, *further])
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-    def is_of(self, record: Record | Untested) -> bool:
+    def is_of(self, record: Record | Summary | Untested) -> bool:
         """Whether a record is of a run that read the same."""
         encoder = record.encoder.digest if record.encoder else ""
         found = record.dataset_digest, encoder, record.further_corpora or {}
@@ -137,9 +139,16 @@ class Place:
         Raises:
             RecordError: a file stands in the record's place that is none.
         """
+        return self._of_this_run(read_record)
+
+    def summary(self) -> Summary | None:
+        """:meth:`finished` for whoever wants the figures alone, in a sixth of the time."""
+        return self._of_this_run(read_summary)
+
+    def _of_this_run(self, read: Callable[[Path], R]) -> R | None:
         if not self.record.exists():
             return None
-        record = read_record(self.record)
+        record = read(self.record)
         if record.metrics.dev is None:
             raise damaged(self.record, "$.metrics.dev: not there, though a run is selected on dev")
         return record if self.identity.is_of(record) else None

@@ -384,6 +384,12 @@ class Record(Described, frozen=True, kw_only=True):
     predictions: Splits[Predictions]
 
 
+class Summary(Described, frozen=True, kw_only=True):
+    """A record without its predictions, which are nine tenths of its file. It is not written."""
+
+    metrics: Splits[Metrics]
+
+
 class Untested(Described, frozen=True, kw_only=True):
     """What a run leaves that was asked not to score test: a record, but for test."""
 
@@ -404,6 +410,7 @@ class Unscored(Part, frozen=True, kw_only=True):
 
 K = TypeVar("K", bound=Part)
 R = TypeVar("R", Record, Unscored, Untested)
+F = TypeVar("F", Record, Unscored, Untested, Summary)
 
 
 def parse_record(contents: bytes, path: Path) -> Record:
@@ -430,10 +437,20 @@ def parse_untested(contents: bytes, path: Path) -> Untested:
     return _parse(contents, Untested, path)
 
 
+def parse_summary(contents: bytes, path: Path) -> Summary:
+    """A record whose predictions are not looked at; else as :func:`parse_record`."""
+    _top(contents, path)
+    return _without_faults(_decoded(contents, Summary, path), path)
+
+
 def _parse(contents: bytes, kind: type[R], path: Path) -> R:
     own = _top(contents, path)
     record = _decoded(contents, kind, path)
     _remember(record, own, path)
+    return _without_faults(record, path)
+
+
+def _without_faults(record: F, path: Path) -> F:
     for fault in faults(record):
         raise damaged(path, fault)
     return record
@@ -570,12 +587,13 @@ def _fields(kind: type[Part]) -> dict[str, Any]:
 # --- what types alone do not tell
 
 
-def faults(record: Record | Unscored | Untested) -> Iterator[str]:
+def faults(record: Record | Unscored | Untested | Summary) -> Iterator[str]:
     """What does not fit together in a record: the field, and what is wrong with it."""
     labels = record.labels
     yield from label_faults(labels)
     yield from metric_faults(record.metric, labels)
-    for split, predictions in record.predictions.items():
+    predicted = [] if isinstance(record, Summary) else [*record.predictions.items()]
+    for split, predictions in predicted:
         where = f"$.predictions.{split}"
         yield from gold_faults(predictions, len(labels), where)
         yield from prediction_faults(
@@ -584,7 +602,7 @@ def faults(record: Record | Unscored | Untested) -> Iterator[str]:
         if predictions.probabilities is not None:
             yield from _probability_faults(predictions, len(labels), where)
     if not isinstance(record, Unscored):
-        yield from _metric_faults(record)
+        yield from _metric_faults(record, [split for split, _ in predicted])
 
 
 def label_faults(labels: Sequence[str]) -> Iterator[str]:
@@ -642,9 +660,9 @@ def _probability_faults(predictions: Predictions, classes: int, where: str) -> I
             yield f"{where}.probabilities[{i}]: {len(row)} numbers for {classes} labels"
 
 
-def _metric_faults(record: Record | Untested) -> Iterator[str]:
+def _metric_faults(record: Record | Untested | Summary, predicted: Sequence[str]) -> Iterator[str]:
     classes = len(record.labels)
-    for split, _ in record.predictions.items():
+    for split in predicted:
         if split not in dict(record.metrics.items()):
             yield f"$.metrics.{split}: not there, though {split} was predicted"
     for split, metrics in record.metrics.items():

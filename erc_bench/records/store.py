@@ -22,9 +22,11 @@ from erc_bench.records.fetching import fetch_record, is_on_hub
 from erc_bench.records.schema import (
     Record,
     RecordError,
+    Summary,
     Unscored,
     Untested,
     parse_record,
+    parse_summary,
     parse_untested,
     to_json,
 )
@@ -44,6 +46,11 @@ def read_record(path: Path) -> Record:
             something in it does not fit.
     """
     return parse_record(record_contents(path), path)
+
+
+def read_summary(path: Path) -> Summary:
+    """A stored record but for its predictions, checked; else as :func:`read_record`."""
+    return parse_summary(record_contents(path), path)
 
 
 def read_untested(path: Path) -> Untested:
