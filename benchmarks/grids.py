@@ -38,7 +38,7 @@ from erc_bench.execution.jobs import Attempt
 from erc_bench.execution.local import cores
 from erc_bench.execution.resources import parse_resources
 from erc_bench.progress import console, say
-from erc_bench.records.store import read_record, record_files
+from erc_bench.records.store import read_record, read_summary, record_files
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import executor_names
 
@@ -199,7 +199,7 @@ def cluster(args: argparse.Namespace) -> None:
         path = next(record_files(root))
         before = time.process_time()
         for _ in range(10):
-            read_record(path)
+            read_summary(path)
         reading = (time.process_time() - before) / 10
     visits = args.runs * engine.looks
     print(f"{args.runs} runs, {args.workers} workers, {took:.0f} s, {engine.looks} looks")
