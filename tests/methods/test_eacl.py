@@ -16,6 +16,7 @@ from erc_bench.methods.eacl import (
     EACLConfig,
     adapt_anchors,
     anchor_scores,
+    angle_loss,
     eacl_loss,
     label_anchors,
 )
@@ -73,6 +74,21 @@ def test_losses_gradients_and_scores_are_the_authors(number: int) -> None:
     close(logits * weights["temperature"], case["out/anchor_scores"])
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(network.mapped_anchors(), anchors)
+
+
+@pytest.mark.parametrize(
+    "anchors",
+    [[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [-1.0, 0.0]]],
+    ids=["coincide", "opposed"],
+)
+def test_the_angle_of_parallel_anchors_has_a_finite_gradient(anchors: list[list[float]]) -> None:
+    """The derivative of acos is infinite at 1 and −1."""
+    given = torch.tensor(anchors, requires_grad=True)
+    loss, _ = angle_loss(given)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert given.grad is not None
+    assert torch.isfinite(given.grad).all()
 
 
 def made_up_dialogues() -> tuple[list[Dialogue], dict]:
