@@ -315,6 +315,20 @@ def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(small_demo, confi
     assert differences[True] > 1e-3
 
 
+def test_other_vectors_are_those_of_the_turns_they_are_given_for(small_demo, config) -> None:
+    method, datamodule = prepared(config, small_demo)
+    columns = datamodule.columns["train"]
+    batch = datamodule.batch({k: take(v, np.array([2, 0, 5])) for k, v in columns.items()})
+    turns = batch["turns"].flip(0)
+    others = torch.rand_like(method.features[turns])
+    with torch.no_grad():
+        given = method(batch, (turns, others))
+        method.features[turns] = others
+        placed = method(batch)
+    for ours, theirs in zip(given, placed, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_it_reads_the_future(small_demo, config) -> None:
     method, datamodule = prepared(config, small_demo)
     first, following = datamodule.columns["test"]["first_row"][:2].tolist()
