@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erc_bench.errors import ErcBenchError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -55,7 +57,19 @@ class Run:
         return Model(self.path, self.record)
 
     def predict(self, dialogues: Sequence[Dialogue]) -> list[Answer]:
-        """An answer for every turn of some dialogues; their labels are not looked at."""
+        """An answer for every turn of some dialogues; their labels are not looked at.
+
+        Raises:
+            ErcBenchError: what is given holds something else than dialogues.
+        """
+        from erc_bench.corpus.conversation import Dialogue
+
+        other = next((each for each in dialogues if not isinstance(each, Dialogue)), None)
+        if other is not None:
+            raise ErcBenchError(
+                "Give a list of dialogues (erc_bench.corpus.conversation.Dialogue); there is "
+                f"{other!r:.60} in it."
+            )
         return self.model.answers(dialogues)
 
 
@@ -111,6 +125,8 @@ def run(
     from erc_bench.records.schema import Record
     from erc_bench.settings.experiment import resolve
 
+    if not isinstance(seed, int) or seed < 0:
+        raise ErcBenchError(f"A seed is a whole number from 0 on, not {seed!r}.")
     experiment = resolve(
         method,
         dataset,
@@ -203,6 +219,9 @@ def load_leaderboard(folder: Path | str = FOLDER) -> pd.DataFrame:
     """The leaderboard of the records in a folder as a table, one row a configuration.
 
     The columns are those of ``leaderboard.csv``.
+
+    Raises:
+        ErcBenchError: there is no such folder.
     """
     import io
 
@@ -211,4 +230,6 @@ def load_leaderboard(folder: Path | str = FOLDER) -> pd.DataFrame:
     from erc_bench.leaderboard import read_board
     from erc_bench.leaderboard.tables import to_csv
 
+    if not Path(folder).is_dir():
+        raise ErcBenchError(f"There is no folder {folder}. Name the one that holds `records`.")
     return pd.read_csv(io.StringIO(to_csv(read_board(Path(folder)))))

@@ -557,7 +557,8 @@ class PromptLM(ErcMethod):
 
     def _nearest(self) -> dict[str, Any]:
         """How many examples a turn is shown, and by whose vectors they are found."""
-        return {"shown": self.config.examples} | vectors_identity(self.config.nearest, FROZEN)
+        shown = min(self.config.examples, len(self._examples()))
+        return {"shown": shown} | vectors_identity(self.config.nearest, FROZEN)
 
     def _decoding(self) -> dict[str, Any]:
         config = self.config

@@ -7,6 +7,7 @@ import torch
 
 import erc_bench
 from erc_bench.corpus.conversation import Dialogue, Utterance
+from erc_bench.errors import ErcBenchError
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,18 @@ def test_a_run_predicts_dialogues(finished) -> None:
     assert [answer.speaker for answer in answers] == ["Ilse", "Oskar"]
     assert {answer.label for answer in answers} <= set(run.record.labels)
     assert erc_bench.predict(run, [Dialogue("d", turns)]) == answers
+
+
+def test_what_is_no_dialogue_seed_or_folder_is_said(finished, tmp_path) -> None:
+    _, run = finished
+    for given in ("hello", [{"speaker": "Ilse", "text": "Hooray!"}]):
+        with pytest.raises(ErcBenchError, match="Give a list of dialogues"):
+            run.predict(given)
+    for seed in ("a", -1):
+        with pytest.raises(ErcBenchError, match="whole number from 0 on"):
+            erc_bench.run("finetune", "demo", preset="smoke", seed=seed, folder=tmp_path)
+    with pytest.raises(ErcBenchError, match="There is no folder"):
+        erc_bench.load_leaderboard(tmp_path / "none")
 
 
 def test_a_run_gives_the_states_that_it_classifies(finished, tiny_encoder: str) -> None:

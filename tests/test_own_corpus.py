@@ -373,7 +373,8 @@ def test_new_says_what_is_wrong_before_anything_is_split(tmp_path: Path, capsys)
     write_csv(tmp_path / "twice.csv", rows)
     assert main(["data", "new", str(tmp_path / "a"), str(tmp_path / "twice.csv")]) == 0
     said = capsys.readouterr().out
-    assert "id: no column; 'msg_id' does not tell every row from every other" in said
+    assert "id: no column; 'msg_id' does not tell every row from every other (" in said
+    assert "stands again in" in said
     capitals = [{**row, "emotion": row["emotion"].upper()} for row in made()[:4]] + made()[4:]
     nameless = [{("tag" if k == "emotion" else k): v for k, v in row.items()} for row in made()]
     for name, wrong, message in (

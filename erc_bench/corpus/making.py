@@ -185,7 +185,8 @@ def guess_columns(
             found[role] = fitting
             guesses.append(f"{role}: the column {fitting!r}")
         elif free and role in UNFIT:
-            guesses.append(f"{role}: no column; {free[0]!r} {UNFIT[role]}")
+            first = _first_unfit(role, free[0], found, rows)
+            guesses.append(f"{role}: no column; {free[0]!r} {UNFIT[role]}{first}")
     if "dialogue" in needed and "dialogue" not in found and DIALOGUE in there:
         guesses.append("dialogue: each entry of the file")
         needed = [role for role in needed if role != "dialogue"]
@@ -219,6 +220,24 @@ def _fits(role: str, column: str, found: Mapping[str, str], rows: Sequence[Row])
     if role == "label":
         return 1 < different <= max(2, len(filled) // 2)
     return bool(filled)
+
+
+def _first_unfit(role: str, column: str, found: Mapping[str, str], rows: Sequence[Row]) -> str:
+    """The first row for which a column of ids or turns is not taken, in brackets behind a blank."""
+    seen = set()
+    for where, row in rows if role in ("id", "turn") else ():
+        try:
+            value = text_at(row, column, where)
+        except ErcBenchError:
+            value = ""
+        dialogue = found.get("dialogue", DIALOGUE) if role == "turn" else ""
+        key = value, text_at(row, dialogue, where) if dialogue else ""
+        if not value or (role == "turn" and not value.isdecimal()):
+            return f" ({where} has {value!r})"
+        if key in seen:
+            return f" ({value!r} stands again in {where})"
+        seen.add(key)
+    return ""
 
 
 # --- a split

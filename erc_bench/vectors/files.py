@@ -297,11 +297,16 @@ def match_ids(given: VectorFile, corpus: Corpus, path: Path) -> tuple[Tensor, Te
     rows = np.array([row_of.get(turn.id, -1) for turn in turns])
     missing = [t.id for t, row in zip(turns, rows, strict=True) if row < 0 and t.label is not None]
     if missing:
+        remedy = "Give the vectors of this corpus: `erc-bench encode` makes them."
+        if "train" not in corpus.contents:
+            remedy = (
+                "A run on a file of vectors predicts dialogues whose vectors are in that file, and "
+                "no others."
+            )
         raise ErcBenchError(
             f"{path} does not fit {corpus.name}: {len(missing):,} of {len(turns):,} utterances "
             f"have no vector there, the first is {missing[0]!r}; the file knows "
-            f"{listed(given.ids, 3)}. Give the vectors of this corpus: `erc-bench encode` makes "
-            "them."
+            f"{listed(given.ids, 3)}. {remedy}"
         )
     others = [
         turn.id
