@@ -309,6 +309,7 @@ def to_latex(board: Board) -> str:
     """
     corpora = [c for c in board.corpora if c.tracks] or board.corpora
     names = [c.name for c in corpora]
+    apart = [c for c in board.trials if c.name not in names]
     figures = {metric_title(c): c.title for c in corpora}
     judged = next(iter(figures), "Weighted-F1")
     if len(figures) > 1:
@@ -320,6 +321,10 @@ def to_latex(board: Board) -> str:
         "% interval over seeds (Student's t).",
         "% Bold: no row of the track is resolved to be better. Dagger: selected on test; double",
         "% dagger: how it was selected is not known, or that it was on this release of the corpus.",
+        *(
+            f"% Runs on {corpus.title} are not in it: that corpus is no benchmark, or they are trials."
+            for corpus in apart
+        ),
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
         "\\toprule",
         " & ".join(["Method", *(escaped(c.title) for c in corpora)]) + r" \\",
