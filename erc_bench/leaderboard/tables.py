@@ -321,10 +321,7 @@ def to_latex(board: Board) -> str:
         "% interval over seeds (Student's t).",
         "% Bold: no row of the track is resolved to be better. Dagger: selected on test; double",
         "% dagger: how it was selected is not known, or that it was on this release of the corpus.",
-        *(
-            f"% Runs on {corpus.title} are not in it: that corpus is no benchmark, or they are trials."
-            for corpus in apart
-        ),
+        *(f"% {c.title} is not in it: no benchmark, or trials alone." for c in apart),
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
         "\\toprule",
         " & ".join(["Method", *(escaped(c.title) for c in corpora)]) + r" \\",
