@@ -99,6 +99,7 @@ def whole(planned, tmp_path_factory: pytest.TempPathFactory):
     return jobs, run_jobs(jobs, 2)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_grid_is_the_run_itself(whole, tmp_path: Path) -> None:
     jobs, report = whole
     assert report.failures == []
@@ -113,6 +114,7 @@ def test_a_run_of_a_grid_is_the_run_itself(whole, tmp_path: Path) -> None:
     assert [record.environment.runs_at_once for record in shared] == [1, 2]
 
 
+@pytest.mark.slow
 def test_logs_are_apart(whole) -> None:
     jobs, _ = whole
     names = {job.place.name for job in jobs}
@@ -122,6 +124,7 @@ def test_logs_are_apart(whole) -> None:
         assert text.count("Epoch 2/2") == 1
 
 
+@pytest.mark.slow
 def test_finished_runs_are_skipped_without_a_process(whole) -> None:
     jobs, report = whole
     again = run_jobs(jobs, None, nobody())
@@ -191,6 +194,7 @@ def test_a_worker_refuses_another_corpus_than_the_grids(planned, tmp_path: Path)
         run(job.experiment, tmp_path, expected=sent)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_stops_none_of_the_others(planned, whole, tmp_path: Path) -> None:
     damaged, *others = planned(tmp_path, methods=["finetune"])
     source = read_record(whole[0][2].place.record)
@@ -213,6 +217,7 @@ def test_runs_that_fail_alike_are_told_of_once(planned, tmp_path: Path) -> None:
     assert all(job.place.name in complaint for job in jobs)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_a_failed_run(planned, tmp_path: Path) -> None:
     (victim,) = planned(tmp_path, "epochs=500", "patience=0", methods=["eacl"], seeds=1)
     jobs = [victim, *planned(tmp_path, methods=["finetune"])]

@@ -101,6 +101,7 @@ def test_flock_alone_holds_a_folder_too(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["missing", "silent"])
 def test_without_flock_a_lease_keeps_another_machine_out(tmp_path: Path, mode: str) -> None:
     with elsewhere("one", mode, tmp_path, HOLDING) as first:

@@ -470,6 +470,7 @@ def test_the_report_needs_its_package(monkeypatch: pytest.MonkeyPatch, capsys) -
     assert "pip install 'erc-bench[report]'" in said
 
 
+@pytest.mark.slow
 def test_the_report_needs_an_account_and_a_network(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     pytest.importorskip("wandb_workspaces", reason="the extra `report` is not installed")
     assert main(["wandb", "report", "--dataset", "meld"]) == 2

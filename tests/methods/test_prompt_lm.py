@@ -258,6 +258,7 @@ def test_a_server_answers_and_what_names_no_label_is_no_answer(few, tmp_path) ->
     assert "Speaker 1" in shown
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_off_pays_for_nothing_twice(few, tmp_path) -> None:
     sent: list[str] = []
 
