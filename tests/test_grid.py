@@ -258,6 +258,7 @@ def test_two_grids_at_once_do_every_run_once(planned, whole, tmp_path: Path) -> 
     assert out.getvalue() in said.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_taken_comes_last_and_its_record_is_waited_for(
     planned, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
