@@ -172,7 +172,6 @@ class PromptLM(ErcMethod):
     trains = False
     several_devices = False  # each would ask the server for itself
     config: PromptLMConfig
-    shown: Tensor
 
     def __init__(self, config: PromptLMConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
@@ -182,8 +181,7 @@ class PromptLM(ErcMethod):
         self.told: dict[str, Any] = {}
         self.lines: list[str] = []
         self.logits: dict[int, Tensor] = {}
-        # The examples from train as JSON, so that a model that is loaded again shows the same.
-        self.register_buffer("shown", torch.zeros(0, dtype=torch.uint8))
+        self.examples: list[dict[str, Any]] = []  # of train; a model that is loaded has the same
         self.example_vectors = torch.zeros(0, 0)  # of length 1, where the nearest are shown
         if config.base_url:
             return
@@ -215,9 +213,10 @@ class PromptLM(ErcMethod):
     def prepare(self, data: ErcDataModule) -> None:
         """Ask about every labelled turn of dev and test, or of the dialogues to predict."""
         in_a_run = "train" in data.splits
-        if in_a_run:
-            self._keep_examples(data)
         config = self.config
+        vectors = self._vectors(data) if config.nearest else None
+        if in_a_run:
+            self._choose_examples(data, vectors)
         masked = config.names == "masked"
         asked = [Asked(0, masked)]
         if in_a_run:
@@ -231,7 +230,7 @@ class PromptLM(ErcMethod):
             for i in dialogue.labelled
         ]
         rows = torch.cat([data.rows(split) for split in splits])
-        shown = self._shown(data, rows)
+        shown = self._shown(rows, vectors)
         questions = [
             Question(way, window(dialogue.utterances, i, config.window, masked=way.masked), of_turn)
             for way in asked
@@ -244,38 +243,36 @@ class PromptLM(ErcMethod):
         if in_a_run:
             self._note(data, splits, asked, by_way, shown)
 
-    def _keep_examples(self, data: ErcDataModule) -> None:
-        """Keep the examples: all of train where each turn is shown those nearest to it."""
-        if self.config.nearest:
-            vectors = self._vectors(data)[data.rows("train")]
-            # Of one text with one label, the first is enough.
-            told = [
-                self._example(dialogue, i)
-                for dialogue in data.corpus.dialogues("train")
-                for i in dialogue.labelled
-            ]
-            first = {(e["real"][-1][1], e["label"]): n for n, e in reversed([*enumerate(told)])}
-            numbers = sorted(first.values())
-            examples, self.example_vectors = [told[n] for n in numbers], vectors[numbers]
-        else:
-            examples = self._drawn_examples(data)
-        written = json.dumps(examples).encode()
-        self.shown = torch.tensor(list(written), dtype=torch.uint8, device=self.shown.device)
+    def _choose_examples(self, data: ErcDataModule, vectors: Tensor | None) -> None:
+        """Choose the examples: all of train, where each turn is shown those nearest to it."""
+        if vectors is None:
+            self.examples = self._drawn_examples(data)
+            return
+        every = [
+            self._example(dialogue, i)
+            for dialogue in data.corpus.dialogues("train")
+            for i in dialogue.labelled
+        ]
+        # Of one text with one label, the first is enough.
+        first = {(e["real"][-1][1], e["label"]): n for n, e in reversed([*enumerate(every)])}
+        numbers = sorted(first.values())
+        self.examples = [every[n] for n in numbers]
+        self.example_vectors = vectors[data.rows("train")][numbers]
 
     def _vectors(self, data: ErcDataModule) -> Tensor:
         """A vector of length 1 for each turn of the corpus ``(rows, d)``."""
         vectors = utterance_vectors(data.corpus, self.config.nearest, FROZEN).vectors
         return torch.nn.functional.normalize(vectors, dim=1)
 
-    def _shown(self, data: ErcDataModule, rows: Tensor) -> list[tuple[int, ...]]:
+    def _shown(self, rows: Tensor, vectors: Tensor | None) -> list[tuple[int, ...]]:
         """Which examples are shown to each turn of some rows; the nearest one comes last."""
-        count = len(self._examples())
-        if not self.config.nearest:
+        count = len(self.examples)
+        if vectors is None:
             return [tuple(range(count))] * len(rows)
-        own, most = self._vectors(data)[rows], min(self.config.examples, count)
+        most = min(self.config.examples, count)
         found: list[tuple[int, ...]] = []
-        for part in own.split(NEAREST_TURNS):
-            nearness = part @ self.example_vectors.T.to(part)
+        for part in vectors[rows].split(NEAREST_TURNS):
+            nearness = part @ self.example_vectors.T
             order = nearness.sort(dim=1, descending=True, stable=True).indices[:, :most]
             found += map(tuple, order.flip(1).tolist())
         return found
@@ -307,17 +304,13 @@ class PromptLM(ErcMethod):
         utterance = dialogue.utterances[i]
         return {"id": utterance.id, "label": utterance.label, **turns}
 
-    def _examples(self) -> list[dict[str, Any]]:
-        return json.loads(bytes(self.shown.tolist()) or b"[]")
-
     def _before(
         self, questions: Sequence[Question]
     ) -> dict[tuple[Asked, tuple[int, ...]], list[Message]]:
         """What stands before each question: the instruction and the examples."""
-        examples = self._examples()
         every = dict.fromkeys((question.way, question.shown) for question in questions)
         return {
-            (way, shown): self._instructions(way, [examples[n] for n in shown])
+            (way, shown): self._instructions(way, [self.examples[n] for n in shown])
             for way, shown in every
         }
 
@@ -456,12 +449,13 @@ class PromptLM(ErcMethod):
 
     def saved_state(self) -> dict[str, Tensor]:
         """The examples that were shown; not the model, which many runs have in common."""
+        written = np.frombuffer(json.dumps(self.examples).encode(), dtype=np.uint8)
         near = {"example_vectors": self.example_vectors} if self.config.nearest else {}
-        return {"shown": self.shown, **near}
+        return {"shown": torch.from_numpy(written.copy()), **near}
 
     def load_saved_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over the examples."""
-        self.shown = state["shown"].to(self.shown.device)
+        self.examples = json.loads(state["shown"].cpu().numpy().tobytes() or b"[]")
         self.example_vectors = state.get("example_vectors", self.example_vectors).cpu()
 
     # --- what the record says
@@ -488,7 +482,7 @@ class PromptLM(ErcMethod):
         starts = dict(zip(splits, np.cumsum([0, *sizes]).tolist(), strict=False))
         scores: dict[tuple[str, Asked], dict[str, float]] = {}
         self.lines = []
-        example_ids = [example["id"] for example in self._examples()]
+        example_ids = [example["id"] for example in self.examples]
         for way, answers in zip(asked, by_way, strict=True):
             classes = torch.tensor([self._class(answer) for answer in answers])
             for split, size in zip(splits, sizes, strict=True):
@@ -557,7 +551,7 @@ class PromptLM(ErcMethod):
 
     def _nearest(self) -> dict[str, Any]:
         """How many examples a turn is shown, and by whose vectors they are found."""
-        shown = min(self.config.examples, len(self._examples()))
+        shown = min(self.config.examples, len(self.examples))
         return {"shown": shown} | vectors_identity(self.config.nearest, FROZEN)
 
     def _decoding(self) -> dict[str, Any]:
