@@ -185,7 +185,7 @@ def guess_columns(
             found[role] = fitting
             guesses.append(f"{role}: the column {fitting!r}")
         elif free and role in UNFIT:
-            first = _first_unfit(role, free[0], found, rows)
+            first = "" if role == "label" else _first_unfit(role, free[0], found, rows)
             guesses.append(f"{role}: no column; {free[0]!r} {UNFIT[role]}{first}")
     if "dialogue" in needed and "dialogue" not in found and DIALOGUE in there:
         guesses.append("dialogue: each entry of the file")
@@ -203,18 +203,14 @@ def guess_columns(
 
 def _fits(role: str, column: str, found: Mapping[str, str], rows: Sequence[Row]) -> bool:
     """Whether the values of a column are such as its name promises."""
+    if role in ("id", "turn"):
+        return bool(rows) and not _first_unfit(role, column, found, rows)
     try:
         values = [text_at(row, column, where) for where, row in rows]
     except ErcBenchError:
         return False
     filled = [value for value in values if value]
     different = len(set(filled))
-    if role == "id":  # else it numbers the turns
-        return bool(filled) and different == len(rows)
-    if role == "turn":
-        dialogue = found.get("dialogue", DIALOGUE)
-        pairs = {(text_at(row, dialogue, w), v) for (w, row), v in zip(rows, values, strict=True)}
-        return all(v.isdecimal() for v in values) and len(pairs) == len(rows)
     if role == "split":
         return bool(filled) and all(value.lower() in ALIASES for value in filled)
     if role == "label":
@@ -223,14 +219,15 @@ def _fits(role: str, column: str, found: Mapping[str, str], rows: Sequence[Row])
 
 
 def _first_unfit(role: str, column: str, found: Mapping[str, str], rows: Sequence[Row]) -> str:
-    """The first row for which a column of ids or turns is not taken, in brackets behind a blank."""
+    """The first row for which a column is not one of ids, or does not number the turns of each
+    dialogue, in brackets behind a blank; empty where it is one."""
+    dialogue = found.get("dialogue", DIALOGUE) if role == "turn" else ""
     seen = set()
-    for where, row in rows if role in ("id", "turn") else ():
+    for where, row in rows:
         try:
             value = text_at(row, column, where)
         except ErcBenchError:
             value = ""
-        dialogue = found.get("dialogue", DIALOGUE) if role == "turn" else ""
         key = value, text_at(row, dialogue, where) if dialogue else ""
         if not value or (role == "turn" and not value.isdecimal()):
             return f" ({where} has {value!r})"
