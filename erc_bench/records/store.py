@@ -234,7 +234,7 @@ def _begins(wanted: Sequence[str], name: str) -> bool:
 def _contents(path: Path) -> str:
     """What tells a run from others: ``preset small, stage2_epochs=0, corpus 254a3659, ...``."""
     try:
-        record = read_record(path)
+        record = read_summary(path)
     except RecordError:
         return "preset unknown"
     weights = record.encoder.digest if record.encoder else ""
