@@ -228,9 +228,8 @@ def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
                 hidden = without_test_labels(corpus)
                 outcome = _train_and_score(job, hidden, runs_at_once, clock)
                 outcome["metric"] = str(corpus.metric)
-                outcome.setdefault("training", {"wall_seconds": round(clock.seconds, 1)})
                 held.check()
-                write_trial(place.record, _trial(job, outcome))
+                write_trial(place.record, _trial(job, outcome, clock.seconds))
                 remember(place.root, corpus_source(experiment.corpus))
         place.tidy_up()
 
@@ -273,8 +272,9 @@ def _train_and_score(
     }
 
 
-def _trial(job: TrialJob, outcome: dict[str, Any]) -> Trial:
-    """The file of a trial."""
+def _trial(job: TrialJob, outcome: dict[str, Any], seconds: float) -> Trial:
+    """The file of a trial; of one that was not trained to its end all that is known of its training
+    is how long it took."""
     experiment, study, identity = job.experiment, job.study, job.place.identity
     document = {
         "study": study.hash,
@@ -294,6 +294,7 @@ def _trial(job: TrialJob, outcome: dict[str, Any]) -> Trial:
         "space": study.space,
         "selection": f"dev {experiment.config.select_on}",
         "encoder": encoder_part(identity),
+        "training": {"wall_seconds": round(seconds, 1)},
         **outcome,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
