@@ -51,6 +51,8 @@ def leaderboard(
     from erc_bench import leaderboard as board
     from erc_bench.records.store import untested_files
 
+    if check:
+        common.must_exist(leaderboard_dir)
     root, *further = common.record_folders(leaderboard_dir, with_records)
     stale = False
     if bib:
@@ -63,7 +65,6 @@ def leaderboard(
         page, skipped = board.build_site(root, site, further)
         print(page)
     elif check:
-        common.must_exist(leaderboard_dir)
         found = board.check(leaderboard_dir, with_records)
         stale, skipped = bool(found.paths), found.skipped
         for path in found.paths:

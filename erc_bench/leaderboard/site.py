@@ -84,12 +84,14 @@ def build_site(
         raise ErcBenchError(f"{folder} is a file. Name a folder for the site.")
     board, published = read_board(root, further), read_published(root)
     pages: dict[str, str] = {}
+    taken: set[Path] = set()
     for file, tab in track(_files(board), "Pages of runs"):
         path = root / file
         record = read_record(path)
         page = Path("runs", *path.with_suffix(".html").parts[-3:])
-        if page.as_posix() in pages.values():  # of another folder, on another copy of the corpus
+        if page in taken:  # of another folder, on another copy of the corpus
             page = page.with_stem(f"{page.stem}-{len(pages)}")
+        taken.add(page)
         pages[file] = page.as_posix()
         write_atomically(folder / pages[file], run_page(path, record, published, tab))
     index = folder / "index.html"
