@@ -125,8 +125,8 @@ def run(
     from erc_bench.records.schema import Record
     from erc_bench.settings.experiment import resolve
 
-    if not isinstance(seed, int) or seed < 0:
-        raise ErcBenchError(f"A seed is a whole number from 0 on, not {seed!r}.")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ErcBenchError(f"A seed is a whole number from 0 on, below 2³², not {seed!r}.")
     experiment = resolve(
         method,
         dataset,

@@ -287,7 +287,7 @@ def _took(training: Training) -> str:
     """``1 min 5 s, 8 epochs, best 6, 44 utterances/s in training``, as far as it is known."""
     parts = {
         "{}": training.wall_seconds and duration(training.wall_seconds),
-        "{} epoch" + "s" * (training.epochs != 1): training.epochs,
+        "{} epoch" if training.epochs == 1 else "{} epochs": training.epochs,
         "best {}": training.best_epoch,
         "{:.0f} utterances/s in training": training.utterances_per_second,
     }

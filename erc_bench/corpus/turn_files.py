@@ -51,8 +51,8 @@ def rows_of(path: Path) -> list[Row]:
         text = read_text(path)
         if kind == ".txt" and not separator_of(text):
             raise ErcBenchError(
-                f"{path}, line 1: no line of column names, with tabs, commas or semicolons between "
-                f"them. A file of turns is {FORMS}."
+                f"{path}, line 1: no line of column names, with tabs, commas, semicolons or | "
+                f"between them. A file of turns is {FORMS}."
             )
         rows = table_rows(text, str(path))
     elif kind in (".jsonl", ".ndjson"):

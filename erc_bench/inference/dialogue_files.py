@@ -6,10 +6,9 @@ dialogue a line as JSON; empty lines are passed over. A turn may have a ``name``
 the speaker otherwise than the corpus does.
 
 As CSV, TSV (a ``.txt`` whose first line names columns, too) or Parquet, or a ConvoKit folder: a
-turn a row. Which columns hold the dialogue, the
-speaker and the text is told by their names (``dialogue``, ``conversation_id``, ``speaker``,
-``text``, ``utterance`` …); without a column for it, all rows are one dialogue. The folder of a
-corpus of one's own stands for all its dialogues.
+turn a row. Which columns hold the dialogue, the speaker and the text is told by their names
+(``dialogue``, ``conversation_id``, ``speaker``, ``text``, ``utterance`` …); without a column for
+it, all rows are one dialogue. The folder of a corpus of one's own stands for all its dialogues.
 
 A time before or behind the speaker, as transcripts and chat exports have it, is left out, and so
 are the marks of lists, of Markdown and of chats (``1. Ann: …``, ``**Ann:** …``, ``<Ann> …``). What
