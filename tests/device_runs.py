@@ -120,6 +120,9 @@ def _process(
             with group or nullcontext():
                 done = course(task, own)
             torch.save(done, own / f"course-{rank}.pt")
+            if rank == 0:  # nothing reads its checkpoints
+                for checkpoint in own.rglob("*.ckpt"):
+                    checkpoint.unlink()
 
 
 def courses(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -299,6 +300,7 @@ def on_meld(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("method", STATEFUL)
 def test_every_method_trains_the_same_on_meld(method: str, on_meld: Path) -> None:
     same_everywhere(method, 2, on_meld)
+    shutil.rmtree(on_meld / method)  # gigabytes
 
 
 @pytest.mark.slow

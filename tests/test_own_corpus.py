@@ -344,7 +344,10 @@ def test_a_mistake_is_named_by_file_and_line(folder: Path, edit, message: str) -
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_that_is_no_corpus_says_how_one_is_named() -> None:
+def test_a_name_that_is_no_corpus_says_how_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a folder of that name would be a corpus
     with pytest.raises(ErcBenchError, match=r"no dataset 'mine'.*One of your own.*data new"):
         corpus_source("mine")
 
