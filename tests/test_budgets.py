@@ -158,6 +158,13 @@ def test_searches_stand_beside_the_tracks(root: Path) -> None:
     assert budgets(group) == [1, 2, 4]
 
 
+def test_searches_of_a_further_folder_stand_there_once(root: Path, tmp_path: Path) -> None:
+    (alone,) = (c for c in read_board(root).corpora if c.searches)
+    for folders in ((tmp_path, [root]), (root, [root])):
+        (found,) = (c for c in read_board(*folders).corpora if c.searches)
+        assert found.searches == alone.searches
+
+
 def test_the_picture_has_a_curve_for_every_method_and_names_apart(root: Path) -> None:
     (meld,) = (corpus for corpus in read_board(root).corpora if corpus.name == "meld")
     drawn = picture(meld.searches[0])

@@ -11,6 +11,7 @@ from erc_bench.cli import main
 from erc_bench.corpus.conversation import Corpus
 from erc_bench.corpus.making import guess_columns, new_corpus, split_corpus, stratified
 from erc_bench.corpus.own import OwnCorpus, Turn
+from erc_bench.corpus.source import CorpusWarning
 from erc_bench.errors import ErcBenchError
 from erc_bench.inference.dialogue_files import read_dialogues
 from erc_bench.records.corpora import find_corpus, remember
@@ -350,6 +351,22 @@ def test_a_name_that_is_no_corpus_says_how_one_is_named(
     monkeypatch.chdir(tmp_path)  # a folder of that name would be a corpus
     with pytest.raises(ErcBenchError, match=r"no dataset 'mine'.*One of your own.*data new"):
         corpus_source("mine")
+
+
+def test_a_label_that_train_lacks_is_pointed_out(folder: Path) -> None:
+    rows = made()
+    test = next(row for row in rows if row["part"] == "test" and row["emotion"])
+    test["emotion"] = "bored"
+    write_csv(folder / "talk.csv", rows)
+    with pytest.warns(CorpusWarning, match="no turn of train has the label 'bored', so no method"):
+        OwnCorpus(folder).load()
+    (folder / "corpus.yaml").write_text(SHEET + "labels: [angry, annoyed, calm, bored, sad]\n")
+    with pytest.warns(CorpusWarning) as caught:
+        OwnCorpus(folder).load()
+    assert [str(w.message).partition(": ")[2] for w in caught] == [
+        "no turn has the label 'sad'.",
+        "no turn of train has the label 'bored', so no method can learn it.",
+    ]
 
 
 # --- data new, split, export

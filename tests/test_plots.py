@@ -56,6 +56,13 @@ def test_dots_are_the_scores_of_the_records(root: Path) -> None:
     assert sum("small" in name for name in names) == 1
 
 
+def test_records_of_a_further_folder_are_drawn_too(root: Path, tmp_path: Path) -> None:
+    both = of_runs(tmp_path, "meld", [], None, [root])
+    assert [c.values for c in both.configurations] == [
+        c.values for c in of_runs(root, "meld", [], None).configurations
+    ]
+
+
 def test_curves_have_every_epoch_and_the_selected_one(root: Path) -> None:
     shown = of_runs(root, "meld", ["eacl:paper"], None)
     dev, loss = figures.curves(shown).axes

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from erc_bench.cli import common
 from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Several
+from erc_bench.errors import ErcBenchError
 from erc_bench.plots import What
 
 
@@ -20,6 +21,7 @@ def plot(
     preset: str | None = None,
     run: str | None = None,
     split: Literal["test", "dev"] = "test",
+    with_records: Annotated[tuple[Path, ...], Several] = (),
     data_dir: DataDir = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> None:
@@ -36,19 +38,23 @@ def plot(
         preset: Only runs with this preset.
         run: One run instead: a record, or a part of method/dataset/hash/seedK that is enough.
         split: Whose utterances the map of vectors shows.
+        with_records: Other folders whose records are drawn as well; not with --run.
     """
     from erc_bench import plots
 
-    common.must_exist(leaderboard_dir)
+    if run and with_records:
+        raise ErcBenchError("--with-records adds to --dataset; --run names one run of one folder.")
+    root, *further = common.record_folders(leaderboard_dir, with_records)
     corpus = common.corpus_name(dataset) if dataset else None
     left_out = plots.plot(
-        *(what, file, leaderboard_dir),
+        *(what, file, root),
         dataset=corpus,
         methods=method,
         preset=preset,
         run=run,
         split=split,
         data_dir=data_dir,
+        further=further,
     )
     for reason in left_out:
         common.complain(reason)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Metric, Utterance
-from erc_bench.corpus.source import CorpusSource
+from erc_bench.corpus.source import CorpusSource, caution
 from erc_bench.corpus.text_files import csv_table, read_text, whole_number
 from erc_bench.corpus.turn_files import (
     DIALOGUE,
@@ -159,7 +159,23 @@ class OwnCorpus(CorpusSource):
             for split in SPLITS
         }
         filled = {split: dialogues for split, dialogues in splits.items() if dialogues}
+        self._doubt(turns, labels)
         return Corpus.build(self.name, labels, filled, metric=self.metric)
+
+    def _doubt(self, turns: Sequence[Turn], labels: LabelSet) -> None:
+        """Warn of labels that no turn has, or that no method can learn."""
+        splits: dict[str, set[str | None]] = {name: set() for name in labels.names}
+        for turn in turns:
+            if turn.label:
+                splits[turn.label].add(turn.split)
+        if unmet := [name for name, there in splits.items() if not there]:
+            caution(f"{self.path}: no turn has the label {listed(map(quoted, unmet))}.")
+        new = [name for name, there in splits.items() if there and "train" not in there]
+        if new and any(turn.split == "train" for turn in turns):
+            caution(
+                f"{self.path}: no turn of train has the label {listed(map(quoted, new))}, so no "
+                "method can learn it."
+            )
 
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:
         """The dialogues of each split; the files are those that ``corpus.yaml`` names."""

@@ -189,7 +189,7 @@ def read_board(root: Path, further: Sequence[Path] = ()) -> Board:
     computed before is not again."""
     cache, published = Cache(root), read_published(root)
     runs, skipped = read_runs(root, cache, further)
-    trials_of_searches, damaged = read_trials(root)
+    trials_of_searches, damaged = read_trials(root, further)
     groups = _groups(runs, published)
     searches = _searches(trials_of_searches, published)
     parts = _ablations(groups, published, cache)

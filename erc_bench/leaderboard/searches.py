@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,15 +47,20 @@ class SearchGroup:
     rows: list[SearchRow]
 
 
-def read_trials(root: Path) -> tuple[list[Trial], list[Skipped]]:
-    """All trials below ``root``, and the files that are none."""
-    trials, skipped = [], []
-    for path in trial_files(root):
+def read_trials(root: Path, further: Sequence[Path] = ()) -> tuple[list[Trial], list[Skipped]]:
+    """All trials below ``root`` and ``further`` folders, and the files that are none.
+
+    A trial that several folders have counts once.
+    """
+    trials: dict[tuple[str, ...], Trial] = {}
+    skipped = []
+    for path in (path for folder in (root, *further) for path in trial_files(folder)):
         try:
-            trials.append(read_trial(path))
+            trials.setdefault(path.parts[-3:], read_trial(path))
         except RecordError as error:
-            skipped.append(Skipped(path.relative_to(root).as_posix(), str(error)))
-    return trials, skipped
+            file = Path(os.path.relpath(path, root)).as_posix()
+            skipped.append(Skipped(file, str(error)))
+    return list(trials.values()), skipped
 
 
 def search_groups(trials: Iterable[Trial], titles: dict[str, str]) -> list[SearchGroup]:

@@ -40,6 +40,7 @@ def plot(
     run: str | None = None,
     split: Literal["test", "dev"] = "test",
     data_dir: Path | None = None,
+    further: Sequence[Path] = (),
 ) -> list[str]:
     """Draw a picture into a file.
 
@@ -53,6 +54,7 @@ def plot(
         run: one run instead, as ``erc-bench show`` names it.
         split: whose utterances the map of vectors shows.
         data_dir: where that looks for the corpus, before the usual places.
+        further: other folders whose records are there as well; ``run`` is not looked for in them.
 
     Returns:
         What was left out of the picture, and why.
@@ -89,7 +91,7 @@ def plot(
                 raise ErcBenchError(
                     "A run has no trials: name the corpus of the search with --dataset."
                 )
-            figure = figures.trials(*of_searches(root, dataset, methods, preset))
+            figure = figures.trials(*of_searches(root, dataset, methods, preset, further))
         elif what == "vectors":
             if run is None:
                 raise ErcBenchError(
@@ -98,7 +100,11 @@ def plot(
                 )
             figure = figures.vectors(vectors_of_run(root, run, split, data_dir))
         else:
-            shown = of_runs(root, dataset, methods, preset) if dataset else of_run(root, run or "")
+            shown = (
+                of_runs(root, dataset, methods, preset, further)
+                if dataset
+                else of_run(root, run or "")
+            )
             figure = figures.OF_RUNS[what](shown)
             left_out = shown.left_out
         contents = io.BytesIO()

@@ -60,7 +60,13 @@ def of_run(root: Path, run: str) -> Shown:
     )
 
 
-def of_runs(root: Path, dataset: str, methods: Sequence[str], preset: str | None) -> Shown:
+def of_runs(
+    root: Path,
+    dataset: str,
+    methods: Sequence[str],
+    preset: str | None,
+    further: Sequence[Path] = (),
+) -> Shown:
     """The runs on a corpus by configuration, the highest mean on test first.
 
     Args:
@@ -68,11 +74,12 @@ def of_runs(root: Path, dataset: str, methods: Sequence[str], preset: str | None
         dataset: the corpus.
         methods: as ``erc-bench compare`` names them, ``method:what``; none = all.
         preset: only runs with this preset.
+        further: other folders whose records are there as well.
 
     Raises:
         ErcBenchError: there is nothing like it; what there is is named.
     """
-    everything, skipped = read_runs(root, Cache(root))
+    everything, skipped = read_runs(root, Cache(root), further)
     left_out = [f"skipped: {each.reason}" for each in skipped]
     on_corpus = [run for run in everything if run.dataset == dataset]
     runs = [run for run in on_corpus if preset in (None, run.preset)]
@@ -105,14 +112,18 @@ def of_runs(root: Path, dataset: str, methods: Sequence[str], preset: str | None
 
 
 def of_searches(
-    root: Path, dataset: str, methods: Sequence[str], preset: str | None
+    root: Path,
+    dataset: str,
+    methods: Sequence[str],
+    preset: str | None,
+    further: Sequence[Path] = (),
 ) -> tuple[str, list[SearchGroup]]:
     """The corpus's name, and the searches for settings on it, by encoder and preset.
 
     Raises:
         ErcBenchError: there is none.
     """
-    everything, _ = read_trials(root)
+    everything, _ = read_trials(root, further)
     trials = [
         trial
         for trial in everything
