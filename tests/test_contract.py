@@ -6,6 +6,7 @@ training, predictions, record, and a model that predicts again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -296,6 +297,7 @@ def registered(tmp_path: Path, monkeypatch) -> Iterator[None]:
     registry._points.cache_clear()
     yield
     registry._points.cache_clear()
+    sys.modules.pop("each_kind", None)  # its folder goes with the test
 
 
 def run_of(method: str, root: Path, *overrides: str) -> Outcome:
