@@ -308,7 +308,7 @@ MISTAKES = {
     "labels in other capitals": (edited(3, emotion="Calm"), r"line \d+: the label .*capitals only"),
     "a turn without a speaker": (edited(1, who=" "), r"talk\.csv, line 3: nobody speaks"),
     "a turn without a text": (edited(1, utterance=""), r"talk\.csv, line 3: nothing is said"),
-    "a turn of no dialogue": (edited(1, conv_id=""), r"talk\.csv, line 3: says of no dialogue"),
+    "a turn of no dialogue": (edited(1, conv_id=""), r"talk\.csv, line 3: the dialogue is missing"),
     "a dialogue in two splits": (
         edited(3, part="test"),
         r"talk\.csv, line 5: the dialogue 'c0' is in test here and in train in .*line 2",
@@ -622,7 +622,7 @@ def test_a_table_is_read_by_its_line_of_names(
     (dialogue,) = read_dialogues(str(file))
     assert [(turn.speaker, turn.text) for turn in dialogue.utterances] == said
     made = new_corpus(tmp_path / "mine", [str(file)])
-    assert [(turn.speaker, turn.text) for turn in made.source.unsplit()] == said
+    assert [(turn.speaker, turn.text) for turn in made.source.turns(read_split_file=False)] == said
 
 
 @pytest.mark.parametrize(

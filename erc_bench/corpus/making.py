@@ -47,7 +47,7 @@ NAMES = {
 """What columns are called, the likeliest first."""
 
 UNFIT = {
-    "id": "does not tell every row from every other",
+    "id": "has empty or repeated values",
     "turn": "does not number the turns of each dialogue",
     "label": "holds one value, or nearly as many as there are rows",
 }
@@ -131,8 +131,8 @@ def _places(folder: Path, files: Sequence[str]) -> tuple[list[str], list[Row]]:
         told = {ALIASES[word] for word in words if word in ALIASES}
         if len(told) != 1 or told & of_split.keys():
             raise ErcBenchError(
-                f"Several files are one for each split, and {file} is not told by its name to be "
-                f"another one of {', '.join(SPLITS)}. Rename it, or write {folder / SHEET} "
+                f"With several files, each name must contain its split ({', '.join(SPLITS)}), each "
+                f"split once. {file} does not. Rename it, or write {folder / SHEET} "
                 "yourself: `splits: {train: …, dev: …, test: …}`."
             )
         of_split[told.pop()] = relative[file]
@@ -149,7 +149,10 @@ def _quoted(text: str) -> str:
 
 
 def guess_columns(
-    rows: Sequence[Row], given: Mapping[str, str], needed: Sequence[str] = NEEDED
+    rows: Sequence[Row],
+    given: Mapping[str, str],
+    needed: Sequence[str] = NEEDED,
+    remedy: str = "",
 ) -> tuple[dict[str, str], list[str]]:
     """Which column holds what, by names and values, and what was guessed, a line each.
 
@@ -157,6 +160,8 @@ def guess_columns(
         rows: the turns.
         given: what is not to be guessed.
         needed: what must be found.
+        remedy: what to do where something needed can't be told; the option ``--columns`` if it is
+            empty.
 
     Raises:
         ErcBenchError: something that is given is not there, or what is needed can't be told.
@@ -193,10 +198,11 @@ def guess_columns(
     missing = [role for role in needed if role not in found]
     if missing:
         free = [column for column in shown if column not in found.values()]
+        columns = " ".join(f"{role}=COLUMN" for role in missing)
         raise ErcBenchError(
-            f"{rows[0][0].partition(', line ')[0]}: which column holds the "
-            f"{' and the '.join(missing)} can't be told; there is {listed(map(repr, free))}. "
-            f"Say it: --columns {' '.join(f'{role}=COLUMN' for role in missing)}."
+            f"{rows[0][0].partition(', line ')[0]}: it can't be told which column holds the "
+            f"{' and the '.join(missing)}; there is {listed(map(repr, free))}. "
+            f"{remedy or f'Name it: --columns {columns}.'}"
         )
     return {role: found[role] for role in (*ROLES, "split") if role in found}, guesses
 
@@ -269,7 +275,8 @@ def split_corpus(
     """
     if not (dev >= 0 and test >= 0 and 0 < dev + test < 1):
         raise ErcBenchError(
-            f"--dev {dev:g} and --test {test:g} are no shares of a whole with a rest."
+            f"--dev {dev:g} and --test {test:g} must be 0 or more and together between 0 and 1, so "
+            "that train gets the rest."
         )
     source = OwnCorpus(folder)
     own = source.sheet.get("split_file")
@@ -279,7 +286,7 @@ def split_corpus(
         raise ErcBenchError(f"{source.path}: it is split already, by `{how}`{remedy}.")
     shares = {"train": 1 - dev - test, "dev": dev, "test": test}
     shares = {split: share for split, share in shares.items() if share}
-    turns = source.unsplit()
+    turns = source.turns(read_split_file=False)
     source.labels_of(turns)
     if len({turn.dialogue for turn in turns}) < len(shares):
         raise ErcBenchError(f"{source.path}: there are fewer dialogues than splits.")
@@ -298,8 +305,8 @@ def split_corpus(
         text = text.rstrip("\n") + f"\n{note}split_file: {SPLIT_FILE}\n"
     if not _says_split_file(text):
         raise ErcBenchError(
-            f"{path} is written, and no line can be added to {source.path} as it is written. Add "
-            f"`split_file: {path.name}` to it yourself."
+            f"{path} is written, but `split_file: {path.name}` could not be added to "
+            f"{source.path}. Add that line yourself."
         )
     write_atomically(source.path, text)
     labels = {split: Counter[str]() for split in shares}

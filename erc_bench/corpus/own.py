@@ -190,13 +190,11 @@ class OwnCorpus(CorpusSource):
         """
         return self.labels or _found_labels(turns, self.columns.get("label", ""), self.path)
 
-    def unsplit(self) -> list[Turn]:
-        """:meth:`turns`, whatever a file of splits says of them."""
-        self.sheet = {key: value for key, value in self.sheet.items() if key != "split_file"}
-        return self.turns()
-
-    def turns(self) -> list[Turn]:
+    def turns(self, *, read_split_file: bool = True) -> list[Turn]:
         """Every turn, checked, in file order.
+
+        Args:
+            read_split_file: whether a file of splits, if there is one, tells their splits.
 
         Raises:
             ErcBenchError: as :meth:`load`, but for a corpus that is not split.
@@ -204,15 +202,15 @@ class OwnCorpus(CorpusSource):
         sources = self._sources()
         for rows in sources.values():
             self._check_columns(rows)
-        assigned = self._assigned()
+        assigned = self._assigned() if read_split_file else None
         turns = [
             self._turn(row, split, assigned) for split, rows in sources.items() for row in rows
         ]
         _check(turns, self.labels)
         if assigned is not None and (unmet := assigned.keys() - {turn.dialogue for turn in turns}):
             raise ErcBenchError(
-                f"{self.folder / self._text('split_file')}: there is no dialogue "
-                f"{quoted(min(unmet))}, nor {len(unmet) - 1} others. Split the corpus again: "
+                f"{self.folder / self._text('split_file')} names {len(unmet)} dialogues that the "
+                f"corpus does not have, {quoted(min(unmet))} for example. Split the corpus again: "
                 f"`erc-bench data split {self.folder} --force …`."
             )
         return turns
@@ -267,7 +265,7 @@ class OwnCorpus(CorpusSource):
             )
         names = tuple(str(name).strip() for name in given)
         if "labels" in self.sheet and (len(names) < 2 or len(set(names)) < len(names)):
-            raise self._wrong("labels", f"labels must be two or more different, not {given!r}")
+            raise self._wrong("labels", f"labels must be two or more names, not {given!r}")
         return names
 
     def _columns(self) -> dict[str, str]:
@@ -292,7 +290,8 @@ class OwnCorpus(CorpusSource):
         given = self.sheet.get("splits", {})
         if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
             raise self._wrong(
-                "splits", "splits must be {train: …, dev: …, test: …}; one is `file: …`"
+                "splits",
+                "splits must be {train: …, dev: …, test: …}; of one file: `file: …`",
             )
         named: dict[str, str] = {}
         for key, what in given.items():
@@ -358,7 +357,7 @@ class OwnCorpus(CorpusSource):
         where, fields = row
         of = {role: text_at(fields, column, where) for role, column in self.columns.items()}
         for role, what in (
-            ("dialogue", "says of no dialogue that it belongs to it"),
+            ("dialogue", "the dialogue is missing"),
             ("speaker", "nobody speaks; every turn has a speaker"),
             ("text", "nothing is said; take the turn out, or write what was done ([laughs])"),
         ):
@@ -485,7 +484,7 @@ def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
     if not column:
         raise ErcBenchError(
             f"{path}: no column is named for labels. Name it in `columns: {{label: …}}`, or write "
-            "the file anew with `--force --columns label=COLUMN`."
+            f"it again: `erc-bench data new {path.parent} FILE --force --columns label=COLUMN`."
         )
     first: dict[str, Turn] = {}
     for turn in turns:

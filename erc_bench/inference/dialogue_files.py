@@ -128,7 +128,8 @@ def _is_table(text: str) -> bool:
 
 def _of_rows(rows: list[Row]) -> list[Dialogue]:
     """The dialogues of turns that are the rows of a file."""
-    columns, _ = guess_columns(rows, {}, ("speaker", "text"))
+    remedy = "Name the columns speaker and text."
+    columns, _ = guess_columns(rows, {}, ("speaker", "text"), remedy)
     by_dialogue: dict[str, list[tuple[int, Utterance]]] = {}
     for n, (where, row) in enumerate(rows):
         of = {role: text_at(row, column, where) for role, column in columns.items()}
@@ -144,7 +145,7 @@ def _of_rows(rows: list[Row]) -> list[Dialogue]:
 def _of_corpus(source: OwnCorpus) -> list[Dialogue]:
     """The dialogues of a corpus, split or not, without their labels."""
     by_dialogue: dict[str, list[Turn]] = {}
-    for turn in source.unsplit():
+    for turn in source.turns(read_split_file=False):
         by_dialogue.setdefault(turn.dialogue, []).append(turn)
     return [
         dialogue(
