@@ -93,7 +93,9 @@ def test_a_run_whose_machine_is_lost_is_put_again(experiments, tmp_path: Path, c
     assert [attempt.tries for attempt in fake.started] == [1, 1, 2, 2]
     # What it had is gone on with, whatever the command said of the first time.
     assert [a.job.options["restart"] for a in fake.started] == [True, True, False, False]
-    assert "lost its node. It is put again (1 of 3)." in " ".join(capsys.readouterr().err.split())
+    assert "lost its node. It is queued again (1 of 3)." in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert job_folders(tmp_path) == []
 
 

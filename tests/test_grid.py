@@ -135,7 +135,7 @@ def test_finished_runs_are_skipped_without_a_process(whole) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({}, "that go on from their last epoch: 1."), ({"restart": True}, "that are begun anew: 1.")],
+    [({}, "that go on from their last epoch: 1."), ({"restart": True}, "that begin anew: 1.")],
 )
 def test_a_grid_says_what_goes_on_or_is_begun_anew(
     planned, tmp_path: Path, capsys, options: dict, said: str

@@ -136,7 +136,7 @@ def test_a_grid_that_much_befalls(
     # the moment: then the job requeues itself, else the grid puts it again.
     if "Restarts=1" not in cluster.run("scontrol", "show", "job", *handles):
         assert re.search("was (killed at|stopped on n., by) its time limit", said), said
-        assert "put again (1 of 3)" in said
+        assert "queued again (1 of 3)" in said
     assert job_folders(tmp_path) == []
 
 

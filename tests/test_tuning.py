@@ -19,7 +19,7 @@ from erc_bench.execution import tuning
 from erc_bench.execution.grid import plan, run_grid
 from erc_bench.execution.jobs import Attempt, read_job
 from erc_bench.execution.run import run
-from erc_bench.execution.tuning import search, take_over
+from erc_bench.execution.tuning import reuse_record, search
 from erc_bench.records.schema import to_json
 from erc_bench.records.store import read_record, record_files
 from erc_bench.records.trials import read_trial, trial_files
@@ -270,7 +270,7 @@ def test_the_same_run_under_another_mark_is_taken_over(whole, tmp_path: Path) ->
     plain = run(replace(chosen, tuned=None), root)
     for _ in range(2):
         (job,), _ = plan([chosen], root, {})
-        take_over(job)
+        reuse_record(job)
         assert len(list(record_files(root))) == 2
     assert "-tuned-" in job.place.name
     outcome = run(chosen, root)

@@ -94,7 +94,7 @@ def seed_number(text: str) -> int:
 
 
 def must_exist(root: Path) -> None:
-    """What only reads records says so where there is no such folder."""
+    """Refuse a folder of records that does not exist."""
     if not root.is_dir():
         raise ErcBenchError(
             f"There is no folder {root} with records. Name the right one with --leaderboard-dir, "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from erc_bench.cli import common
-from erc_bench.cli.common import LEADERBOARD, DataDir, LeaderboardDir, Several
+from erc_bench.cli.common import LEADERBOARD, DataDir, Dataset, LeaderboardDir, Several
 from erc_bench.errors import ErcBenchError
 from erc_bench.plots import What
 
@@ -16,7 +16,7 @@ def plot(
     file: Path,
     /,
     *,
-    dataset: str | None = None,
+    dataset: Dataset | None = None,
     method: Annotated[tuple[str, ...], Several] = (),
     preset: str | None = None,
     run: str | None = None,
@@ -34,11 +34,12 @@ def plot(
         what: Which picture.
         file: Where to; its ending tells the format.
         dataset: The corpus.
-        method: Methods, or METHOD:PRESET, METHOD:VARIANT, METHOD:tuned (default: all).
+        method: Methods, or METHOD:PRESET, METHOD:VARIANT, METHOD:tuned, METHOD:HASH,
+            METHOD:key=value (default: all).
         preset: Only runs with this preset.
         run: One run instead: a record, or a part of method/dataset/hash/seedK that is enough.
         split: Whose utterances the map of vectors shows.
-        with_records: Other folders whose records are drawn as well; not with --run.
+        with_records: Other folders whose records are read as well; not with --run.
     """
     from erc_bench import plots
 

@@ -1,4 +1,4 @@
-"""What ``erc-bench show``, ``explain`` and ``predict`` print: a run, a dialogue, answers."""
+"""What ``show``, ``explain``, ``predict`` and ``ablations`` print, and the figures of a run."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
     from erc_bench.leaderboard.tables import ablation_title, interval, p_value, signed
 
     metric = Metric.of(ablation.metric, None).title
-    columns = (metric, "seeds", "less the whole", "95 %", "p, Holm")
+    columns = (metric, "seeds", "minus the whole", "95 %", "p, Holm")
     table = Table(
         "",
         *(Column(name, justify="right") for name in columns),

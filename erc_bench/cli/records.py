@@ -45,8 +45,8 @@ def leaderboard(
         check: Exit with 1 if what is on disk is stale or a record is skipped.
         latex: Print the table a paper needs.
         site: Write the page, and one for every run, into this folder.
-        bib: Print BibTeX entries of what that table cites.
-        with_records: Other folders whose records stand on it as well.
+        bib: Print the BibTeX entries that the table of --latex cites.
+        with_records: Other folders whose records are read as well.
     """
     from erc_bench import leaderboard as board
     from erc_bench.records.store import untested_files
@@ -80,8 +80,8 @@ def leaderboard(
         common.complain(f"skipped: {each.reason}")
     if untested := sum(1 for _ in untested_files(leaderboard_dir)):
         common.complain(
-            f"{untested} runs have not scored test, so they are left out: the commands that made "
-            "them score it when --no-test is left out."
+            f"{untested} runs are left out because they have not scored test. Give their commands "
+            "again without --no-test."
         )
     return 1 if stale or skipped else 0
 
@@ -99,11 +99,12 @@ def compare(
     """Compare two methods on one corpus.
 
     Args:
-        method: A method, or METHOD:PRESET, METHOD:VARIANT, METHOD:tuned, METHOD:key=value.
+        method: A method, or METHOD:PRESET, METHOD:VARIANT, METHOD:tuned, METHOD:HASH,
+            METHOD:key=value.
         other: Another, or the key of a published row.
         dataset: The corpus.
         preset: Only runs with this preset.
-        with_records: Other folders whose records are there as well.
+        with_records: Other folders whose records are read as well.
     """
     from erc_bench.leaderboard import compare_methods
 

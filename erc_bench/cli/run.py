@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Parameter
+
 from erc_bench.cli import common
 from erc_bench.cli.common import (
     LEADERBOARD,
@@ -42,7 +44,7 @@ def run(
     seed: Annotated[tuple[str, ...], SEEDS, Several] = ("1",),
     seeds: Annotated[Whole | None, SEEDS] = None,
     restart: Annotated[bool, BEGINNING] = False,
-    resume: Annotated[bool, BEGINNING] = False,
+    resume: Annotated[bool, BEGINNING, Parameter(show=False)] = False,
     force: bool = False,
     no_test: bool = False,
     wandb: Literal["online", "offline", "off"] | None = None,
@@ -78,9 +80,9 @@ def run(
         jobs: Runs side by side (default: as many as the GPU and the cores do well; of a cluster, as
             many as there is room for).
         executor: What does the runs: local, ray, slurm, or a plug-in.
-        resources: What each run needs: cpus, gpus, memory_gib, minutes, devices, nodes, options of
-            an engine (slurm.partition=gpu), or a YAML file of these.
-        retries: How often a run is put again that was preempted, lost its machine or its time.
+        resources: What each run needs: cpus, gpus, memory_gib, minutes, devices, options of an
+            engine (slurm.partition=gpu), or a YAML file of these.
+        retries: How often a run is queued again after preemption, a lost machine or its time limit.
         detach: Queue the runs and return; the same command later picks them up.
         devices: GPUs that train one run together, of each machine.
         nodes: Machines; srun or torchrun starts the command for every device.

@@ -66,7 +66,7 @@ def tune(
         executor: What does trials and seeds: local, ray, slurm, or a plug-in.
         resources: What each needs: cpus, gpus, memory_gib, minutes, options of an engine
             (slurm.partition=gpu), or a YAML file of these.
-        retries: How often one is put again that was preempted, lost its machine or its time.
+        retries: How often one is queued again after preemption, a lost machine or its time limit.
     """
     from erc_bench.cli.run import experiments, grid_options
 
@@ -107,7 +107,7 @@ def tune(
             common.complain(unfinished(searched, trials))
     failed, runs = 0, list[str]()
     if seeds and over:
-        on_grid = grid_options(jobs, executor, resources, retries)  # that of the trials is closed
+        on_grid = grid_options(jobs, executor, resources, retries)  # the trials' executor is closed
         options = {"data_dir": data_dir, "wandb": log_to}
         failed, runs = _seeds(over, seeds, leaderboard_dir, options, on_grid)
     for searched in over:
@@ -126,12 +126,12 @@ def _seeds(
     of all."""
     from erc_bench.cli.run import print_failures
     from erc_bench.execution.grid import do_jobs, plan
-    from erc_bench.execution.tuning import take_over
+    from erc_bench.execution.tuning import reuse_record
 
     chosen = [searched.chosen(seed) for searched in over for seed in range(1, seeds + 1)]
     planned, impossible = plan(chosen, root, options)
     for job in planned:
-        take_over(job)
+        reuse_record(job)
     report = do_jobs(planned, root, impossible=impossible, **on_grid)
     report.render(common.results())
     return print_failures(report, len(chosen)), [job.place.name for job in planned]

@@ -127,7 +127,7 @@ class Dispatch:
     threads: int | None = None
     """Of each run; None = as many as it has cores."""
     retries: int = 3
-    """How often a job is put again whose worker is gone through no doing of its run."""
+    """How often a job is queued again whose worker was lost through no fault of its run."""
     detach: bool = False
     """Start all, and leave without waiting for any."""
     leave: Callable[[int], bool] = lambda _: False
@@ -246,7 +246,7 @@ class Dispatch:
             raise ErcBenchError(_unseen(self.folder))
         if how.again and attempt.tries <= self.retries:
             say(
-                f"{attempt.job.place.name}: its worker {how.reason}. It is put again "
+                f"{attempt.job.place.name}: its worker {how.reason}. It is queued again "
                 f"({attempt.tries} of {self.retries})."
             )
             return None

@@ -1,9 +1,9 @@
 """Grids: many runs, side by side.
 
 A grid hands its runs as :class:`Job` to an :class:`Executor`. What is finished is read from the
-records alone, so that several grids may share a folder: a run that another process is at comes
-last, and its record is taken when it appears. What an executor goes on with when the command has
-ended, the same command finds again.
+records alone, so that several grids may share a folder: a run that another process is doing is
+looked at last, and its record is used when it appears. Jobs that outlive the command are found
+again when it is given again.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def run_grid(
             room for.
         executor: what does them; processes of this machine if nothing else is said.
         resources: what each run needs, as far as it was said.
-        retries: how often a run is put again that was preempted, lost its machine or its time.
+        retries: how often a run is queued again after preemption, a lost machine or its time limit.
         detach: queue all runs and return.
         options: further arguments of :func:`erc_bench.execution.run.run`.
 
@@ -192,7 +192,7 @@ def do_jobs(
         workers: how many at a time.
         executor: what does them.
         resources: what each needs.
-        retries: how often one is put again.
+        retries: how often one is queued again.
         detach: queue all and return.
     """
     executor = executor or Local()
@@ -220,7 +220,7 @@ def do_jobs(
     at_once = (
         f"{workers} at a time" if workers else f"as many at a time as {executor.name} has room for"
     )
-    say(f"{len(waiting)} runs to do, {at_once}{why}; each has a log.txt by its model.")
+    say(f"{len(waiting)} runs to do, {at_once}{why}; each writes a log.txt beside its checkpoint.")
     with contextlib.ExitStack() as stack:
         stack.callback(executor.close)
         if isinstance(executor, Local):
@@ -307,8 +307,8 @@ def plan(
 ) -> tuple[list[Job], list[tuple[Experiment, str]]]:
     """The place of every run, and the runs that can't be done, with the reason.
 
-    Every corpus is read once, further ones too, and every encoder's weights: a run is told by
-    their contents.
+    Every corpus is read once, further ones too, and every encoder's weights: their contents
+    are a part of a run's identity.
     """
     digests: dict[str, str] = {}
     missing: dict[str, str] = {}
@@ -324,11 +324,11 @@ def plan(
         reason = missing.get(experiment.corpus)
         if reason is None:
             try:
-                kind = experiment.method, experiment.corpus, experiment.hash
-                if kind not in known:  # which is the same for all seeds
+                key = experiment.method, experiment.corpus, experiment.hash  # of all seeds
+                if key not in known:
                     with quiet_frameworks():
-                        known[kind] = identify(experiment, digests, options.get("data_dir"))
-                identity = known[kind]
+                        known[key] = identify(experiment, digests, options.get("data_dir"))
+                identity = known[key]
                 jobs.append(Job(experiment, Place.of(root, experiment, identity), options))
                 continue
             except ErcBenchError as error:
@@ -338,7 +338,10 @@ def plan(
 
 
 class _Grid:
-    """How far a grid is, and what the user sees of it."""
+    """How far a grid is, and what the user sees of it.
+
+    The display has a thread of its own, so a run may end while it is drawn.
+    """
 
     dispatch: Dispatch
 
@@ -374,8 +377,9 @@ class _Grid:
         interrupted = sum(job.place.is_interrupted() and not job.place.is_taken() for job in left)
         if interrupted and any(job.options.get("restart") for job in left):
             say(
-                f"Interrupted runs that are begun anew: {interrupted}. Until an epoch has ended, "
-                "Ctrl-C and the same command without --restart go on with what they had instead."
+                f"Interrupted runs that begin anew: {interrupted}. Their old checkpoints are kept "
+                "until the first epoch ends; to go on with them, press Ctrl-C before that and "
+                "leave out --restart."
             )
         elif interrupted:
             say(f"Interrupted runs that go on from their last epoch: {interrupted}.")
@@ -414,7 +418,8 @@ class _Grid:
     def startable(
         self, waiting: list[Job], put_off: list[Job], elsewhere: set[str]
     ) -> Iterator[Job]:
-        """The jobs that are still to be done and at which nobody is, when they are drawn."""
+        """Yield the jobs that nobody is doing and that have no record yet; put the others that have
+        none into ``put_off``."""
         for job in waiting:
             if job.place.is_taken():
                 put_off.append(job)
@@ -471,9 +476,9 @@ class _Grid:
             shown = [f"{job.place.name}{job.place.holder()}" for job in jobs[:MOST_NAMED]]
             more = f", and {len(jobs) - MOST_NAMED} more" if len(jobs) > MOST_NAMED else ""
             say(
-                f"Waiting for other processes, which are at the {len(jobs)} runs that are left: "
-                f"{', '.join(shown)}{more}. A run whose machine is lost is taken over when that "
-                f"has given no sign for {LEASE_SECONDS / 60:.0f} minutes."
+                f"Other processes are working on the {len(jobs)} runs that are left: "
+                f"{', '.join(shown)}{more}. This command waits for them. If a machine is lost, its "
+                f"run is taken over after {LEASE_SECONDS / 60:.0f} minutes without a sign."
             )
         self.others = jobs
         if jobs:
@@ -528,7 +533,7 @@ class _Grid:
         lines = []
         for name in self._at_work():
             clock, job = self.running.get(name), self.left.get(name)
-            if clock and job:  # which may end meanwhile: this is another thread's
+            if clock and job:
                 lines.append(f"{name}  {duration(clock.seconds)}  {last_line(job.place.log)}")
         return [*lines, self.summary()]
 
@@ -541,7 +546,7 @@ class _Grid:
         most = max(3, console.height - 4)
         for name in shown[: most if len(shown) <= most else most - 1]:
             clock, job = self.running.get(name), self.left.get(name)
-            if clock and job:  # which may end meanwhile: the display has a thread of its own
+            if clock and job:
                 runs.add_row(name, duration(clock.seconds), Text(last_line(job.place.log)))
         if len(shown) > most:
             runs.add_row(f"… and {len(shown) - most + 1} more", "", "")
@@ -581,7 +586,7 @@ class _Grid:
         total = 0.0
         for name, job in list(self.left.items()):
             kind = self.seconds.get(_kind(job.experiment), every)
-            clock = self.running.get(name)  # which may end meanwhile: the display has a thread
+            clock = self.running.get(name)
             elapsed = clock.seconds if clock else 0
             total += max(float(np.mean(kind)) - elapsed, 0)
         at_once = self.dispatch.workers or len(self._at_work()) or 1

@@ -46,7 +46,7 @@ AGAIN = {
     "DEADLINE": "was killed at its deadline",
     "REVOKED": "was revoked",
 }
-"""States in which a run is put again."""
+"""States after which a run is queued again."""
 
 OVER = {
     "CANCELLED": "was cancelled in Slurm",

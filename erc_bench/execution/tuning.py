@@ -112,11 +112,11 @@ def search(
     Raises:
         ErcBenchError: a space does not fit its method, or nothing can be written below ``root``.
     """
-    of_corpus = {(study.base.method, study.base.dataset): study for study in studies}
+    study_of = {(study.base.method, study.base.dataset): study for study in studies}
     experiments = [study.trial(number) for number in range(trials) for study in studies]
     planned, impossible = plan(experiments, root, {"data_dir": data_dir, "restart": restart})
     jobs = [
-        _trial_job(job, of_corpus[job.experiment.method, job.experiment.dataset], retry)
+        _trial_job(job, study_of[job.experiment.method, job.experiment.dataset], retry)
         for job in planned
     ]
     report = do_jobs(jobs, root, impossible=impossible, **on_grid)
@@ -226,10 +226,10 @@ def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
         if again or place.trial() is None:
             with writing_below(place.root, place.folder), quiet_frameworks():
                 hidden = without_test_labels(corpus)
-                outcome = _train_and_score(job, hidden, runs_at_once, clock)
-                outcome["metric"] = str(corpus.metric)
+                fields = _train_and_score(job, hidden, runs_at_once, clock)
+                fields["metric"] = str(corpus.metric)
                 held.check()
-                write_trial(place.record, _trial(job, outcome, clock.seconds))
+                write_trial(place.record, _trial(job, fields, clock.seconds))
                 remember(place.root, corpus_source(experiment.corpus))
         place.tidy_up()
 
@@ -272,7 +272,7 @@ def _train_and_score(
     }
 
 
-def _trial(job: TrialJob, outcome: dict[str, Any], seconds: float) -> Trial:
+def _trial(job: TrialJob, fields: dict[str, Any], seconds: float) -> Trial:
     """The file of a trial; of one that was not trained to its end all that is known of its training
     is how long it took."""
     experiment, study, identity = job.experiment, job.study, job.place.identity
@@ -295,7 +295,7 @@ def _trial(job: TrialJob, outcome: dict[str, Any], seconds: float) -> Trial:
         "selection": f"dev {experiment.config.select_on}",
         "encoder": encoder_part(identity),
         "training": {"wall_seconds": round(seconds, 1)},
-        **outcome,
+        **fields,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     return typed(document, Trial)
@@ -304,7 +304,7 @@ def _trial(job: TrialJob, outcome: dict[str, Any], seconds: float) -> Trial:
 # --- the runs of the best one
 
 
-def take_over(job: Job) -> None:
+def reuse_record(job: Job) -> None:
     """Give a tuned run the record of the same run under another mark, if there is one.
 
     The same settings, seed, corpus and encoder may be on record already: not tuned, because the
@@ -339,7 +339,7 @@ def take_over(job: Job) -> None:
                 write_record(place.record, marked)
         except OSError as error:
             raise cannot_write(place.folder, error) from error
-        say(f"{place.name}: the same run as {path.name}, which is taken over.")
+        say(f"{place.name}: copied from {path.name}, which is the same run.")
         return
 
 

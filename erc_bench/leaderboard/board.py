@@ -63,7 +63,7 @@ TIMES = ("fit_seconds", "utterances_per_second")
 """Costs that mean something on one kind of device, with as many runs at a time."""
 
 UNEVEN = 1.5
-"""Paces of a row's seeds that lie further apart are no longer called those of one machine."""
+"""Fastest over slowest seed, above which a row says that its times are not of one machine."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,8 @@ class Board:
 
 
 def read_board(root: Path, further: Sequence[Path] = ()) -> Board:
-    """The leaderboard of the records below ``root``, and below ``further`` folders; what was
-    computed before is not again."""
+    """The leaderboard of the records below ``root``, and below ``further`` folders; what the
+    cache has is not computed again."""
     cache, published = Cache(root), read_published(root)
     runs, skipped = read_runs(root, cache, further)
     trials_of_searches, damaged = read_trials(root, further)
@@ -195,8 +195,7 @@ def read_board(root: Path, further: Sequence[Path] = ()) -> Board:
     parts = _ablations(groups, published, cache)
     computed = _tracks(groups, published, cache)
     cache.prune()
-    known = {name for name, entry in published.corpora.items() if entry.benchmark}
-    names = [n for n in published.corpora if n in known]
+    names = [name for name, entry in published.corpora.items() if entry.benchmark]
     of_ours = {(trial, dataset) for trial, dataset, *_ in groups} | set(searches)
     others = {dataset for _, dataset in of_ours} | set(published.rows)
     names += sorted(others - set(published.corpora))
@@ -453,14 +452,7 @@ def _row(
                 gold, predictions, first.labels, confusable_labels(first.dataset)
             )
         ],
-        cost={name: _mean(run.cost[name] for run in runs) for name in COST}
-        | {"peak_memory_mib": max(run.cost["peak_memory_mib"] or 0 for run in runs) or None}
-        | (
-            dict.fromkeys(TIMES)
-            if len(devices) > 1 or len(_kinds(runs, "runs_at_once")) > 1
-            else {}
-        )
-        | ({} if len(devices) < 2 else {"peak_memory_mib": None}),
+        cost=_cost(runs, devices),
         devices=devices,
         notes=notes(runs) + _times(runs),
         records=[run.file for run in runs],
@@ -588,6 +580,17 @@ def _macro_f1(counts: np.ndarray) -> float:
     return float((f1.sum(1) / (both > 0).sum(1)).mean())
 
 
+def _cost(runs: Sequence[Run], devices: Sequence[str]) -> dict[str, float | None]:
+    """Mean costs of a row's seeds; without those that do not mean the same on all its machines."""
+    cost = {name: _mean(run.cost[name] for run in runs) for name in COST}
+    cost["peak_memory_mib"] = max(run.cost["peak_memory_mib"] or 0 for run in runs) or None
+    if len(devices) > 1 or len(_kinds(runs, "runs_at_once")) > 1:
+        cost |= dict.fromkeys(TIMES)
+    if len(devices) > 1:
+        cost["peak_memory_mib"] = None
+    return cost
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     """Mean of the figures there are."""
     known = [value for value in values if value is not None]
@@ -595,8 +598,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def rounded(value: Any) -> Any:
-    """Plain data with floats cut to four decimals, and None for what is no number; of a dataclass,
-    its fields."""
+    """Plain data with floats rounded to four decimals, and None for what is no number; of a
+    dataclass, its fields."""
     if is_dataclass(value):
         value = vars(value)
     if isinstance(value, dict):

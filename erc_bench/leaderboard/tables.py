@@ -133,7 +133,7 @@ known."""
 
 
 ABLATIONS = """\
-A method without one of its parts, less the whole method: 95 % for new dialogues and seeds, p after
+A method without one of its parts, minus the whole method: 95 % for new dialogues and seeds, p after
 Holm's correction over these variants. Seeds are paired where a seed has the same initial weights
 and the same batches in both; else they are independent samples."""
 
@@ -230,7 +230,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
 
 
 def ablation_table(ablation: Ablation) -> str:
-    """A method without each of its parts, less the whole of it."""
+    """A method without each of its parts, minus the whole of it."""
     title = capital(Metric.of(ablation.metric, None).title)
     head = ["Variant", title, "Seeds", "Less the whole", "95 %", "p, Holm", "Seeds are"]
     whole = ["the whole method", spread(ablation.mean, ablation.seed_interval)]
