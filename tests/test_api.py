@@ -82,5 +82,5 @@ def test_the_leaderboard_is_a_table(finished) -> None:
     folder, run = finished
     table = erc_bench.load_leaderboard(folder)
     (row,) = table[table.corpus == "demo"].to_dict("records")
-    assert row["kind"] == "trial"
+    assert row["kind"] == "tryout"
     assert row["weighted_f1"] == pytest.approx(run.record.metrics.test.weighted_f1, abs=0.005)

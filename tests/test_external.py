@@ -541,9 +541,9 @@ def test_the_leaderboard_and_the_rest_read_it(answers, elsewhere, capsys) -> Non
     for seed in ("1", "2"):
         assert main(score(file, "--seed", seed, "--encoder", "An-LLM-7B")) == 0
     assert main(["leaderboard"]) == 0
-    (trial,) = read_board(root).trials
-    assert [(r.method, r.external, r.unranked) for t in trial.tracks for r in t.rows] == [
-        ("my-llm", True, "trial")
+    (tryout,) = read_board(root).tryouts
+    assert [(r.method, r.external, r.unranked) for t in tryout.tracks for r in t.rows] == [
+        ("my-llm", True, "tryout")
     ]
     # The same on a corpus that is a benchmark.
     for path in sorted((root / "records" / "demo" / "my-llm").iterdir()):

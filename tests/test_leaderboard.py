@@ -369,15 +369,15 @@ def test_what_is_unlike_a_published_row_names_our_settings_as_ours(tmp_path):
     ]
 
 
-def test_trials_are_never_in_the_ranking(written):
+def test_tryouts_are_never_in_the_ranking(written):
     found = read_board(written)
     assert "demo" not in {corpus.name for corpus in found.corpora}
     assert all(r.preset != "smoke" for c in found.corpora for t in c.tracks for r in t.rows)
-    assert [(c.name, [r.method for t in c.tracks for r in t.rows]) for c in found.trials] == [
+    assert [(c.name, [r.method for t in c.tracks for r in t.rows]) for c in found.tryouts] == [
         ("demo", ["bad"]),
         ("meld", ["good"]),
     ]
-    for corpus in found.trials:
+    for corpus in found.tryouts:
         assert not corpus.published
         assert all(row.rank is None for track in corpus.tracks for row in track.rows)
 
@@ -535,10 +535,10 @@ def test_the_files_hold_what_the_board_holds(root):
         if r["kind"] == "ours" and "simcse" in r["encoder"]
     }
     assert ours["meld", "bad"]["rank"] == "3"
-    assert {r["kind"] for r in rows} == {"ours", "external", "trial", "published"}
+    assert {r["kind"] for r in rows} == {"ours", "external", "tryout", "published"}
     assert all(r["rank"] == "" for r in rows if r["kind"] != "ours")
     text = (root / "README.md").read_text()
-    assert text.index("## MELD") < text.index("## EmoryNLP") < text.index("## Trials")
+    assert text.index("## MELD") < text.index("## EmoryNLP") < text.index("## Try-outs")
     assert "are no benchmark" in text
     assert str(root) not in text + (root / "index.html").read_text()
 

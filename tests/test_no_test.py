@@ -44,7 +44,7 @@ def test_test_is_scored_later_by_the_model_that_was_kept(
     assert said["test"] == "not scored"
     assert set(said["metrics"]) == set(said["predictions"]) == {"dev"}
     assert not list(record_files(root))
-    assert not read_board(root).trials
+    assert not read_board(root).tryouts
 
     def nobody_trains(*args, **kwargs):
         raise AssertionError("it is trained again")

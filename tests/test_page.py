@@ -300,5 +300,5 @@ def test_an_empty_leaderboard(visit, tmp_path: Path):
     assert "No run on MELD is recorded yet" in page.locator("#meld").inner_text()
     papers = len(read_published(tmp_path).rows["meld"])
     assert page.locator("#meld .papers .entry").count() == papers > 0
-    assert page.get_by_role("tab", name="Trials").count() == 0
+    assert page.get_by_role("tab", name="Try-outs").count() == 0
     assert overflows(page) == []

@@ -71,7 +71,7 @@ def test_the_leaderboard_shows_them_and_is_then_up_to_date(folder: Path) -> None
     assert all(f",{method}," in made["leaderboard.csv"] for method in method_names())
     assert made["README.md"].count("(smoke) |") == len(method_names())
     assert "<title>" in made["index.html"]
-    (demo,) = json.loads(made["leaderboard.json"])["trials"]
+    (demo,) = json.loads(made["leaderboard.json"])["tryouts"]
     assert {row["method"]: row["seeds"] for t in demo["tracks"] for row in t["rows"]} == {
         method: [1, 2, 3] for method in method_names()
     }

@@ -48,7 +48,7 @@ from erc_bench.leaderboard.runs import (
 )
 from erc_bench.leaderboard.searches import SearchGroup, read_trials, search_groups
 from erc_bench.records.trials import Trial
-from erc_bench.settings.presets import default_preset, is_trial
+from erc_bench.settings.presets import default_preset, is_tryout
 from erc_bench.settings.registry import confusable_labels, corpus_metric
 
 ALPHA = 0.05
@@ -175,8 +175,8 @@ class Board:
     """All there is to show."""
 
     corpora: list[CorpusBoard]
-    trials: list[CorpusBoard]
-    """Runs of a preset for trials, and corpora that are no benchmark: shown apart, never ranked."""
+    tryouts: list[CorpusBoard]
+    """Runs of a preset for trying, and corpora that are no benchmark: shown apart, never ranked."""
     skipped: list[Skipped]
 
     def data(self) -> dict[str, Any]:
@@ -189,25 +189,25 @@ def read_board(root: Path, further: Sequence[Path] = ()) -> Board:
     cache has is not computed again."""
     cache, published = Cache(root), read_published(root)
     runs, skipped = read_runs(root, cache, further)
-    trials_of_searches, damaged = read_trials(root, further)
+    trials, damaged = read_trials(root, further)
     groups = _groups(runs, published)
-    searches = _searches(trials_of_searches, published)
+    searches = _searches(trials, published)
     parts = _ablations(groups, published, cache)
     computed = _tracks(groups, published, cache)
     cache.prune()
     names = [name for name, entry in published.corpora.items() if entry.benchmark]
-    of_ours = {(trial, dataset) for trial, dataset, *_ in groups} | set(searches)
+    of_ours = {(tryout, dataset) for tryout, dataset, *_ in groups} | set(searches)
     others = {dataset for _, dataset in of_ours} | set(published.rows)
     names += sorted(others - set(published.corpora))
     corpora = [_corpus(n, False, groups, computed, parts, searches, published) for n in names]
-    trial_names = sorted({dataset for trial, dataset in of_ours if trial})
-    trials = [_corpus(n, True, groups, computed, parts, searches, published) for n in trial_names]
+    tryout_names = sorted({dataset for tryout, dataset in of_ours if tryout})
+    tryouts = [_corpus(n, True, groups, computed, parts, searches, published) for n in tryout_names]
     shown = [c for c in corpora if c.tracks or c.searches or c.published]
-    return Board(shown, trials, [*skipped, *damaged])
+    return Board(shown, tryouts, [*skipped, *damaged])
 
 
 Group = tuple[bool, str, str, str]
-"""Whether it is a trial, the corpus, the encoder's weights (else its name, or ELSEWHERE), and the
+"""Whether it is a try-out, the corpus, the encoder's weights (else its name, or ELSEWHERE), and the
 budget."""
 
 ELSEWHERE = "elsewhere"
@@ -216,16 +216,16 @@ ELSEWHERE = "elsewhere"
 def _groups(runs: Iterable[Run], published: Published) -> dict[Group, list[Run]]:
     groups: dict[Group, list[Run]] = {}
     for run in runs:
-        trial = _is_trial(run, published)
+        tryout = _is_tryout(run, published)
         weights = ELSEWHERE if run.external else run.encoder_digest or run.encoder
-        groups.setdefault((trial, run.dataset, weights, run.budget), []).append(run)
+        groups.setdefault((tryout, run.dataset, weights, run.budget), []).append(run)
     return groups
 
 
-def _is_trial(run: Run | Trial, published: Published) -> bool:
+def _is_tryout(run: Run | Trial, published: Published) -> bool:
     """Whether its scores mean nothing: its preset is for trying, or its corpus is no benchmark."""
     entry = published.corpora.get(run.dataset)
-    return is_trial(run.preset) or (entry is not None and not entry.benchmark)
+    return is_tryout(run.preset) or (entry is not None and not entry.benchmark)
 
 
 def _searches(
@@ -234,7 +234,7 @@ def _searches(
     """The searches for settings on each corpus, as :data:`Group` tells corpora apart."""
     by_corpus: dict[tuple[bool, str], list[Trial]] = {}
     for each in trials:
-        by_corpus.setdefault((_is_trial(each, published), each.dataset), []).append(each)
+        by_corpus.setdefault((_is_tryout(each, published), each.dataset), []).append(each)
     return {
         corpus: search_groups(found, {each.method: published.title(each.method) for each in found})
         for corpus, found in by_corpus.items()
@@ -246,8 +246,8 @@ def _ablations(
 ) -> dict[tuple[bool, str], list[Ablation]]:
     """The methods on each corpus that stand there without their parts, too."""
     by_corpus: dict[tuple[bool, str], list[Run]] = {}
-    for (trial, dataset, *_), runs in groups.items():
-        by_corpus.setdefault((trial, dataset), []).extend(runs)
+    for (tryout, dataset, *_), runs in groups.items():
+        by_corpus.setdefault((tryout, dataset), []).extend(runs)
     found = {}
     for corpus, runs in by_corpus.items():
         if not any(run.variant for run in runs):
@@ -265,14 +265,14 @@ def _ablations(
 
 def _corpus(
     name: str,
-    trial: bool,
+    tryout: bool,
     groups: dict[Group, list[Run]],
     computed: dict[Group, Track],
     ablations: dict[tuple[bool, str], list[Ablation]],
     searches: dict[tuple[bool, str], list[SearchGroup]],
     published: Published,
 ) -> CorpusBoard:
-    mine = {key: runs for key, runs in groups.items() if key[:2] == (trial, name)}
+    mine = {key: runs for key, runs in groups.items() if key[:2] == (tryout, name)}
     tracks = [computed[key] for key in mine]
     tracks.sort(key=lambda t: (t.rows[0].external, -t.rows[0].mean, t.encoder, t.digest, t.budget))
     named = Counter(encoder for encoder, _ in {(t.encoder, t.digest) for t in tracks})
@@ -286,7 +286,7 @@ def _corpus(
     one = usual([run.test_set for run in everything])
     run = next((run for run in everything if run.test_set == one), None)
     metric = run.metric if run else str(corpus_metric(name))
-    papers = [] if trial else published.rows.get(name, [])
+    papers = [] if tryout else published.rows.get(name, [])
     return CorpusBoard(
         name=name,
         title=published.corpus_title(name),
@@ -295,8 +295,8 @@ def _corpus(
         utterances=len(run.gold) if run else None,
         dialogues=len(set(run.dialogue)) if run and run.dialogue else None,
         tracks=tracks,
-        ablations=ablations.get((trial, name), []),
-        searches=searches.get((trial, name), []),
+        ablations=ablations.get((tryout, name), []),
+        searches=searches.get((tryout, name), []),
         published=[row for row in papers if str(row.metric) == metric],
     )
 
@@ -306,14 +306,14 @@ def _tracks(
 ) -> dict[Group, Track]:
     found: dict[Group, Any] = {}
     for group, runs in groups.items():
-        trial, dataset, *_ = group
-        rows = [] if trial else published.rows.get(dataset, [])
+        tryout, dataset, *_ = group
+        rows = [] if tryout else published.rows.get(dataset, [])
         titles = {run.method: published.title(run.method) for run in runs}
-        inputs = [trial, [[r.file, r.digest] for r in runs], [asdict(r) for r in rows], titles]
+        inputs = [tryout, [[r.file, r.digest] for r in runs], [asdict(r) for r in rows], titles]
         key = cache.key("track", *inputs)
         found[group] = cache.read(key)
         if found[group] is None:
-            found[group] = make_track(runs, rows, titles, trial)
+            found[group] = make_track(runs, rows, titles, tryout)
             cache.write(key, found[group])
     return {
         group: Track(
@@ -331,7 +331,7 @@ def make_track(
     runs: Sequence[Run],
     published: Sequence[PublishedRow],
     titles: dict[str, str],
-    trial: bool = False,
+    tryout: bool = False,
 ) -> dict[str, Any]:
     """A :class:`Track` as plain data: its rows, compared with each other and with their papers."""
     by_row: dict[tuple[Any, ...], list[Run]] = {}
@@ -345,8 +345,8 @@ def make_track(
         of_row.sort(key=lambda run: run.seed)
         scores = resampled(of_row)
         row = _row(of_row, scores, published, titles)
-        if trial:
-            row["unranked"] = "trial"
+        if tryout:
+            row["unranked"] = "tryout"
         elif of_row[0].external:
             row["unranked"] = "selection unknown"
         elif of_row[0].variant:
@@ -362,7 +362,7 @@ def make_track(
         made.append((row, scores))
     made.sort(key=lambda m: (-m[0]["mean"], m[0]["method"], m[0]["config_hash"]))
     rows = [row for row, _ in made]
-    pairs = [] if trial else _pairs(made)
+    pairs = [] if tryout else _pairs(made)
     ranked = [i for i, row in enumerate(rows) if not row["unranked"]]
     better = np.zeros((len(rows), len(rows)), dtype=bool)
     for pair in pairs:  # the first row of a pair has the higher mean

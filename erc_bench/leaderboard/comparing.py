@@ -22,7 +22,7 @@ from erc_bench.leaderboard.published import PublishedRow, read_published
 from erc_bench.leaderboard.runs import Run, copy_mark, read_runs
 from erc_bench.records.store import read_record
 from erc_bench.settings.experiment import flat
-from erc_bench.settings.presets import is_trial
+from erc_bench.settings.presets import is_tryout
 from erc_bench.settings.registry import corpus_names, method_names
 
 TUNED = "tuned"
@@ -216,7 +216,7 @@ def compare_methods(
         _check_pairing(a, x, b, y)
     result = compare(_scores(x), _scores(y), paired_seeds=paired_seeds)
     caveats = [*_elsewhere(x[0]), *_elsewhere(y[0])]
-    for preset in sorted({side[0].preset for side in (x, y) if is_trial(side[0].preset)}):
+    for preset in sorted({side[0].preset for side in (x, y) if is_tryout(side[0].preset)}):
         caveats.append(f"preset {preset} shows that a method works, not how well.")
     if paired_seeds:  # all figures are of these seeds
         x, y = ([run for run in side if run.seed in result.paired_seeds] for side in (x, y))
@@ -347,8 +347,8 @@ def find_configurations(
             " ".join([f"There is no record of {method!r} on {where}.", *left_out])
             + did_you_mean(method, known)
         )
-    # A trial is meant only where nothing else can be, or where it is named.
-    mine = [run for run in mine if what or not is_trial(run.preset)] or mine
+    # A try-out is meant only where nothing else can be, or where it is named.
+    mine = [run for run in mine if what or not is_tryout(run.preset)] or mine
     fitting: dict[tuple[Any, ...], list[Run]] = {}
     for run in mine:
         if all(_is_called(run, part) for part in parts):

@@ -202,7 +202,7 @@ def environment() -> jinja2.Environment:
 
 
 def _tracks(board: Board) -> Iterator[Track]:
-    for corpus in (*board.corpora, *board.trials):
+    for corpus in (*board.corpora, *board.tryouts):
         yield from corpus.tracks
 
 

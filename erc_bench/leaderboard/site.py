@@ -103,7 +103,7 @@ def build_site(
 def _files(board: Board) -> list[tuple[str, str]]:
     """The record of every run that is shown, and the tab that it stands in."""
     tabs = [(corpus, corpus.name) for corpus in board.corpora]
-    tabs += [(corpus, "trials") for corpus in board.trials]
+    tabs += [(corpus, "tryouts") for corpus in board.tryouts]
     return [
         (file, tab)
         for corpus, tab in tabs

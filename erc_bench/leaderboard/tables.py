@@ -39,11 +39,11 @@ def to_json(board: Board) -> str:
 
 
 def to_csv(board: Board) -> str:
-    """``leaderboard.csv``: one line a row; ``kind`` is ours, external, trial or published."""
+    """``leaderboard.csv``: one line a row; ``kind`` is ours, external, tryout or published."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for kind, corpora in (("ours", board.corpora), ("trial", board.trials)):
+    for kind, corpora in (("ours", board.corpora), ("tryout", board.tryouts)):
         for corpus in corpora:
             for track in corpus.tracks:
                 for row in track.rows:
@@ -159,13 +159,13 @@ def to_markdown(board: Board) -> str:
         )
     for corpus in board.corpora:
         parts += [f"## {corpus.title}", *_markdown(corpus)]
-    if board.trials:
+    if board.tryouts:
         parts += [
-            "## Trials",
+            "## Try-outs",
             "Runs of preset `smoke` and of made-up corpora. They show that something runs; **they "
             "are no benchmark** and are not ranked.",
         ]
-        for corpus in board.trials:
+        for corpus in board.tryouts:
             parts += [f"### {corpus.title}", *_markdown(corpus, "####")]
     if board.skipped:
         parts += ["## Records left out", "\n".join(f"- {s.reason}" for s in board.skipped)]
@@ -272,7 +272,7 @@ def _search_table(group: SearchGroup) -> str:
 
 def _why_unranked(row: Row) -> str:
     """Nothing where the heading above says it."""
-    if not row.unranked or row.external or row.unranked == "trial":
+    if not row.unranked or row.external or row.unranked == "tryout":
         return ""
     return f"not ranked, {row.unranked}"
 
@@ -309,7 +309,7 @@ def to_latex(board: Board) -> str:
     """
     corpora = [c for c in board.corpora if c.tracks] or board.corpora
     names = [c.name for c in corpora]
-    apart = [c for c in board.trials if c.name not in names]
+    apart = [c for c in board.tryouts if c.name not in names]
     figures = {metric_title(c): c.title for c in corpora}
     judged = next(iter(figures), "Weighted-F1")
     if len(figures) > 1:
@@ -321,7 +321,7 @@ def to_latex(board: Board) -> str:
         "% interval over seeds (Student's t).",
         "% Bold: no row of the track is resolved to be better. Dagger: selected on test; double",
         "% dagger: how it was selected is not known, or that it was on this release of the corpus.",
-        *(f"% {c.title} is not in it: no benchmark, or trials alone." for c in apart),
+        *(f"% {c.title} is not in it: no benchmark, or try-outs alone." for c in apart),
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
         "\\toprule",
         " & ".join(["Method", *(escaped(c.title) for c in corpora)]) + r" \\",

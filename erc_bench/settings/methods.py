@@ -30,7 +30,7 @@ class MethodEntry:
     @property
     def memory(self) -> str:
         """``24 / 16 / 4``: GiB by preset, without those that only try something out."""
-        ranked = (n for n in self.gpu_memory_gib if not (n in presets() and presets()[n].trial))
+        ranked = (n for n in self.gpu_memory_gib if not (n in presets() and presets()[n].tryout))
         return " / ".join(f"{self.gpu_memory_gib[name]:g}" for name in ranked)
 
     @property
@@ -50,7 +50,7 @@ def method_entry(name: str) -> MethodEntry:
     known = [preset for preset in presets() if preset in own]
     memory = {n: presets()[n].gpu_memory_gib for n in known} | (sheet.get("gpu_memory_gib") or {})
     texts = {key: sheet.get(key) or "" for key in ("title", "paper", "family", "context", "trains")}
-    for_cpu = (n for n in known if presets()[n].on_cpu and not presets()[n].trial)
+    for_cpu = (n for n in known if presets()[n].on_cpu and not presets()[n].tryout)
     return MethodEntry(name, **texts, gpu_memory_gib=memory, on_cpu=next(for_cpu, ""))
 
 

@@ -19,7 +19,7 @@ class Preset:
     """What a run is reckoned to need of the machine's memory without a GPU."""
     on_cpu: bool = False
     """Made for a machine without a GPU."""
-    trial: bool = False
+    tryout: bool = False
     """It shows that something runs; its scores are never ranked."""
 
 
@@ -38,10 +38,10 @@ def default_preset() -> str:
     return next(iter(presets()))
 
 
-def is_trial(preset: str) -> bool:
+def is_tryout(preset: str) -> bool:
     """Whether scores with this preset mean nothing."""
     known = presets().get(preset)
-    return known is not None and known.trial
+    return known is not None and known.tryout
 
 
 def gpu_memory_gib(preset: str) -> float:
@@ -58,4 +58,4 @@ def memory_gib(preset: str) -> float:
 
 def cpu_preset() -> str:
     """The preset that is made for a machine without a GPU."""
-    return next(p.name for p in presets().values() if p.on_cpu and not p.trial)
+    return next(p.name for p in presets().values() if p.on_cpu and not p.tryout)
