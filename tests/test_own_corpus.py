@@ -225,6 +225,22 @@ def test_a_data_set_of_hugging_faces(folder: Path, digest: str, form) -> None:
 
 
 @pytest.mark.slow
+def test_a_data_set_of_numbered_dialogues_is_split_anew(folder: Path) -> None:
+    (folder / "hub").mkdir()
+    for split, part in {"train": "train", "validation": "valid", "test": "test"}.items():
+        talks = [talk["turns"] for talk in nested(made()) if talk["part"] == part]
+        columns = [{k: [turn[k] for turn in talk] for k in talk[0]} for talk in talks]
+        (folder / "hub" / f"{split}.jsonl").write_text(lines(columns))
+    columns = "{speaker: who, text: utterance, label: emotion, id: msg_id}"
+    (folder / "corpus.yaml").write_text(f"name: helpdesk\nhf: hub\ncolumns: {columns}\n")
+    for force in (False, True):
+        split_corpus(folder, dev=0.2, test=0.2, seed=1 + force, force=force)
+        corpus = OwnCorpus(folder).load()
+        assert sum(len(dialogues) for dialogues in corpus.contents.values()) == 12
+        assert {len(d) for dialogues in corpus.contents.values() for d in dialogues} == {4}
+
+
+@pytest.mark.slow
 def test_a_data_set_that_is_not_to_be_had_is_said_in_a_paragraph(folder: Path) -> None:
     sheet = SHEET.replace("file: talk.csv\nsplit: part", "hf: nobody/nothing")
     (folder / "corpus.yaml").write_text(sheet)
@@ -393,7 +409,7 @@ def test_new_says_what_is_wrong_before_anything_is_split(tmp_path: Path, capsys)
     write_csv(tmp_path / "twice.csv", rows)
     assert main(["data", "new", str(tmp_path / "a"), str(tmp_path / "twice.csv")]) == 0
     said = capsys.readouterr().out
-    assert "id: no column; 'msg_id' does not tell every row from every other (" in said
+    assert "id: no column; 'msg_id' has empty or repeated values (" in said
     assert "stands again in" in said
     capitals = [{**row, "emotion": row["emotion"].upper()} for row in made()[:4]] + made()[4:]
     nameless = [{("tag" if k == "emotion" else k): v for k, v in row.items()} for row in made()]
@@ -414,7 +430,7 @@ def test_new_says_what_is_wrong_before_anything_is_split(tmp_path: Path, capsys)
 def test_a_column_that_can_not_be_told_is_asked_for(tmp_path: Path) -> None:
     rows = [{("x1" if k == "who" else k): v for k, v in row.items()} for row in made()]
     write_csv(tmp_path / "talk.csv", rows)
-    with pytest.raises(ErcBenchError, match=r"holds the speaker can't be told.*speaker=COLUMN"):
+    with pytest.raises(ErcBenchError, match=r"holds the speaker;.*speaker=COLUMN"):
         new_corpus(tmp_path / "new", [str(tmp_path / "talk.csv")])
     given = {"speaker": "x1"}
     made_ = new_corpus(tmp_path / "new", [str(tmp_path / "talk.csv")], columns=given)
@@ -463,7 +479,9 @@ def test_a_sheet_in_braces_is_left_alone(folder: Path) -> None:
     columns = "{dialogue: conv_id, speaker: who, text: utterance, label: emotion}"
     text = f"{{name: helpdesk, file: talk.csv, columns: {columns}}}"
     (folder / "corpus.yaml").write_text(text)
-    with pytest.raises(ErcBenchError, match=r"Add `split_file: splits\.csv` to it yourself"):
+    with pytest.raises(
+        ErcBenchError, match=r"`split_file: splits\.csv` could not be added to .*yourself"
+    ):
         split_corpus(folder, dev=0.2, test=0.2)
     assert (folder / "corpus.yaml").read_text() == text
 
@@ -556,7 +574,9 @@ def test_predict_reads_tables_and_corpora(folder: Path, tmp_path: Path) -> None:
     (only,) = read_dialogues(str(plain))
     assert [(u.speaker, u.label) for u in only.utterances] == [("Ann", None), ("Bo", None)]
     plain.write_text("speaker,txt\nAnn,Hello.\n")
-    with pytest.raises(ErcBenchError, match=r"plain\.csv: which column holds the text"):
+    with pytest.raises(
+        ErcBenchError, match=r"told which column holds the text; .* Name the columns"
+    ):
         read_dialogues(str(plain))
     plain.write_text("speaker,text\nAnn,Hello.\n,Hi.\n")
     with pytest.raises(ErcBenchError, match=r"plain\.csv, line 3: nobody speaks"):

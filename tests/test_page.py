@@ -134,8 +134,8 @@ def test_tabs_by_keyboard(visit, address):
     page.keyboard.press("ArrowRight")
     assert page.locator("#iemocap").is_visible()
     page.keyboard.press("End")
-    assert page.locator("#trials").is_visible()
-    assert "Not a benchmark" in page.locator("#trials").inner_text()
+    assert page.locator("#tryouts").is_visible()
+    assert "Not a benchmark" in page.locator("#tryouts").inner_text()
     page.keyboard.press("ArrowRight")
     assert page.locator("#meld").is_visible()
 
@@ -291,7 +291,7 @@ def test_without_script_everything_is_there(visit, address):
     page = visit(address, java_script_enabled=False)
     assert page.locator("#meld").is_visible()
     assert page.locator("#emorynlp").is_visible()
-    assert page.locator("#trials").is_visible()
+    assert page.locator("#tryouts").is_visible()
 
 
 def test_an_empty_leaderboard(visit, tmp_path: Path):

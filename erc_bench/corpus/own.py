@@ -199,7 +199,7 @@ class OwnCorpus(CorpusSource):
         Raises:
             ErcBenchError: as :meth:`load`, but for a corpus that is not split.
         """
-        sources = self._sources()
+        sources = self._sources(whole=not read_split_file)
         for rows in sources.values():
             self._check_columns(rows)
         assigned = self._assigned() if read_split_file else None
@@ -285,8 +285,9 @@ class OwnCorpus(CorpusSource):
 
     # --- the turns
 
-    def _sources(self) -> dict[str | None, list[Row]]:
-        """The rows of each split; of None where something else tells the split of a turn."""
+    def _sources(self, *, whole: bool) -> dict[str | None, list[Row]]:
+        """The rows of each split; of None where something else tells the split of a turn, and of
+        a data set whose splits nothing here names, if the ``whole`` of it is wanted."""
         given = self.sheet.get("splits", {})
         if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
             raise self._wrong(
@@ -304,17 +305,24 @@ class OwnCorpus(CorpusSource):
                 raise self._wrong("splits", f"{split} is named twice")
             named[split] = what
         if "hf" in self.sheet:
-            return self._of_hub(named)
+            return self._of_hub(named, whole)
         if named:
             return {split: rows_of(self.folder / file) for split, file in named.items()}
         return {None: rows_of(self.folder / self._text("file"))}
 
-    def _of_hub(self, named: Mapping[str, str]) -> dict[str | None, list[Row]]:
+    def _of_hub(self, named: Mapping[str, str], whole: bool) -> dict[str | None, list[Row]]:
         revision, config = (self._text(key) or None for key in ("revision", "config"))
         name = self._text("hf").removeprefix("hf:")
         there = hugging_face(name, self.folder, revision, config)
-        if "split" in self.sheet or "split_file" in self.sheet:
-            return {None: [row for rows in there.values() for row in rows]}
+        if "split" in self.sheet or "split_file" in self.sheet or (whole and not named):
+            several = len(there) > 1  # each counts its own dialogues
+            return {
+                None: [
+                    (where, _of_split(fields, ALIASES.get(split, split)) if several else fields)
+                    for split, rows in there.items()
+                    for where, fields in rows
+                ]
+            }
         if not named and len(there) == 1:
             return {None: next(iter(there.values()))}
         if not named:
@@ -376,7 +384,7 @@ class OwnCorpus(CorpusSource):
             split = split_named(text_at(fields, self._text("split"), where), where)
         dialogue = of["dialogue"]
         if self.columns["dialogue"] == DIALOGUE and dialogue.isdecimal() and split:
-            dialogue = f"{split}-{dialogue}"  # a number in its file alone
+            dialogue = _numbered(split, dialogue)
         number = whole_number(of["turn"], "turn", where) if "turn" in of else None
         return Turn(
             *(where, split, dialogue, of["speaker"], of["text"]),
@@ -447,6 +455,17 @@ def read_split_file(path: Path) -> dict[str, str]:
 
 
 # --- turns to dialogues
+
+
+def _numbered(split: str, dialogue: str) -> str:
+    """A dialogue that has no more than a number, in its split alone."""
+    return f"{split}-{dialogue}"
+
+
+def _of_split(fields: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """The fields of a row, with a dialogue that is told from those of other splits."""
+    number = str(fields.get(DIALOGUE, ""))
+    return {**fields, **({DIALOGUE: _numbered(split, number)} if number.isdecimal() else {})}
 
 
 def _check(turns: Sequence[Turn], labels: LabelSet) -> None:
