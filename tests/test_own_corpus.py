@@ -224,6 +224,15 @@ def test_a_data_set_of_hugging_faces(folder: Path, digest: str, form) -> None:
     assert OwnCorpus(folder).load().digest == digest
 
 
+def test_a_file_of_numbered_dialogues_is_split(folder: Path) -> None:
+    (folder / "talk.jsonl").write_text(lines([talk["turns"] for talk in nested(made())]))
+    columns = "{speaker: who, text: utterance, label: emotion, id: msg_id}"
+    (folder / "corpus.yaml").write_text(f"name: helpdesk\nfile: talk.jsonl\ncolumns: {columns}\n")
+    split_corpus(folder, dev=0.2, test=0.2)
+    corpus = OwnCorpus(folder).load()
+    assert sum(len(dialogues) for dialogues in corpus.contents.values()) == 12
+
+
 @pytest.mark.slow
 def test_a_data_set_of_numbered_dialogues_is_split_anew(folder: Path) -> None:
     (folder / "hub").mkdir()
@@ -642,7 +651,7 @@ def test_a_table_is_read_by_its_line_of_names(
     (dialogue,) = read_dialogues(str(file))
     assert [(turn.speaker, turn.text) for turn in dialogue.utterances] == said
     made = new_corpus(tmp_path / "mine", [str(file)])
-    assert [(turn.speaker, turn.text) for turn in made.source.turns(read_split_file=False)] == said
+    assert [(turn.speaker, turn.text) for turn in made.source.turns(whole=True)] == said
 
 
 @pytest.mark.parametrize(

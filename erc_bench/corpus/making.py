@@ -286,7 +286,7 @@ def split_corpus(
         raise ErcBenchError(f"{source.path}: it is split already, by `{how}`{remedy}.")
     shares = {"train": 1 - dev - test, "dev": dev, "test": test}
     shares = {split: share for split, share in shares.items() if share}
-    turns = source.turns(read_split_file=False)
+    turns = source.turns(whole=True)
     source.labels_of(turns)
     if len({turn.dialogue for turn in turns}) < len(shares):
         raise ErcBenchError(f"{source.path}: there are fewer dialogues than splits.")

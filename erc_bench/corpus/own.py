@@ -190,19 +190,20 @@ class OwnCorpus(CorpusSource):
         """
         return self.labels or _found_labels(turns, self.columns.get("label", ""), self.path)
 
-    def turns(self, *, read_split_file: bool = True) -> list[Turn]:
+    def turns(self, *, whole: bool = False) -> list[Turn]:
         """Every turn, checked, in file order.
 
         Args:
-            read_split_file: whether a file of splits, if there is one, tells their splits.
+            whole: not split by a file of splits, nor by a data set's own splits that nothing in
+                corpus.yaml names.
 
         Raises:
             ErcBenchError: as :meth:`load`, but for a corpus that is not split.
         """
-        sources = self._sources(whole=not read_split_file)
+        sources = self._sources(whole=whole)
         for rows in sources.values():
             self._check_columns(rows)
-        assigned = self._assigned() if read_split_file else None
+        assigned = None if whole else self._assigned()
         turns = [
             self._turn(row, split, assigned) for split, rows in sources.items() for row in rows
         ]
@@ -286,8 +287,8 @@ class OwnCorpus(CorpusSource):
     # --- the turns
 
     def _sources(self, *, whole: bool) -> dict[str | None, list[Row]]:
-        """The rows of each split; of None where something else tells the split of a turn, and of
-        a data set whose splits nothing here names, if the ``whole`` of it is wanted."""
+        """The rows of each split; of None where the rows do not tell it. ``whole`` as in
+        :meth:`turns`."""
         given = self.sheet.get("splits", {})
         if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
             raise self._wrong(
@@ -383,7 +384,8 @@ class OwnCorpus(CorpusSource):
         elif "split" in self.sheet:
             split = split_named(text_at(fields, self._text("split"), where), where)
         dialogue = of["dialogue"]
-        if self.columns["dialogue"] == DIALOGUE and dialogue.isdecimal() and split:
+        is_number = self.columns["dialogue"] == DIALOGUE and dialogue.isdecimal()
+        if is_number and split and assigned is None:
             dialogue = _numbered(split, dialogue)
         number = whole_number(of["turn"], "turn", where) if "turn" in of else None
         return Turn(

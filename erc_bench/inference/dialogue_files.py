@@ -145,7 +145,7 @@ def _of_rows(rows: list[Row]) -> list[Dialogue]:
 def _of_corpus(source: OwnCorpus) -> list[Dialogue]:
     """The dialogues of a corpus, split or not, without their labels."""
     by_dialogue: dict[str, list[Turn]] = {}
-    for turn in source.turns(read_split_file=False):
+    for turn in source.turns(whole=True):
         by_dialogue.setdefault(turn.dialogue, []).append(turn)
     return [
         dialogue(
