@@ -50,8 +50,8 @@ CONTROL = "finetune"
 USUAL_PRESET = "small"
 """Rows that do not say their preset have this one, as the pages say."""
 
-MINUS_CONTROL = "minus `finetune`, test"
-"""The column of differences from the control."""
+FIGURES = ("seeds", "test", "dev", "selected by", "minus `finetune`, test", "p, Holm")
+"""The columns of :func:`figures` and :func:`minus_control`."""
 
 PLACE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -84,18 +84,9 @@ def of_presets(corpus: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 def results() -> str:
     """Our figures by corpus with the presets' settings, and the differences from the control with
     the same encoder. Tuned rows are in :func:`tuned`, variants in :func:`ablations`."""
-    head = (
-        "corpus",
-        "",
-        "seeds",
-        "test",
-        "dev",
-        "selected by",
-        MINUS_CONTROL,
-        "p, Holm",
-    )
+    head = ("corpus", "", *FIGURES)
     body = [
-        [corpora()[corpus]["title"], row_name(row), *figures(row), *less_control(row, track)]
+        [corpora()[corpus]["title"], row_name(row), *figures(row), *minus_control(row, track)]
         for corpus in corpora()
         for row, track in of_presets(corpus)
     ]
@@ -146,22 +137,13 @@ def figure() -> str:
 
 
 def tuned() -> str:
-    """The tuned rows: a table for each corpus that has some, less the control that was tuned in as
+    """The tuned rows: a table for each corpus that has some, minus the control that was tuned in as
     many trials. Nothing where there are none."""
-    head = (
-        "",
-        "trials",
-        "seeds",
-        "test",
-        "dev",
-        "selected by",
-        MINUS_CONTROL,
-        "p, Holm",
-    )
+    head = ("", "trials", *FIGURES)
     found = []
     for corpus, board in corpora().items():
         body = [
-            [row_name(row), str(trials(row)), *figures(row), *less_control(row, track)]
+            [row_name(row), str(trials(row)), *figures(row), *minus_control(row, track)]
             for row, track in rows_of(corpus)
             if row["tuned"]
         ]
@@ -282,7 +264,7 @@ def figures(row: dict[str, Any]) -> list[str]:
     return [str(len(row["seeds"])), mean(row), dev, selection(row["selection"])]
 
 
-def less_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]:
+def minus_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]:
     """The difference from the control of the track with its 95 % interval, and p after Holm.
 
     The control has the same preset and nothing of its own set; it is empty where there is none.

@@ -1,4 +1,4 @@
-"""What a grid does with its executor: what is gone, put again, left, found again, refused."""
+"""What a grid does with its executor: what is gone, queued again, left, found again, refused."""
 
 from __future__ import annotations
 

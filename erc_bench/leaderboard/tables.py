@@ -232,7 +232,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
 def ablation_table(ablation: Ablation) -> str:
     """A method without each of its parts, minus the whole of it."""
     title = capital(Metric.of(ablation.metric, None).title)
-    head = ["Variant", title, "Seeds", "Less the whole", "95 %", "p, Holm", "Seeds are"]
+    head = ["Variant", title, "Seeds", "Minus the whole", "95 %", "p, Holm", "Seeds are"]
     whole = ["the whole method", spread(ablation.mean, ablation.seed_interval)]
     rows = [[*whole, str(len(ablation.seeds)), "", "", "", ""]]
     rows += [
