@@ -572,7 +572,7 @@ def test_the_leaderboard_and_the_rest_read_it(answers, elsewhere, capsys) -> Non
     assert "selection unknown" in (root / "index.html").read_text()
     capsys.readouterr()
     assert main(["rescore"]) == 0
-    assert "7 records re-scored" in capsys.readouterr().out
+    assert "Records re-scored from their predictions: 7." in capsys.readouterr().out
     assert main(["score", file, "--dataset", "demo", "--name", "other", "--quiet"]) == 0
     assert main(["compare", "my-llm", "other", "--dataset", "demo"]) == 0
     assert "my-llm was predicted elsewhere" in capsys.readouterr().out

@@ -111,7 +111,7 @@ def test_a_grid_and_the_command_line_show_dev_alone(
     assert "dev" in shown
     assert "test not scored" in shown
     assert main(["leaderboard", "--leaderboard-dir", str(tmp_path)]) == 0
-    assert "2 runs are left out because they have not scored test" in capsys.readouterr().err
+    assert "Runs left out because they have not scored test: 2." in capsys.readouterr().err
     report = run_grid(both, tmp_path)
     assert len(report.scores["finetune", "demo"]) == 2
     assert len(list(record_files(tmp_path))) == 2

@@ -80,7 +80,7 @@ def leaderboard(
         common.complain(f"skipped: {each.reason}")
     if untested := sum(1 for _ in untested_files(leaderboard_dir)):
         common.complain(
-            f"{untested} runs are left out because they have not scored test. Give their commands "
+            f"Runs left out because they have not scored test: {untested}. Give their commands "
             "again without --no-test."
         )
     return 1 if stale or skipped else 0
@@ -234,7 +234,7 @@ def rm(
             raise ErcBenchError(
                 "There is no terminal to ask at, so nothing is removed; --yes removes them."
             )
-        if input(f"Remove these {len(paths)} runs? [y/N] ").strip().lower() not in ("y", "yes"):
+        if input("Remove all of these? [y/N] ").strip().lower() not in ("y", "yes"):
             out.print("Nothing is removed.")
             return 1
     for path in paths:

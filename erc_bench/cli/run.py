@@ -141,7 +141,7 @@ def run(
     report.render(common.results())
     if report.left:
         common.results().print(
-            f"{report.left} runs are with {executor}. The same command picks them up; "
+            f"Runs that are with {executor}: {report.left}. The same command picks them up; "
             f"`erc-bench grid status --leaderboard-dir {leaderboard_dir}` shows how far they are.",
             soft_wrap=True,
         )

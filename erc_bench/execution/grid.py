@@ -220,7 +220,7 @@ def do_jobs(
     at_once = (
         f"{workers} at a time" if workers else f"as many at a time as {executor.name} has room for"
     )
-    say(f"{len(waiting)} runs to do, {at_once}{why}; each writes a log.txt beside its checkpoint.")
+    say(f"Runs to do: {len(waiting)}, {at_once}{why}; each writes a log.txt beside its checkpoint.")
     with contextlib.ExitStack() as stack:
         stack.callback(executor.close)
         if isinstance(executor, Local):
@@ -476,9 +476,9 @@ class _Grid:
             shown = [f"{job.place.name}{job.place.holder()}" for job in jobs[:MOST_NAMED]]
             more = f", and {len(jobs) - MOST_NAMED} more" if len(jobs) > MOST_NAMED else ""
             say(
-                f"Other processes are working on the {len(jobs)} runs that are left: "
-                f"{', '.join(shown)}{more}. This command waits for them. If a machine is lost, its "
-                f"run is taken over after {LEASE_SECONDS / 60:.0f} minutes without a sign."
+                f"Other processes are working on what is left: {', '.join(shown)}{more}. "
+                "This command waits for them. If a machine is lost, its run "
+                f"is taken over after {LEASE_SECONDS / 60:.0f} minutes without a sign."
             )
         self.others = jobs
         if jobs:
@@ -491,9 +491,12 @@ class _Grid:
         if self.live is not None:
             self.live.stop()
         if sys.stdin is None or not sys.stdin.isatty():
-            say(f"{count} jobs stay with {name}; {onwards}.")
+            say(f"Jobs that stay with {name}: {count}; {onwards}.")
             return True
-        say(f"{count} jobs are with {name}. Enter leaves them there ({onwards}); c cancels them.")
+        say(
+            f"Jobs that are with {name}: {count}. Enter leaves them there ({onwards}); c cancels "
+            "them."
+        )
         try:
             return input().strip().lower() not in ("c", "cancel")
         except (KeyboardInterrupt, EOFError):

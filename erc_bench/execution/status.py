@@ -28,7 +28,7 @@ def print_status(out: Any, root: Path) -> None:
         _print_grid(out, root, folder)
     if not folders:
         finished = sum(1 for _ in record_files(root))
-        out.print(f"No grid is at work in {root}; {finished} runs have a record there.")
+        out.print(f"No grid is at work in {root}. Runs that have a record there: {finished}.")
 
 
 def _print_grid(out: Any, root: Path, folder: JobFolder) -> None:

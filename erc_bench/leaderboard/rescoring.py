@@ -43,7 +43,7 @@ class Rescored:
 
     def render(self, console: Any) -> None:
         """Print what was found."""
-        console.print(f"{self.records} records re-scored from their predictions.")
+        console.print(f"Records re-scored from their predictions: {self.records}.")
         for record in self.changed:
             console.print(f"Put right: {record.file}: {'; '.join(record.figures)}", soft_wrap=True)
         for broken in self.broken:
