@@ -431,6 +431,11 @@ def test_a_quantised_encoder_is_refused(bert: Path) -> None:
         refused(bert, "quantised (bitsandbytes)", "made from", load=load)
 
 
+def test_an_encoder_whose_tokens_read_only_what_precedes_is_refused(bert: Path) -> None:
+    edited(bert, is_decoder=True)
+    refused(bert, "config.json", '"is_decoder": true', "Write false there")
+
+
 def dangling(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("../../blobs/0123")

@@ -661,6 +661,25 @@ def test_files_that_can_not_be_read_are_one_error(corpus, tmp_path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_vectors_without_differences_are_refused_and_zeros_are_said(
+    corpus, tmp_path, capsys
+) -> None:
+    ids = [turn.id for turn in turns_of(corpus)]
+    rows = np.random.default_rng(0).integers(1, 9, (len(ids), SIZE))  # integers are numbers too
+    rows[2] = 0
+    config = FeatureConfig(path=str(tmp_path / "vectors.npz"))
+    np.savez(config.path, vectors=rows, ids=ids)
+    made = utterance_vectors(corpus, "none", config).vectors
+    assert torch.equal(made, torch.from_numpy(rows).float())
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"1 of {len(ids)} vectors of {corpus.name} hold nothing but zeros" in said
+    assert ids[2] in said
+    for same in (0.0, 1.0):
+        np.savez(config.path, vectors=np.full((len(ids), SIZE), same), ids=ids)
+        with pytest.raises(ErcBenchError, match=r"vectors\.npz: .* are the same.*anew"):
+            utterance_vectors(corpus, "none", config)
+
+
 class Reduced:
     """Pickles as a call of a function."""
 

@@ -209,6 +209,17 @@ def _refuse_quantised(name: str) -> None:
         )
 
 
+def _refuse_decoder(name: str, config: Any) -> None:
+    """Raise if a token of an encoder could read only what stands before it."""
+    both = getattr(config, "is_encoder_decoder", False)
+    if getattr(config, "is_decoder", False) and not both:
+        raise ErcBenchError(
+            f'{find_encoder(name).folder / "config.json"} says "is_decoder": true. A token would '
+            "then read only what stands before it, and the first one, of which the methods take "
+            "the state, nothing. Write false there if the weights are an encoder's."
+        )
+
+
 def load_config(name: str) -> Any:
     """An encoder's configuration.
 
@@ -253,6 +264,7 @@ def load_encoder(name: str, max_len: int = 0) -> PreTrainedModel:
     found = find_encoder(name)
     config = load_config(name)
     _refuse_quantised(name)
+    _refuse_decoder(name, config)
     for path in weight_files(found.folder):
         check_whole(path)
     encoder = _with_weights(found, config)

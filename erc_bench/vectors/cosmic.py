@@ -129,7 +129,8 @@ def read_cosmic(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle raises anything
         raise ErcBenchError(
             f"{path} can not be read as a pickle of plain data ({type(error).__name__}: {error}). "
-            "It is damaged, or holds something else; get the file anew."
+            "It is damaged, or holds something else. Vectors are read from .safetensors, .npz, and "
+            "pickles in COSMIC's layout."
         ) from error
     names = (
         COSMIC_PARTS

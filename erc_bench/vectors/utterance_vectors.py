@@ -32,7 +32,7 @@ from erc_bench.leases import hold
 from erc_bench.method import devices
 from erc_bench.method.batches import Batches
 from erc_bench.method.ragged import Ragged, encoder_inputs
-from erc_bench.progress import track
+from erc_bench.progress import say_once, track
 from erc_bench.training.precision import trainer_precision
 from erc_bench.vectors.config import FeatureConfig
 from erc_bench.vectors.cosmic import match, read_cosmic
@@ -105,6 +105,7 @@ def utterance_vectors(
             given, there = match_ids(read_vectors(path), corpus, path)
         else:
             given, there = match(read_cosmic(path), corpus, config.layer, config.size, path)
+        _check_values(given, there, corpus, path)
         digest = vectors_identity(encoder, config)["digest"]
         return Vectors(given, there, bytes.fromhex(digest))
     texts = [turn.text for turn in turns_of(corpus)]
@@ -160,6 +161,22 @@ def utterance_vectors(
         ) from error
     present = torch.ones(len(vectors), dtype=torch.bool)
     return Vectors(vectors, present, key, {} if frozen else fine_tuning_of(tuned))
+
+
+def _check_values(given: Tensor, there: Tensor, corpus: Corpus, path: Path) -> None:
+    """Raise if vectors of different texts are all the same; say which are nothing but zeros."""
+    turns = [turn for turn, has in zip(turns_of(corpus), there.tolist(), strict=True) if has]
+    vectors = given[there]
+    if len({turn.text for turn in turns}) > 1 and (vectors == vectors[0]).all():
+        raise ErcBenchError(
+            f"{path}: the vectors of all {len(turns):,} utterances of {corpus.name} are the same, "
+            "so nothing could be learnt from them. Make the file anew."
+        )
+    if zeros := torch.nonzero((vectors == 0).all(dim=1)).flatten().tolist():
+        say_once(
+            f"{path}: {len(zeros):,} of {len(turns):,} vectors of {corpus.name} hold nothing but "
+            f"zeros, such as that of {turns[zeros[0]].id}."
+        )
 
 
 def encoder_folder(key: bytes) -> Path:
