@@ -220,8 +220,11 @@ def methods() -> str:
     for m in method_entries():
         card = f"methods/{m.name.replace('-', '_')}.md"
         if (ROOT / card).is_file():
-            body.append([f"[`{m.name}`]({card})", m.title, m.family, m.context, m.memory])
-    return markdown_table(("name", "method", "family", "context", "GPU GiB"), body, "llllr")
+            name = f"[`{m.name}`]({card})"
+            facts = [m.family, m.context, m.trains, m.memory, m.needs_gpu]
+            body.append([name, m.title, *facts])
+    columns = ("name", "method", "family", "context", "trains", "GPU GiB", "needs a GPU")
+    return markdown_table(columns, body, "lllllrl")
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -56,14 +56,23 @@ class Run:
 
         return Model(self.path, self.record)
 
-    def predict(self, dialogues: Sequence[Dialogue]) -> list[Answer]:
-        """An answer for every turn of some dialogues; their labels are not looked at.
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def predict(self, dialogues: Sequence[Dialogue] | str) -> list[Answer]:
+        """An answer for every turn of some dialogues, or of a file of them; their labels are not
+        looked at.
 
         Raises:
-            ErcBenchError: what is given holds something else than dialogues.
+            ErcBenchError: what is given holds something else than dialogues, or none.
         """
         from erc_bench.corpus.conversation import Dialogue
+        from erc_bench.inference.dialogue_files import read_dialogues
 
+        if isinstance(dialogues, str):
+            dialogues = read_dialogues(dialogues)
+        if not dialogues:
+            raise ErcBenchError("There is no dialogue to predict.")
         other = next((each for each in dialogues if not isinstance(each, Dialogue)), None)
         if other is not None:
             raise ErcBenchError(
@@ -159,13 +168,13 @@ def _overrides(settings: Mapping[str, Any] | None) -> list[str]:
 
 
 def predict(
-    run: Run | str, dialogues: Sequence[Dialogue], *, folder: Path | str = FOLDER
+    run: Run | str, dialogues: Sequence[Dialogue] | str, *, folder: Path | str = FOLDER
 ) -> list[Answer]:
     """What the model of a finished run says of every turn of some dialogues.
 
     Args:
         run: the run, or its name.
-        dialogues: whose turns need no labels.
+        dialogues: whose turns need no labels; or a file of them, as `erc-bench predict` reads it.
         folder: of the records, where ``run`` is a name.
     """
     return (load_run(run, folder=folder) if isinstance(run, str) else run).predict(dialogues)

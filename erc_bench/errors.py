@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the errors of a place that is full."""
 
 
 class ErcBenchError(Exception):
@@ -17,6 +21,8 @@ def explain(error: Exception, where: str = "--debug shows where") -> str:
     """One paragraph about an error: its own, if it is one that the user can mend."""
     if isinstance(error, ErcBenchError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{error.filename or 'the output'} can't be written: {error.strerror}. Make room."
     reason = " ".join(str(error).split())
     return (
         f"failed with {type(error).__name__}: {reason}. This is a defect of erc-bench, or of the "

@@ -15,10 +15,7 @@ from typing import BinaryIO
 
 import platformdirs
 
-from erc_bench.errors import ErcBenchError
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Numbers of the errors of a place that is full."""
+from erc_bench.errors import FULL, ErcBenchError
 
 UNWRITABLE = FULL | frozenset(
     {

@@ -21,9 +21,8 @@ def finished(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 def test_everything_that_is_offered_is_there() -> None:
-    assert set(erc_bench.__all__) <= set(dir(erc_bench)) | {
-        name for name in erc_bench.__all__ if hasattr(erc_bench, name)
-    }
+    assert dir(erc_bench) == sorted(erc_bench.__all__)
+    assert all(hasattr(erc_bench, name) for name in erc_bench.__all__)
     with pytest.raises(AttributeError, match="no attribute 'load_corpse'"):
         _ = erc_bench.load_corpse
 
@@ -43,12 +42,20 @@ def test_a_run_predicts_dialogues(finished) -> None:
     assert [answer.speaker for answer in answers] == ["Ilse", "Oskar"]
     assert {answer.label for answer in answers} <= set(run.record.labels)
     assert erc_bench.predict(run, [Dialogue("d", turns)]) == answers
+    talk = folder / "talk.txt"
+    talk.write_text("".join(f"{turn.speaker}: {turn.text}\n" for turn in turns))
+    assert [a.label for a in run.predict(str(talk))] == [answer.label for answer in answers]
+    assert repr(run) == f"Run({str(run.path)!r})"
 
 
 def test_what_is_no_dialogue_seed_or_folder_is_said(finished, tmp_path) -> None:
     _, run = finished
-    for given in ("hello", [{"speaker": "Ilse", "text": "Hooray!"}]):
-        with pytest.raises(ErcBenchError, match="Give a list of dialogues"):
+    for given, said in (
+        ([{"speaker": "Ilse", "text": "Hooray!"}], "Give a list of dialogues"),
+        ([], "There is no dialogue"),
+        (str(tmp_path / "talk.txt"), "talk.txt can not be read"),
+    ):
+        with pytest.raises(ErcBenchError, match=said):
             run.predict(given)
     for seed in ("a", -1):
         with pytest.raises(ErcBenchError, match="whole number from 0 on"):

@@ -190,8 +190,38 @@ def test_config_prints_what_a_run_would_use(capsys: pytest.CaptureFixture, elsew
 
 def test_methods_lists_what_is_registered(capsys: pytest.CaptureFixture) -> None:
     assert main(["methods"]) == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in method_names())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[::2]] == method_names()
+    for line in lines[1::2]:
+        assert all(f"{fact}: " in line for fact in ("family", "context", "trains", "needs a GPU"))
+
+
+@pytest.mark.parametrize(
+    ("executor", "resources", "unused"),
+    [
+        ("local", ["gpus=1", "cpus=2", "slurm.partition=gpu"], "gpus, slurm.partition"),
+        ("ray", ["gpus=1", "slurm.partition=gpu"], "slurm.partition"),
+        ("local", ["cpus=2"], ""),
+    ],
+)
+def test_resources_that_are_not_used_are_named(
+    executor: str, resources: list[str], unused: str, asked, capsys: pytest.CaptureFixture
+) -> None:
+    main(train("--seeds", "2", "--executor", executor, "--resources", *resources))
+    said = f"the executor {executor} does not use {unused}."
+    assert (said in capsys.readouterr().err) == bool(unused)
+
+
+def test_a_full_disk_behind_the_output_is_no_defect(capfd: pytest.CaptureFixture) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    command = [str(Path(sys.executable).with_name("erc-bench")), "methods"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines() == [
+        "erc-bench: the output can't be written: No space left on device. Make room."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +239,7 @@ def test_methods_lists_what_is_registered(capsys: pytest.CaptureFixture) -> None
         (["--seed", "-1"], ["--seed", "0 to"]),
         (["--seeds", "0"], ["--seeds 0"]),
         (["--seeds", "2.5"], ["--seeds", "'2.5'"]),
-        (["--jobs", "0"], ["--jobs 0"]),
+        (["--jobs", "0"], ["--jobs takes", "not 0"]),
         (["--jobs", "two"], ["--jobs", "'two'"]),
         (["--wandb", "ofline"], ["--wandb", '"ofline"', 'Did you mean "offline"?']),
         (["encoder=no/such-encoder"], ["'no/such-encoder'", "hub", "pip install"]),

@@ -31,7 +31,7 @@ def test_what_the_list_of_methods_says_is_known_of_each(method: str) -> None:
     assert entry.trains
     assert entry.context == method_class(method).context
     assert entry.gpu_memory_gib.keys() == method_sheet(method)["presets"].keys()
-    assert entry.needs_gpu in ("no: small", "yes")
+    assert entry.needs_gpu in ("no, with preset small", "yes")
     assert len(entry.memory.split(" / ")) == len(entry.gpu_memory_gib) - 1  # all but smoke
 
 

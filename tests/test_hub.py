@@ -161,8 +161,10 @@ def test_what_is_no_run_on_the_hub(root, hub, capsys, monkeypatch) -> None:
         assert words in fails(capsys, "show", run)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody is there
     assert "can't be reached" in fails(capsys, "show", "hf://me/late")
+    error = fails(capsys, "hub", "push", "finetune", "me/late")
+    assert "me/late on the Hugging Face hub can't be reached (" in error
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "can't be reached" in fails(capsys, "show", "hf://me/late")
+    assert "can't be reached, and the hub's cache" in fails(capsys, "show", "hf://me/late")
 
 
 class Boom:

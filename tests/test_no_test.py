@@ -18,7 +18,6 @@ from erc_bench.records.store import (
     find_record,
     read_untested,
     record_files,
-    remove,
     untested_files,
 )
 from erc_bench.settings.experiment import Experiment, resolve
@@ -72,7 +71,7 @@ def test_such_a_run_is_told_from_one_that_there_is_not(tiny_encoder: str, tmp_pa
         find_record(tmp_path, "finetune/demo")
     with pytest.raises(ErcBenchError, match="There is no run 'eacl'"):
         find_record(tmp_path, "eacl")
-    remove(path)
+    assert main(["records", "rm", "finetune", "--yes", "--leaderboard-dir", str(tmp_path)]) == 0
     assert not list(tmp_path.glob("runs/*/*/*"))
     assert not path.exists()
 

@@ -22,7 +22,7 @@ from cyclopts import (
 from erc_bench import __version__
 from erc_bench.cli import data, encode, grid, hub, plot, predict, records, run, tune, wandb
 from erc_bench.cli.common import complain
-from erc_bench.errors import ErcBenchError, explain, nearest
+from erc_bench.errors import FULL, ErcBenchError, explain, nearest
 from erc_bench.progress import console, show_warning
 
 INTERRUPTED = 130
@@ -118,6 +118,8 @@ def launch(
             if debug:
                 raise
             complain(explain(error))
+            if isinstance(error, OSError) and error.errno in FULL:  # of standard output, perhaps
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the interpreter's own flush
             return 2 if isinstance(error, ErcBenchError) else 1
         finally:
             console.quiet = False

@@ -20,7 +20,7 @@ DataDir = Annotated[
     Path | None,
     Parameter(help="Where the corpora are (default: $ERC_BENCH_DATA, then the cache)."),
 ]
-LeaderboardDir = Annotated[Path, Parameter(help="Where records and pages go.", show_default=True)]
+LeaderboardDir = Annotated[Path, Parameter(help="Where records and pages are.", show_default=True)]
 LEADERBOARD = FOLDER
 
 

@@ -224,7 +224,8 @@ def rm(
 
     if not run:
         raise ErcBenchError("Which runs? Name records, or parts of method/dataset/hash/seedK.")
-    paths = list(dict.fromkeys(find_record(leaderboard_dir, name) for name in run))
+    found = (find_record(leaderboard_dir, name, untested=True) for name in run)
+    paths = list(dict.fromkeys(found))
     out = common.results()
     for path in paths:
         for each in removed_with(path):

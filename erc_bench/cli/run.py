@@ -166,7 +166,7 @@ def grid_options(
         ErcBenchError: that can't be.
     """
     if jobs is not None and jobs < 1:
-        raise ErcBenchError(f"--jobs {jobs} leaves nobody to run anything: give 1 or more.")
+        raise ErcBenchError(f"--jobs takes a whole number from 1 on, not {jobs}.")
     if retries < 0:
         raise ErcBenchError(f"--retries {retries} is no number of attempts: give 0 or more.")
     from erc_bench.execution.executors import make_executor
@@ -175,6 +175,16 @@ def grid_options(
 
     needs = parse_resources(resources, executor_names())
     options: dict[str, Any] = {"workers": jobs, "resources": needs, "retries": retries}
+    unused = [
+        *(
+            name
+            for name in ("gpus", "memory_gib", "minutes")
+            if executor == "local" and getattr(needs, name) is not None
+        ),
+        *(f"{e}.{key}" for e in needs.options if e != executor for key in needs.of(e)),
+    ]
+    if unused:
+        common.complain(f"note: the executor {executor} does not use {', '.join(unused)}.")
     made = make_executor(executor, needs.of(executor))  # which refuses options it does not know
     if executor != "local":
         options["executor"] = made
@@ -348,18 +358,19 @@ def print_settings(names: Sequence[str]) -> None:
 def methods() -> None:
     """List the methods.
 
-    GPU GiB is what a run is reckoned to need with the presets paper, base and small.
+    The GPU memory is what a run is estimated to need with the presets paper, base and small.
     """
-    from rich.table import Table
-
     from erc_bench.settings.methods import method_entries
 
-    table = Table(box=None)
-    table.add_column("name", no_wrap=True)
-    columns = ("method", "family", "context", "trains", "GPU GiB", "needs a GPU", "paper")
-    for column in columns:
-        table.add_column(column)
+    out = common.results()
     for m in method_entries():
-        row = (m.title, m.family, m.context, m.trains, m.memory, m.needs_gpu, m.paper)
-        table.add_row(m.name, *row)
-    common.results().print(table)
+        out.print("; ".join(filter(None, (f"{m.name}  {m.title}", m.paper))), soft_wrap=True)
+        facts = {
+            "family": m.family,
+            "context": m.context,
+            "trains": m.trains,
+            "GPU memory": m.memory and f"{m.memory} GiB",
+            "needs a GPU": m.needs_gpu,
+        }
+        said = "; ".join(f"{name}: {fact}" for name, fact in facts.items() if fact)
+        out.print(f"    {said}", soft_wrap=True)

@@ -79,8 +79,8 @@ class Metric:
             raise ErcBenchError(f"There is no metric {quoted(name)}." + did_you_mean(name, FIGURES))
         if bool(without) != (name == "micro_f1"):
             raise ErcBenchError(
-                f"The metric {text!r} is none: a label is left out in micro_f1 and there alone "
-                "(`micro_f1 without LABEL`); of all labels, micro_f1 is accuracy."
+                f"There is no metric {quoted(text)}. Write `micro_f1 without LABEL`, or "
+                "`accuracy`, which is micro-F1 over all labels. The others leave no label out."
             )
         metric = cls(cast(Figure, name), without)
         if labels is not None:
@@ -219,17 +219,6 @@ class Corpus:
     def dialogues(self, split: str) -> list[Dialogue]:
         """The dialogues of one split, in corpus order."""
         return list(self.contents[split])
-
-
-def dialogue_from_row(row: Mapping[str, Any]) -> Dialogue:
-    """One row of a split as a :class:`Dialogue`."""
-    return Dialogue(
-        row["id"],
-        tuple(
-            Utterance(**{**u, "label": u["label"] if u["label"] >= 0 else None})
-            for u in row["utterances"]
-        ),
-    )
 
 
 def _row(dialogue: Dialogue) -> dict[str, Any]:

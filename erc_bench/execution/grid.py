@@ -198,8 +198,8 @@ def do_jobs(
     executor = executor or Local()
     if detach and not executor.outlives:
         raise ErcBenchError(
-            f"--detach leaves nobody behind with the executor {executor.name}: its runs end with "
-            "this command. Choose one that has a queue, such as --executor slurm."
+            f"--detach can't be used with the executor {executor.name}: its runs end with this "
+            "command. Choose one that has a queue, such as --executor slurm."
         )
     try:
         (root / "runs").mkdir(parents=True, exist_ok=True)

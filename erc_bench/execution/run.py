@@ -14,12 +14,11 @@ from lightning import seed_everything
 from torch import Tensor
 
 from erc_bench.corpus.conversation import SPLITS, Corpus
-from erc_bench.errors import ErcBenchError
+from erc_bench.errors import FULL, ErcBenchError
 from erc_bench.execution.devices import Team
 from erc_bench.execution.recording import forget_peak_memory, make_record, with_test
 from erc_bench.execution.resources import ONE_DEVICE, Devices
 from erc_bench.files import (
-    FULL,
     UNWRITABLE,
     cannot_write,
     sha256_of,

@@ -251,7 +251,8 @@ def parts_of_test(shown: Shown) -> Figure:
         shift = 0.5 * ((i + 0.5) / len(with_facts) - 0.5)
         axes.plot(
             list(own.values()), [place[name] + shift for name in own], linestyle="none",
-            marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=4.5,
+            marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], markersize=4.5,
+            color=COLOURS[i % len(COLOURS)],
             alpha=0.9, label=each.name,
         )  # fmt: skip
     axes.set_yticks(list(place.values()), [part_in_words(*name) for name in names])

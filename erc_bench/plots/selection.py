@@ -135,8 +135,8 @@ def of_searches(
         options = f"--method {' '.join(methods) or 'METHOD'} --dataset {dataset}"
         options += f" --preset {preset}" if preset else ""
         raise ErcBenchError(
-            f"There are no such trials below {root}: `erc-bench tune {options}` makes them. "
-            f"There are some of: {_listed(everything)}."
+            f"There are no such trials below {root}: `erc-bench tune {options}` makes them."
+            + (f" There are trials of: {_listed(everything)}." if everything else "")
         )
     published = read_published(root)
     titles = {trial.method: published.title(trial.method) for trial in trials}

@@ -111,8 +111,13 @@ def _fetched(repo: str, revision: str, patterns: list[str]) -> Path:
         explain_hub(error, repo, revision)
 
 
-def explain_hub(error: Exception, repo: str, revision: str = "main") -> NoReturn:
+def explain_hub(error: Exception, repo: str, revision: str = "") -> NoReturn:
     """Raise the one paragraph about what the hub's library says.
+
+    Args:
+        error: the library's.
+        repo: the repository asked for.
+        revision: what was to be fetched of it; empty of a push.
 
     Raises:
         ErcBenchError: always, or the error itself, where it is none of the hub's.
@@ -140,10 +145,11 @@ def explain_hub(error: Exception, repo: str, revision: str = "main") -> NoReturn
             f"may not be written to or read with the token here ({_line(error)}). Log in with a "
             "token that may (`hf auth login`, or HF_TOKEN), or name a repository of your own."
         )
-    elif isinstance(error, reach) or type(error).__module__.split(".")[0] in ("httpx", "requests"):
+    elif isinstance(error, reach) or type(error).__module__.startswith(("httpx", "requests")):
+        copy = f", and the hub's cache has no copy of {revision!r}" if revision else ""
         reason = (
-            f"can't be reached, and the hub's cache has no copy of {revision!r} ({_line(error)}). "
-            "Try again with a network; HF_ENDPOINT and HF_HUB_OFFLINE say where it is looked for."
+            f"can't be reached{copy} ({_line(error)}). Try again with a network; HF_ENDPOINT and "
+            "HF_HUB_OFFLINE say where it is looked for."
         )
     elif status is not None:
         reason = f"is refused by the hub ({_line(error)}). Try again later."

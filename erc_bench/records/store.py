@@ -121,12 +121,17 @@ def run_name(record: Path) -> str:
     return f"{record.parent.name}/{record.parent.parent.name}/{configuration}/seed{seed}"
 
 
-def find_record(root: Path, run: str) -> Path:
+def find_record(root: Path, run: str, *, untested: bool = False) -> Path:
     """The record file that ``run`` means.
 
     A path, a run on the hub (``hf://user/repo@revision``), a run's name
     ``method/dataset/hash/seedK``, or whatever parts of it, in this order, or beginnings of them no
     other run below ``root`` shares: ``eacl/meld``, ``sacl/seed2``, ``3fa2``.
+
+    Args:
+        root: the folder of the records.
+        run: what a user wrote.
+        untested: whether a run that has not scored test may be meant too.
 
     Raises:
         ErcBenchError: no run is meant, or several are: they are listed.
@@ -136,6 +141,9 @@ def find_record(root: Path, run: str) -> Path:
     if os.path.isfile(run):
         return Path(run)
     stored = {run_name(path): path for path in record_files(root)}
+    of_dev = {run_name(path): path for path in untested_files(root)}
+    if untested:
+        stored = of_dev | stored
     if not run.strip("/ "):
         raise ErcBenchError("Which run? Name a record, or a part of method/dataset/hash/seedK.")
     meant = _meant(run, stored)
@@ -146,10 +154,9 @@ def find_record(root: Path, run: str) -> Path:
         raise ErcBenchError(
             f"{run!r} can mean several runs; say more of its name: {_listed(shown, len(meant))}."
         )
-    untested = {run_name(path): path for path in untested_files(root)}
-    if meant := _meant(run, untested):
+    if meant := _meant(run, of_dev):
         raise ErcBenchError(
-            f"{run!r} has not scored test, so it is no record ({untested[meant[0]]}). The command "
+            f"{run!r} has not scored test, so it is no record ({of_dev[meant[0]]}). The command "
             "that made it scores test if --no-test is left out."
         )
     raise _not_found(root, run, stored)
@@ -204,7 +211,10 @@ def _nearest_runs(run: str, stored: Mapping[str, Path]) -> list[str]:
 
 
 def is_run(root: Path, run: str) -> bool:
-    """Whether a run is meant, or several are, as :func:`find_record` takes it."""
+    """Whether a run is meant, or several are, as :func:`find_record` takes it; or one is that is
+    not there, by a name that ends like a run's."""
+    if re.search(r"/seed\d+/?$", run) and not os.path.isdir(run):
+        return True
     stored = [run_name(path) for path in record_files(root)]
     record = os.path.isfile(run) and run.endswith(".json")
     return is_on_hub(run) or record or (bool(run.strip("/ ")) and bool(_meant(run, stored)))

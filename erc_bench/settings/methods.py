@@ -23,7 +23,7 @@ class MethodEntry:
     trains: str
     """What is learnt."""
     gpu_memory_gib: dict[str, float]
-    """What a run is reckoned to need of a GPU, by preset."""
+    """What a run is estimated to need of a GPU, by preset."""
     on_cpu: str
     """The preset that is made for a machine without a GPU; "" = there is none."""
 
@@ -36,7 +36,7 @@ class MethodEntry:
     @property
     def needs_gpu(self) -> str:
         """Whether it can't do without a GPU, and the preset for a machine that has none."""
-        return f"no: {self.on_cpu}" if self.on_cpu else "yes"
+        return f"no, with preset {self.on_cpu}" if self.on_cpu else "yes"
 
 
 def method_entry(name: str) -> MethodEntry:

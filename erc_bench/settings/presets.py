@@ -14,9 +14,9 @@ class Preset:
     name: str
     description: str
     gpu_memory_gib: float
-    """What a run is reckoned to need of a GPU."""
+    """What a run is estimated to need of a GPU."""
     memory_gib: float
-    """What a run is reckoned to need of the machine's memory without a GPU."""
+    """What a run is estimated to need of the machine's memory without a GPU."""
     on_cpu: bool = False
     """Made for a machine without a GPU."""
     tryout: bool = False

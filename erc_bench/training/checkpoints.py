@@ -86,5 +86,5 @@ def save_whole(checkpoint: Any, path: Path) -> None:
     except RuntimeError as error:  # how torch reports a write that failed
         if type(error) is not RuntimeError:  # but this is the GPU's
             raise
-        reason = str(error).splitlines()[0]
+        reason = f"most likely the disk is full ({str(error).splitlines()[0]})"
         raise cannot_write(path, OSError(errno.ENOSPC, reason)) from error

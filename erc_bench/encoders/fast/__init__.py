@@ -12,15 +12,16 @@ from dataclasses import dataclass
 
 @dataclass
 class Speedups:
-    """What a training may use to be faster. The gains are measured in the modules named."""
+    """What a training may use to be faster. Each has a module of its own here, which says what
+    it gains."""
 
     one_position: bool = True
-    """The last layer of an encoder is computed at the position that is read: ``one_position``."""
+    """The last layer of an encoder is computed only at the position that is read."""
     dropout_masks: bool = True
-    """Dropout masks on a CPU take four elements from every number drawn: ``dropout_masks``.
+    """Dropout masks on a CPU take four elements from every number drawn.
     Other masks are drawn than without it."""
     low_precision_attention: bool = True
-    """Attention on a CPU stays in the precision of autocast: ``attention``."""
+    """Attention on a CPU stays in the precision of autocast."""
 
 
 _current = Speedups(one_position=True, dropout_masks=False, low_precision_attention=False)
