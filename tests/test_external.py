@@ -292,10 +292,40 @@ def test_gold_labels_are_not_scored_in_the_place_of_answers(answers, demo, elsew
     message = fails(capsys, *score("two.csv", "--force"))
     assert "the columns 'label', 'gpt' all hold labels of the corpus" in message
     assert "--column gpt" in message
+    own_words = "".join(f"{name},{gold[name]},I feel so {n}\n" for n, (name, _) in enumerate(rows))
+    (elsewhere / "words.csv").write_text("id,label,gpt\n" + own_words)
+    message = fails(capsys, *score("words.csv", "--force"))
+    assert "every label on test in the column 'label' is the gold one" in message
+    assert "There is also: gpt. Say which holds the predictions: --column label" in message
     three = "".join(f"{name},{gold[name]},{label},joy\n" for name, label in rows)
     (elsewhere / "three.csv").write_text("id,label,pred,y_pred\n" + three)
     assert "'label', 'pred', 'y_pred'" in fails(capsys, *score("three.csv", "--force"))
     assert "no column 'prde'" in fails(capsys, *score("both.csv", "--force", "--column", "prde"))
+
+
+def test_predictions_stored_as_two_seeds_are_pointed_out(answers, elsewhere, capsys):
+    rows = [f"{name},{label}\n" for name, label in answers["test"]]
+    (elsewhere / "one.csv").write_text("sep=,\nid,label\n" + "".join(rows))
+    assert main(score("one.csv")) == 0
+    assert "those of seed" not in capsys.readouterr().err
+    assert main(score("one.csv", "--seed", "2")) == 0
+    assert "the predictions on test are those of seed 1 (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        (b"id label\na joy\n", "'id label' is no header of a table"),
+        (b"| id | label |\n| a | joy |\n", "'| id | label |' is no header of a table"),
+        (b'id,label\na,"joy\nb,joy\n', "a double quote opens a field above, and none closes it"),
+        (b"PK\x03\x04\x14\0\6\0", "a ZIP archive, such as an Excel workbook"),
+        (b"\x1f\x8b\x08\0\xff", "compressed by gzip"),
+        (b"\x80\x04]\x94", "no text but a pickle"),
+    ],
+)
+def test_what_is_no_table_is_called_what_it_is(contents, said, elsewhere, capsys):
+    (elsewhere / "some.csv").write_bytes(contents)
+    assert said in fails(capsys, *score("some.csv"))
 
 
 EMOTIONS = LabelSet(("anger", "joy", "neutral"))

@@ -68,7 +68,7 @@ def decoded(data: bytes, where: str, line: int = 1) -> str:
                 f"{where}: its byte-order mark says {marked.upper()}, and its bytes are none "
                 f"({error.reason}). Save it as UTF-8."
             ) from error
-        if b"\0" in data:
+        if b"\0" in data or any(map(data.startswith, _FORMATS)):
             raise ErcBenchError(_no_text(data, where, line)) from error
         line += _line_ends(data[: error.start])
         raise ErcBenchError(
@@ -80,8 +80,20 @@ def decoded(data: bytes, where: str, line: int = 1) -> str:
     return text
 
 
+_FORMATS = {
+    b"PK\x03\x04": "a ZIP archive, such as an Excel workbook or .npz",
+    b"PAR1": "Parquet, whose name ends with .parquet",
+    b"\x1f\x8b": "compressed by gzip",
+    b"\x93NUMPY": "an array of NumPy",
+    **{bytes((0x80, protocol)): "a pickle" for protocol in range(2, 6)},
+}
+"""What the first bytes of files say that are no text."""
+
+
 def _no_text(data: bytes, where: str, line: int) -> str:
     """What bytes with zeros among them are: UTF-16 has one in every other place."""
+    if kind := next((kind for start, kind in _FORMATS.items() if data.startswith(start)), ""):
+        return f"{where} is no text but {kind}. Save it as CSV or JSON."
     zeros = max(data[::2].count(0), data[1::2].count(0))
     if zeros > 0.4 * (len(data) / 2):
         return f"{where} looks like UTF-16 without a byte-order mark. Save it as UTF-8."
@@ -135,6 +147,7 @@ def csv_table(text: str, name: str) -> tuple[list[str], list[tuple[int, dict[str
     Raises:
         ErcBenchError: as :func:`read_csv`.
     """
+    text = re.sub(r"\Asep=.(?=\r|\n)", "", text)  # what Excel is told the separator by
     header, rows = _csv(text, name, (), separator_of(text) or ",")
     return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows]
 
@@ -149,7 +162,7 @@ def _csv(
     try:
         header = next(filter(None, reader), [])  # empty lines may stand above it
     except csv.Error as error:
-        raise ErcBenchError(f"{name}, line {reader.line_num}: {error}.") from error
+        raise _csv_error(error, name, reader.line_num) from error
     missing = [column for column in columns if column not in header]
     if missing:
         raise ErcBenchError(
@@ -173,7 +186,15 @@ def _csv_body(reader: Any, width: int, name: str) -> Iterator[tuple[int, list[st
                     f"{_odd_row(row, width)}."
                 )
     except csv.Error as error:
-        raise ErcBenchError(f"{name}, line {reader.line_num}: {error}.") from error
+        raise _csv_error(error, name, reader.line_num) from error
+
+
+def _csv_error(error: csv.Error, name: str, line: int) -> ErcBenchError:
+    """What is wrong with CSV text, where its reader gave up."""
+    reason = str(error)
+    if "end of data" in reason:
+        reason = "a double quote opens a field above, and none closes it; or the file is truncated"
+    return ErcBenchError(f"{name}, line {line}: {reason}.")
 
 
 def _odd_row(row: list[str], width: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from erc_bench.corpus.conversation import SPLITS, Corpus, LabelSet, Metric, Utterance
 from erc_bench.corpus.text_files import read_given
-from erc_bench.errors import ErcBenchError, nearest, quoted
+from erc_bench.errors import ErcBenchError, listed, nearest, quoted
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import recorded_facts
 from erc_bench.records.corpora import find_corpus, remember
@@ -99,7 +99,18 @@ def score(
     file = read_predictions(text, called, corpus.labels, ids, column)
     given = file.predictions
     held = match(given, corpus, [split for split in SPLITS if split in splits], called)
-    notes = (*(f"{called}: {note}" for note in file.notes), *_remarks(held, given, called))
+    perfect = [split for split, of_split in held.items() if of_split.predicted == of_split.gold]
+    if perfect and file.others and not column:
+        raise ErcBenchError(
+            f"{called}: every label on {perfect[0]} in the column {file.column!r} is the gold one, "
+            f"so it may hold the gold labels. There is also: {listed(file.others)}. Say which "
+            f"holds the predictions: --column {file.column}, or another one."
+        )
+    notes = (
+        *(f"{called}: {note}" for note in file.notes),
+        *_remarks(held, given, called),
+        *_same_as_another(path, name, held),
+    )
     metrics = {split: _metrics(predictions, corpus) for split, predictions in held.items()}
     if "test" not in splits:
         return Scored(corpus.labels.names, corpus.name, corpus.metric, metrics, None, notes)
@@ -254,6 +265,18 @@ def _remarks(
             f"{name}: {len(unanswered):,} of {len(given):,} have no answer, the first in "
             f"{unanswered[0].where}; each counts as wrong"
         )
+
+
+def _same_as_another(path: Path, name: str, held: Mapping[str, Predictions]) -> Iterator[str]:
+    """Whether another seed has the same predictions on test."""
+    for other in sorted(path.parent.glob(f"{_hash(name)}-seed*.json")):
+        if other != path and "test" in held:
+            stored = read_record(other)
+            if stored.predictions.test.predicted == held["test"].predicted:
+                yield (
+                    f"the predictions on test are those of seed {stored.seed} ({other}). Seeds are "
+                    "runs of their own: one file stored twice makes their spread too small"
+                )
 
 
 def _wrong_ids(

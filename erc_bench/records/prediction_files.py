@@ -65,6 +65,8 @@ class PredictionFile:
 
     predictions: Sequence[Prediction]
     column: str
+    others: tuple[str, ...]
+    """The columns that are neither ids nor predictions nor their probabilities."""
     notes: tuple[str, ...]
     """What a user should know of the choice."""
 
@@ -111,7 +113,9 @@ def read_predictions(
         found.append(Prediction(where, _text(row[key]), _answer(row[chosen]), _shares(row, known)))
         if not isinstance(found[-1].probabilities, dict | None):
             raise ErcBenchError(f"{name}, {where}: 'probabilities' must be an object of emotions.")
-    return PredictionFile(found, chosen, notes)
+    used = {*known, "probabilities"}
+    others = (c for c in columns if c not in (key, chosen) and c.strip().casefold() not in used)
+    return PredictionFile(found, chosen, tuple(others), notes)
 
 
 def _text(value: Any) -> str:
@@ -249,6 +253,11 @@ def _rows(text: str, name: str) -> tuple[list[str], list[Row]]:
         found = list(dict.fromkeys(key for _, row in rows for key in row))
         return found if len(found) > 1 else ["id", "label"], rows
     columns, table = csv_table(text, name)
+    if len(columns) == 1 or (columns and not (columns[0] or columns[-1])):
+        raise ErcBenchError(
+            f"{name}, line 1: {quoted(lines_of(text.lstrip())[0].strip())} is no header of a table "
+            "of ids and labels. Separate the fields by commas, tabs or semicolons, or give JSON."
+        )
     return columns, [(f"line {number}", dict(row)) for number, row in table]
 
 
