@@ -117,6 +117,8 @@ def test_the_printed_configuration_is_yaml_with_every_setting() -> None:
         (["evaluation=null"], ["own name: evaluation.batch_size, evaluation.oracle."]),
         (["=3"], ["key=value"]),
         (["epochs=[1"], ["epochs=[1"]),
+        (["epochs={a:"], ["epochs={a:"]),
+        (["lr=inf"], ["lr=inf", "finite"]),
     ],
 )
 def test_a_wrong_override_is_named(overrides: list[str], words: list[str]) -> None:
@@ -124,6 +126,14 @@ def test_a_wrong_override_is_named(overrides: list[str], words: list[str]) -> No
         resolve("eacl", "meld", overrides=overrides)
     for word in words:
         assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_has_one_name(tmp_path: Path) -> None:
+    one, same = (
+        resolve("eacl", "meld", overrides=[f"encoder={tmp_path}{end}"]) for end in ("", "/")
+    )
+    assert one.hash == same.hash
 
 
 def test_a_wrong_preset_or_method_names_the_nearest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, Literal
 
@@ -80,9 +81,16 @@ class MethodConfig:
     checkpointing: bool = added_later(False)
 
     def __post_init__(self) -> None:
+        self.encoder = self.encoder.rstrip("/") or self.encoder  # one folder has one name
         at_least(self, 1, "epochs", "batch_size", "accumulate")
         at_least(self, 0, "max_batches", "gradient_clip", "patience", "micro_batch")
         at_least(self.evaluation, 1, "batch_size", within="evaluation.")
+
+
+def _finite(config: Any, key: str, within: str) -> None:
+    value = getattr(config, key)
+    if not math.isfinite(value):
+        raise ErcBenchError(f"The setting {within}{key}={value} must be a finite number.")
 
 
 def at_least(config: Any, bound: float, *keys: str, within: str = "") -> None:
@@ -91,6 +99,7 @@ def at_least(config: Any, bound: float, *keys: str, within: str = "") -> None:
     ``within`` stands before the names: ``"evaluation."`` of a group of settings.
     """
     for key in keys:
+        _finite(config, key, within)
         if not getattr(config, key) >= bound:
             raise ErcBenchError(
                 f"The setting {within}{key}={getattr(config, key)} is too small: give {bound:g} or "
@@ -110,6 +119,7 @@ def between_0_and_1(config: Any, *keys: str, within: str = "") -> None:
 def above(config: Any, bound: float, *keys: str, within: str = "") -> None:
     """Check that numeric settings exceed a bound; as :func:`at_least`."""
     for key in keys:
+        _finite(config, key, within)
         if not getattr(config, key) > bound:
             raise ErcBenchError(
                 f"The setting {within}{key}={getattr(config, key)} must be greater than {bound:g}."

@@ -296,7 +296,8 @@ def _override(text: str) -> Mapping[str, Any]:
     try:
         return OmegaConf.from_dotlist([text])
     except (OmegaConfBaseException, YAMLError) as error:
-        raise ErcBenchError(f"The override {text!r} can't be read: {error}.") from error
+        reason = " ".join(str(error).split())
+        raise ErcBenchError(f"The override {text!r} can't be read: {reason}.") from error
 
 
 def _merge(config: Any, layer: Mapping[str, Any], where: str) -> Any:
