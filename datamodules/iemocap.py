@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.corpus.overlap import seen
-from erc_bench.corpus.release import text_damage
 from erc_bench.corpus.source import CorpusSource, FileStatus, caution, near_by, search_folders
 from erc_bench.corpus.text_files import expect, field, lines_of, read_json, read_text
 from erc_bench.errors import ErcBenchError, did_you_mean, quoted
@@ -318,9 +317,7 @@ class IEMOCAP(CorpusSource):
     def doubts(self, corpus: Corpus, changed: Sequence[FileStatus]) -> list[str]:
         """Nobody may publish a digest of the release, so that its counts decide."""
         sizes = {split: len(corpus.contents.get(split, ())) for split in SPLITS}
-        found = text_damage(
-            u.text for split in corpus.contents.values() for d in split for u in d.utterances
-        )
+        found = super().doubts(corpus, changed)
         if sizes != DIALOGUES:
             found.insert(
                 0,

@@ -18,7 +18,7 @@ MELD = Release(
     ids="2ecc2640be731053122b0a550b87aeb31d889e047b0977576a255f453d92b33b",
     labels="ad134ecd419655702e2700638df220376c5e6c7efe6b635084591c9bfdd8419b",
     classes=(1607, 361, 358, 2308, 6436, 1002, 1636),
-    speakers="fbb32a7d356083bfae269c63e8d31aae784b4c48abe2ce7b44cec3a1a5a6598a",
+    speakers="b37f7c453e3381e5e2e62288ad0fdb0009ce0051dcfa56e8b6567b20dda7a749",
     dialogues=(
         "+dFFdgiKfjMoHRU2Iuy0RqZ3wOkSfQkKru9H9pzhwz94BzQvOkY7mKHeXLEDgvIyMwFNhoiWGim4Dang3vsSOOdD"
         "U56ns9ZRTyD9xL6x5/kfbjzi4EgJ8MZgq/VX08qXtJ9tDylROPVVVP48vrABdl+mRCKP3dMeuyj8D6gBvXDbOxOn"
@@ -79,7 +79,7 @@ EMORYNLP = Release(
     ids="44a2a2944749cfeada3ed941da24230e2cb7f26f0b353fdc4f77fa9026cfc983",
     labels="88c4f52a04197490ef2144606be9c73eec977e4a23d76aeff5e2136593aa7407",
     classes=(2755, 1332, 3776, 1191, 1063, 844, 1645),
-    speakers="8ddf90d4b20c1edaa7cc0ad1e41d18110edd88a2872bcdb5c6b14902b7b2af93",
+    speakers="e61276c1a1abc082f98b63f1647467eaea64bc6f04ac114083b63bbb447fe39f",
     dialogues=(
         "Uo87bhb9Nll0rKFdRdYJPPVQLBFcI68WEkrimqvOWfms5LDFdrHE71LWgjOp8iUQPVULPqrIz8IH3rmk8qMX9Qqw"
         "3Gu/hllg6urPn36zPWKopeYYqyaU+YJymXiDai69mqC1YzFgu6pkme82OjeILfqFHufS28ZQyH6WcfKYlWSEe5fe"
@@ -117,7 +117,7 @@ EMORYNLP_REDUCED = Release(
     ids="fdf866206b83cd35b34c3f609eb19c98dc22cb687962f1d91638dea103c0709a",
     labels="ded3d6fd10a1ab2af4ee8b86c2723e760d78c91ba8cf8a99c825a15dcd4b2bd5",
     classes=(2099, 968, 3095, 831, 717, 595, 1184),
-    speakers="35baf8988a0a4a8acd445656ae825288c50278e0c6f82a5fe0ed97f8729a46d9",
+    speakers="d9c10dc5fb682f458c9b98369d9028578bb3009f1bca03061a58881c99bb276f",
     dialogues=(
         "Uo+jsBb9NlnJlKFdKLYFqNcTLBFcI8mKEkrimqvOWfmV1bDF7jPJj5rjne2p8iUQUs+Z4Allz8IH3v/O8qOV6Suv"
         "lBC/hllgfsGbsMyqdFyopQmF/1PdU+SNLdyDai69Uh+1YzFgu6pkmVlSOjcfYQbZHrNIP1j07zr6kBx4qPoedkVx"

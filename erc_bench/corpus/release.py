@@ -35,7 +35,7 @@ class Release:
     classes: tuple[int, ...]
     """How many utterances have each label, in the order of the label set."""
     speakers: str
-    """SHA-256 over the speakers of all utterances in corpus order."""
+    """SHA-256 over the letters of the speakers of all utterances in corpus order."""
 
     @classmethod
     def of(cls, corpus: Corpus) -> Release:
@@ -47,7 +47,7 @@ class Release:
             base64.b64encode(marks).decode(),
             _digest(str(u.label) for u in _utterances(corpus)),
             _classes(corpus),
-            _digest(u.speaker for u in _utterances(corpus)),
+            _digest(_letters(u.speaker) for u in _utterances(corpus)),
         )
 
     def doubts(self, corpus: Corpus) -> list[str]:
@@ -73,22 +73,28 @@ class Release:
         theirs = [marks[i : i + WIDTH] for i in range(0, len(marks), WIDTH)]
         other = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
         self._check_order(corpus.name, dialogues, ours, theirs, other)
+        utterances = list(_utterances(corpus))
+        found = text_damage(u.text for u in utterances)
+        if len(other) > len(dialogues) / 2:
+            reason = "".join(f"; {damage}" for damage in found)
+            raise ErcBenchError(
+                f"{corpus.name}: {len(other):,} of {len(dialogues):,} dialogues hold other words "
+                "than the release, or their turns in another order, the first "
+                f"{dialogues[other[0]].id}{reason}."
+            )
         self._check_labels(corpus)
-        found = []
+        if not any(re.search("[A-Z]", u.text) for u in utterances):
+            found.append("no utterance has a capital letter")
+        if not any(re.search("[.,?!]", u.text) for u in utterances):
+            found.append("no utterance has punctuation")
         if other:
             found.append(
                 f"{len(other):,} of {len(dialogues):,} dialogues hold other words than the "
                 f"release, the first {dialogues[other[0]].id}"
             )
-        utterances = list(_utterances(corpus))
-        if _digest(u.speaker for u in utterances) != self.speakers:
+        if _digest(_letters(u.speaker) for u in utterances) != self.speakers:
             found.append(_odd_speakers([u.speaker for u in utterances]))
-        damage = text_damage(u.text for u in utterances)
-        if not any(re.search("[A-Z]", u.text) for u in utterances):
-            damage.append("no utterance has a capital letter")
-        if not any(re.search("[.,?!]", u.text) for u in utterances):
-            damage.append("no utterance has punctuation")
-        return found + damage or ["capitals, blanks or punctuation of some utterances are others"]
+        return found or ["capitals, blanks or punctuation of some utterances or names are others"]
 
     def _check_labels(self, corpus: Corpus) -> None:
         """Refuse a copy with other labels: what is scored on it is another task."""
@@ -122,11 +128,6 @@ class Release:
                 f"{name}: dialogues stand in another order than the release's, {moved:,} of "
                 f"{len(dialogues):,}, so that an id would name another utterance: "
                 f"{dialogues[first].id} holds what is {dialogues[place].id} there."
-            )
-        if len(other) > len(dialogues) / 2:
-            raise ErcBenchError(
-                f"{name}: {len(other):,} of {len(dialogues):,} dialogues hold other words than the "
-                f"release, or their turns in another order, the first {dialogues[other[0]].id}."
             )
 
 
@@ -163,12 +164,15 @@ def _odd_speakers(speakers: list[str]) -> str:
 def fingerprint(dialogue: Dialogue) -> bytes:
     """Two bytes of the words of a dialogue, turn by turn.
 
-    Only ASCII letters and digits count, in lower case, so that a damaged apostrophe changes
-    nothing: it tells whether this is the dialogue, not whether it is intact.
+    It tells whether this is the dialogue, not whether it is intact.
     """
-    turns = (re.sub(r"&#?\w+;", "", u.text).lower() for u in dialogue.utterances)
-    words = "\n".join(re.sub(r"[^a-z0-9]", "", turn) for turn in turns)
+    words = "\n".join(_letters(u.text) for u in dialogue.utterances).lower()
     return hashlib.sha256(words.encode()).digest()[:WIDTH]
+
+
+def _letters(text: str) -> str:
+    """The ASCII letters and digits of a text: a damaged apostrophe changes nothing."""
+    return re.sub(r"[^a-zA-Z0-9]", "", re.sub(r"&#?\w+;", "", text))
 
 
 def _dialogues(corpus: Corpus) -> Iterator[Dialogue]:
@@ -181,16 +185,16 @@ _CONTRACTED = (
     r"(?:don|can|won|didn|isn|doesn|couldn|wouldn|wasn|aren|haven|shouldn){0}t"
     r"|(?:i){0}m|(?:i|you|we|they){0}ve|(?:you|they){0}re|(?:that|what|he|she|there){0}s"
 )
-_MARK = "(?:&#?[a-z0-9]{1,8};|[^a-z ]{1,4})"
+_MARK = " ?(?:&#?[a-z0-9]{1,8};|[^a-z ]{1,4}) ?"  # some corpora write ``don ’ t``
 _ANY_MARK = re.compile(  # an apostrophe, or whatever it was turned into
     rf"\b(?:{_CONTRACTED.format(_MARK)})\b", re.IGNORECASE
 )
 _WITHOUT = re.compile(rf"\b(?:{_CONTRACTED.format('')})\b", re.IGNORECASE)
-_QUESTIONED = re.compile(rf"\b(?:{_CONTRACTED.format('[?]')})\b", re.IGNORECASE)
-_TICKED = re.compile(rf"\b(?:{_CONTRACTED.format('[`´]')})\b", re.IGNORECASE)
+_QUESTIONED = re.compile(rf"\b(?:{_CONTRACTED.format(' ?[?] ?')})\b", re.IGNORECASE)
+_TICKED = re.compile(rf"\b(?:{_CONTRACTED.format(' ?[`´] ?')})\b", re.IGNORECASE)
 # Never otherwise two words, as ``can t`` and ``that s`` might be in a text that was cut.
 _SPACED = re.compile(
-    r"\b(?:don|didn|isn|doesn|couldn|wouldn|wasn|aren|haven|shouldn) t\b", re.IGNORECASE
+    r"\b(?:don|didn|isn|doesn|couldn|wouldn|wasn|aren|haven|shouldn) +t\b", re.IGNORECASE
 )
 # The bytes of UTF-8, read as Latin-1 or Windows-1252.
 _MOJIBAKE = re.compile(r"[ÂÃ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[€\x80-\x9f„€]")
@@ -199,12 +203,17 @@ _MAC = re.compile(r"‚Ä[ôúùòìî¶]|√[©®¨°†§±∂º¢]")
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-fA-F]+|amp|quot|apos|lt|gt|nbsp|[lr]squo|[lr]dquo);")
 
 LOST = 0.1
-"""Above this share of contractions without their apostrophe it is not the writers' carelessness."""
+"""Above this share of contractions without their apostrophe it is not the writers' carelessness.
+
+Nor do more utterances than this have no text.
+"""
 
 
 def text_damage(texts: Iterable[str]) -> list[str]:
     """What was done to texts on their way, each kind with its number and a sample."""
     texts = [text.replace("’", "'") for text in texts]
+    if lost := _lost(texts):
+        return [lost]
     kinds = (
         ("hold UTF-8 that was read as Windows-1252 (mojibake)", _matches(texts, _MOJIBAKE)),
         ("hold UTF-8 that was read as Mac Roman (mojibake)", _matches(texts, _MAC)),
@@ -220,6 +229,17 @@ def text_damage(texts: Iterable[str]) -> list[str]:
         for what, found in kinds
         if found
     ]
+
+
+def _lost(texts: list[str]) -> str:
+    """What to say of texts of which many are empty, or most are one; else nothing."""
+    empty = sum(not text.strip() for text in texts)
+    if empty > LOST * len(texts):
+        return f"{empty:,} of {len(texts):,} utterances have no text"
+    for text, times in Counter(texts).most_common(1):
+        if times > max(1, len(texts) / 2):
+            return f"{times:,} of {len(texts):,} utterances have the same text, {quoted(text)}"
+    return ""
 
 
 def _matches(texts: list[str], pattern: re.Pattern[str]) -> list[re.Match[str]]:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Metric
-from erc_bench.corpus.release import Release
+from erc_bench.corpus.release import Release, text_damage
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import cache_folder, temporary_name
 
@@ -368,7 +368,11 @@ class CorpusSource(ABC):
         """
         if self.official is not None:
             return self.official.doubts(corpus)
-        return ["the counts are right, and nothing else is known of it"] if changed else []
+        splits = corpus.contents.values()
+        found = text_damage(u.text for split in splits for d in split for u in d.utterances)
+        if changed:
+            found.append("the counts are right, and nothing else is known of it")
+        return found
 
     def prepare(self, data_dir: Path | None = None) -> dict[str, Path]:
         """Find every file or download it; the paths, one per split."""
