@@ -11,6 +11,8 @@ from erc_bench.corpus.source import CorpusFile, CorpusSource, caution
 from erc_bench.corpus.text_files import lines_of, read_text, whole_number
 from erc_bench.errors import ErcBenchError, quoted
 
+from . import releases
+
 NAMES = ("Mary", "James")
 """What a prompt calls the two who speak in turn; the corpus does not name them."""
 
@@ -145,6 +147,7 @@ class DailyDialog(CorpusSource):
         for split, folder in {"train": "train", "dev": "validation", "test": "test"}.items()
         for i, kind in enumerate(("", " emotion"))
     }
+    official = releases.DAILYDIALOG
     counts: ClassVar = {"train": (11118, 87170), "dev": (1000, 8069), "test": (1000, 7740)}
     confusable: ClassVar[tuple[tuple[str, str], ...]] = (
         ("happiness", "surprise"),

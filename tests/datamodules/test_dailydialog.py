@@ -9,6 +9,7 @@ from real_data import real_data
 from sklearn.metrics import f1_score
 
 from erc_bench.cli import main
+from erc_bench.corpus.release import Release
 from erc_bench.corpus.source import CorpusWarning
 from erc_bench.datamodules.dailydialog import DailyDialog, parse
 from erc_bench.errors import ErcBenchError
@@ -74,10 +75,83 @@ def test_the_real_files():
     data = real_data("dailydialog")
     corpus = DailyDialog().load(data)
     assert corpus.official
+    assert Release.of(corpus) == DailyDialog.official
     assert str(corpus.metric) == "micro_f1 without neutral"
     assert all(status.intact for status in DailyDialog().status(data))
     (odd,) = (d for d in corpus.dialogues("train") if len(d.labelled) < len(d))
     assert (odd.id, len(odd) - len(odd.labelled)) == ("train-d7851", 1)
+
+
+@pytest.fixture
+def made_up(tmp_path, monkeypatch):
+    """Loads three files of made-up dialogues, changed, as if unchanged they were the release."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("ERC_BENCH_DATA", raising=False)
+    monkeypatch.setattr(DailyDialog, "check", lambda self, splits: None)
+
+    def load(texts=str, emotions=str):
+        for split in ("train", "validation", "test"):
+            folder = tmp_path / "data" / "dailydialog" / split
+            folder.mkdir(parents=True, exist_ok=True)
+            spoken = "".join(
+                f"I don ’ t know {n} . __eou__ Oh ! __eou__ Bye , {split} . __eou__\n"
+                for n in range(4)
+            )
+            (folder / f"dialogues_{split}.txt").write_bytes(texts(spoken).encode())
+            (folder / f"dialogues_emotion_{split}.txt").write_bytes(
+                emotions("0 6 4\n" * 4).encode()
+            )
+        return DailyDialog().load(tmp_path / "data")
+
+    monkeypatch.setattr(DailyDialog, "official", None)
+    with pytest.warns(CorpusWarning, match="nothing else is known of it"):
+        monkeypatch.setattr(DailyDialog, "official", Release.of(load()))
+    return load
+
+
+def test_line_ends_are_no_matter(made_up):
+    def windows(text):
+        return text.replace("\n", "\r\n")
+
+    with pytest.warns(CorpusWarning, match="read from it is the same as from the official one"):
+        corpus = made_up(windows, windows)
+    assert (corpus.digest, corpus.official) == (DailyDialog.official.digest, True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.replace("’", "â€™"), r"12 utterances hold UTF-8 .*, such as 'I don â€™ t"),
+        (lambda t: t.replace("’", "\ufffd"), "12 utterances hold a replacement character"),
+        (lambda t: t.replace("’", ""), "12 utterances hold a blank for an apostrophe"),
+        (str.lower, "no utterance has a capital letter"),
+    ],
+)
+def test_damaged_text_is_named(made_up, damage, message):
+    with pytest.warns(CorpusWarning, match=message):
+        assert not made_up(damage).official
+
+
+def swapped_turns(text):
+    return text.replace(" Oh ! __eou__", "").replace(" __eou__\n", " __eou__ Oh ! __eou__\n")
+
+
+def reversed_lines(text):
+    return "".join(text.splitlines(keepends=True)[::-1])
+
+
+@pytest.mark.parametrize(
+    ("texts", "emotions", "message"),
+    [
+        (swapped_turns, str, "12 of 12 dialogues hold other words than the release, or their"),
+        (reversed_lines, str, "in another order than the release"),
+        (str, lambda t: t.replace("0 6 4", "4 6 0"), "as many of each class, at other utterances"),
+        (lambda t: "__eou__ __eou__ __eou__\n" * 4, str, "; 36 of 36 utterances have no text"),
+    ],
+)
+def test_other_turns_or_labels_than_the_releases_are_refused(made_up, texts, emotions, message):
+    with pytest.raises(ErcBenchError, match=message):
+        made_up(texts, emotions)
 
 
 @pytest.mark.slow
@@ -108,6 +182,7 @@ def few(tmp_path, monkeypatch):
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
             target.write_text("".join(lines[:n]), encoding="utf-8")
     monkeypatch.setattr(DailyDialog, "check", lambda self, splits: None)
+    monkeypatch.setattr(DailyDialog, "official", None)
     return tmp_path / "data"
 
 

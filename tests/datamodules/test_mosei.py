@@ -2,6 +2,7 @@
 
 import pytest
 
+from erc_bench.corpus.source import CorpusWarning
 from erc_bench.datamodules.mosei import MOSEISentiment, parse_tsv
 from erc_bench.errors import ErcBenchError
 
@@ -64,3 +65,23 @@ def test_files_of_other_counts_are_refused_with_the_figure(tmp_path, monkeypatch
         (folder / f"{name}.tsv").write_text(HEADER + f"{name}\t0\t1\t1\t0\tHi\n")
     with pytest.raises(ErcBenchError, match="train: 1 dialogues, the release has 2249"):
         MOSEISentiment().load(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("I donâ€™t mind {}.", "12 utterances hold UTF-8"),
+        ("", "have no text"),
+        ("Hi.", "12 of 12 utterances have the same text, 'Hi.'"),
+    ],
+)
+def test_damaged_text_is_named(tmp_path, monkeypatch, text, message):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(MOSEISentiment, "counts", {})
+    folder = tmp_path / "data" / "mosei-sentiment"
+    folder.mkdir(parents=True)
+    for name in ("train", "valid", "test"):
+        rows = [f"{name}\t{i}\t{i + 1}\t1\t{i}\t{text.format(i)}\n" for i in range(4)]
+        (folder / f"{name}.tsv").write_text(HEADER + "".join(rows), encoding="utf-8")
+    with pytest.warns(CorpusWarning, match=message):
+        assert not MOSEISentiment().load(tmp_path / "data").official
