@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,12 +44,19 @@ LABELLED = {"train": 4778, "dev": 980, "test": 1622}
 # Of the release: in train and dev together, and in test.
 RELEASED = 5810, 1623
 
-_DIALOGUE = re.compile(r"Ses0[1-5][FM]_\w+")
-_TURN = re.compile(r"(Ses\d\d[FM]_\S+_([FM])\S+)\s*\[[-\d.\s]+\]\s*:(.*)")
+_DIALOGUE = re.compile(r"Ses0[1-5][FM]_\w+", re.IGNORECASE)
+_TURN = re.compile(r"(Ses\d\d[FM]_\S+_([FM])\S+)\s*\[([-\d.\s]+)\]\s*:(.*)")
+_TIME = re.compile(r"\d+(?:\.\d+)?")
 _RATING = re.compile(r"\[[^\]]*\]\s+(\S+)\s+(\w+)\s+\[")
 _JSON_SPEAKER = re.compile(r"(Ses0[1-5][FM]_\w+)_([FM])")
 # A turn or a rating that is not at the start of its line; ``M: Yeah.`` (a backchannel) is none.
 _MISPLACED = re.compile(r"Ses\d\d[FM]_|\[\s*\d+\.\d+\s*-")
+ASTRAY = 0.15
+"""Above this share of pairs of turns, of which the later line began first, lines were moved.
+
+The release has a few, where both speak at once. Lines sorted by name, one actor's and then the
+other's, have a quarter.
+"""
 _INVISIBLE = " \t\ufeff\u200b\xa0"
 
 
@@ -75,22 +83,23 @@ def read_release(folder: Path) -> dict[str, list[Turn]]:
     """
     dialogues: dict[str, list[Turn]] = {}
     for session in sessions(folder):
-        for rated in sorted((session / "EmoEvaluation").glob("Ses*.txt")):
-            transcript = session / "transcriptions" / rated.name
-            if not transcript.is_file():
+        transcripts, rated = (_files(session, kind) for kind in ("transcriptions", "EmoEvaluation"))
+        for name, ratings in rated.items():
+            if name not in transcripts:
+                transcript = session / "transcriptions" / ratings.name
                 caution(
-                    f"{rated} rates the dialogue {rated.stem}, and its transcript {transcript} is "
+                    f"{ratings} rates the dialogue {name}, and its transcript {transcript} is "
                     "not there: the dialogue was left out."
                 )
-        for transcript in sorted((session / "transcriptions").glob("Ses*.txt")):
-            name = transcript.stem
-            if _DIALOGUE.fullmatch(name) is None or name[4] != session.parent.name[-1]:
+        for name, transcript in transcripts.items():
+            stray = _DIALOGUE.fullmatch(name) is None or name[4] != session.parent.name[-1]
+            if stray or name in dialogues:
                 raise ErcBenchError(
                     f"{transcript} is not named like a dialogue of {session.parent.name}, "
                     f"Ses0{session.parent.name[-1]}F_impro01.txt say. If it is a second copy, "
                     "remove it."
                 )
-            ratings = session / "EmoEvaluation" / transcript.name
+            ratings = rated.get(name, session / "EmoEvaluation" / transcript.name)
             dialogues[name] = _rated(
                 name, _spoken(transcript, name), _ratings(ratings, name), transcript, ratings
             )
@@ -99,13 +108,32 @@ def read_release(folder: Path) -> dict[str, list[Turn]]:
 
 def sessions(folder: Path) -> list[Path]:
     """The folders ``Session1/dialog`` … that a release has."""
-    pattern = "".join(f"[{c}{c.upper()}]" for c in "session") + "[1-5]/[dD]ialog"
+    pattern = f"{_any_case('session')}[1-5]/{_any_case('dialog')}"
     return sorted(p for p in folder.glob(pattern) if p.is_dir())
+
+
+def _files(session: Path, kind: str) -> dict[str, Path]:
+    """Dialogue name → its file of a kind, ``transcriptions`` say, whose name may be in capitals."""
+    files: dict[str, Path] = {}
+    for path in sorted(session.glob(f"{_any_case(kind)}/{_any_case('ses')}*.{_any_case('txt')}")):
+        name = path.stem
+        if _DIALOGUE.fullmatch(name):
+            name = f"Ses{name[3:6].upper()}{name[6:].lower()}"
+        if name in files:
+            raise ErcBenchError(f"{path} and {files[name]} are one dialogue. Remove the wrong one.")
+        files[name] = path
+    return files
+
+
+def _any_case(name: str) -> str:
+    """A pattern for a name in capitals or not."""
+    return "".join(f"[{c.lower()}{c.upper()}]" for c in name)
 
 
 def _spoken(transcript: Path, dialogue: str) -> dict[str, tuple[str, str, int]]:
     """Turn name → who (``F`` or ``M``), what, and the line, from a transcript."""
     turns: dict[str, tuple[str, str, int]] = {}
+    starts: list[tuple[float, int]] = []
     for number, line in _filled(transcript):
         where = f"{transcript}, line {number}"
         if not line.startswith("Ses"):
@@ -115,7 +143,7 @@ def _spoken(transcript: Path, dialogue: str) -> dict[str, tuple[str, str, int]]:
         match = _TURN.fullmatch(line)
         if match is None:
             raise ErcBenchError(f"{where}: not `turn [start-end]: text`; the file looks truncated.")
-        name, sex, text = match.groups()
+        name, sex, times, text = match.groups()
         _check_owner(name, dialogue, where)
         if name in turns and turns[name][:2] == (sex, text):
             caution(f"{where}: the turn {name} stands twice; the second one was left out.")
@@ -126,9 +154,29 @@ def _spoken(transcript: Path, dialogue: str) -> dict[str, tuple[str, str, int]]:
             )
         else:
             turns[name] = sex, text, number
+            if start := _TIME.search(times):
+                starts.append((float(start[0]), number))
     if not turns:
         raise ErcBenchError(f"{transcript}: the dialogue has no utterances.")
+    _check_order(starts, transcript)
     return turns
+
+
+def _check_order(starts: Sequence[tuple[float, int]], transcript: Path) -> None:
+    """Refuse a transcript whose lines were moved, by the seconds at which its turns start.
+
+    Args:
+        starts: of each turn the second and the line, in the order of the file.
+        transcript: the file.
+    """
+    pairs = [before > after for (before, _), (after, _) in combinations(starts, 2)]
+    # One turn whose time is wrong is in a pair with each of the others.
+    if sum(pairs) > max(len(starts), ASTRAY * len(pairs)):
+        (before, _), (after, line) = max(pairwise(starts), key=lambda two: two[0][0] - two[1][0])
+        raise ErcBenchError(
+            f"{transcript}, line {line}: the turn starts at {after:g} s, the one above at "
+            f"{before:g} s: the lines are not in the order in which they were spoken."
+        )
 
 
 def _ratings(path: Path, dialogue: str) -> dict[str, tuple[str, int]]:
@@ -258,6 +306,7 @@ class IEMOCAP(CorpusSource):
       improvised; transcripts only. Up to 167 turns a dialogue.
     - Format: the release's own folders (``Session1`` … ``Session5``), or the JSON form in common
       use (``{train,dev,test}_data.json``), in ``iemocap`` or ``iemocap/IEMOCAP_full_release``.
+      The first of these that is there is read. Turns are in the order of the files.
       A speaker is a session and a sex, ``Ses01_F``; prompts call them Mary and James.
       ``[LAUGHTER]`` is dropped.
     - Classes: six of the annotators' categories, by their majority; turns of any other category,
@@ -307,6 +356,9 @@ class IEMOCAP(CorpusSource):
         dialogues = read_release(folder) if sessions(folder) else read_json_form(folder)
         if not dialogues:
             raise ErcBenchError(f"{folder}: there are no transcripts in Session*/dialog.")
+        read, *unread = _copies(folder)
+        if unread:
+            caution(f"{self.name}: {read} was read; {', '.join(unread)} is there too and was not.")
         self._check_turns(dialogues, folder)
         splits: dict[str, list[Dialogue]] = {split: [] for split in SPLITS}
         for name, turns in sorted(dialogues.items()):
@@ -395,6 +447,13 @@ def _counts(by_split: Mapping[str, int]) -> str:
 
 def _has_json_form(folder: Path) -> bool:
     return any((folder / f"{split}_data.json").is_file() for split in SPLITS)
+
+
+def _copies(folder: Path) -> list[str]:
+    """The copies of the corpus in a folder, the first of which is read."""
+    forms = {"Session1 … Session5": sessions, "{train,dev,test}_data.json": _has_json_form}
+    places = (folder, folder / "IEMOCAP_full_release")
+    return [str(place / name) for place in places for name, has in forms.items() if has(place)]
 
 
 def _is_copy(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from random import Random
 
 import pytest
 from iemocap_layout import DIALOGUES, turns_of, write_json_form, write_release
@@ -91,10 +92,9 @@ def official_size(folder, labelled, turns=(6490, 1401, 2196)):
         "test": [f"Ses05M_impro{number:02}" for number in range(31)],
     }
     for split, sad, total in zip(SPLITS, labelled, turns, strict=True):
-        dialogues = [[{"text": "So.", "speaker": f"{name}_F"}] for name in names[split]]
-        turn = dialogues[0][0]
-        dialogues[0] += [{**turn, "label": "sad"}] * sad
-        dialogues[0] += [turn] * (total - sad - len(dialogues))
+        dialogues = [[{"text": f"{name}.", "speaker": f"{name}_F"}] for name in names[split]]
+        more = [{**dialogues[0][0], "text": f"{i}."} for i in range(total - len(dialogues))]
+        dialogues[0] += [{**turn, "label": "sad"} for turn in more[:sad]] + more[sad:]
         (folder / f"{split}_data.json").write_text(json.dumps(dialogues))
 
 
@@ -189,6 +189,83 @@ def test_line_ends_are_no_matter(tmp_path, end):
         path = transcript_of(tmp_path / "b", kind)
         path.write_bytes(path.read_bytes().replace(b"\n", end.encode()))
     assert load(IEMOCAP(), tmp_path / "b").digest == load(IEMOCAP(), tmp_path / "a").digest
+
+
+def shuffled(lines):
+    return Random(1).sample(lines, len(lines))
+
+
+@pytest.mark.parametrize("move", [lambda lines: lines[::-1], sorted, shuffled])
+def test_lines_in_another_order_are_refused(tmp_path, move):
+    write_release(tmp_path / "iemocap")
+    path = transcript_of(tmp_path)
+    path.write_text("\n".join(move(path.read_text().split("\n"))))
+    words = r"Ses02F_impro02\.txt, line \d+: the turn starts at \d.* not in the order in which"
+    with pytest.raises(ErcBenchError, match=words):
+        IEMOCAP().load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda lines: [line for i in range(0, 10, 2) for line in lines[i : i + 2][::-1]],
+        lambda lines: [re.sub(r"\[000", "[900", lines[0]), *lines[1:]],
+        lambda lines: [re.sub(r"\[[\d.-]+\]", "[ - ]", line) for line in lines],
+    ],
+    ids=["both speak at once", "one wrong time", "no times"],
+)
+def test_turns_a_little_out_of_order_stay_where_they_are(tmp_path, move):
+    write_release(tmp_path / "iemocap")
+    path = transcript_of(tmp_path)
+    lines = move(path.read_text().split("\n")[:10])
+    path.write_text("\n".join(lines))
+    dialogue = next(d for d in load(IEMOCAP(), tmp_path).dialogues("train") if "02F" in d.id)
+    said = [line.partition("]: ")[2].replace("[LAUGHTER]", "").split() for line in lines]
+    assert [u.text.split() for u in dialogue.utterances] == said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "have no text"), ("Hello.", "90 of 90 utterances have the same")]
+)
+def test_texts_that_are_gone_are_a_doubt(tmp_path, text, message):
+    write_release(tmp_path / "iemocap")
+    for path in (tmp_path / "iemocap").glob("Session*/dialog/transcriptions/Ses*.txt"):
+        path.write_text(re.sub(r"\]: .*", f"]: {text}", path.read_text()))
+    with pytest.warns(CorpusWarning, match=message):
+        assert not IEMOCAP().load(tmp_path).official
+
+
+@pytest.mark.parametrize("rename", [str.upper, str.lower])
+def test_names_of_files_may_be_in_capitals_or_not(tmp_path, rename):
+    for name in ("a", "b"):
+        write_release(tmp_path / name / "iemocap")
+    session = tmp_path / "b" / "iemocap" / "Session2"
+    for path in sorted(session.rglob("[!.]*"), reverse=True):
+        path.rename(path.with_name(rename(path.name)))
+    assert load(IEMOCAP(), tmp_path / "b").digest == load(IEMOCAP(), tmp_path / "a").digest
+
+
+def test_a_dialogue_in_two_files_is_refused(tmp_path):
+    write_release(tmp_path / "iemocap")
+    path = transcript_of(tmp_path)
+    other = path.with_name(path.name.upper())
+    if other.exists():
+        pytest.skip("names are the same in capitals here")
+    shutil.copyfile(path, other)
+    with pytest.raises(ErcBenchError, match=r"SES02F_IMPRO02\.TXT are one dialogue"):
+        IEMOCAP().load(tmp_path)
+
+
+@pytest.mark.parametrize("place", [".", "IEMOCAP_full_release"])
+def test_which_of_two_copies_is_read_is_said(tmp_path, place):
+    write_release(tmp_path / "iemocap")
+    write_json_form(tmp_path / "iemocap" / place)
+    with pytest.warns(CorpusWarning) as caught:
+        IEMOCAP().load(tmp_path)
+    words = (
+        r"Session1 … Session5 was read; .*\{train,dev,test\}_data\.json is there too and was not"
+    )
+    assert any(re.search(words, str(warning.message)) for warning in caught)
 
 
 def test_a_turn_twice_is_scored_once(tmp_path):
