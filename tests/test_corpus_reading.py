@@ -40,9 +40,7 @@ def test_json_of_the_wrong_shape(tmp_path):
         read_json(path)
     assert expect([1], list, "here") == [1]
     assert field({"a": "b"}, "a", str, "here") == "b"
-    with pytest.raises(
-        ErcBenchError, match="here: JSON of the wrong shape, NoneType instead of list"
-    ):
+    with pytest.raises(ErcBenchError, match="here: JSON of the wrong shape, null instead of list"):
         expect(None, list, "here")
     with pytest.raises(
         ErcBenchError, match=r"here, 'a': JSON of the wrong shape, int instead of str"

@@ -446,6 +446,31 @@ def test_a_column_that_can_not_be_told_is_asked_for(tmp_path: Path) -> None:
     assert made_.source.load().dialogues("train")[0].utterances[1].speaker == "client"
 
 
+def test_a_column_that_does_not_tell_dialogues_apart_is_refused(tmp_path: Path) -> None:
+    talk = tmp_path / "talk.csv"
+    scenes = [{"scene_id": row["conv_id"][-1], **row} for row in made(24)]
+    for row in scenes:
+        del row["conv_id"], row["part"]
+    write_csv(talk, scenes)
+    with pytest.raises(ErcBenchError, match=r"line 42: the dialogue '0' comes back .*data list"):
+        new_corpus(tmp_path, [str(talk)])
+    given = {"dialogue": "scene_id"}
+    assert new_corpus(tmp_path, [str(talk)], columns=given).source.turns()[0].dialogue == "0"
+    numbered = [{"turn": str(n % 4), **row} for n, row in enumerate(made())]
+    numbered[3]["turn"] = "1"
+    write_csv(talk, numbered)
+    with pytest.raises(ErcBenchError, match=r"line 5: turn 1 of the dialogue 'c0' stands twice"):
+        new_corpus(tmp_path, [str(talk)], force=True)
+
+
+def test_numbers_of_turns_as_pandas_writes_them_are_taken(tmp_path: Path) -> None:
+    rows = [{"turn": f"{3 - n % 4}.0", **row} for n, row in enumerate(made())]
+    write_csv(tmp_path / "talk.csv", rows)
+    source = new_corpus(tmp_path, [str(tmp_path / "talk.csv")]).source
+    assert source.columns["turn"] == "turn"
+    assert source.load().dialogues("train")[0].utterances[0].id == "m0-3"
+
+
 def test_numbers_within_a_dialogue_are_turns_and_no_ids() -> None:
     rows = [
         (f"f, line {n}", {"Dialogue_ID": str(n // 3), "Utterance_ID": str(n % 3), "Speaker": "A",
@@ -590,6 +615,63 @@ def test_predict_reads_tables_and_corpora(folder: Path, tmp_path: Path) -> None:
     plain.write_text("speaker,text\nAnn,Hello.\n,Hi.\n")
     with pytest.raises(ErcBenchError, match=r"plain\.csv, line 3: nobody speaks"):
         read_dialogues(str(plain))
+    plain.write_text("speaker,text\n,Hello.\n")
+    with pytest.raises(ErcBenchError, match=r"holds the speaker; 'speaker' is empty\. Name the"):
+        read_dialogues(str(plain))
+
+
+def told(path: Path) -> list[list[str]]:
+    return [[u.text for u in d.utterances] for d in read_dialogues(str(path))]
+
+
+def test_predict_reads_the_bytes_of_parquet_as_text(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "d.parquet"
+    table = {"dialogue": [1, 1, 2], "speaker": [b"a", b"b", b"c"], "text": [b"x", b"y", b"z"]}
+    pq.write_table(pa.table(table), path)
+    assert told(path) == [["x", "y"], ["z"]]
+    assert read_dialogues(str(path))[0].utterances[0].speaker == "a"
+    pq.write_table(pa.table({**table, "text": [b"x", b"\xff", b"z"]}), path)
+    with pytest.raises(ErcBenchError, match=r"row 2: 'text' holds bytes that are not UTF-8 text"):
+        told(path)
+    pq.write_table(pa.table({**table, "dialogue": [1.0, 1.0, None]}), path)
+    with pytest.raises(ErcBenchError, match=r"row 3: the dialogue is missing"):
+        told(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "1,1,Ann,a\n,2,Bo,b\n2,1,Cy,c\n",
+            r"line 3: the dialogue is missing \('scene_id' is",
+        ),
+        ("1,1,Ann,a\n2,1,Bo,b\n1,1,Cy,c\n", r"line 4: the dialogue '1' comes back .*line 2\."),
+        ("1,,Ann,a\n2,,Bo,b\n1,,Cy,c\n", r"line 4: the dialogue '1' comes back .*line 2\."),
+        ("1,1,Ann,a\n1,2,Bo,b\n1,1.0,Cy,c\n", r"line 4: turn 1 of the dialogue '1' stands twice"),
+        ("1,1,Ann,a\n1,,Bo,b\n", r"line 3: the turn's number, 'turn', must be .* not ''"),
+    ],
+)
+def test_rows_of_which_it_is_not_said_where_they_belong(tmp_path: Path, text, words) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text(f"scene_id,turn,speaker,text\n{text}")
+    with pytest.raises(ErcBenchError, match=words):
+        told(path)
+
+
+def test_numbers_put_the_rows_of_a_dialogue_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("dialogue,turn,speaker,text\n1,2.0,A,b\n2,1.0,A,c\n1,1.0,B,a\n")
+    assert told(path) == [["a", "b"], ["c"]]
+    for name in ("turn_id", "Utterance_ID"):  # of one dialogue, so that they might be ids, too
+        path.write_text(f"{name},speaker,text\n1,A,b\n0,B,a\n")
+        assert told(path) == [["a", "b"]]
+    path.write_text("utterance_id,speaker,text\n731,A,a\n42,B,b\n")
+    assert told(path) == [["a", "b"]]
+    path.write_text(",speaker,text\n0,A,a\n1,B,b\n")  # the index of pandas
+    assert told(path) == [["a", "b"]]
 
 
 # --- the whole way

@@ -218,6 +218,7 @@ def test_nothing_is_left_behind(root: Path, cache: Path, capsys, elsewhere: Path
         ("d.json", '[{"speaker": 3, "text": "Hi."}]', ["turn 1, 'speaker'", "int instead of str"]),
         ("d.json", '["Hi."]', ["dialogue 1", "str instead of list"]),
         ("d.json", "3", ["int instead of list"]),
+        ("d.json", '[[{"speaker": "A", "text": "a"}], null]', ["dialogue 2", "null instead of"]),
         ("d.json", '{"turns": []}', ["no 'utterances' among turns"]),
         ("d.json", '[{"speaker": " ", "text": "Hi."}]', ["turn 1: nobody speaks"]),
         ("d.json", '[{"speaker": "Ann", "text": "\\ud800"}]', ["half of a character"]),
@@ -376,6 +377,33 @@ def test_turns_that_name_their_dialogue(tmp_path) -> None:
     held = [[("Ann", "0"), ("Ann", "1")], [("Ann", "2"), ("Ann", "3")]]
     assert spoken("\n".join(map(json.dumps, turns)), tmp_path, "d.jsonl") == held
     assert spoken(json.dumps(turns), tmp_path, "d.json") == held
+    for n, turn in enumerate(turns):  # as pandas writes them, the last turn first
+        turn |= {"dialogue_id": float(n // 2), "turn": 3.0 - n}
+    held = [dialogue[::-1] for dialogue in held]
+    assert spoken("\n".join(map(json.dumps, turns)), tmp_path, "d.jsonl") == held
+    assert spoken(json.dumps(turns), tmp_path, "d.json") == held
+    assert spoken(json.dumps([turns[:2], turns[2:]]), tmp_path, "d.json") == held
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        ([{"dialogue": "a"}, {}], "2: the dialogue is missing"),
+        ([{"dialogue": "a"}, {"dialogue": None}], "2: the dialogue is missing"),
+        (
+            [{"dialogue": "a"}, {"dialogue": "b"}, {"dialogue": "a"}],
+            "3: the dialogue 'a' comes back",
+        ),
+        ([{"turn": 1}, {"turn": 1}], "2: turn 1 stands twice"),
+        ([{"turn": 1}, {}], "2: the turn's number, 'turn', must be a whole number, not ''"),
+    ],
+)
+def test_turns_of_which_it_is_not_said_where_they_belong(turns, words, tmp_path) -> None:
+    spoken_ones = [{"speaker": "Ann", "text": "Hi.", **turn} for turn in turns]
+    with pytest.raises(ErcBenchError, match=rf"d\.json, turn {words}"):
+        spoken(json.dumps(spoken_ones), tmp_path, "d.json")
+    with pytest.raises(ErcBenchError, match=rf"d\.jsonl, line {words}"):
+        spoken("\n".join(map(json.dumps, spoken_ones)), tmp_path, "d.jsonl")
 
 
 def test_line_ends_and_dialogues_a_line(tmp_path) -> None:

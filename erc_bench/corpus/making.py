@@ -16,9 +16,11 @@ import numpy as np
 
 from erc_bench.corpus.conversation import SPLITS, Corpus
 from erc_bench.corpus.own import ALIASES, NEEDED, ROLES, SHEET, OwnCorpus, Turn
+from erc_bench.corpus.text_files import as_whole
 from erc_bench.corpus.turn_files import (
     DIALOGUE,
     Row,
+    check_places,
     columns_of,
     hugging_face,
     rows_of,
@@ -26,6 +28,9 @@ from erc_bench.corpus.turn_files import (
 )
 from erc_bench.errors import ErcBenchError, did_you_mean, listed
 from erc_bench.files import write_atomically
+
+COUNTS = ("turn", "turn_id", "turn_number", "utterance_id", "utt_id")
+"""What a column is called whose numbers can be nothing else than those of turns."""
 
 NAMES = {
     "dialogue": (
@@ -40,8 +45,7 @@ NAMES = {
     "label": ("emotion", "label", "class", "sentiment", "emotion_label", "affect", "mood", "gold",
               "labels", "emotions", "meta.emotion", "meta.label", "meta.sentiment"),
     "id": ("id", "utterance_id", "utt_id", "message_id", "msg_id", "uid", "turn_id"),
-    "turn": ("turn", "turn_id", "turn_number", "utterance_id", "utt_id", "position", "index",
-             "order"),
+    "turn": (*COUNTS, "position", "index", "order"),
     "split": ("split", "set", "part", "partition", "fold"),
 }  # fmt: skip
 """What columns are called, the likeliest first."""
@@ -84,14 +88,16 @@ def new_corpus(
         force: replace a ``corpus.yaml`` that is there.
 
     Raises:
-        ErcBenchError: there is one already, a file is of no known form, or a column that is needed
-            can't be told.
+        ErcBenchError: there is one already, a file is of no known form, a column that is needed
+            can't be told, or that of dialogues does not tell them apart.
     """
     path = folder / SHEET
     if path.exists() and not force:
         raise ErcBenchError(f"{path} is there already. Edit it, or replace it with --force.")
     places, rows = _places(folder, files)
     found, guesses = guess_columns(rows, columns or {})
+    if "dialogue" not in (columns or {}):
+        _check_dialogues(rows, found)
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "mine"
     lines = [
         f"name: {name}",
@@ -148,6 +154,39 @@ def _quoted(text: str) -> str:
 # --- which column is which
 
 
+def by_name(rows: Sequence[Row]) -> dict[str, str]:
+    """The columns of rows by their names as :data:`NAMES` has them."""
+    return {
+        column.strip().casefold().replace(" ", "_").replace("-", "_"): column
+        for column in columns_of(rows)
+    }
+
+
+def counting(rows: Sequence[Row], found: Mapping[str, str]) -> str:
+    """The column that numbers the turns of each dialogue, or is called as if it did; empty where
+    there is none, or where what is found of other roles is in it."""
+    if "turn" in found:
+        return found["turn"]
+    there = by_name(rows)
+    free = (there[name] for name in COUNTS if name in there)
+    return next((column for column in free if column not in found.values()), "")
+
+
+def _check_dialogues(rows: Sequence[Row], found: Mapping[str, str]) -> None:
+    """Refuse a guessed column of dialogues that does not tell them apart."""
+    dialogue, column = found.get("dialogue", DIALOGUE), counting(rows, found)
+    numbers = [as_whole(text_at(row, column, where)) if column else None for where, row in rows]
+    counted = None not in numbers
+    check_places(
+        (
+            (where, text_at(row, dialogue, where), number if counted else None)
+            for (where, row), number in zip(rows, numbers, strict=True)
+        ),
+        f" If they are one after all: `--columns dialogue={dialogue}`. The files of a corpus that "
+        "`erc-bench data list` names are read as `--dataset NAME`.",
+    )
+
+
 def guess_columns(
     rows: Sequence[Row],
     given: Mapping[str, str],
@@ -177,13 +216,12 @@ def guess_columns(
             raise ErcBenchError(f"There is no column {column!r}." + did_you_mean(column, shown))
     found: dict[str, str] = dict(given)
     guesses = []
-    by_name = {
-        column.strip().casefold().replace(" ", "_").replace("-", "_"): column for column in there
-    }
+    called = by_name(rows)
+    empty = []
     for role in (*ROLES, "split"):
         if role in found:
             continue
-        named = [by_name[name] for name in NAMES[role] if name in by_name]
+        named = [called[name] for name in NAMES[role] if name in called]
         free = [column for column in named if column not in found.values()]
         fitting = next((column for column in free if _fits(role, column, found, rows)), None)
         if fitting is not None:
@@ -192,16 +230,20 @@ def guess_columns(
         elif free and role in UNFIT:
             first = "" if role == "label" else _first_unfit(role, free[0], found, rows)
             guesses.append(f"{role}: no column; {free[0]!r} {UNFIT[role]}{first}")
+        elif free and role in needed:
+            for where, row in rows:
+                text_at(row, free[0], where)  # which says if it holds no text
+            empty.append(f"{free[0]!r} is empty")
     if "dialogue" in needed and "dialogue" not in found and DIALOGUE in there:
         guesses.append("dialogue: each entry of the file")
         needed = [role for role in needed if role != "dialogue"]
     missing = [role for role in needed if role not in found]
     if missing:
-        free = [column for column in shown if column not in found.values()]
+        shown_free = listed(repr(c) for c in shown if c not in found.values())
         columns = " ".join(f"{role}=COLUMN" for role in missing)
         raise ErcBenchError(
             f"{rows[0][0].partition(', line ')[0]}: it can't be told which column holds the "
-            f"{' and the '.join(missing)}; there is {listed(map(repr, free))}. "
+            f"{' and the '.join(missing)}; {', '.join(empty) or f'there is {shown_free}'}. "
             f"{remedy or f'Name it: --columns {columns}.'}"
         )
     return {role: found[role] for role in (*ROLES, "split") if role in found}, guesses
@@ -228,14 +270,16 @@ def _first_unfit(role: str, column: str, found: Mapping[str, str], rows: Sequenc
     """The first row for which a column is not one of ids, or does not number the turns of each
     dialogue, in brackets behind a blank; empty where it is one."""
     dialogue = found.get("dialogue", DIALOGUE) if role == "turn" else ""
-    seen = set()
+    seen: set[object] = set()
     for where, row in rows:
         try:
             value = text_at(row, column, where)
         except ErcBenchError:
             value = ""
-        key = value, text_at(row, dialogue, where) if dialogue else ""
-        if not value or (role == "turn" and not value.isdecimal()):
+        key: object = value
+        if role == "turn":  # in each file by itself
+            key = as_whole(value), text_at(row, dialogue, where), where.rpartition(", ")[0]
+        if not value or (role == "turn" and as_whole(value) is None):
             return f" ({where} has {value!r})"
         if key in seen:
             return f" ({value!r} stands again in {where})"

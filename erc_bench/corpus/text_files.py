@@ -209,19 +209,26 @@ def _odd_row(row: list[str], width: int) -> str:
 
 
 def whole_number(text: str, what: str, where: str) -> int:
-    """The number that a field holds; ``007`` and ``12.0`` (what pandas makes of 12) are numbers.
+    """The number that a field holds, as :func:`as_whole` reads it.
 
     Raises:
         ErcBenchError: it is none, or negative.
     """
+    number = as_whole(text)
+    if number is None:
+        raise ErcBenchError(f"{where}: {what} must be a whole number, not {quoted(text)}.")
+    return number
+
+
+def as_whole(text: str) -> int | None:
+    """The whole number that a text is; None if it is none.
+
+    ``007`` and ``12.0`` (what pandas makes of 12) are numbers.
+    """
     if text.isdecimal():
-        return int(text) if len(text) < 19 else _no_number(text, what, where)
+        return int(text) if len(text) < 19 else None
     match = re.fullmatch(r"\s*(\d{1,18})(?:\.0*)?\s*", text)
-    return int(match[1]) if match else _no_number(text, what, where)
-
-
-def _no_number(text: str, what: str, where: str) -> int:
-    raise ErcBenchError(f"{where}: {what} must be a whole number, not {quoted(text)}.")
+    return int(match[1]) if match else None
 
 
 def read_json(path: Path) -> Any:
@@ -274,8 +281,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def expect(value: Any, kind: type[T], where: str) -> T:
     """``value`` if it is a ``kind``; otherwise JSON of the wrong shape, named by its place."""
     if not isinstance(value, kind):
+        given = "null" if value is None else type(value).__name__
         raise ErcBenchError(
-            f"{where}: JSON of the wrong shape, {type(value).__name__} instead of {kind.__name__}."
+            f"{where}: JSON of the wrong shape, {given} instead of {kind.__name__}."
         )
     return value
 

@@ -93,11 +93,19 @@ def text_at(row: Mapping[str, Any], column: str, where: str) -> str:
     """A field as text without the blanks around it; empty where there is nothing.
 
     Raises:
-        ErcBenchError: it holds several values.
+        ErcBenchError: it holds several values, or bytes that are not UTF-8.
     """
     value = value_at(row, column)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise ErcBenchError(
+                f"{where}: {column!r} holds bytes that are not UTF-8 text, {quoted(value)}. Write "
+                "the column as text."
+            ) from error
     if isinstance(value, (list, Mapping)):
         inner = f": {listed(f'{column}.{key}' for key in value)}" if value else ""
         raise ErcBenchError(
@@ -106,6 +114,44 @@ def text_at(row: Mapping[str, Any], column: str, where: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()
+
+
+def check_places(places: Iterable[tuple[str, str, int | None]], remedy: str = "") -> None:
+    """Refuse names of dialogues that do not tell them apart.
+
+    Args:
+        places: where each turn stands, its dialogue, and its number in it if it has one.
+        remedy: a sentence more on what to do about a dialogue that comes back.
+
+    Raises:
+        ErcBenchError: a dialogue comes back behind others and its turns have no numbers, or a
+            number stands twice in it.
+    """
+    begun: dict[tuple[str, str], str] = {}
+    back: dict[tuple[str, str], str] = {}
+    numbered: dict[tuple[str, str, int], str] = {}
+    before = None
+    for where, dialogue, number in places:
+        key = where.rpartition(", ")[0], dialogue  # of each file by itself
+        if key in begun and key != before:
+            back.setdefault(key, where)
+        begun.setdefault(key, where)
+        before = key
+        first = where if number is None else numbered.setdefault((*key, number), where)
+        if key in back and (number is None or first != where):
+            raise ErcBenchError(
+                f"{back[key]}: the dialogue {quoted(dialogue)} comes back behind others; it began "
+                f"in {begun[key]}. If it is one dialogue, put its turns together. If these are "
+                "several, give each a name of its own in one column (season, episode and scene "
+                f"together, say).{remedy}"
+            )
+        if first != where:
+            of = f" of the dialogue {quoted(dialogue)}" if dialogue else ""
+            raise ErcBenchError(
+                f"{where}: turn {number}{of} stands twice, first in {first}. If another dialogue "
+                "begins here, give it a name of its own; otherwise mend the numbers, or leave "
+                "them out."
+            )
 
 
 def table_rows(text: str, name: str) -> list[Row]:

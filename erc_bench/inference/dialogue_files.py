@@ -8,7 +8,9 @@ the speaker otherwise than the corpus does.
 As CSV, TSV (a ``.txt`` whose first line names columns, too) or Parquet, or a ConvoKit folder: a
 turn a row. Which columns hold the dialogue, the speaker and the text is told by their names
 (``dialogue``, ``conversation_id``, ``speaker``, ``text``, ``utterance`` …); without a column for
-it, all rows are one dialogue. The folder of a corpus of one's own stands for all its dialogues.
+it, all rows are one dialogue. Turns of a dialogue stand in the order of their numbers (``turn``,
+``turn_id`` …), in JSON too, else in the order of the file. The folder of a corpus of one's own
+stands for all its dialogues.
 
 A time before or behind the speaker, as transcripts and chat exports have it, is left out, and so
 are the marks of lists, of Markdown and of chats (``1. Ann: …``, ``**Ann:** …``, ``<Ann> …``). What
@@ -22,15 +24,16 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from erc_bench.corpus.conversation import Dialogue, Utterance
-from erc_bench.corpus.making import NAMES, guess_columns
+from erc_bench.corpus.making import NAMES, by_name, counting, guess_columns
 from erc_bench.corpus.own import OwnCorpus, Turn
 from erc_bench.corpus.text_files import (
     STANDARD_INPUT,
+    as_whole,
     decoded,
     expect,
     field,
@@ -38,8 +41,17 @@ from erc_bench.corpus.text_files import (
     parse_json,
     read_given,
     separator_of,
+    whole_number,
 )
-from erc_bench.corpus.turn_files import CONVOKIT, TABLES, Row, rows_of, table_rows, text_at
+from erc_bench.corpus.turn_files import (
+    CONVOKIT,
+    TABLES,
+    Row,
+    check_places,
+    rows_of,
+    table_rows,
+    text_at,
+)
 from erc_bench.errors import ErcBenchError, quoted
 from erc_bench.records.schema import Record
 
@@ -71,7 +83,7 @@ def read_dialogues(given: str) -> list[Dialogue]:
                 for where in [f"{name}, line {n}"]
             ]
         else:
-            dialogues = _grouped(_turns(lines, name)) if lines else []
+            dialogues = _of_lines(lines, name) if lines else []
     if not dialogues:
         raise ErcBenchError(
             f"{name} holds no turns. Give lines `Speaker: text`, or JSON: "
@@ -99,23 +111,67 @@ def _check_format(text: str, name: str) -> None:
         raise ErcBenchError(f"{name} holds {known}, `Speaker: text`.")
 
 
-_Spoken = tuple[str, Utterance]
-"""The dialogue that a turn says it is of, empty where it says nothing, and the turn."""
+_Spoken = tuple[Row, Utterance]
+"""Where a turn stands with the fields it has there, and the turn."""
 
 
-def _grouped(turns: list[_Spoken]) -> list[Dialogue]:
-    """The dialogues of turns in the order of their first turns."""
-    by_dialogue: dict[str, list[Utterance]] = {}
-    for key, turn in turns:
-        by_dialogue.setdefault(key or "dialogue-1", []).append(turn)
-    return [dialogue(key, spoken) for key, spoken in by_dialogue.items()]
+def _grouped(spoken: list[_Spoken], columns: Mapping[str, str]) -> list[Dialogue]:
+    """The dialogues of turns in the order of their first turns; numbers of turns, where they have
+    some, put them in order.
+
+    Args:
+        spoken: the turns.
+        columns: which fields hold what, as far as that is known.
+    """
+    rows = [row for row, _ in spoken]
+    called = by_name(rows)
+    column = columns.get("dialogue") or next(
+        (called[name] for name in NAMES["dialogue"] if name in called), ""
+    )
+    keys = [text_at(row, column, where) if column else "" for where, row in rows]
+    named = any(keys)
+    for (where, _), key in zip(rows, keys, strict=True):
+        if named and not key:
+            raise ErcBenchError(
+                f"{where}: the dialogue is missing ({column!r} is empty), and other turns name "
+                "theirs. Write it in every turn."
+            )
+    return _in_order(spoken, keys, columns)
 
 
-def _dialogue_of(value: Any) -> str:
-    """The dialogue that a turn as JSON names in a field of its own (``dialogue_id`` …)."""
-    fields = {key.casefold(): each for key, each in value.items()}
-    named = (fields[key] for key in NAMES["dialogue"] if key in fields)
-    return next((str(each) for each in named if isinstance(each, str | int)), "")
+def _in_order(
+    spoken: list[_Spoken], keys: Sequence[str], columns: Mapping[str, str]
+) -> list[Dialogue]:
+    """:func:`_grouped`, the dialogue of each turn being known."""
+    rows = [row for row, _ in spoken]
+    numbers = _numbers(rows, columns)
+    places = [(where, key, n) for (where, _), key, n in zip(rows, keys, numbers, strict=True)]
+    check_places(places)
+    by_dialogue: dict[str, list[tuple[int, Utterance]]] = {}
+    for n, ((_, key, number), (_, turn)) in enumerate(zip(places, spoken, strict=True)):
+        place = n if number is None else number
+        by_dialogue.setdefault(key or "dialogue-1", []).append((place, turn))
+    return [
+        dialogue(key, [turn for _, turn in sorted(turns, key=lambda each: each[0])])
+        for key, turns in by_dialogue.items()
+    ]
+
+
+def _numbers(rows: list[Row], columns: Mapping[str, str]) -> Sequence[int | None]:
+    """The number that each turn has in its dialogue; None of all where they have none.
+
+    Ids that are numbers (``utterance_id``) count only from 0 or 1: others may be in any order.
+    """
+    column = counting(rows, {role: name for role, name in columns.items() if role != "id"})
+    texts = [text_at(row, column, where) if column else "" for where, row in rows]
+    found = [number for text in texts if (number := as_whole(text)) is not None]
+    is_id = column != columns.get("turn") and "turn" not in column.casefold()
+    if not found or (is_id and min(found) > 1):
+        return [None] * len(rows)
+    return [
+        whole_number(text, f"the turn's number, {column!r},", where)
+        for text, (where, _) in zip(texts, rows, strict=True)
+    ]
 
 
 def _is_table(text: str) -> bool:
@@ -130,16 +186,11 @@ def _of_rows(rows: list[Row]) -> list[Dialogue]:
     """The dialogues of turns that are the rows of a file."""
     remedy = "Name the columns speaker and text."
     columns, _ = guess_columns(rows, {}, ("speaker", "text"), remedy)
-    by_dialogue: dict[str, list[tuple[int, Utterance]]] = {}
-    for n, (where, row) in enumerate(rows):
-        of = {role: text_at(row, column, where) for role, column in columns.items()}
-        turn = _turn({"speaker": of["speaker"], "text": of["text"]}, where)
-        place = int(of["turn"]) if "turn" in of else n
-        by_dialogue.setdefault(of.get("dialogue", "dialogue-1"), []).append((place, turn))
-    return [
-        dialogue(key, [turn for _, turn in sorted(turns, key=lambda each: each[0])])
-        for key, turns in by_dialogue.items()
-    ]
+    spoken = []
+    for where, row in rows:
+        of = {role: text_at(row, columns[role], where) for role in ("speaker", "text")}
+        spoken.append(((where, row), _turn(of, where)))
+    return _grouped(spoken, columns)
 
 
 def _of_corpus(source: OwnCorpus) -> list[Dialogue]:
@@ -181,8 +232,8 @@ def _holds_dialogue(line: str) -> bool:
     return isinstance(value, list) or "utterances" in value
 
 
-def _turns(lines: list[tuple[int, str]], name: str) -> list[_Spoken]:
-    """The turns of lines, each with its dialogue.
+def _of_lines(lines: list[tuple[int, str]], name: str) -> list[Dialogue]:
+    """The dialogues of lines.
 
     Of a chat export a line without a time is a part of the turn before.
     """
@@ -192,14 +243,14 @@ def _turns(lines: list[tuple[int, str]], name: str) -> list[_Spoken]:
             f"{name}, line {lines[0][0]}: {quoted(first)} is a header, not a turn. Take it out."
         )
     if _heading(first) and not _most_are_turns([_plain(line) for _, line in lines[1:]]):
-        return [("", turn) for turn in _below_headings(lines, name)]
+        return [dialogue("dialogue-1", _below_headings(lines, name))]
     timed = _without_time(first) != first
-    turns = []
+    spoken: list[_Spoken] = []
     for n, line in lines:
         where = f"{name}, line {n}"
         if line.lstrip().startswith("{"):
             value = parse_json(line, where)
-            turns.append((_dialogue_of(value), _turn(value, where)))
+            spoken.append(((where, value), _turn(value, where)))
             continue
         plain = _plain(line)
         if timed and _without_time(plain) == plain:
@@ -207,18 +258,18 @@ def _turns(lines: list[tuple[int, str]], name: str) -> list[_Spoken]:
                 f"{where}: no time stands before {quoted(plain, 40)}, as it does in the "
                 "first line. If it goes on with the turn before, put them on one line."
             )
-        turns.append(("", turn_of_line(line, where)))
-    names = {turn.speaker for _, turn in turns}
+        spoken.append(((where, {}), turn_of_line(line, where)))
+    names = {turn.speaker for _, turn in spoken}
     directed = {each: re.fullmatch(r"(.*?)\s*[(\[].*[)\]]", each) for each in names}
     times = Counter(match[1] for match in directed.values() if match)
-    for (n, _), (_, turn) in zip(lines, turns, strict=True):
+    for (where, _), turn in spoken:
         match = directed[turn.speaker]
         if match and (match[1] in names or times[match[1]] > 1):
             raise ErcBenchError(
-                f"{name}, line {n}: {quoted(turn.speaker)} is {match[1]!r} with a stage "
+                f"{where}: {quoted(turn.speaker)} is {match[1]!r} with a stage "
                 "direction, which would be another speaker. Put it behind the colon or take it out."
             )
-    return turns
+    return _grouped(spoken, {})
 
 
 def _most_are_turns(lines: list[str]) -> bool:
@@ -470,8 +521,8 @@ def _dialogues(value: Any, name: str) -> list[Dialogue]:
         return [_dialogue(value, "dialogue-1", name)]
     several = expect(value, list, name)
     if several and isinstance(several[0], dict) and "utterances" not in several[0]:
-        spoken = [(_turn(each, f"{name}, turn {n}"), each) for n, each in enumerate(several, 1)]
-        return _grouped([(_dialogue_of(each), turn) for turn, each in spoken])
+        rows = [(f"{name}, turn {n}", each) for n, each in enumerate(several, 1)]
+        return _grouped([((where, each), _turn(each, where)) for where, each in rows], {})
     return [
         _dialogue(each, f"dialogue-{n}", f"{name}, dialogue {n}")
         for n, each in enumerate(several, 1)
@@ -483,12 +534,11 @@ def _dialogue(value: Any, key: str, where: str) -> Dialogue:
     if isinstance(value, dict):
         key = str(value.get("id", key))
         value = field(value, "utterances", list, where)
-    turns = [
-        _turn(each, f"{where}, turn {n}") for n, each in enumerate(expect(value, list, where), 1)
-    ]
-    if not turns:
+    rows = [(f"{where}, turn {n}", each) for n, each in enumerate(expect(value, list, where), 1)]
+    if not rows:
         raise ErcBenchError(f"{where}: a dialogue without turns.")
-    return dialogue(key, turns)
+    spoken = [((place, each), _turn(each, place)) for place, each in rows]
+    return _in_order(spoken, [key] * len(rows), {})[0]
 
 
 def _turn(value: Any, where: str) -> Utterance:
