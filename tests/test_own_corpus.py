@@ -45,6 +45,11 @@ def write_csv(path: Path, rows: list[dict[str, str]], delimiter: str = ",") -> N
         writer.writerows(rows)
 
 
+def read_csv_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def lines(rows: list[dict[str, str]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -270,9 +275,11 @@ def test_two_versions_are_told_apart(folder: Path, digest: str) -> None:
 # --- mistakes
 
 
-def edited(row: int, **changes: str):
+def edited(row: int, *, keep: bool = False, **changes: str):
+    """A row is changed, and the others too are made anew unless they are kept."""
+
     def edit(folder: Path) -> None:
-        rows = made()
+        rows = read_csv_rows(folder / "talk.csv") if keep else made()
         rows[row] |= changes
         write_csv(folder / "talk.csv", rows)
 
@@ -330,6 +337,18 @@ MISTAKES = {
         both(LABELS, edited(2, emotion="calmm")),
         r"talk\.csv, line 4: the label 'calmm' is not in the label set\. Did you mean 'calm'",
     ),
+    **{
+        f"the label {word}": (edited(3, emotion=word), rf"line 5: the label is '{word}'.*it empty")
+        for word in ("nan", "None", "N/A", "-", "null")
+    },
+    "labels with other blanks": (
+        both(edited(3, emotion="very  sad"), edited(5, emotion="very sad", keep=True)),
+        r"line 7: the label 'very sad' differs from 'very  sad' \(.*line 5\) by its blanks",
+    ),
+    "a label with a character that is not seen": (
+        edited(3, emotion="calm\u200b"),
+        r"line 5: the label 'calm\\u200b' differs from 'calm' .*not seen",
+    ),
     "labels in other capitals": (edited(3, emotion="Calm"), r"line \d+: the label .*capitals only"),
     "a turn without a speaker": (edited(1, who=" "), r"talk\.csv, line 3: nobody speaks"),
     "a turn without a text": (edited(1, utterance=""), r"talk\.csv, line 3: nothing is said"),
@@ -343,6 +362,26 @@ MISTAKES = {
         edited(6, msg_id="m0-0"),
         r"talk\.csv, line 8: the id 'm0-0' stands twice, first in .*talk\.csv, line 2",
     ),
+    "a dialogue's number written in two ways": (
+        both(edited(0, conv_id="7"), edited(47, conv_id="7.0", keep=True)),
+        r"line 49: the dialogue '7\.0' is '7' in .*line 2\. Write them alike",
+    ),
+    "two roles of a column": (
+        sheet("text: utterance", "text: emotion"),
+        r"corpus\.yaml, line 4: the column 'emotion' can't be both the text and the label",
+    ),
+    "a role twice": (
+        sheet("text: utterance", "text: utterance, text: who"),
+        r"line 4: the key 'text' stands twice, first in line 4",
+    ),
+    "a split twice": (
+        sheet("file: talk.csv\nsplit: part", "splits: {train: a.csv, train: b.csv}"),
+        r"line 2: the key 'train' stands twice",
+    ),
+    "a file of two splits": (
+        sheet("file: talk.csv\nsplit: part", "splits: {train: talk.csv, test: ./talk.csv}"),
+        r"line 2: train and test are both \./talk\.csv\. Every dialogue is of one split",
+    ),
     "a number of a turn that is none": (
         both(sheet("id: msg_id", "turn: msg_id"), edited(0, msg_id="first")),
         r"line 2: turn must be a whole number, not 'first'",
@@ -355,7 +394,7 @@ MISTAKES = {
         raw(",".join(FIELDS).encode() + b"\nc0,agent,Caf\xe9,calm,m0,train\n"),
         r"talk\.csv, line 2: byte 0xe9 is not UTF-8",
     ),
-    "labels that are none": (sheet("label: emotion", "label: msg_id"), "'msg_id' holds 48 differ"),
+    "labels that are none": (sheet("label: emotion, id", "label"), "'msg_id' holds 48 differ"),
     "not split": (sheet("split: part\n", ""), r"not split.*erc-bench data split"),
     "a name that is taken": (sheet("helpdesk", "meld"), "'meld' is the name of another corpus"),
     "a name that is no folder's": (sheet("helpdesk", "a/b"), r"line 1: 'a/b' can't be a corpus's"),
@@ -392,6 +431,70 @@ def test_a_label_that_train_lacks_is_pointed_out(folder: Path) -> None:
         "no turn has the label 'sad'.",
         "no turn of train has the label 'bored', so no method can learn it.",
     ]
+
+
+def test_labels_that_look_like_nothing_may_be_named(folder: Path) -> None:
+    rows = [{**row, "emotion": row["emotion"].replace("calm", "none")} for row in made()]
+    write_csv(folder / "talk.csv", rows)
+    (folder / "corpus.yaml").write_text(f'labels: ["none", annoyed, angry]\n{SHEET}')
+    assert OwnCorpus(folder).load().labels.names == ("none", "annoyed", "angry")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"utterance": "I donâ€™t"}, "40 utterances hold UTF-8 that was read as Windows-1252"),
+        ({"utterance": "I don\ufffdt"}, "40 utterances hold a replacement character"),
+        ({"utterance": "nan"}, "line 2: the text is 'nan', .* 40 in all"),
+        ({"who": "None"}, "line 2: the speaker is 'None', .* 40 in all"),
+    ],
+)
+def test_what_is_visibly_damaged_is_pointed_out(folder: Path, change, words: str) -> None:
+    write_csv(folder / "talk.csv", [row | change for row in made()[:40]] + made()[40:])
+    with pytest.warns(CorpusWarning, match=words):
+        OwnCorpus(folder).load()
+
+
+def test_a_file_that_holds_every_row_twice_is_pointed_out(folder: Path) -> None:
+    (folder / "corpus.yaml").write_text(SHEET.replace(", id: msg_id", ""))
+    for rows in ([row for row in made() for _ in range(2)], made() + made()):
+        write_csv(folder / "talk.csv", rows)
+        with pytest.warns(CorpusWarning, match="every turn of train, dev, test stands twice"):
+            OwnCorpus(folder).load()
+
+
+@pytest.mark.parametrize("ids", [("a", "a"), (None, 1)])
+def test_two_dialogues_of_one_id_are_not_made_one(folder: Path, ids) -> None:
+    talks = nested(made())
+    for talk, given in zip(talks, ids, strict=False):
+        talk["id"] = given
+        if given is None:
+            del talk["id"]
+    (folder / "talk.json").write_text(json.dumps(talks))
+    (folder / "corpus.yaml").write_text(
+        "name: helpdesk\nfile: talk.json\nsplit: part\n"
+        "columns: {speaker: who, text: utterance, label: emotion}\n"
+    )
+    with pytest.raises(ErcBenchError, match=r"dialogue 2, turn 1: the dialogue .* stands twice"):
+        OwnCorpus(folder).load()
+    (folder / "talk.json").write_text(json.dumps([*talks[2:], {"id": "e", "turns": []}]))
+    with pytest.raises(ErcBenchError, match=r"dialogue 11: a dialogue without turns"):
+        OwnCorpus(folder).load()
+
+
+@pytest.mark.parametrize("known", ["timestamp", "reply-to"])
+def test_utterances_of_convokit_stand_as_they_were_spoken(folder: Path, digest: str, known) -> None:
+    (folder / "corpus.yaml").write_text(convokit(folder))
+    path = folder / "kit" / "utterances.jsonl"
+    turns = [json.loads(line) for line in path.read_text().splitlines()]
+    for n, turn in enumerate(turns):
+        turn[known] = n if known == "timestamp" else (turns[n - 1]["id"] if n % 4 else None)
+    backwards = [turn for d in range(0, 48, 4) for turn in turns[d : d + 4][::-1]]
+    path.write_text(lines(backwards))
+    assert OwnCorpus(folder).load().digest == digest
+    mixed = [turns[n] for t in range(4) for n in range(t, 48, 4)]  # conversations at once
+    path.write_text(lines(mixed))
+    assert OwnCorpus(folder).load().digest == digest
 
 
 # --- data new, split, export

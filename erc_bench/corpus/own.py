@@ -15,17 +15,21 @@ its splits. Turns stand in file order inside a dialogue unless a column ``turn``
 
 from __future__ import annotations
 
+import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Metric, Utterance
+from erc_bench.corpus.release import lost_characters
 from erc_bench.corpus.source import CorpusSource, caution
-from erc_bench.corpus.text_files import csv_table, read_text, whole_number
+from erc_bench.corpus.text_files import MISSING, csv_table, read_text, whole_number
 from erc_bench.corpus.turn_files import (
     DIALOGUE,
+    NUMBER,
     Row,
     columns_of,
     hugging_face,
@@ -163,7 +167,8 @@ class OwnCorpus(CorpusSource):
         return Corpus.build(self.name, labels, filled, metric=self.metric)
 
     def _doubt(self, turns: Sequence[Turn], labels: LabelSet) -> None:
-        """Warn of labels that no turn has, or that no method can learn."""
+        """Warn of labels that no turn has, or that no method can learn; of damaged texts, words for
+        nothing, and rows that all stand twice."""
         splits: dict[str, set[str | None]] = {name: set() for name in labels.names}
         for turn in turns:
             if turn.label:
@@ -175,6 +180,33 @@ class OwnCorpus(CorpusSource):
             caution(
                 f"{self.path}: no turn of train has the label {listed(map(quoted, new))}, so no "
                 "method can learn it."
+            )
+        if damage := lost_characters([turn.text for turn in turns]):
+            caution(f"{self.path}: {'; '.join(damage)}. Mend the files.")
+        for what, texts in (
+            ("speaker", [turn.speaker for turn in turns]),
+            ("text", [turn.text for turn in turns]),
+        ):
+            nothing = [n for n, text in enumerate(texts) if text.casefold() in MISSING]
+            if nothing:
+                caution(
+                    f"{turns[nothing[0]].where}: the {what} is {quoted(texts[nothing[0]])}, as "
+                    f"programs write that there is none; {len(nothing)} in all. They are taken as "
+                    "they stand."
+                )
+        doubled = []
+        for split in SPLITS:
+            lines = [
+                (turn.dialogue, turn.speaker, turn.text, turn.label)
+                for turn in turns
+                if turn.split == split
+            ]
+            half = len(lines) // 2
+            if half > 1 and (lines[::2] == lines[1::2] or lines[:half] == lines[half:]):
+                doubled.append(split)
+        if doubled:
+            caution(
+                f"{self.path}: every turn of {listed(doubled)} stands twice. Take one of each out."
             )
 
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:
@@ -208,6 +240,7 @@ class OwnCorpus(CorpusSource):
             self._turn(row, split, assigned) for split, rows in sources.items() for row in rows
         ]
         _check(turns, self.labels)
+        _check_entries([row for rows in sources.values() for row in rows], turns)
         if assigned is not None and (unmet := assigned.keys() - {turn.dialogue for turn in turns}):
             raise ErcBenchError(
                 f"{self.folder / self._text('split_file')} names {len(unmet)} dialogues that the "
@@ -282,7 +315,15 @@ class OwnCorpus(CorpusSource):
                     role if role in self._lines else "columns",
                     f"a column can't be {role!r}.{did_you_mean(str(role), ROLES)}",
                 )
-        return {role: given.get(role, role) for role in (*NEEDED, *given)}
+        columns = {role: given.get(role, role) for role in (*NEEDED, *given)}
+        role_of: dict[str, str] = {}
+        for role, column in columns.items():
+            other = role_of.setdefault(column, role)
+            if other != role and {role, other} != {"id", "turn"}:
+                raise self._wrong(
+                    "columns", f"the column {column!r} can't be both the {other} and the {role}"
+                )
+        return columns
 
     # --- the turns
 
@@ -305,6 +346,18 @@ class OwnCorpus(CorpusSource):
             if split in named:
                 raise self._wrong("splits", f"{split} is named twice")
             named[split] = what
+        places = {
+            split: what if "hf" in self.sheet else (self.folder / what).resolve()
+            for split, what in named.items()
+        }
+        for split, place in places.items():
+            other = next(each for each, there in places.items() if there == place)
+            if other != split:
+                raise self._wrong(
+                    "splits",
+                    f"{other} and {split} are both {named[split]}. Every dialogue is of one split; "
+                    f"to split one file: `file: {named[split]}`, then `erc-bench data split`",
+                )
         if "hf" in self.sheet:
             return self._of_hub(named, whole)
         if named:
@@ -415,15 +468,23 @@ def read_sheet(path: Path) -> tuple[dict[str, Any], dict[Any, int]]:
         raise ErcBenchError(f"{path}{line}: not valid YAML ({reason}).") from error
     if not isinstance(sheet, dict) or not isinstance(tree, yaml.MappingNode):
         raise ErcBenchError(f"{path}: it must be a mapping, `name: …`, `file: …` and so on.")
+    for _, inner in tree.value:
+        if isinstance(inner, yaml.MappingNode):  # columns, splits
+            _lines_of_keys(inner, path)
+    return sheet, _lines_of_keys(tree, path)
+
+
+def _lines_of_keys(mapping: Any, path: Path) -> dict[Any, int]:
+    """The line of each key of a mapping as YAML has it."""
     lines: dict[Any, int] = {}
-    for key, _ in tree.value:
+    for key, _ in mapping.value:
         if key.value in lines:
             raise ErcBenchError(
                 f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} stands twice, "
                 f"first in line {lines[key.value]}."
             )
         lines[key.value] = key.start_mark.line + 1
-    return sheet, lines
+    return lines
 
 
 def split_named(text: str, where: str) -> str:
@@ -476,9 +537,22 @@ def _check(turns: Sequence[Turn], labels: LabelSet) -> None:
     of_id: dict[str, Turn] = {}
     of_number: dict[tuple[str, int], Turn] = {}
     for turn in turns:
+        word = turn.label.casefold()
+        if word and word in MISSING and turn.label not in labels.names:
+            raise ErcBenchError(
+                f"{turn.where}: the label is {quoted(turn.label)}, as programs write that there is "
+                f"none. Leave it empty if the turn has none. If it is a label, name it with the "
+                f"others in {SHEET}: `labels: [{json.dumps(turn.label)}, …]`."
+            )
         if labels and turn.label:
             labels.index(turn.label, turn.where)
-        first = of_dialogue.setdefault(turn.dialogue, turn)
+        first = of_dialogue.setdefault(re.sub(r"^(\d+)\.0+$", r"\1", turn.dialogue), turn)
+        if first.dialogue != turn.dialogue:
+            raise ErcBenchError(
+                f"{turn.where}: the dialogue {quoted(turn.dialogue)} is "
+                f"{quoted(first.dialogue)} in {first.where}. Write them alike if they are one; "
+                "otherwise give one of them another name."
+            )
         if first.split != turn.split:
             raise ErcBenchError(
                 f"{turn.where}: the dialogue {quoted(turn.dialogue)} is in {turn.split} here and "
@@ -498,6 +572,17 @@ def _check(turns: Sequence[Turn], labels: LabelSet) -> None:
                     f"{turn.where}: turn {turn.number} of the dialogue {quoted(turn.dialogue)} "
                     f"stands twice, first in {same.where}."
                 )
+
+
+def _check_entries(rows: Sequence[Row], turns: Sequence[Turn]) -> None:
+    """No dialogue twice where a file holds whole dialogues."""
+    begun: dict[str, Turn] = {}
+    for (_, fields), turn in zip(rows, turns, strict=True):
+        if fields.get(NUMBER) == 1 and begun.setdefault(turn.dialogue, turn) is not turn:
+            raise ErcBenchError(
+                f"{turn.where}: the dialogue {quoted(turn.dialogue)} stands twice, first in "
+                f"{begun[turn.dialogue].where}. Give each an id of its own, or none an id."
+            )
 
 
 def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
@@ -520,14 +605,22 @@ def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
         )
     folded: dict[str, str] = {}
     for name, turn in first.items():
-        other = folded.setdefault(name.casefold(), name)
+        other = folded.setdefault(_folded(name), name)
         if other != name:
+            by = "its capitals only"
+            if name.casefold() != other.casefold():
+                by = "its blanks, or by characters that are not seen"
             raise ErcBenchError(
-                f"{turn.where}: the label {name!r} differs from {other!r} ({first[other].where}) "
-                "by its capitals only. Write them alike, or say with `labels: […]` that both are "
-                "meant."
+                f"{turn.where}: the label {name!a} differs from {other!a} ({first[other].where}) "
+                f"by {by}. Write them alike, or say with `labels: […]` that both are meant."
             )
     return LabelSet(tuple(sorted(first)))
+
+
+def _folded(name: str) -> str:
+    """A label without what is hardly seen: capitals, blanks, invisible and composed characters."""
+    seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+    return " ".join(seen.split()).casefold()
 
 
 def _dialogues(turns: Sequence[Turn], labels: LabelSet) -> list[Dialogue]:

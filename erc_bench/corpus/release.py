@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from erc_bench.corpus.conversation import Corpus, Dialogue, Utterance
@@ -214,16 +214,25 @@ def text_damage(texts: Iterable[str]) -> list[str]:
     texts = [text.replace("’", "'") for text in texts]
     if lost := _lost(texts):
         return [lost]
-    kinds = (
-        ("hold UTF-8 that was read as Windows-1252 (mojibake)", _matches(texts, _MOJIBAKE)),
-        ("hold UTF-8 that was read as Mac Roman (mojibake)", _matches(texts, _MAC)),
-        ("hold a replacement character (U+FFFD)", _matches(texts, re.compile("\ufffd"))),
-        ("hold an entity of HTML", _matches(texts, _ENTITY)),
+    return lost_characters(texts) + _counted(
         ("hold a question mark for an apostrophe", _if_many(texts, _QUESTIONED)),
         ("hold a backtick for an apostrophe", _if_many(texts, _TICKED)),
         ("hold a blank for an apostrophe", _if_many(texts, _SPACED)),
         ("have lost an apostrophe", _if_many(texts, _WITHOUT)),
     )
+
+
+def lost_characters(texts: Sequence[str]) -> list[str]:
+    """:func:`text_damage` that nobody writes on purpose."""
+    return _counted(
+        ("hold UTF-8 that was read as Windows-1252 (mojibake)", _matches(texts, _MOJIBAKE)),
+        ("hold UTF-8 that was read as Mac Roman (mojibake)", _matches(texts, _MAC)),
+        ("hold a replacement character (U+FFFD)", _matches(texts, re.compile("\ufffd"))),
+        ("hold an entity of HTML", _matches(texts, _ENTITY)),
+    )
+
+
+def _counted(*kinds: tuple[str, list[re.Match[str]]]) -> list[str]:
     return [
         f"{len(found):,} utterances {what}, such as {_sample(found[0])}"
         for what, found in kinds
@@ -242,11 +251,11 @@ def _lost(texts: list[str]) -> str:
     return ""
 
 
-def _matches(texts: list[str], pattern: re.Pattern[str]) -> list[re.Match[str]]:
+def _matches(texts: Sequence[str], pattern: re.Pattern[str]) -> list[re.Match[str]]:
     return [match for text in texts if (match := pattern.search(text))]
 
 
-def _if_many(texts: list[str], pattern: re.Pattern[str]) -> list[re.Match[str]]:
+def _if_many(texts: Sequence[str], pattern: re.Pattern[str]) -> list[re.Match[str]]:
     """The matches, if contractions are written so too often to be their writers'."""
     found = _matches(texts, pattern)
     return found if len(found) > LOST * len(_matches(texts, _ANY_MARK)) else []

@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 STANDARD_INPUT = "standard input"
 
+MISSING = frozenset(("", "nan", "none", "null", "n/a", "na", "<na>", "-"))
+"""How programs write that there is nothing, in lower case."""
+
 # UTF-32's little-endian mark begins with UTF-16's.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",

@@ -202,7 +202,9 @@ def _dialogues(several: Sequence[Any], name: str, first: int = 1) -> list[Row]:
         turns = dialogue
         if isinstance(dialogue, dict):
             held = _turns_in(dialogue)
-            turns = dialogue.get(held)
+            if not held:
+                raise ErcBenchError(f"{where}: a dialogue without turns. Take it out.")
+            turns = dialogue[held]
             shared = {k: v for k, v in dialogue.items() if k != held}
         key = next((shared[k] for k in ("id", "dialogue_id", "conversation_id") if k in shared), d)
         for n, turn in enumerate(expect(turns, list, where), 1):
@@ -225,7 +227,11 @@ def _parquet(path: Path) -> list[Row]:
 
 
 def _convokit(folder: Path) -> list[Row]:
-    """The turns of a ConvoKit corpus, each with its conversation's ``meta`` as ``conversation``."""
+    """The turns of a ConvoKit corpus, each with its conversation's ``meta`` as ``conversation``.
+
+    The turns of a conversation stand together, each behind the one that it replies to, and in the
+    order of their times where all have one: the files of some corpora begin with the last turn.
+    """
     path = folder / CONVOKIT
     if not path.is_file():
         raise ErcBenchError(f"{folder} is no folder of ConvoKit's: there is no {path}.")
@@ -233,7 +239,7 @@ def _convokit(folder: Path) -> list[Row]:
     beside = folder / "conversations.json"
     if beside.is_file():
         conversations = expect(parse_json(read_text(beside), str(beside)), dict, str(beside))
-    rows: list[Row] = []
+    by_conversation: dict[str, list[Row]] = {}
     for where, row in _json_lines(path):
         key = row.get("conversation_id", row.get("root"))
         speaker = row.get("speaker", row.get("user"))
@@ -241,10 +247,36 @@ def _convokit(folder: Path) -> list[Row]:
             speaker = speaker.get("id")
         about = conversations.get(str(key), {})
         about = about.get("meta", about) if isinstance(about, dict) else {}
-        rows.append(
-            (where, {**row, "conversation_id": key, "speaker": speaker, "conversation": about})
-        )
-    return rows
+        row = {**row, "conversation_id": key, "speaker": speaker, "conversation": about}
+        by_conversation.setdefault(str(key), []).append((where, row))
+    return [row for turns in by_conversation.values() for row in _as_spoken(turns)]
+
+
+def _as_spoken(turns: list[Row]) -> list[Row]:
+    """The turns of a conversation of ConvoKit's in the order in which they were spoken."""
+    waiting = {str(row.get("id", n)): (n, row) for n, (_, row) in enumerate(turns)}
+    order: list[int] = []
+    for key in list(waiting):
+        chain = []
+        while key in waiting:  # up to what was said first, or is in order already
+            n, row = waiting.pop(key)
+            chain.append(n)
+            key = str(row.get("reply-to", row.get("reply_to")))
+        order += reversed(chain)
+    if len(order) < len(turns):
+        return turns  # ids stand twice, which is said later
+    times = [_time(row.get("timestamp")) for _, row in turns]
+    if not any(map(math.isnan, times)):
+        order.sort(key=lambda n: times[n])
+    return [turns[n] for n in order]
+
+
+def _time(value: Any) -> float:
+    """The time of a turn as a number; NaN if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def hugging_face(

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from erc_bench.corpus.conversation import LabelSet
-from erc_bench.corpus.text_files import csv_table, expect, lines_of, odd_json, parse_json
+from erc_bench.corpus.text_files import (
+    MISSING,
+    csv_table,
+    expect,
+    lines_of,
+    odd_json,
+    parse_json,
+)
 from erc_bench.errors import ErcBenchError, listed, quoted
 
 ID_NAMES = ("id", "utterance_id", "utt_id", "uid", "")
@@ -40,8 +47,6 @@ FIGURE_WORDS = frozenset((
     "logit", "logits", "logprob", "logprobs", "time", "seconds", "tokens", "length", "correct",
 ))  # fmt: skip
 """One of these, and it holds something about the predictions."""
-MISSING = frozenset(("", "nan", "none", "null", "n/a", "na", "<na>", "-"))
-"""How programs write that there is nothing."""
 
 Row = tuple[str, dict[str, Any]]
 """Where an entry stands (``"line 7"``), and its fields."""
