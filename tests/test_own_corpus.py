@@ -508,6 +508,7 @@ def test_new_guesses_the_columns_and_says_so(tmp_path: Path, capsys) -> None:
     for role, column in zip(("dialogue", "speaker", "text", "label", "id", "split"), FIELDS,
                             strict=True):  # fmt: skip
         assert f"guessed, {role}: the column {column!r}" in said
+    assert f"  erc-bench data stats '{target}'\n" in said
     corpus = OwnCorpus(target).load()
     assert corpus.name == "new-corpus"
     assert len(corpus.dialogues("train")) == 8

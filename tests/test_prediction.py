@@ -310,6 +310,8 @@ def test_what_is_a_speaker(line, tmp_path) -> None:
         ('Ann changed the subject to "Trip: Rome"', "a message of the chat program"),
         ("Scene: A café.", "heading of a scene"),
         ("ACT ONE: Morning.", "heading of a scene"),
+        ("Dialogue 2:", "heading of a dialogue.*a column `dialogue`"),
+        ("7\tBob: Hi.", "a tab stands.*Take out what stands before the tab"),
         ("INT. CAFE - DAY: Rain.", "heading of a scene"),
         ("mailto:ann@example.org", "a URL's"),
         ("C:\\Users: Hi.", "a path's"),
@@ -347,6 +349,30 @@ def test_what_is_no_speaker(line, words, tmp_path) -> None:
 )
 def test_marks_around_a_speaker_are_no_part_of_the_name(line, speaker, tmp_path) -> None:
     assert spoken(line, tmp_path) == [[(speaker, "Well: hi")]]
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["{}\t", "     {}\t", "{}: ", "L{}: ", "{} ", "Turn {} - ", "#{} ", "({}) ", "[{}] ", "{}. "],
+)
+def test_numbers_of_all_lines_are_no_speakers(number, tmp_path) -> None:
+    lines = ["Ann: Well: hi", "Bob 2: Oh.", "", "Ann: 3: what?"]
+    text = "\n".join(f"{number}{line}".format(n) for n, line in enumerate(lines, 9))
+    assert spoken(text, tmp_path) == [[("Ann", "Well: hi"), ("Bob 2", "Oh."), ("Ann", "3: what?")]]
+
+
+@pytest.mark.parametrize(
+    ("text", "speakers"),
+    [
+        ("1: Hi.\n2: Oh.\n", ["1", "2"]),
+        ("1: So: hi.\n2: Oh: no.\n1: Well: yes.\n", ["1", "2", "1"]),
+        ("L1: Hi.\nL2: Oh: no.\n", ["L1", "L2"]),
+        ("Speaker 1: So: hi.\nSpeaker 2: Oh: no.\n", ["Speaker 1", "Speaker 2"]),
+        ("1:05 Ann: Hi.\n2:10 Bob: Oh.\n", ["Ann", "Bob"]),
+    ],
+)
+def test_numbers_that_are_speakers_or_times(text, speakers, tmp_path) -> None:
+    assert [speaker for speaker, _ in spoken(text, tmp_path)[0]] == speakers
 
 
 def test_speaker_and_time_on_a_line_of_their_own(tmp_path) -> None:

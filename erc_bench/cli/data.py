@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -101,11 +102,12 @@ def new(
     turns = made.source.turns()
     made.source.labels_of(turns)
     out.print("Look it through; then:")
+    there = shlex.quote(str(folder))
     if any(turn.split is None for turn in turns):
-        out.print(f"  erc-bench data split {folder} --dev 0.1 --test 0.1 --seed 1", soft_wrap=True)
+        out.print(f"  erc-bench data split {there} --dev 0.1 --test 0.1 --seed 1", soft_wrap=True)
     else:
         out.print(f"{made.source.name}: {sizes(made.source.load())}.", soft_wrap=True)
-        out.print(f"  erc-bench data stats {folder}", soft_wrap=True)
+        out.print(f"  erc-bench data stats {there}", soft_wrap=True)
 
 
 @app.command

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -177,12 +178,13 @@ def _check_dialogues(rows: Sequence[Row], found: Mapping[str, str]) -> None:
     dialogue, column = found.get("dialogue", DIALOGUE), counting(rows, found)
     numbers = [as_whole(text_at(row, column, where)) if column else None for where, row in rows]
     counted = None not in numbers
+    option = shlex.quote(f"dialogue={dialogue}")
     check_places(
         (
             (where, text_at(row, dialogue, where), number if counted else None)
             for (where, row), number in zip(rows, numbers, strict=True)
         ),
-        f" If they are one after all: `--columns dialogue={dialogue}`. The files of a corpus that "
+        f" If they are one after all: `--columns {option}`. The files of a corpus that "
         "`erc-bench data list` names are read as `--dataset NAME`.",
     )
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def sheet_of(given: Path) -> Path:
     folder = path.parent if named else given
     raise ErcBenchError(
         f"There is no file {path if named else given / SHEET}, which would say what the corpus is. "
-        f"`erc-bench data new {folder} FILE` writes one for a file of turns."
+        f"`erc-bench data new {shlex.quote(str(folder))} FILE` writes one for a file of turns."
     )
 
 
@@ -150,8 +151,8 @@ class OwnCorpus(CorpusSource):
         if any(turn.split is None for turn in turns):
             raise ErcBenchError(
                 f"{self.path}: the dialogues are not split into train, dev and test. "
-                f"`erc-bench data split {self.folder} --dev 0.1 --test 0.1 --seed 1` does it, by "
-                "dialogue and stratified by label, and writes it down."
+                f"`erc-bench data split {shlex.quote(str(self.folder))} --dev 0.1 --test 0.1 "
+                "--seed 1` does it, by dialogue and stratified by label, and writes it down."
             )
         labels = self.labels_of(turns)
         try:
@@ -245,7 +246,7 @@ class OwnCorpus(CorpusSource):
             raise ErcBenchError(
                 f"{self.folder / self._text('split_file')} names {len(unmet)} dialogues that the "
                 f"corpus does not have, {quoted(min(unmet))} for example. Split the corpus again: "
-                f"`erc-bench data split {self.folder} --force …`."
+                f"`erc-bench data split {shlex.quote(str(self.folder))} --force …`."
             )
         return turns
 
@@ -432,7 +433,7 @@ class OwnCorpus(CorpusSource):
                 raise ErcBenchError(
                     f"{where}: the dialogue {quoted(of['dialogue'])} is not in "
                     f"{self.folder / self._text('split_file')}. Split the corpus again: "
-                    f"`erc-bench data split {self.folder} --force …`."
+                    f"`erc-bench data split {shlex.quote(str(self.folder))} --force …`."
                 )
         elif "split" in self.sheet:
             split = split_named(text_at(fields, self._text("split"), where), where)
@@ -590,7 +591,8 @@ def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
     if not column:
         raise ErcBenchError(
             f"{path}: no column is named for labels. Name it in `columns: {{label: …}}`, or write "
-            f"it again: `erc-bench data new {path.parent} FILE --force --columns label=COLUMN`."
+            f"it again: `erc-bench data new {shlex.quote(str(path.parent))} FILE --force --columns "
+            "label=COLUMN`."
         )
     first: dict[str, Turn] = {}
     for turn in turns:

@@ -13,8 +13,9 @@ it, all rows are one dialogue. Turns of a dialogue stand in the order of their n
 stands for all its dialogues.
 
 A time before or behind the speaker, as transcripts and chat exports have it, is left out, and so
-are the marks of lists, of Markdown and of chats (``1. Ann: …``, ``**Ann:** …``, ``<Ann> …``). What
-is no speaker (a stage direction, a URL, a sentence) is an error rather than a turn of somebody.
+are the marks of lists, of Markdown and of chats (``1. Ann: …``, ``**Ann:** …``, ``<Ann> …``) and
+the numbers of lines where all are numbered (``1<TAB>Ann: …``, ``Turn 1 - Ann: …``). What is no
+speaker (a stage direction, a URL, a sentence) is an error rather than a turn of somebody.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,7 @@ def _of_lines(lines: list[tuple[int, str]], name: str) -> list[Dialogue]:
 
     Of a chat export a line without a time is a part of the turn before.
     """
+    lines = _without_numbers(lines)
     first = _plain(lines[0][1])
     if _HEADER.fullmatch(first):
         raise ErcBenchError(
@@ -270,6 +273,27 @@ def _of_lines(lines: list[tuple[int, str]], name: str) -> list[Dialogue]:
                 "direction, which would be another speaker. Put it behind the colon or take it out."
             )
     return _grouped(spoken, {})
+
+
+def _without_numbers(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Lines without the numbers that count them (``1<TAB>Ann: …``, ``L1: Ann: …``).
+
+    They are left out where every line has one, each is greater than the one before, and turns
+    stand behind all of them. A line that holds its number alone was empty.
+    """
+    seen = [_INVISIBLE.sub("", line).strip() for _, line in lines]
+    found = [match for line in seen if not _TIME.match(line) and (match := _NUMBER.match(line))]
+    numbers = [int(match[1]) for match in found]
+    if len(found) < len(lines) or any(b <= a for a, b in pairwise(numbers)):
+        return lines
+    bare = [
+        (n, match.string[match.end() :])
+        for (n, _), match in zip(lines, found, strict=True)
+        if match.end() < len(match.string)
+    ]
+    turns = [_parts(_plain(line)) for _, line in bare]
+    all_turns = all(colon and not _no_speaker(who, text) for who, colon, text in turns)
+    return bare if len(bare) > 1 and all_turns else lines
 
 
 def _most_are_turns(lines: list[str]) -> bool:
@@ -368,6 +392,11 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _LIST = re.compile(r"(?:\d{1,4}[.)]|[-\u2013\u2014\u2022\u2023\u00b7])\s+(?=\S)")
+_NUMBER = re.compile(
+    r"[(\[#]?(?:(?:line|turn|utterance|no\.?|nr\.?)\s*|[ltu])?(\d{1,6})[)\]]?"
+    r"\s*[:.|\u2013\u2014-]?(?:\s+|$)",
+    re.IGNORECASE,
+)
 _TAGS = ("a", "b", "br", "div", "em", "font", "i", "p", "span", "strong", "u", "v")
 _MARKED = re.compile(  # **Ann:** hi, **Ann**: hi, *Ann:* hi
     r"(?:(\*\*|__)([^*_:]+)(?::\s*\1|\1\s*:)|([*_])([^*_:]+):\s*\3)(?![*_])"
@@ -467,6 +496,10 @@ def _check_speaker(speaker: str, text: str, line: str, where: str) -> None:
         remedy = "Take the line out"
         if "time" in doubt:
             remedy = "Write the time as `[00:01:02] Ann: text` or leave it out"
+        elif "heading of a dialogue" in doubt:
+            remedy = "Write several dialogues as a table with a column `dialogue`"
+        elif "tab" in doubt:
+            remedy = "Take out what stands before the tab"
         raise ErcBenchError(
             f"{where}: {doubt}, so this is not `Speaker: text`: {quoted(line.strip(), 40)}. "
             f'{remedy}, or give the turn as JSON, {{"speaker": …, "text": …}}, where any speaker '
@@ -479,6 +512,9 @@ _SCREENPLAY = re.compile(
     r"(?:scene|act|chapter|episode)(?:\s+\S+)?|(?:setting|stage directions?|title|synopsis)"
     r"|(?:int|ext)(?:[./]| .* - ).*|(?:smash )?(?:cut|fade|dissolve)s? (?:to|in|out)\b.*",
     re.IGNORECASE,
+)
+_DIALOGUE = re.compile(
+    r"(?:dialog(?:ue)?|conversation|session|chat|call|transcript)\s*#?\d+", re.IGNORECASE
 )
 _SYSTEM = re.compile(
     r".*\S (?:(?:has |have |was |were )?(?:added|removed|left|joined|changed|created|deleted|"
@@ -505,6 +541,10 @@ def _no_speaker(speaker: str, text: str) -> str:
         return "what stands before the first colon is a time, seconds since 1970"
     if _SCREENPLAY.fullmatch(speaker):
         return "this is the heading of a scene"
+    if _DIALOGUE.fullmatch(speaker):
+        return "this is the heading of a dialogue"
+    if "\t" in speaker:
+        return "a tab stands before the first colon"
     if _SYSTEM.fullmatch(speaker):
         return "this is a message of the chat program"
     odd = any(speaker.count(pair[0]) != speaker.count(pair[1]) for pair in _PAIRS)
