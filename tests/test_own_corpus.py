@@ -463,6 +463,13 @@ def test_a_file_that_holds_every_row_twice_is_pointed_out(folder: Path) -> None:
             OwnCorpus(folder).load()
 
 
+def test_dialogues_whose_id_is_null_are_numbered(folder: Path) -> None:
+    talks = [{"id": None, "turns": talk["turns"]} for talk in nested(made())]
+    (folder / "talk.jsonl").write_text(lines(talks))
+    source = new_corpus(folder, [str(folder / "talk.jsonl")], force=True).source
+    assert len({turn.dialogue for turn in source.turns(whole=True)}) == 12
+
+
 @pytest.mark.parametrize("ids", [("a", "a"), (None, 1)])
 def test_two_dialogues_of_one_id_are_not_made_one(folder: Path, ids) -> None:
     talks = nested(made())

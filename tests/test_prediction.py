@@ -445,6 +445,8 @@ def test_line_ends_and_dialogues_a_line(tmp_path) -> None:
     ):
         text = "\n".join(map(json.dumps, lines))
         assert spoken(text, tmp_path, "d.jsonl") == [turns, turns[:1]]
+    text = json.dumps([{"id": None, "utterances": objects}, {"id": None, "utterances": objects}])
+    assert spoken(text, tmp_path, "d.json") == [turns, turns]
     assert spoken("Ann: Hi.\n".encode("utf-16"), tmp_path) == [[("Ann", "Hi.")]]
     with pytest.raises(ErcBenchError, match="looks like UTF-16 without"):
         spoken("Ann: Hi.\n".encode("utf-16-be"), tmp_path)

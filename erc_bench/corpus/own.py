@@ -609,12 +609,12 @@ def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
     for name, turn in first.items():
         other = folded.setdefault(_folded(name), name)
         if other != name:
-            by = "its capitals only"
+            by, shown = "its capitals only", repr
             if name.casefold() != other.casefold():
-                by = "its blanks, or by characters that are not seen"
+                by, shown = "its blanks, or by characters that are not seen", ascii
             raise ErcBenchError(
-                f"{turn.where}: the label {name!a} differs from {other!a} ({first[other].where}) "
-                f"by {by}. Write them alike, or say with `labels: […]` that both are meant."
+                f"{turn.where}: the label {shown(name)} differs from {shown(other)} "
+                f"({first[other].where}) by {by}. Write them alike, or say with `labels: […]` that both are meant."
             )
     return LabelSet(tuple(sorted(first)))
 

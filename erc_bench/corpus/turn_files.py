@@ -206,7 +206,8 @@ def _dialogues(several: Sequence[Any], name: str, first: int = 1) -> list[Row]:
                 raise ErcBenchError(f"{where}: a dialogue without turns. Take it out.")
             turns = dialogue[held]
             shared = {k: v for k, v in dialogue.items() if k != held}
-        key = next((shared[k] for k in ("id", "dialogue_id", "conversation_id") if k in shared), d)
+        ids = (shared.get(k) for k in ("id", "dialogue_id", "conversation_id"))
+        key = next((given for given in ids if given is not None), d)
         for n, turn in enumerate(expect(turns, list, where), 1):
             fields = expect(turn, dict, f"{where}, turn {n}")
             added = {DIALOGUE: key, NUMBER: n}

@@ -572,7 +572,8 @@ def _dialogues(value: Any, name: str) -> list[Dialogue]:
 def _dialogue(value: Any, key: str, where: str) -> Dialogue:
     """One dialogue of a JSON document: a list of turns, or an object that holds one."""
     if isinstance(value, dict):
-        key = str(value.get("id", key))
+        given = value.get("id")
+        key = key if given is None else str(given)
         value = field(value, "utterances", list, where)
     rows = [(f"{where}, turn {n}", each) for n, each in enumerate(expect(value, list, where), 1)]
     if not rows:
