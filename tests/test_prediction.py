@@ -361,6 +361,11 @@ def test_numbers_of_all_lines_are_no_speakers(number, tmp_path) -> None:
     assert spoken(text, tmp_path) == [[("Ann", "Well: hi"), ("Bob 2", "Oh."), ("Ann", "3: what?")]]
 
 
+def test_a_numbered_line_that_is_no_turn_is_named(tmp_path) -> None:
+    with pytest.raises(ErcBenchError, match=r"line 2: not `Speaker: text` but '\[Door opens\]'"):
+        spoken("1\tAnn: Hi.\n2\t[Door opens]\n3\tBob: Oh.\n", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "speakers"),
     [

@@ -614,7 +614,8 @@ def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
                 by, shown = "its blanks, or by characters that are not seen", ascii
             raise ErcBenchError(
                 f"{turn.where}: the label {shown(name)} differs from {shown(other)} "
-                f"({first[other].where}) by {by}. Write them alike, or say with `labels: […]` that both are meant."
+                f"({first[other].where}) by {by}. Write them alike, or say with `labels: […]` that "
+                "both are meant."
             )
     return LabelSet(tuple(sorted(first)))
 

@@ -279,7 +279,7 @@ def _without_numbers(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """Lines without the numbers that count them (``1<TAB>Ann: …``, ``L1: Ann: …``).
 
     They are left out where every line has one, each is greater than the one before, and turns
-    stand behind all of them. A line that holds its number alone was empty.
+    stand behind most of them. A line that holds its number alone was empty.
     """
     seen = [_INVISIBLE.sub("", line).strip() for _, line in lines]
     found = [match for line in seen if not _TIME.match(line) and (match := _NUMBER.match(line))]
@@ -291,9 +291,8 @@ def _without_numbers(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
         for (n, _), match in zip(lines, found, strict=True)
         if match.end() < len(match.string)
     ]
-    turns = [_parts(_plain(line)) for _, line in bare]
-    all_turns = all(colon and not _no_speaker(who, text) for who, colon, text in turns)
-    return bare if len(bare) > 1 and all_turns else lines
+    is_count = len(bare) > 1 and _most_are_turns([_plain(line) for _, line in bare])
+    return bare if is_count else lines
 
 
 def _most_are_turns(lines: list[str]) -> bool:
