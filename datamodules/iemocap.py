@@ -471,7 +471,7 @@ def _is_copy(folder: Path) -> bool:
 
 
 def _unusable(root: Path) -> str:
-    """What lies near a data folder that is IEMOCAP and can not be read as it is."""
+    """What lies near a data folder that is IEMOCAP and can't be read as it is."""
     for folder in near_by(root, "iemocap"):
         for path in sorted(folder.glob("IEMOCAP*")):
             if path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar", ".zip")):

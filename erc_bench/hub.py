@@ -95,7 +95,7 @@ def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
             (folder / CARD).write_text(model_card(record, repo, source), encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise ErcBenchError(
-                f"What is to be pushed can not be written to {folder}: {error}. Make room, or "
+                f"What is to be pushed can't be written to {folder}: {error}. Make room, or "
                 "name another folder for temporary files with TMPDIR."
             ) from error
         say(f"Uploading {run_name(path)} to {repo} …")

@@ -53,7 +53,7 @@ def test_what_is_no_dialogue_seed_or_folder_is_said(finished, tmp_path) -> None:
     for given, said in (
         ([{"speaker": "Ilse", "text": "Hooray!"}], "Give a list of dialogues"),
         ([], "There is no dialogue"),
-        (str(tmp_path / "talk.txt"), "talk.txt can not be read"),
+        (str(tmp_path / "talk.txt"), "talk.txt can't be read"),
     ):
         with pytest.raises(ErcBenchError, match=said):
             run.predict(given)

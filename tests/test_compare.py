@@ -33,7 +33,7 @@ def test_compare_two_methods(written):
     back = compare_methods(written, "bad", "good", "emorynlp")
     assert back.result.difference == pytest.approx(-found.result.difference)
     same = compare_methods(written, "good", "equal", "meld", preset="paper")
-    assert "can not be told apart" in shown(same)
+    assert "can't be told apart" in shown(same)
 
 
 @pytest.mark.parametrize(("a", "b"), [("good:small", "good"), ("good", "good:small")])

@@ -452,13 +452,13 @@ def test_no_error_is_a_flood(change, answers, elsewhere, capsys) -> None:
 
 
 def test_no_file_a_folder_and_one_that_must_not_be_read(answers, elsewhere, capsys) -> None:
-    assert "nowhere.csv can not be read: No such file" in fails(capsys, *score("nowhere.csv"))
+    assert "nowhere.csv can't be read: No such file" in fails(capsys, *score("nowhere.csv"))
     (elsewhere / "folder").mkdir()
-    assert "folder can not be read: Is a directory" in fails(capsys, *score("folder"))
+    assert "folder can't be read: Is a directory" in fails(capsys, *score("folder"))
     closed = elsewhere / "closed.jsonl"
     closed.touch(mode=0)
     if not os.access(closed, os.R_OK):  # root may read everything
-        assert "closed.jsonl can not be read" in fails(capsys, *score("closed.jsonl"))
+        assert "closed.jsonl can't be read" in fails(capsys, *score("closed.jsonl"))
     else:
         assert "521 ids missing" in fails(capsys, *score("closed.jsonl"))
 

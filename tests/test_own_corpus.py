@@ -413,7 +413,7 @@ def test_a_name_that_is_no_corpus_says_how_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a folder of that name would be a corpus
-    with pytest.raises(ErcBenchError, match=r"no dataset 'mine'.*One of your own.*data new"):
+    with pytest.raises(ErcBenchError, match=r"no corpus 'mine'.*One of your own.*data new"):
         corpus_source("mine")
 
 
@@ -545,6 +545,9 @@ def test_new_says_what_is_wrong_before_anything_is_split(tmp_path: Path, capsys)
         (folder / "corpus.yaml").write_text(sheet.replace("split: part\n", ""))
         with pytest.raises(ErcBenchError, match=message):
             split_corpus(folder, dev=0.2, test=0.2)
+    assert main(["data", "new", str(tmp_path / "MELD"), str(tmp_path / "twice.csv")]) == 2
+    assert "'MELD' is the name of another corpus" in capsys.readouterr().err
+    assert not (tmp_path / "MELD").exists()
 
 
 def test_a_column_that_can_not_be_told_is_asked_for(tmp_path: Path) -> None:
@@ -683,7 +686,7 @@ def test_what_is_exported_comes_back_by_score(folder: Path, tmp_path: Path, caps
 
 def test_a_store_remembers_where_a_corpus_is(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "lb"
-    with pytest.raises(ErcBenchError, match="no dataset 'helpdesk'"):
+    with pytest.raises(ErcBenchError, match="no corpus 'helpdesk'"):
         find_corpus("helpdesk", root)
     remember(root, OwnCorpus(folder))
     assert find_corpus("helpdesk", root).name == "helpdesk"

@@ -458,7 +458,7 @@ def test_line_ends_and_dialogues_a_line(tmp_path) -> None:
 
 
 def test_files_that_can_not_be_read(root: Path, elsewhere: Path, capsys, monkeypatch) -> None:
-    assert "nowhere.json can not be read" in fails(capsys, "predict", "eacl", "nowhere.json")
+    assert "nowhere.json can't be read" in fails(capsys, "predict", "eacl", "nowhere.json")
     (elsewhere / "folder").mkdir()
     assert "no file folder/corpus.yaml" in fails(capsys, "predict", "eacl", "folder")
     Path("d.txt").write_bytes(b"Ann: Hi.\nBob: \xff\n")

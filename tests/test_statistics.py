@@ -583,7 +583,7 @@ def test_coverage_and_size(seeds, corpus):
         assert found.reject == found.miss
         assert found.reject_figure <= 0.13
     elif corpus["seed_sd"] >= 0.1 and corpus.get("d", 280) == 280:
-        # What one seed can not know: these models differ, the methods do not.
+        # What one seed can't know: these models differ, the methods do not.
         assert found.reject > 0.1
 
 

@@ -123,9 +123,9 @@ def npz(path: Path, **arrays) -> None:
 
 ROWS, IDS = np.ones((2, 3), dtype="f4"), np.array(["a", "b"])
 FAULTS = {
-    "gone": (lambda path: None, "can not be read: No such file"),
-    "nonsense": (lambda path: path.write_bytes(b"nonsense"), "can not be read as a file"),
-    "empty": (lambda path: path.write_bytes(b""), "can not be read as a file"),
+    "gone": (lambda path: None, "can't be read: No such file"),
+    "nonsense": (lambda path: path.write_bytes(b"nonsense"), "can't be read as a file"),
+    "empty": (lambda path: path.write_bytes(b""), "can't be read as a file"),
     "no ids": (lambda path: npz(path, vectors=ROWS), "it has no array 'ids'"),
     "no vectors": (lambda path: npz(path, ids=IDS), "it has no array 'vectors'"),
     "objects": (
@@ -173,7 +173,7 @@ def test_safetensors_that_are_no_vectors_are_refused(tmp_path) -> None:
     for tensors, metadata, words in (
         ({"weight": ROWS}, {}, "it has no tensor 'vectors'"),
         ({"vectors": ROWS}, {}, "have no ids"),
-        ({"vectors": ROWS}, {"erc-bench": "{"}, "can not be read as a file"),
+        ({"vectors": ROWS}, {"erc-bench": "{"}, "can't be read as a file"),
     ):
         save_file(tensors, path, metadata)
         with pytest.raises(ErcBenchError, match=words):
@@ -211,7 +211,7 @@ def test_what_can_not_be_encoded_is_said(tiny_encoder, elsewhere, capsys) -> Non
     assert "is a folder" in message(tiny_encoder, "talk.txt", output="folder.npz")
     assert "there is no folder" in message(tiny_encoder, "talk.txt", output="no/v.npz")
     assert "There is no file tlak.txt" in message(tiny_encoder, "tlak.txt")
-    assert "There is no dataset 'melt'" in message(tiny_encoder, "melt")
+    assert "There is no corpus 'melt'" in message(tiny_encoder, "melt")
     missing = message("nobody/nothing", "talk.txt")
     assert "There is no encoder 'nobody/nothing'" in missing
     assert "Nor is there a run" in missing

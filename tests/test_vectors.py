@@ -648,7 +648,7 @@ def test_files_that_do_not_fit_are_one_error(corpus, tmp_path, kind, message) ->
 
 def test_files_that_can_not_be_read_are_one_error(corpus, tmp_path) -> None:
     path = tmp_path / "vectors.pkl"
-    with pytest.raises(ErcBenchError, match="can not be read"):
+    with pytest.raises(ErcBenchError, match="can't be read"):
         read_cosmic(path)
     whole = pickle.dumps(cosmic_parts(corpus, SIZE))
     small = pickle.dumps(np.zeros((3, 2)), protocol=2)

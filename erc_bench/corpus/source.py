@@ -100,7 +100,7 @@ def checksum_of(path: Path, kind: str) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ErcBenchError(f"{path} can not be read: {error.strerror}.") from error
+        raise ErcBenchError(f"{path} can't be read: {error.strerror}.") from error
     if kind == "sha256":
         return f"sha256:{hashlib.sha256(data).hexdigest()}"
     return f"git-blob:{hashlib.sha1(b'blob %d' % len(data) + bytes(1) + data).hexdigest()}"
@@ -136,7 +136,7 @@ def find(file: CorpusFile, data_dir: Path | None) -> FileStatus:
 
 
 def _unreadable(folder: Path, file: CorpusFile) -> str:
-    """What lies near a data folder that is a file of a corpus and can not be read as it is."""
+    """What lies near a data folder that is a file of a corpus and can't be read as it is."""
     wanted = Path(file.path)
     copy = re.compile(
         rf"(?:copy of )?{re.escape(wanted.stem)}(?: ?\(\d+\)| copy)?{re.escape(wanted.suffix)}"
@@ -222,7 +222,7 @@ MOST_ENTRIES = 2000
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, hidden files left out; nothing if it can not be read."""
+    """What is in a folder, sorted, hidden files left out; nothing if it can't be read."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -270,7 +270,7 @@ def download(url: str, target: Path, checksum: str) -> Path:
         os.replace(part, target)
     except OSError as error:
         raise ErcBenchError(
-            f"{target} can not be written: {error.strerror or error}. Make room or set "
+            f"{target} can't be written: {error.strerror or error}. Make room or set "
             "XDG_CACHE_HOME to a folder that can be written to."
         ) from error
     finally:

@@ -35,12 +35,12 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, line ends untouched.
 
     Raises:
-        ErcBenchError: the file can not be read, or a byte is not UTF-8 (names its line).
+        ErcBenchError: the file can't be read, or a byte is not UTF-8 (names its line).
     """
     try:
         return decoded(path.read_bytes(), str(path))
     except OSError as error:
-        raise ErcBenchError(f"{path} can not be read: {error.strerror}.") from error
+        raise ErcBenchError(f"{path} can't be read: {error.strerror}.") from error
 
 
 def read_given(name: str) -> tuple[str, str]:

@@ -53,7 +53,7 @@ from scipy.special import stdtr, stdtrit
 from erc_bench.corpus.conversation import Metric
 from erc_bench.evaluation import NO_ANSWER
 
-# A two-sided sign-flip test over five dialogues can not fall below 5 %, whatever they hold.
+# A two-sided sign-flip test over five dialogues can't fall below 5 %, whatever they hold.
 FEWEST_DIALOGUES = 6
 # Scores are percentages; two that differ by less than this differ by rounding.
 _ROUNDING = 1e-9
@@ -280,7 +280,7 @@ def compare(
         return _inference(a.mean - b.mean, resampled, terms, a, confidence, power, covers)
     common = tuple(seed for seed in a.seeds if seed in b.seeds)
     if not common:
-        raise ValueError("seeds can not be paired: the two have none in common")
+        raise ValueError("seeds can't be paired: the two have none in common")
     i, j = ([x.seeds.index(seed) for seed in common] for x in (a, b))
     values, draws = a.values[i] - b.values[j], a.draws[:, i] - b.draws[:, j]
     terms = [_seed_variance(values, draws, a.freedom)]
@@ -301,7 +301,7 @@ def compare_with_figure(
 
     The interval is ours for new dialogues and new seeds, less the figure. The figure is taken as a
     constant; if ``figure_seeds`` says that it is a mean over so many seeds, their variance is added
-    as if it were ours. A published figure was measured on the same dialogues, which can not be
+    as if it were ours. A published figure was measured on the same dialogues, which can't be
     paired without its predictions: while the two methods' scores rise and fall together over
     dialogues (correlation 0.5 or more), the interval errs on the side of caution. With figure 0
     it is the interval of our own mean.

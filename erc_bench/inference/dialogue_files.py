@@ -523,7 +523,7 @@ _PAIRS = ("()", "[]", "{}", "<>", "\u201c\u201d", "\u00ab\u00bb")
 
 
 def _no_speaker(speaker: str, text: str) -> str:
-    """Why what stands before the first colon of a line can not be a speaker; empty if it can."""
+    """Why what stands before the first colon of a line can't be a speaker; empty if it can."""
     if text.startswith("//") and re.search(r"(?:^|\W)[A-Za-z][A-Za-z0-9+.-]*$", speaker):
         return "the first colon is a URL's"
     if re.search(rf"(?:^|\W){_SCHEMES}$", speaker, re.IGNORECASE) and text[:1].strip():

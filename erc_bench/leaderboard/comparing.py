@@ -72,7 +72,7 @@ class MethodComparison:
             better = self.a if result.difference > 0 else self.b
             text = f"{who} differ: {better.name} is better by {abs(result.difference):.2f} points."
         else:
-            text = f"{who} can not be told apart."
+            text = f"{who} can't be told apart."
         if result.resolvable is not None and result.resolvable < 100:
             least = f"{result.resolvable:.2f}"
             text += (
@@ -155,7 +155,7 @@ def compare_methods(
 
     Raises:
         ErcBenchError: no such record or row, more than one configuration that fits (they are
-            listed), two that were not scored on the same test set, or seeds that can not be
+            listed), two that were not scored on the same test set, or seeds that can't be
             paired.
     """
     everything, skipped = read_runs(root, Cache(root), further)
@@ -165,7 +165,7 @@ def compare_methods(
         corpora = {run.dataset for run in everything} | set(corpus_names())
         if dataset not in corpora:
             raise ErcBenchError(
-                f"There is no dataset {dataset!r}." + did_you_mean(dataset, corpora)
+                f"There is no corpus {dataset!r}." + did_you_mean(dataset, corpora)
             )
         presets = sorted({run.preset for run in everything if run.dataset == dataset})
         if presets:
@@ -266,7 +266,7 @@ def ablations_of(
         )
     if dataset not in corpus_names() and not mine:
         raise ErcBenchError(
-            f"There is no dataset {dataset!r}." + did_you_mean(dataset, corpus_names())
+            f"There is no corpus {dataset!r}." + did_you_mean(dataset, corpus_names())
         )
     found = ablations(mine, {}, resampled)
     if not found:

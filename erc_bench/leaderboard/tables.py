@@ -119,19 +119,20 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
 READING = """\
 **How to read it.**
 
-- The score is weighted-F1 on the test set in percent, or the figure that a corpus is judged by instead. It is
-  the mean over seeds ± the half-width of its 95 % interval over seeds. In brackets: the 95 % interval for new
-  dialogues as well; with one seed, for new dialogues alone.
+- The score is weighted-F1 on the test set in percent, or the figure that a corpus is judged by
+  instead. It is the mean over seeds ± the half-width of its 95 % interval over seeds. In brackets:
+  the 95 % interval for new dialogues as well; with one seed, for new dialogues alone.
 - Every checkpoint is selected on dev. Test is scored once.
-- Methods are compared only within a track: the same corpus, the same encoder weights, and as many trials in the
-  search for each row's settings. Where nothing is said of trials, nobody searched.
-- A rank is 1 + the number of rows that are resolved to be better: bootstrap over dialogues, the same for both
-  methods; seeds of two methods are independent samples; Holm's correction over the track, p ≤ 0.05. Rows that
-  can't be told apart share a rank. A row with one seed, alone, or on another copy of the corpus, takes none.
-- Published figures stand beside ours and are never ranked with them. The column behind says why the two are not
-  the same experiment.
-- Predictions made elsewhere stand in a track of their own and are never ranked: how they were selected is not
-  known."""
+- Methods are compared only within a track: the same corpus, the same encoder weights, and as many
+  trials in the search for each row's settings. Where nothing is said of trials, nobody searched.
+- A rank is 1 + the number of rows that are resolved to be better: bootstrap over dialogues, the
+  same for both methods; seeds of two methods are independent samples; Holm's correction over the
+  track, p ≤ 0.05. Rows that can't be told apart share a rank. A row with one seed, alone, or on
+  another copy of the corpus, takes none.
+- Published figures stand beside ours and are never ranked with them. The column behind says why
+  the two are not the same experiment.
+- Predictions made elsewhere stand in a track of their own and are never ranked: how they were
+  selected is not known."""
 
 
 ABLATIONS = """\

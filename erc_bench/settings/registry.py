@@ -125,7 +125,7 @@ def corpus_source(name: str, others: Sequence[str] = ()) -> CorpusSource:
         return _load(CORPORA, "dataset", name)()
     if not is_own_corpus(name):
         raise ErcBenchError(
-            f"There is no dataset {name!r}.{did_you_mean(name, [*_points(CORPORA), *others])} One "
+            f"There is no corpus {name!r}.{did_you_mean(name, [*_points(CORPORA), *others])} One "
             "of your own is named by its folder (`erc-bench data new` makes one)."
         )
     from erc_bench.corpus.own import OwnCorpus

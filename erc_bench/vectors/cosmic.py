@@ -120,7 +120,7 @@ def read_cosmic(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise ErcBenchError(
-            f"features.path names {path}, which can not be read: {error.strerror}."
+            f"features.path names {path}, which can't be read: {error.strerror}."
         ) from error
     try:
         parts = CosmicUnpickler(data, path).load()
@@ -128,7 +128,7 @@ def read_cosmic(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged pickle raises anything
         raise ErcBenchError(
-            f"{path} can not be read as a pickle of plain data ({type(error).__name__}: {error}). "
+            f"{path} can't be read as a pickle of plain data ({type(error).__name__}: {error}). "
             "It is damaged, or holds something else. Vectors are read from .safetensors, .npz, and "
             "pickles in COSMIC's layout."
         ) from error

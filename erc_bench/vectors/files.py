@@ -112,7 +112,7 @@ def check_output(path: Path, force: bool) -> None:
         raise ErcBenchError(f"{path} {what}. Give another name, or replace a file with --force.")
     if not path.absolute().parent.is_dir():
         raise ErcBenchError(
-            f"{path} can not be written: there is no folder {path.absolute().parent}. Make it, or "
+            f"{path} can't be written: there is no folder {path.absolute().parent}. Make it, or "
             "give another name."
         )
     try:
@@ -125,7 +125,7 @@ def check_output(path: Path, force: bool) -> None:
 
 def _unwritable(path: Path, error: OSError) -> ErcBenchError:
     return ErcBenchError(
-        f"{path} can not be written: {error.strerror or error}. Make room, check the permissions, "
+        f"{path} can't be written: {error.strerror or error}. Make room, check the permissions, "
         "or give another name."
     )
 
@@ -220,13 +220,13 @@ def read_vectors(path: Path) -> VectorFile:
         texts = [str(text) for text in heading.pop("texts", [])]
     except OSError as error:
         raise ErcBenchError(
-            f"features.path names {path}, which can not be read: {error.strerror or error}."
+            f"features.path names {path}, which can't be read: {error.strerror or error}."
         ) from error
     except _UnfitError as error:
         raise ErcBenchError(f"{path} is no file of utterance vectors: {error}.") from None
     except Exception as error:  # a damaged file raises anything
         raise ErcBenchError(
-            f"{path} can not be read as a file of utterance vectors ({type(error).__name__}: "
+            f"{path} can't be read as a file of utterance vectors ({type(error).__name__}: "
             f"{error}). It is damaged, or holds something else; make it anew."
         ) from error
     form = heading.get("form", FORM)

@@ -156,7 +156,7 @@ def utterance_vectors(
         if error.errno not in UNWRITABLE:
             raise
         raise ErcBenchError(
-            f"{error.filename or folder} can not be written: {error.strerror or error}. Make room "
+            f"{error.filename or folder} can't be written: {error.strerror or error}. Make room "
             "or set XDG_CACHE_HOME to a folder that can be written to."
         ) from error
     present = torch.ones(len(vectors), dtype=torch.bool)

@@ -390,7 +390,7 @@ def test_a_copy_that_is_not_complete_is_not_official(tmp_path):
 
 def test_missing_ratings_are_named(tmp_path):
     broken_release(tmp_path, "EmoEvaluation", lambda b: b).unlink()
-    with pytest.raises(ErcBenchError, match=r"EmoEvaluation/Ses02F_impro02\.txt can not be read"):
+    with pytest.raises(ErcBenchError, match=r"EmoEvaluation/Ses02F_impro02\.txt can't be read"):
         IEMOCAP().load(tmp_path)
 
 
