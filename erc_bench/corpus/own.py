@@ -27,7 +27,7 @@ from typing import Any
 from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Metric, Utterance
 from erc_bench.corpus.release import lost_characters
 from erc_bench.corpus.source import CorpusSource, caution
-from erc_bench.corpus.text_files import MISSING, csv_table, read_text, whole_number
+from erc_bench.corpus.text_files import MISSING, csv_table, parse_yaml, read_text, whole_number
 from erc_bench.corpus.turn_files import (
     DIALOGUE,
     NUMBER,
@@ -113,7 +113,7 @@ class OwnCorpus(CorpusSource):
     def __init__(self, given: Path) -> None:
         self.path = sheet_of(given)
         self.folder = self.path.parent
-        sheet, self._lines = read_sheet(self.path)
+        sheet, self._lines = parse_yaml(read_text(self.path), str(self.path))
         self._check_keys(sheet)
         self.sheet = sheet
         self.name = self._text("name")
@@ -448,44 +448,6 @@ class OwnCorpus(CorpusSource):
             of.get("id", ""),
             number,
         )
-
-
-def read_sheet(path: Path) -> tuple[dict[str, Any], dict[Any, int]]:
-    """A YAML mapping, and the line of each of its keys.
-
-    Raises:
-        ErcBenchError: it is none; its line is named.
-    """
-    import yaml
-
-    text = read_text(path)
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        sheet = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ErcBenchError(f"{path}{line}: not valid YAML ({reason}).") from error
-    if not isinstance(sheet, dict) or not isinstance(tree, yaml.MappingNode):
-        raise ErcBenchError(f"{path}: it must be a mapping, `name: …`, `file: …` and so on.")
-    for _, inner in tree.value:
-        if isinstance(inner, yaml.MappingNode):  # columns, splits
-            _lines_of_keys(inner, path)
-    return sheet, _lines_of_keys(tree, path)
-
-
-def _lines_of_keys(mapping: Any, path: Path) -> dict[Any, int]:
-    """The line of each key of a mapping as YAML has it."""
-    lines: dict[Any, int] = {}
-    for key, _ in mapping.value:
-        if key.value in lines:
-            raise ErcBenchError(
-                f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} stands twice, "
-                f"first in line {lines[key.value]}."
-            )
-        lines[key.value] = key.start_mark.line + 1
-    return lines
 
 
 def split_named(text: str, where: str) -> str:

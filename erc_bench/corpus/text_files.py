@@ -296,3 +296,41 @@ def field(record: Any, key: str, kind: type[T], where: str) -> T:
     if key not in expect(record, dict, where):
         raise ErcBenchError(f"{where}: JSON of the wrong shape, no {key!r} among {listed(record)}.")
     return expect(record[key], kind, f"{where}, {key!r}")
+
+
+def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Any, int]]:
+    """A YAML mapping that errors call by its name, and the line of each of its keys.
+
+    Raises:
+        ErcBenchError: it is none, or a key stands twice; its line is named.
+    """
+    import yaml
+
+    try:
+        loader = yaml.SafeLoader(text)
+        tree = loader.get_single_node()
+        sheet = None if tree is None else loader.construct_document(tree)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ErcBenchError(f"{name}{line}: not valid YAML ({reason}).") from error
+    if tree is None or not isinstance(sheet, dict):
+        raise ErcBenchError(f"{name}: it must be a mapping, `name: …`, and so on.")
+    for _, inner in tree.value:
+        if isinstance(inner, yaml.MappingNode):
+            _lines_of_keys(inner, name)
+    return sheet, _lines_of_keys(tree, name)
+
+
+def _lines_of_keys(mapping: Any, name: str) -> dict[Any, int]:
+    """The line of each key of a mapping as YAML has it."""
+    lines: dict[Any, int] = {}
+    for key, _ in mapping.value:
+        if key.value in lines:
+            raise ErcBenchError(
+                f"{name}, line {key.start_mark.line + 1}: the key {key.value!r} stands twice, "
+                f"first in line {lines[key.value]}."
+            )
+        lines[key.value] = key.start_mark.line + 1
+    return lines

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from erc_bench.corpus.text_files import decoded, parse_yaml
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.settings.experiment import Experiment
 from erc_bench.settings.presets import memory_gib, presets
@@ -113,20 +114,14 @@ def parse_resources(given: Sequence[str], engines: Sequence[str]) -> Resources:
 
 
 def _sheet(path: Path) -> Mapping[str, Any]:
-    import yaml
-
     try:
-        sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = decoded(path.read_bytes(), str(path))
     except OSError as error:
         raise ErcBenchError(
             f"--resources {path} is neither key=value nor a file that can be read "
             f"({error.strerror}). Give for example gpus=1 minutes=240, or the name of a YAML file."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ErcBenchError(f"{path} is not valid YAML: {error}.") from error
-    if not isinstance(sheet, dict):
-        raise ErcBenchError(f"{path} must be a mapping, with keys such as {', '.join(NUMBERS)}.")
-    return sheet
+    return parse_yaml(text, str(path))[0]
 
 
 def _with(found: Resources, key: str, value: Any, engines: Sequence[str], where: str) -> Resources:

@@ -164,9 +164,7 @@ def compare_methods(
     if not runs:
         corpora = {run.dataset for run in everything} | set(corpus_names())
         if dataset not in corpora:
-            raise ErcBenchError(
-                f"There is no corpus {dataset!r}." + did_you_mean(dataset, corpora)
-            )
+            raise ErcBenchError(f"There is no corpus {dataset!r}." + did_you_mean(dataset, corpora))
         presets = sorted({run.preset for run in everything if run.dataset == dataset})
         if presets:
             raise ErcBenchError(

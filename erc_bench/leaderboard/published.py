@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erc_bench.corpus.conversation import FIGURES, Metric
+from erc_bench.corpus.text_files import parse_yaml, read_text
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.settings.registry import corpus_metric
 
@@ -121,16 +122,11 @@ def read_published(root: Path) -> Published:
     Raises:
         ErcBenchError: not YAML, an unknown key (the nearest is named), or a value that is none.
     """
-    import yaml
-
     path = root / "published.yaml"
     if not path.is_file():
         path = Path(str(resources.files("erc_bench.published"))) / "published.yaml"
-    try:
-        sheet = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ErcBenchError(f"{path} can't be read as YAML: {error}.") from error
-    if not isinstance(sheet, dict) or not all(isinstance(v, dict) for v in sheet.values()):
+    sheet, _ = parse_yaml(read_text(path), str(path))
+    if not all(isinstance(v, dict) for v in sheet.values()):
         raise ErcBenchError(f"{path} must be a mapping with the keys corpora and papers.")
     _known(sheet, ("corpora", "papers"), str(path))
     corpora = {}

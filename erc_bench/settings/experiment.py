@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from erc_bench.corpus.conversation import Metric
+from erc_bench.corpus.text_files import parse_yaml
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.method.config import MethodConfig, default_of, is_added_later, is_unhashed
 from erc_bench.settings.presets import default_preset, presets
@@ -112,15 +113,10 @@ def method_sheet(method: str) -> dict[str, Any]:
 
 @cache
 def _sheet(path: Path, text: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        sheet = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ErcBenchError(f"{path} is not valid YAML: {error}.") from error
+    sheet, _ = parse_yaml(text, str(path))
     about = ("title", "paper", "family", "context", "trains", "gpu_memory_gib")
     known = (*about, "defaults", "corpora", "presets", "variants", "space")
-    if not isinstance(sheet, dict) or "title" not in sheet:
+    if "title" not in sheet:
         raise ErcBenchError(f"{path} must be a mapping with the keys {', '.join(known)}.")
     for key in sheet:
         if key not in known:
