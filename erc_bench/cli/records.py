@@ -45,7 +45,7 @@ def leaderboard(
         check: Exit with 1 if what is on disk is stale or a record is skipped.
         latex: Print the table a paper needs.
         site: Write the page, and one for every run, into this folder.
-        bib: Print the BibTeX entries that the table of --latex cites.
+        bib: Print the BibTeX entries of all published rows, those that --latex cites among them.
         with_records: Other folders whose records are read as well.
     """
     from erc_bench import leaderboard as board

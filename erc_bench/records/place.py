@@ -264,7 +264,7 @@ def model_file(path: Path, record: Record) -> Path:
     if record.external:
         raise ErcBenchError(
             f"{record.method!r} was predicted elsewhere and only its predictions are on record: "
-            "there is no model to predict with."
+            "there is no model."
         )
     folders = path.absolute().parents
     if len(folders) < 4 or folders[2].name != "records":
