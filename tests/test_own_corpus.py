@@ -396,6 +396,10 @@ MISTAKES = {
     ),
     "labels that are none": (sheet("label: emotion, id", "label"), "'msg_id' holds 48 differ"),
     "not split": (sheet("split: part\n", ""), r"not split.*erc-bench data split"),
+    "a lost file of splits": (
+        sheet("split: part", "split_file: splits.csv"),
+        r"line \d+: there is no .*splits\.csv\. Split the corpus again: `erc-bench data split",
+    ),
     "a name that is taken": (sheet("helpdesk", "meld"), "'meld' is the name of another corpus"),
     "a name that is no folder's": (sheet("helpdesk", "a/b"), r"line 1: 'a/b' can't be a corpus's"),
 }

@@ -414,7 +414,14 @@ class OwnCorpus(CorpusSource):
         """The split of each dialogue as the file of splits says it; None without such a file."""
         if "split_file" not in self.sheet:
             return None
-        return read_split_file(self.folder / self._text("split_file"))
+        path = self.folder / self._text("split_file")
+        if not path.exists():
+            raise self._wrong(
+                "split_file",
+                f"there is no {path}. Split the corpus again: "
+                f"`erc-bench data split {shlex.quote(str(self.folder))} --force …`",
+            )
+        return read_split_file(path)
 
     def _turn(self, row: Row, split: str | None, assigned: Mapping[str, str] | None) -> Turn:
         where, fields = row
