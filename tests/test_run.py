@@ -1,6 +1,9 @@
 """A run from configuration to record: seeds, selection, resumption, what is left behind."""
 
+import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
 import signal
@@ -10,6 +13,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -597,3 +601,33 @@ def test_attention_of_a_training_in_bfloat16_multiplies_in_it(quick, tmp_path: P
     with Products() as products:
         run(quick("precision=bfloat16", "epochs=1", "stage2_epochs=0"), tmp_path)
     assert products.types == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "said"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            ErcBenchError,
+            "written: No space left. Make room",
+        ),
+    ],
+)
+def test_what_stops_the_writing_of_a_checkpoint_is_not_taken_for_something_else(
+    inside: BaseException, outside: type[BaseException], said: str, tmp_path: Path, monkeypatch
+) -> None:
+    """torch reports all of it as one error of its own."""
+
+    class Stopped(io.BytesIO):
+        writes = 0
+
+        def write(self, data: Any) -> int:
+            self.writes += 1
+            if self.writes == 3:
+                raise inside
+            return super().write(data)
+
+    monkeypatch.setattr(checkpoints, "whole_file", lambda *_: contextlib.nullcontext(Stopped()))
+    with pytest.raises(outside, match=said):
+        checkpoints.save_whole({"weights": torch.zeros(9999)}, tmp_path / "last.ckpt")

@@ -86,5 +86,10 @@ def save_whole(checkpoint: Any, path: Path) -> None:
     except RuntimeError as error:  # how torch reports a write that failed
         if type(error) is not RuntimeError:  # but this is the GPU's
             raise
+        inside = error.__context__  # what happened in Python while torch wrote
+        if isinstance(inside, KeyboardInterrupt):
+            raise inside from None
+        if isinstance(inside, OSError):
+            raise cannot_write(path, inside) from error
         reason = f"most likely the disk is full ({str(error).splitlines()[0]})"
         raise cannot_write(path, OSError(errno.ENOSPC, reason)) from error
