@@ -82,7 +82,7 @@ def test_what_is_judged_otherwise_is_not_compared() -> None:
     [
         ("weigted_f1", "Did you mean 'weighted_f1'"),
         ("micro_f1", "micro_f1 without LABEL"),
-        ("accuracy without calm", "there alone"),
+        ("accuracy without calm", "The others leave no label out"),
         ("micro_f1 without clam", "Did you mean 'calm'"),
     ],
 )

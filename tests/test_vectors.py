@@ -665,7 +665,7 @@ def test_vectors_without_differences_are_refused_and_zeros_are_said(
     corpus, tmp_path, capsys
 ) -> None:
     ids = [turn.id for turn in turns_of(corpus)]
-    rows = np.random.default_rng(0).integers(1, 9, (len(ids), SIZE))  # integers are numbers too
+    rows = np.random.default_rng(0).normal(size=(len(ids), SIZE))
     rows[2] = 0
     config = FeatureConfig(path=str(tmp_path / "vectors.npz"))
     np.savez(config.path, vectors=rows, ids=ids)

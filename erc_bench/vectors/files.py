@@ -232,10 +232,10 @@ def read_vectors(path: Path) -> VectorFile:
     form = heading.get("form", FORM)
     if not isinstance(form, int) or form > FORM:
         raise ErcBenchError(f"{path} was written by a newer erc-bench (form {form}). Upgrade.")
-    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or len(vectors) != len(ids) or not ids:
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(vectors) != len(ids) or not ids:
         raise ErcBenchError(
             f"{path} is no file of utterance vectors: it has {len(ids)} ids, and vectors of the "
-            f"shape {vectors.shape} and type {vectors.dtype}, not numbers (ids, d)."
+            f"shape {vectors.shape} and type {vectors.dtype}, not floating-point numbers (ids, d)."
         )
     vectors = vectors.astype(np.float32)
     if not np.isfinite(vectors).all():
