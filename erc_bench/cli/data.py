@@ -87,11 +87,9 @@ def new(
     """
     from erc_bench.corpus.making import new_corpus
     from erc_bench.corpus.report import sizes
-    from erc_bench.settings.registry import corpus_names
+    from erc_bench.settings.registry import refuse_taken
 
-    called = name or folder.absolute().name
-    if called.lower() in corpus_names():
-        raise ErcBenchError(f"{called!r} is the name of another corpus. Give yours one by --name.")
+    refuse_taken(name or folder.absolute().name, folder)
     given = {}
     for text in columns:
         role, equals, column = text.partition("=")

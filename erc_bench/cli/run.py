@@ -23,7 +23,7 @@ from erc_bench.cli.common import (
     Whole,
 )
 from erc_bench.errors import ErcBenchError, listed
-from erc_bench.progress import duration
+from erc_bench.progress import duration, say_once
 from erc_bench.settings.presets import default_preset
 
 if TYPE_CHECKING:
@@ -175,16 +175,12 @@ def grid_options(
 
     needs = parse_resources(resources, executor_names())
     options: dict[str, Any] = {"workers": jobs, "resources": needs, "retries": retries}
-    unused = [
-        *(
-            name
-            for name in ("gpus", "memory_gib", "minutes")
-            if executor == "local" and getattr(needs, name) is not None
-        ),
-        *(f"{e}.{key}" for e in needs.options if e != executor for key in needs.of(e)),
-    ]
-    if unused:
-        common.complain(f"note: the executor {executor} does not use {', '.join(unused)}.")
+    unused = [f"{e}.{key}" for e in needs.options if e != executor for key in needs.of(e)]
+    if executor == "local":
+        asked = ("gpus", "memory_gib", "minutes")
+        unused = [name for name in asked if getattr(needs, name) is not None] + unused
+    if unused:  # a search asks twice, for its trials and its seeds
+        say_once(f"Note: the executor {executor} does not use {', '.join(unused)}.")
     made = make_executor(executor, needs.of(executor))  # which refuses options it does not know
     if executor != "local":
         options["executor"] = made

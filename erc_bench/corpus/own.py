@@ -245,8 +245,7 @@ class OwnCorpus(CorpusSource):
         if assigned is not None and (unmet := assigned.keys() - {turn.dialogue for turn in turns}):
             raise ErcBenchError(
                 f"{self.folder / self._text('split_file')} names {len(unmet)} dialogues that the "
-                f"corpus does not have, {quoted(min(unmet))} for example. Split the corpus again: "
-                f"`erc-bench data split {shlex.quote(str(self.folder))} --force …`."
+                f"corpus does not have, {quoted(min(unmet))} for example. {self._split_again}."
             )
         return turns
 
@@ -277,6 +276,11 @@ class OwnCorpus(CorpusSource):
         for key, needs in (("revision", "hf"), ("config", "hf")):
             if key in sheet and needs not in sheet:
                 raise self._wrong(key, f"{key} is of a data set of Hugging Face's, {needs}")
+
+    @property
+    def _split_again(self) -> str:
+        folder = shlex.quote(str(self.folder))
+        return f"Split the corpus again: `erc-bench data split {folder} --force …`"
 
     def _wrong(self, key: Any, what: str) -> ErcBenchError:
         line = self._lines.get(key)
@@ -416,11 +420,7 @@ class OwnCorpus(CorpusSource):
             return None
         path = self.folder / self._text("split_file")
         if not path.exists():
-            raise self._wrong(
-                "split_file",
-                f"there is no {path}. Split the corpus again: "
-                f"`erc-bench data split {shlex.quote(str(self.folder))} --force …`",
-            )
+            raise self._wrong("split_file", f"there is no {path}. {self._split_again}")
         return read_split_file(path)
 
     def _turn(self, row: Row, split: str | None, assigned: Mapping[str, str] | None) -> Turn:
@@ -439,8 +439,7 @@ class OwnCorpus(CorpusSource):
             if split is None:
                 raise ErcBenchError(
                     f"{where}: the dialogue {quoted(of['dialogue'])} is not in "
-                    f"{self.folder / self._text('split_file')}. Split the corpus again: "
-                    f"`erc-bench data split {shlex.quote(str(self.folder))} --force …`."
+                    f"{self.folder / self._text('split_file')}. {self._split_again}."
                 )
         elif "split" in self.sheet:
             split = split_named(text_at(fields, self._text("split"), where), where)

@@ -124,6 +124,12 @@ def curves(shown: Shown) -> Figure:
     return figure
 
 
+def _sign(i: int) -> dict[str, Any]:
+    """A colour and a marker, another pair for each of the first 64."""
+    n = len(COLOURS)
+    return {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % len(MARKERS)]}
+
+
 def _curve(axes: Axes, configuration: Configuration, name: str, i: int) -> None:
     colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
     series = []
@@ -251,9 +257,7 @@ def parts_of_test(shown: Shown) -> Figure:
         shift = 0.5 * ((i + 0.5) / len(with_facts) - 0.5)
         axes.plot(
             list(own.values()), [place[name] + shift for name in own], linestyle="none",
-            marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], markersize=4.5,
-            color=COLOURS[i % len(COLOURS)],
-            alpha=0.9, label=each.name,
+            **_sign(i), markersize=4.5, alpha=0.9, label=each.name,
         )  # fmt: skip
     axes.set_yticks(list(place.values()), [part_in_words(*name) for name in names])
     axes.set_ylim(bottom + 0.7, -0.7)
@@ -303,8 +307,8 @@ def trials(title: str, groups: Sequence[SearchGroup]) -> Figure:
         rows = [row for row in group.rows if row.best is not None]
         for i, row in enumerate(rows):
             axes.plot(
-                range(1, row.trials + 1), row.expected, color=COLOURS[i % len(COLOURS)],
-                linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], markersize=3.5,
+                range(1, row.trials + 1), row.expected, **_sign(i),
+                linestyle=DASHES[i % len(DASHES)], markersize=3.5,
                 label=" ".join([row.title, *row.fixed]),
             )  # fmt: skip
         axes.set_xlabel("Number of trials")
@@ -324,10 +328,8 @@ def vectors(made: VectorMap) -> Figure:
     axes = figure.subplots()
     for c, name in enumerate(made.labels):
         mine = made.points[made.gold == c]
-        colour = COLOURS[c % len(COLOURS)]
-        marker = MARKERS[c % len(MARKERS)]
-        axes.scatter(mine[:, 0], mine[:, 1], s=7, color=colour, alpha=0.55, linewidths=0,
-                     label=name, marker=marker, rasterized=True)  # fmt: skip
+        axes.scatter(mine[:, 0], mine[:, 1], s=7, **_sign(c), alpha=0.55, linewidths=0,
+                     label=name, rasterized=True)  # fmt: skip
     for c, (x, y) in enumerate([] if made.anchors is None else made.anchors):
         axes.plot([x], [y], "*", color=COLOURS[c % len(COLOURS)], markersize=15,
                   markeredgecolor="white", markeredgewidth=1.2, zorder=3)  # fmt: skip

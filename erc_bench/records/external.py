@@ -92,8 +92,9 @@ def score(
     path = _place(root, dataset, name, seed, published)
     described = {"context": context, "encoder": encoder}
     text, called = read_given(predictions)
+    others = _other_seeds(path, name) if "test" in splits else {}
     if "test" in splits:
-        _check_free(path, name, described, force)
+        _check_free(path, name, described, others, force)
     corpus = source.load(data_dir)
     ids = [u.id for split in corpus.contents.values() for d in split for u in d.utterances]
     file = read_predictions(text, called, corpus.labels, ids, column)
@@ -108,8 +109,8 @@ def score(
         )
     notes = (
         *(f"{called}: {note}" for note in file.notes),
-        *_remarks(held, given, called),
-        *_same_as_another(path, name, held),
+        *_remarks(perfect, given, called),
+        *_same_as_another(others, held),
     )
     metrics = {split: _metrics(predictions, corpus) for split, predictions in held.items()}
     if "test" not in splits:
@@ -165,15 +166,27 @@ def _hash(name: str) -> str:
     return hashlib.sha256(f"external {name}".encode()).hexdigest()[:12]
 
 
-def _check_free(path: Path, name: str, described: Mapping[str, str], force: bool) -> None:
+def _other_seeds(path: Path, name: str) -> dict[Path, Record]:
+    """The records of the same name with another seed."""
+    stored = sorted(path.parent.glob(f"{_hash(name)}-seed*.json"))
+    return {other: read_record(other) for other in stored if other != path}
+
+
+def _check_free(
+    path: Path,
+    name: str,
+    described: Mapping[str, str],
+    others: Mapping[Path, Record],
+    force: bool,
+) -> None:
     """A seed of a name is stored once, and all of them are described alike."""
     if path.exists() and not force:
         raise ErcBenchError(
             f"{name!r} was stored with this seed before: {path}. --force replaces it; another run "
             "of the same thing has another --seed, and another thing another --name."
         )
-    for other in sorted(path.parent.glob(f"{_hash(name)}-seed*.json")):
-        if other != path and read_record(other).config != described:
+    for other, record in others.items():
+        if record.config != described:
             raise ErcBenchError(
                 f"{other} was stored as {name!r} with another --context or --encoder. Describe all "
                 "its seeds alike, or give another --name."
@@ -249,16 +262,13 @@ def _class_or_none(prediction: Prediction, labels: LabelSet) -> int:
     return found
 
 
-def _remarks(
-    held: Mapping[str, Predictions], given: Sequence[Prediction], name: str
-) -> Iterator[str]:
-    """What may be an oversight in predictions that fit."""
-    for split, predictions in held.items():
-        if predictions.predicted == predictions.gold:
-            yield (
-                f"{name}: every label on {split} is the gold one. If the column holds the gold "
-                "labels, give the predictions: --column says where they are"
-            )
+def _remarks(perfect: Sequence[str], given: Sequence[Prediction], name: str) -> Iterator[str]:
+    """What may be an oversight in predictions that fit; of ``perfect`` splits all are gold."""
+    for split in perfect:
+        yield (
+            f"{name}: every label on {split} is the gold one. If the column holds the gold "
+            "labels, give the predictions: --column says where they are"
+        )
     unanswered = [p for p in given if not p.label]
     if unanswered:
         yield (
@@ -267,16 +277,16 @@ def _remarks(
         )
 
 
-def _same_as_another(path: Path, name: str, held: Mapping[str, Predictions]) -> Iterator[str]:
+def _same_as_another(
+    others: Mapping[Path, Record], held: Mapping[str, Predictions]
+) -> Iterator[str]:
     """Whether another seed has the same predictions on test."""
-    for other in sorted(path.parent.glob(f"{_hash(name)}-seed*.json")):
-        if other != path and "test" in held:
-            stored = read_record(other)
-            if stored.predictions.test.predicted == held["test"].predicted:
-                yield (
-                    f"the predictions on test are those of seed {stored.seed} ({other}). Seeds are "
-                    "runs of their own: one file stored twice makes their spread too small"
-                )
+    for other, record in others.items():
+        if record.predictions.test.predicted == held["test"].predicted:
+            yield (
+                f"the predictions on test are those of seed {record.seed} ({other}). Seeds are "
+                "runs of their own: one file stored twice makes their spread too small"
+            )
 
 
 def _wrong_ids(

@@ -140,10 +140,9 @@ def find_record(root: Path, run: str, *, untested: bool = False) -> Path:
         return fetch_record(run)
     if os.path.isfile(run):
         return Path(run)
-    stored = {run_name(path): path for path in record_files(root)}
-    of_dev = {run_name(path): path for path in untested_files(root)}
+    stored = _by_name(record_files(root))
     if untested:
-        stored = of_dev | stored
+        stored = _by_name(untested_files(root)) | stored
     if not run.strip("/ "):
         raise ErcBenchError("Which run? Name a record, or a part of method/dataset/hash/seedK.")
     meant = _meant(run, stored)
@@ -154,12 +153,17 @@ def find_record(root: Path, run: str, *, untested: bool = False) -> Path:
         raise ErcBenchError(
             f"{run!r} can mean several runs; say more of its name: {_listed(shown, len(meant))}."
         )
+    of_dev = _by_name(untested_files(root))
     if meant := _meant(run, of_dev):
         raise ErcBenchError(
             f"{run!r} has not scored test, so it is no record ({of_dev[meant[0]]}). The command "
             "that made it scores test if --no-test is left out."
         )
     raise _not_found(root, run, stored)
+
+
+def _by_name(files: Iterable[Path]) -> dict[str, Path]:
+    return {run_name(path): path for path in files}
 
 
 def _not_found(root: Path, run: str, stored: Mapping[str, Path]) -> ErcBenchError:

@@ -131,11 +131,14 @@ def corpus_source(name: str, others: Sequence[str] = ()) -> CorpusSource:
     from erc_bench.corpus.own import OwnCorpus
 
     source = OwnCorpus(Path(name))
-    if source.name.lower() in _points(CORPORA):
-        raise ErcBenchError(
-            f"{source.path}: {source.name!r} is the name of another corpus. Give yours another."
-        )
+    refuse_taken(source.name, source.path)
     return source
+
+
+def refuse_taken(name: str, where: Path) -> None:
+    """Refuse a name for a corpus of one's own that a registered one has."""
+    if name.lower() in _points(CORPORA):
+        raise ErcBenchError(f"{where}: {name!r} is the name of another corpus. Give yours another.")
 
 
 def is_own_corpus(name: str) -> bool:
