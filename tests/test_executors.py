@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -30,6 +32,7 @@ from erc_bench.execution.jobs import (
     read_job,
 )
 from erc_bench.execution.resources import Resources, parse_resources
+from erc_bench.execution.slurm import SCRIPT
 from erc_bench.execution.status import print_status
 from erc_bench.execution.worker import STOPPED, UNSEEN
 from erc_bench.settings.experiment import Experiment, Tuned, resolve
@@ -391,3 +394,40 @@ def test_slurm_that_is_not_here_is_one_paragraph(tmp_path: Path, monkeypatch) ->
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ErcBenchError, match="no `sbatch` here"):
         make_executor("slurm", {})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script of Unix")
+@pytest.mark.parametrize(
+    ("setup", "worker", "warn", "status", "requeued"),
+    [
+        ("touch ready; sleep 0.5", "exit 0", True, STOPPED, True),
+        ("", "touch ready; exec sleep 60", True, STOPPED, True),
+        ("", f"trap 'exit {STOPPED}' USR1; touch ready; sleep 2 & wait", True, STOPPED, True),
+        ("", "trap '' USR1; touch ready; sleep 0.5; exit 0", True, 0, False),
+        ("", "exit 1", False, 1, False),
+        ("", f"exit {STOPPED}", False, STOPPED, False),
+    ],
+    ids=["in-setup", "not-yet-listening", "listening", "ends-by-itself", "fails", "preempted"],
+)
+@pytest.mark.parametrize("restarts", [0, 2])
+def test_a_job_of_slurm_that_is_warned_is_queued_again(
+    tmp_path: Path, setup: str, worker: str, warn: bool, status: int, requeued: bool, restarts: int
+) -> None:
+    """Whenever the warning comes; but no more often than was asked for."""
+    for name, text in {"scontrol": 'echo "$@" > requeued', "worker": worker}.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/bash\n{text}\n")
+        program.chmod(0o755)
+    script = SCRIPT.format(setup=setup, worker="./worker", sent="job", stopped=STOPPED, retries=2)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    names = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    given = {**os.environ, **names, "PATH": path, "SLURM_RESTART_COUNT": str(restarts)}
+    job = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=given)
+    if warn:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        job.send_signal(signal.SIGUSR1)
+    assert job.wait(30) == status
+    told = tmp_path / "requeued"
+    assert told.exists() == (requeued and restarts < 2)
+    assert not told.exists() or told.read_text() == "requeue 7_3\n"

@@ -55,17 +55,24 @@ OVER = {
 """States in which it is not."""
 
 SCRIPT = """#!/bin/bash
-{setup}
 warned=
-trap 'warned=1; kill -USR1 $worker 2>/dev/null' USR1
-trap 'kill -TERM $worker 2>/dev/null' TERM
-{worker} {sent}-"$SLURM_ARRAY_TASK_ID".json &
-worker=$!
-while true; do
-    wait $worker
-    status=$?
-    kill -0 $worker 2>/dev/null || break
-done
+worker=
+trap 'warned=1; [ -z "$worker" ] || kill -USR1 $worker 2>/dev/null' USR1
+{setup}
+status={stopped}
+if [ -z "$warned" ]; then
+    {worker} {sent}-"$SLURM_ARRAY_TASK_ID".json &
+    worker=$!
+    [ -z "$warned" ] || kill -USR1 $worker
+    trap 'kill -TERM $worker 2>/dev/null' TERM
+    while true; do
+        wait $worker
+        status=$?
+        kill -0 $worker 2>/dev/null || break
+    done
+    # A worker in its first second dies of the warning: it was stopped all the same.
+    [ -n "$warned" ] && [ $status = $((128 + $(kill -l USR1))) ] && status={stopped}
+fi
 # It was told that its time is nearly over, and stopped after the last epoch that ended.
 if [ -n "$warned" ] && [ $status = {stopped} ] \\
         && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]; then
