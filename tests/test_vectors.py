@@ -21,8 +21,10 @@ from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.encoders.loading import load_encoder, load_tokenizer
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import cache_folder
+from erc_bench.method.data import ErcDataModule
 from erc_bench.training.train import train
 from erc_bench.vectors import (
+    OF_A_FILE,
     FeatureConfig,
     Vectors,
     fine_tuning,
@@ -31,6 +33,7 @@ from erc_bench.vectors import (
     vectors_identity,
 )
 from erc_bench.vectors.cosmic import CosmicUnpickler, as_array, match, read_cosmic
+from methods.dag_erc import DAGERC, DAGERCConfig
 
 SIZE = 8
 
@@ -124,6 +127,28 @@ def test_a_frozen_encoder_is_read_as_it_is_and_needs_no_train_split(
     # The weights of a run that read a frozen encoder name it too.
     again = utterance_vectors(new, tiny_encoder, frozen, key=made.key)
     assert_states_of(Path(tiny_encoder), new, again)
+
+
+def test_every_seed_may_fine_tune_an_encoder_of_its_own(corpus, tiny_encoder, own_cache) -> None:
+    config = DAGERCConfig(encoder=tiny_encoder, features=settings(epochs=1, seed=3, per_seed=True))
+    made = {}
+    for seed in (1, 2):
+        made[seed] = DAGERC(config, corpus.labels)
+        made[seed].prepare(ErcDataModule(corpus, made[seed], seed=seed))
+    given = utterance_vectors(corpus, tiny_encoder, settings(epochs=1, seed=3 + 2))
+    assert torch.equal(made[2].features, given.vectors)
+    assert bytes(made[2].encoder_key.tolist()) == given.key
+    own = made[1].features
+    assert not torch.equal(own, made[2].features)
+    # Trained weights read their own encoder, whatever the seed of those who use them.
+    made[1].prepare(ErcDataModule(corpus, made[1], seed=2))
+    assert torch.equal(made[1].features, own)
+
+
+@pytest.mark.parametrize("other", [{"epochs": 0}, {"path": "vectors.npz"}])
+def test_without_a_fine_tuning_no_seed_has_its_own(other) -> None:
+    with pytest.raises(ErcBenchError, match="per_seed=true every seed fine-tunes"):
+        settings(per_seed=True, **other)
 
 
 def test_they_are_made_once_for_all_seeds(corpus, tiny_encoder, own_cache, capsys) -> None:
@@ -223,7 +248,7 @@ CHANGED = {
 
 
 def test_every_setting_is_either_of_a_file_or_changes_the_vectors() -> None:
-    assert {*CHANGED, "path", "layer", "size"} == set(FeatureConfig.__dataclass_fields__)
+    assert {*CHANGED, *OF_A_FILE, "per_seed"} == set(FeatureConfig.__dataclass_fields__)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,7 @@ from erc_bench.records.store import find_record, is_run, read_record, run_name
 from erc_bench.settings.experiment import with_overrides
 from erc_bench.settings.registry import corpus_names, method_class
 from erc_bench.training.frameworks import quiet_frameworks
-from erc_bench.vectors import Encoded, FeatureConfig, utterance_vectors
-
-OF_A_FILE = ("path", "layer", "size")
-"""Settings of vectors that are read from a file, not made."""
+from erc_bench.vectors import OF_A_FILE, Encoded, FeatureConfig, utterance_vectors
 
 
 def read_turns_of(given: str, root: Path, data_dir: Path | None = None) -> Corpus:
@@ -133,6 +130,8 @@ def _by_encoder(
         raise ErcBenchError(
             f"The setting {of_a_file[0]} is of vectors that are read from a file. Leave it out."
         )
+    if "per_seed" in named:
+        raise ErcBenchError("The setting per_seed is for the seeds of a run. Give a seed instead.")
     config = with_overrides(FeatureConfig(), overrides)
     if not fine_tuned_on:
         if tuning := [name for name in named if name != "max_len"]:
@@ -161,8 +160,7 @@ def _by_encoder(
         "fine_tuned_on": {"name": tuned_on.name, "digest": tuned_on.digest},
         "key": made.key.hex(),
     }
-    settings = {key: value for key, value in asdict(config).items() if key not in OF_A_FILE}
-    return Encoded(made.vectors.numpy(), corpus, _about(corpus, model, settings))
+    return Encoded(made.vectors.numpy(), corpus, _about(corpus, model, config.of_fine_tuning()))
 
 
 def _by_run(path: Path, record: Record, corpus: Corpus) -> Encoded:

@@ -4,7 +4,7 @@
 the base of one that does.
 """
 
-from erc_bench.vectors.config import FeatureConfig
+from erc_bench.vectors.config import OF_A_FILE, FeatureConfig
 from erc_bench.vectors.files import Encoded, VectorFile, read_vectors
 from erc_bench.vectors.method import VectorMethod, VectorMethodConfig
 from erc_bench.vectors.utterance_vectors import (
@@ -16,6 +16,7 @@ from erc_bench.vectors.utterance_vectors import (
 )
 
 __all__ = [
+    "OF_A_FILE",
     "Encoded",
     "FeatureConfig",
     "VectorFile",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.method.config import above, at_least, between_0_and_1
+from erc_bench.method.config import above, added_later, at_least, between_0_and_1
+
+OF_A_FILE = ("path", "layer", "size")
+"""The settings of vectors that are read from a file."""
 
 
 @dataclass
@@ -26,6 +29,8 @@ class FeatureConfig:
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the fine-tuning
     seed: int = 0  # of the fine-tuning, whatever the seed of the run
+    # a fine-tuning for every seed of a run, with the run's seed added to `seed`
+    per_seed: bool = added_later(False)
 
     def __post_init__(self) -> None:
         own = {"within": "features."}
@@ -36,3 +41,18 @@ class FeatureConfig:
         above(self, 0, "lr", **own)
         if self.layer > 4:
             raise ErcBenchError(f"The setting features.layer={self.layer} must be one of 1 … 4.")
+        if self.per_seed and (self.path or not self.epochs):
+            why = "vectors are read from a file" if self.path else "features.epochs=0"
+            raise ErcBenchError(
+                f"With features.per_seed=true every seed fine-tunes the encoder, but {why}. Leave "
+                "one of the two out."
+            )
+
+    def of_run(self, seed: int) -> FeatureConfig:
+        """The settings in the run with this seed: with ``per_seed``, the seed of its
+        fine-tuning."""
+        return replace(self, seed=self.seed + seed, per_seed=False) if self.per_seed else self
+
+    def of_fine_tuning(self) -> dict[str, Any]:
+        """The settings that a fine-tuned encoder's vectors depend on, by name."""
+        return {k: v for k, v in asdict(self).items() if k not in (*OF_A_FILE, "per_seed")}

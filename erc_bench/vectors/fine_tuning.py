@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,7 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
         folder: where the encoder and its tokenizer are put once they are complete; its parent is to
             be named by all that determines the encoder.
     """
-    of_a_file = ("path", "layer", "size")
-    shared = {k: v for k, v in asdict(config).items() if k not in (*of_a_file, "seed")}
+    shared = {k: v for k, v in config.of_fine_tuning().items() if k != "seed"}
     settings = UtteranceConfig(encoder=encoder, select_on=corpus.metric.name, **shared)
     part = folder.with_name(UNFINISHED)
     leads = devices.position().rank == 0
@@ -154,8 +153,8 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
         else:
             hint = small_hint() if is_large(method) and not torch.cuda.is_available() else ""
             say(
-                f"Fine-tuning {encoder} on the single utterances of {corpus.name}, once for all "
-                f"runs and seeds with these settings{hint}."
+                f"Fine-tuning {encoder} on the single utterances of {corpus.name} with seed "
+                f"{config.seed}, once for all runs that read its vectors{hint}."
             )
         data = ErcDataModule(corpus, method, seed=config.seed)
         try:

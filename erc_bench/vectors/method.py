@@ -66,7 +66,7 @@ class VectorMethod(ErcMethod):
         found = utterance_vectors(
             data.corpus,
             self.config.encoder,
-            self.config.features,
+            self.config.features.of_run(data.seed),
             key=bytes(self.encoder_key.tolist()) if self.encoder_key.any() else None,
             fine_tuned=self.fine_tuned_encoder,
         )

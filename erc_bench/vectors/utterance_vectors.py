@@ -3,7 +3,8 @@
 Made here, an encoder is fine-tuned to classify each training utterance without its context, as
 COSMIC does (Ghosal et al. 2020, section 3.1), or taken as it is (``features.epochs=0``). The CLS
 state of its last layer is the utterance's vector. The fine-tuned encoder and the vectors are cached
-under what determines them; the fine-tuning has a seed of its own, so all seeds of a run share them.
+under what determines them; the fine-tuning has a seed of its own, so all seeds of a run share them
+unless ``features.per_seed`` is set.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -186,9 +187,7 @@ def encoder_folder(key: bytes) -> Path:
 
 def _key(corpus: Corpus, encoder: str, config: FeatureConfig) -> bytes:
     """SHA-256 over what determines the encoder that makes the vectors, our code among it."""
-    settings = asdict(config)
-    for of_a_file in ("path", "layer", "size"):
-        del settings[of_a_file]
+    settings = config.of_fine_tuning()
     found = find_encoder(encoder)
     parts: list[Any] = [found.digest, digest_of(found.folder / "config.json")]
     parts += [tokenizer_digest(encoder), _code(fine_tuned=config.epochs > 0)]
