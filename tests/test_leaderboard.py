@@ -217,13 +217,18 @@ def made(seed, device="CPU", commit="a", vectors="v", **fine_tuning):
 def test_vectors_that_were_asked_to_differ_by_seed_are_no_fault(tmp_path):
     runs = [made(1), made(2, vectors="w"), made(3, vectors="x")]
     for run in runs:
-        run.changes["overrides"] = ["features.per_seed=true"]
+        run.changes["config"] = {"features": {"per_seed": True}}
     write_records(tmp_path, runs, ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()
     assert not [note for note in track.rows[0].notes if "vectors" in note]
     write_records(tmp_path, [replace(runs[2], seeds=[3], changes=runs[1].changes)], ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()
     assert "its seeds were made with 2 sets of utterance vectors" in track.rows[0].notes
+    for run in runs:  # a method from elsewhere may use the name for something else
+        run.changes["config"] = {"features": "words"}
+    write_records(tmp_path, runs, ["meld"], SIZE)
+    (track,) = tracks(tmp_path).values()
+    assert "its seeds were made with 3 sets of utterance vectors" in track.rows[0].notes
 
 
 def test_a_row_says_in_what_its_seeds_differ(tmp_path):

@@ -479,10 +479,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
             "its seeds read the same utterance vectors: intervals, p-values and ranks leave the "
             "spread of the encoder's fine-tuning out"
         )
-    own = any(text.startswith("features.per_seed=") for text in runs[0].overrides)
     for name, what in MADE_WITH.items():
         kinds = len(_kinds(runs, name))
-        if kinds > 1 and not (name == "vectors" and own and kinds == len(runs)):
+        if kinds > 1 and not (name == "vectors" and runs[0].own_vectors and kinds == len(runs)):
             found.append(f"its seeds were made with {kinds} {what}")
     return found
 

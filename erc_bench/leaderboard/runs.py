@@ -11,7 +11,7 @@ import marshal
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,6 +116,8 @@ class Run:
     cost: dict[str, float | None]
     made: dict[str, str]
     """What it was made with, by :data:`MADE_WITH`; empty where the record does not say."""
+    own_vectors: bool
+    """Whether every seed was to fine-tune an encoder of its own: ``features.per_seed``."""
 
     @property
     def budget(self) -> str:
@@ -292,6 +294,7 @@ class _Record(msgspec.Struct, kw_only=True):
     variant: str | None = None
     tuned: Search | None = None
     seed: int
+    config: dict[str, Any] = {}
     config_hash: str
     context: str = "unknown"
     selection: str = "unknown"
@@ -387,7 +390,13 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
         "oracle_gap": _float(record.oracle_gap),
         "cost": _cost(record.training or _Training(), encoder.fine_tuning),
         "made": _made_with(record.environment or Environment(), encoder),
+        "own_vectors": _own_vectors(record.config),
     }
+
+
+def _own_vectors(config: Mapping[str, Any]) -> bool:
+    features = config.get("features")  # of a method from elsewhere it may be anything
+    return isinstance(features, dict) and features.get("per_seed") is True
 
 
 def _search(search: Search, overrides: Sequence[str]) -> dict[str, Any]:
