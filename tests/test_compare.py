@@ -6,13 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_records import Method, write_records
+from synthetic_records import SMALL, Method, write_records
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
-from erc_bench.leaderboard import build, check, compare_methods, comparing
+from erc_bench.evaluation.statistics import compare, resampled_scores
+from erc_bench.leaderboard import build, check, compare_methods, comparing, read_board
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.runs import read_runs
+
+ENCODER = {"name": SMALL, "digest": "e"}
+
+
+def of_method(root, name):
+    """Its runs, in order of their seeds."""
+    runs, _ = read_runs(root, Cache(root))
+    return sorted((r for r in runs if r.method == name), key=lambda r: r.seed)
 
 
 def shown(comparison):
@@ -144,6 +153,48 @@ def test_compare_pairs_seeds_of_one_methods_configurations_when_asked(tmp_path):
     write_records(tmp_path, [other])
     with pytest.raises(ErcBenchError, match="can't be paired: they have none in common"):
         compare_methods(tmp_path, names[0], f"a:{other.config_hash}", "meld", paired_seeds=True)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "paired"),
+    [
+        ({1: "v", 2: "w", 3: "x"}, (1, 2, 3)),
+        ({1: "w", 2: "v", 3: "x"}, ()),  # other seeds' encoders
+        ({1: "v", 2: "w"}, ()),  # a seed more on the other side
+    ],
+)
+def test_seeds_that_read_the_same_fine_tuned_encoder_are_paired(tmp_path, theirs, paired):
+    def reading(name, by_seed):
+        return [
+            Method(name, 0.2, (seed,), changes={"encoder": ENCODER | {"vectors": vectors}})
+            for seed, vectors in by_seed.items()
+        ]
+
+    ours = reading("a", {1: "v", 2: "w", 3: "x"})
+    write_records(tmp_path, [*ours, *reading("b", theirs)])
+    found = compare_methods(tmp_path, "a", "b", "meld")
+    assert found.result.paired_seeds == paired
+    note = "seeds are paired, because both read the same fine-tuned encoder in each seed."
+    assert (note in found.caveats) == bool(paired)
+    (track,) = read_board(tmp_path).corpora[0].tracks
+    (pair,) = track.pairs
+    assert pair.p == pytest.approx(found.result.p, abs=1e-3)
+    by_hand = compare(
+        *(
+            resampled_scores(
+                r[0].gold, [x.predicted for x in r], r[0].dialogue, 7, [x.seed for x in r]
+            )
+            for r in (of_method(tmp_path, name) for name in "ab")
+        ),
+        paired_seeds=bool(paired),
+    )
+    assert found.result.interval == by_hand.interval
+
+
+def test_one_encoder_for_all_seeds_pairs_none(tmp_path):
+    changes = {"encoder": ENCODER | {"vectors": "v"}}
+    write_records(tmp_path, [Method(name, 0.2, changes=changes) for name in "ab"])
+    assert compare_methods(tmp_path, "a", "b", "meld").result.paired_seeds == ()
 
 
 def test_compare_says_which_share_has_no_answer(tmp_path, monkeypatch):

@@ -276,6 +276,24 @@ def test_ablations_compare_each_variant_with_the_whole(root: Path) -> None:
     assert paired == {"no-angle": [1, 2, 3], "no-contrastive": [2, 3], "no-stage2": []}
 
 
+def test_a_variant_whose_seeds_read_the_same_encoders_is_paired(tmp_path: Path) -> None:
+    """Also one that starts from other weights than the whole."""
+    encoder = {"name": "e", "digest": "e"}
+    write_records(
+        tmp_path,
+        [
+            Method("sacl-lstm", ability, (seed,), changes=extra | {"encoder": encoder | vectors})
+            for seed, vectors in ((1, {"vectors": "v"}), (2, {"vectors": "w"}))
+            for ability, extra in ((0.5, {}), (0.3, {"variant": "no-speaker-lstm"}))
+        ],
+        ["meld"],
+        30,
+    )
+    (found,), _ = ablations_of(tmp_path, "sacl-lstm", "meld")
+    assert not variants("sacl-lstm")["no-speaker-lstm"].paired
+    assert [row.paired_seeds for row in found.variants] == [[1, 2]]
+
+
 def test_variants_are_not_ranked_and_stand_in_a_table(root: Path) -> None:
     (meld,) = (corpus for corpus in read_board(root).corpora if corpus.name == "meld")
     rows = [row for track in meld.tracks for row in track.rows]

@@ -97,8 +97,8 @@ def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
         if variant.paired_seeds:
             seeds = ", ".join(map(str, variant.paired_seeds))
             rests = (
-                f"paired over dialogues and over seeds {seeds}, which have the same initial "
-                "weights and the same batches in both."
+                f"paired over dialogues and over seeds {seeds}, which share initial weights and "
+                "batches, or the encoder that was fine-tuned for the seed."
             )
         else:
             rests = "paired over dialogues; seeds are independent samples."

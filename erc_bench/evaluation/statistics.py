@@ -17,11 +17,13 @@ little, such a two-way bootstrap counts the noise of single runs more than once 
     V = V_dialogues + max(0, s² − e) / S
 
 with s² the variance of the per-seed estimates (n−1), and e the part of it that is the noise of
-single runs on a finite test set, which V_dialogues already holds. Seeds of two methods share a
-number and nothing else, so they are independent samples: each method adds a term of its own, of its
-own number of seeds. Interval and p-value are Student's t with Satterthwaite's degrees of freedom:
-those of s² are S−1, those of V_dialogues the effective number of dialogues, (Σ n)² / Σ n² for
-lengths n (Kish), less one, since few long dialogues carry what many short ones do not.
+single runs on a finite test set, which V_dialogues already holds. Seeds of two methods mostly share
+a number and nothing else. Then they are independent samples: each method adds a term of its own, of
+its own number of seeds. Where a seed has a part of its chance in common, such as the encoder that
+both methods read, seeds are paired: one term, of the differences by seed. Interval and p-value are
+Student's t with Satterthwaite's degrees of freedom: those of s² are S−1, those of V_dialogues the
+effective number of dialogues, (Σ n)² / Σ n² for lengths n (Kish), less one, since few long
+dialogues carry what many short ones do not.
 
 In simulation (tests/test_statistics.py, test sets like MELD, EmoryNLP and IEMOCAP, seeds that do
 not vary to seeds that vary far more than dialogues) the 95 % interval of a difference misses the
@@ -109,8 +111,7 @@ class Comparison:
     """False where a side has one seed, so that its variance over seeds is unknown: the interval is
     then about that one trained model on new dialogues, not about the method."""
     paired_seeds: tuple[int, ...] = ()
-    """The seeds that were paired; empty where seeds are independent samples, as those of two
-    methods are."""
+    """The seeds that were paired; empty where seeds are independent samples."""
 
 
 def seed_interval(values: ArrayLike, confidence: float = 0.95) -> SeedInterval:
@@ -263,9 +264,9 @@ def compare(
     samples, however they are numbered, and their numbers may differ. If a side has one seed, the
     interval is about that one trained model (``covers_seeds`` is False).
 
-    ``paired_seeds=True`` is for two configurations of one method whose runs with the same seed
-    start from the same weights and see the data in the same order: then only the seeds that both
-    have count, each as one difference.
+    ``paired_seeds=True`` is for two sides whose runs with the same seed have a part of their chance
+    in common: initial weights and the order of the data, or the fine-tuned encoder that they read.
+    Then only the seeds that both have count, each as one difference.
 
     Raises:
         ValueError: the two were not resampled from the same gold labels and dialogues, or seeds

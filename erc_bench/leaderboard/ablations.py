@@ -12,7 +12,7 @@ from erc_bench.evaluation.statistics import (
     holm,
     seed_interval,
 )
-from erc_bench.leaderboard.runs import Run
+from erc_bench.leaderboard.runs import Run, share_encoders
 from erc_bench.settings.experiment import variants
 from erc_bench.settings.registry import method_names
 
@@ -96,12 +96,13 @@ def ablations(
         scores = resampled(whole)
         if scores is None:
             continue
-        others = [(rows[0].variant, resampled(rows)) for rows in by_name.values()]
         order = list(known)
-        others.sort(key=lambda each: (order.index(each[0]), each[0]))
-        rows = [
-            _row(name, other, scores, known[name][1]) for name, other in others if other is not None
-        ]
+        rows = []
+        for runs_of in sorted(by_name.values(), key=lambda each: order.index(each[0].variant)):
+            name, other = runs_of[0].variant, resampled(runs_of)
+            if other is not None:
+                paired = known[name][1] or share_encoders(runs_of, whole)
+                rows.append(_row(name, other, scores, paired))
         corrected = holm([row["p"] for row in rows])
         over_seeds = seed_interval(scores.values)
         found.append(

@@ -44,6 +44,7 @@ from erc_bench.leaderboard.runs import (
     copy_mark,
     most,
     read_runs,
+    share_encoders,
     usual,
 )
 from erc_bench.leaderboard.searches import SearchGroup, read_trials, search_groups
@@ -340,7 +341,7 @@ def make_track(
     official = [run for run in runs if run.official] or runs
     usual_test_set = usual([run.test_set for run in official])
     usual_corpus = usual([run.corpus for run in official if run.test_set == usual_test_set])
-    made: list[tuple[dict[str, Any], ResampledScores | None]] = []
+    made: list[tuple[dict[str, Any], ResampledScores | None, list[Run]]] = []
     for of_row in by_row.values():
         of_row.sort(key=lambda run: run.seed)
         scores = resampled(of_row)
@@ -359,9 +360,9 @@ def make_track(
             row["unranked"] = "the dialogues are not known"
         elif len(of_row) < 2:
             row["unranked"] = "one seed"
-        made.append((row, scores))
+        made.append((row, scores, of_row))
     made.sort(key=lambda m: (-m[0]["mean"], m[0]["method"], m[0]["config_hash"]))
-    rows = [row for row, _ in made]
+    rows = [row for row, *_ in made]
     pairs = [] if tryout else _pairs(made)
     ranked = [i for i, row in enumerate(rows) if not row["unranked"]]
     better = np.zeros((len(rows), len(rows)), dtype=bool)
@@ -549,12 +550,15 @@ def unlike(run: Run, row: PublishedRow) -> list[str]:
     return reasons
 
 
-def _pairs(made: Sequence[tuple[dict[str, Any], ResampledScores | None]]) -> list[dict[str, Any]]:
+def _pairs(
+    made: Sequence[tuple[dict[str, Any], ResampledScores | None, list[Run]]],
+) -> list[dict[str, Any]]:
     compared: list[tuple[int, int, Comparison]] = []
-    for i, (_, a) in enumerate(made):
-        for j, (_, b) in enumerate(made[i + 1 :], i + 1):
+    for i, (_, a, mine) in enumerate(made):
+        for j, (_, b, theirs) in enumerate(made[i + 1 :], i + 1):
             if a and b and a.resampling == b.resampling:
-                compared.append((i, j, compare(a, b)))
+                paired = share_encoders(mine, theirs)
+                compared.append((i, j, compare(a, b, paired_seeds=paired)))
     ranked = [not (made[i][0]["unranked"] or made[j][0]["unranked"]) for i, j, _ in compared]
     corrected = iter(holm([c.p for (_, _, c), r in zip(compared, ranked, strict=True) if r]))
     pairs = []

@@ -19,7 +19,7 @@ from erc_bench.leaderboard.ablations import Ablation, ablations, known_variants
 from erc_bench.leaderboard.board import ALPHA, notes, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
-from erc_bench.leaderboard.runs import Run, copy_mark, read_runs
+from erc_bench.leaderboard.runs import Run, copy_mark, read_runs, share_encoders
 from erc_bench.records.store import read_record
 from erc_bench.settings.experiment import flat
 from erc_bench.settings.presets import is_tryout
@@ -150,7 +150,8 @@ def compare_methods(
         dataset: the corpus.
         preset: only runs of this preset.
         paired_seeds: pair the seeds that both have. Only for two configurations of one method
-            whose runs with the same seed share initial weights and data order.
+            whose runs with the same seed share initial weights and data order. Seeds that read the
+            same fine-tuned encoder are paired in any case.
         further: other folders whose records are there as well.
 
     Raises:
@@ -210,12 +211,17 @@ def compare_methods(
     if len(pairs) > 1:
         raise _ambiguous([a, b], [run for pair in pairs for run in pair])
     x, y = pairs[0]
-    if paired_seeds:
+    share = share_encoders(x, y)
+    if paired_seeds and not share:
         _check_pairing(a, x, b, y)
-    result = compare(_scores(x), _scores(y), paired_seeds=paired_seeds)
+    result = compare(_scores(x), _scores(y), paired_seeds=paired_seeds or share)
     caveats = [*_elsewhere(x[0]), *_elsewhere(y[0])]
     for preset in sorted({side[0].preset for side in (x, y) if is_tryout(side[0].preset)}):
         caveats.append(f"preset {preset} shows that a method works, not how well.")
+    if share:
+        caveats.append(
+            "seeds are paired, because both read the same fine-tuned encoder in each seed."
+        )
     if paired_seeds:  # all figures are of these seeds
         x, y = ([run for run in side if run.seed in result.paired_seeds] for side in (x, y))
     if _encoder(x[0]) != _encoder(y[0]):

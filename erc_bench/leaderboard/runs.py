@@ -133,6 +133,13 @@ class Run:
         return self.config_hash, self.variant, self.tuned["digest"] if self.tuned else ""
 
 
+def share_encoders(one: Sequence[Run], other: Sequence[Run]) -> bool:
+    """Whether two rows have the same seeds, two or more, and read the vectors of the same
+    fine-tuned encoder in each, of another one in every seed. Such seeds are paired."""
+    a, b = ({run.seed: run.made["vectors"] for run in side} for side in (one, other))
+    return a == b and len(set(a.values()) - {""}) == len(a) > 1
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A record that could not be used, and why."""

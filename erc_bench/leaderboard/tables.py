@@ -126,9 +126,9 @@ READING = """\
 - Methods are compared only within a track: the same corpus, the same encoder weights, and as many
   trials in the search for each row's settings. Where nothing is said of trials, nobody searched.
 - A rank is 1 + the number of rows that are resolved to be better: bootstrap over dialogues, the
-  same for both methods; seeds of two methods are independent samples; Holm's correction over the
-  track, p ≤ 0.05. Rows that can't be told apart share a rank. A row with one seed, alone, or on
-  another copy of the corpus, takes none.
+  same for both methods; seeds as independent samples, or paired where both methods read the same
+  fine-tuned encoder in each seed; Holm's correction over the track, p ≤ 0.05. Rows that can't be
+  told apart share a rank. A row with one seed, alone, or on another copy of the corpus, takes none.
 - Published figures stand beside ours and are never ranked with them. The column behind says why
   the two are not the same experiment.
 - Predictions made elsewhere stand in a track of their own and are never ranked: how they were
@@ -138,7 +138,8 @@ READING = """\
 ABLATIONS = """\
 A method without one of its parts, minus the whole method: 95 % for new dialogues and seeds, p after
 Holm's correction over these variants. Seeds are paired where a seed has the same initial weights
-and the same batches in both; else they are independent samples."""
+and batches in both, or the same encoder, fine-tuned for this seed. Else they are independent
+samples."""
 
 SEARCHES = """\
 The corpus's figure on dev, which chose: these figures are optimistic, and test was not looked at.
