@@ -191,6 +191,29 @@ def test_seeds_that_read_the_same_fine_tuned_encoder_are_paired(tmp_path, theirs
     assert found.result.interval == by_hand.interval
 
 
+def test_a_search_is_named_by_the_settings_that_all_of_its_trials_have(tmp_path):
+    search = {"trials": 8, "sampler": "random", "sampler_seed": 0, "space": {"lr": {}}}
+    search |= {"chosen": 1, "digest": "ab" * 32}
+    own, other = "features.per_seed=true", {"tuned": search | {"digest": "cd" * 32}}
+    write_records(
+        tmp_path,
+        [
+            Method("a", 0.1),
+            Method("a", 0.3, changes={"tuned": search, "overrides": ["lr=0.1"]}),
+            Method("a", 0.5, changes=other | {"overrides": [own, "lr=0.2"], "attempt": "x"}),
+        ],
+    )
+    found = compare_methods(tmp_path, f"a:tuned:{own}", "a:tuned", "meld")
+    assert found.a.configuration != found.b.configuration
+    assert (own in found.a.configuration, own in found.b.configuration) == (True, False)
+    assert compare_methods(tmp_path, f"a:{own}", "a:paper", "meld").a.values == found.a.values
+    against = compare_methods(tmp_path, "a:tuned", "a:paper", "meld")
+    assert against.a.values == found.b.values
+    assert "tuned" not in against.b.configuration
+    with pytest.raises(ErcBenchError, match=f"Did you mean 'tuned:{own}'"):
+        compare_methods(tmp_path, f"a:tuned:{own}x", "a", "meld")
+
+
 def test_one_encoder_for_all_seeds_pairs_none(tmp_path):
     changes = {"encoder": ENCODER | {"vectors": "v"}}
     write_records(tmp_path, [Method(name, 0.2, changes=changes) for name in "ab"])

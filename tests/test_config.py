@@ -116,6 +116,9 @@ def test_the_printed_configuration_is_yaml_with_every_setting() -> None:
         ),
         (["evaluation=null"], ["own name: evaluation.batch_size, evaluation.oracle."]),
         (["=3"], ["key=value"]),
+        (["lr="], ["'lr='", "has no value"]),
+        (["lr=${epochs}"], ["'lr=${epochs}'", "refers to another value"]),
+        (["features.per_seed=true"], ["of eacl: there is no setting 'features'"]),
         (["epochs=[1"], ["epochs=[1"]),
         (["epochs={a:"], ["epochs={a:"]),
         (["lr=inf"], ["lr=inf", "finite"]),
@@ -127,6 +130,20 @@ def test_a_wrong_override_is_named(overrides: list[str], words: list[str]) -> No
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["features.per_seed=1"], ["features.per_seed=true"]),
+        (["features[per_seed]=True"], ["features.per_seed=true"]),
+        (["lr=1e-3", "dropout=.5"], ["lr=0.001", "dropout=0.5"]),
+        (["lr=1e-3", "dropout=0.5", "lr=2e-3"], ["lr=0.002", "dropout=0.5"]),
+    ],
+)
+def test_an_override_is_kept_once_and_in_one_form(given: list[str], kept: list[str]) -> None:
+    """So that rows, variants and `compare` find runs by it, however it was written."""
+    assert list(resolve("sacl-lstm", "meld", overrides=given).overrides) == kept
 
 
 def test_a_folder_has_one_name(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_what_can_not_be_encoded_is_said(tiny_encoder, elsewhere, capsys) -> Non
     assert "Say the corpus" in message(tiny_encoder, "talk.txt", "epochs=2")
     assert "no setting 'maxlen'" in message(tiny_encoder, "talk.txt", "maxlen=2")
     assert "Leave it out" in message(tiny_encoder, "talk.txt", "path=x")
-    assert "Give a seed" in message(tiny_encoder, "talk.txt", "per_seed=true")
+    assert "seed=2" in message(tiny_encoder, "talk.txt", "per_seed=true")
     tuned = ("--fine-tuned-on", "demo", "epochs=0")
     assert "fine-tunes nothing" in message(tiny_encoder, "talk.txt", *tuned)
     assert not Path("v.npz").exists()

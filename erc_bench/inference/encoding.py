@@ -131,7 +131,10 @@ def _by_encoder(
             f"The setting {of_a_file[0]} is of vectors that are read from a file. Leave it out."
         )
     if "per_seed" in named:
-        raise ErcBenchError("The setting per_seed is for the seeds of a run. Give a seed instead.")
+        raise ErcBenchError(
+            "The setting per_seed is for the seeds of a run. Give the seed of one fine-tuning "
+            "instead: seed=2."
+        )
     config = with_overrides(FeatureConfig(), overrides)
     if not fine_tuned_on:
         if tuning := [name for name in named if name != "max_len"]:

@@ -57,6 +57,7 @@ class Experiment:
     seed: int
     config: MethodConfig
     overrides: tuple[str, ...] = ()
+    """Each setting once, its value in one form: ``lr=1e-4`` is ``lr=0.0001``."""
     variant: str = ""
     """The part that the method is without; empty for all of it."""
     tuned: Tuned | None = None
@@ -157,7 +158,7 @@ def resolve(
     source = corpus_source(dataset)
     dataset, metric = source.name, source.metric
     overrides = tuple(overrides)
-    given = [(f"override {text!r}", _override(text)) for text in overrides]
+    given = [(f"override {text!r} of {method}", _override(text)) for text in overrides]
     path = experiment_file(method)
     merged = OmegaConf.structured(method_class(method).Config)
     layers = [
@@ -193,6 +194,9 @@ def resolve(
             f"takes {metric.name} or loss."
         )
     file = source.loaded_by if source.loaded_by != dataset else ""
+    values = flat(asdict(config))
+    named = dict.fromkeys(key for _, layer in given for key in flat(layer))
+    overrides = tuple(f"{key}={values[key]}" for key in named)
     return Experiment(method, dataset, preset, seed, config, overrides, variant, None, file)
 
 
@@ -287,13 +291,16 @@ def _override(text: str) -> Mapping[str, Any]:
     key, equals, _ = text.partition("=")
     if not equals or not key.strip():
         raise ErcBenchError(f"The override {text!r} is not of the form key=value.")
-    if "${" in text or text.endswith(("=", "=???")):
-        raise ErcBenchError(f"The override {text!r} has no value that could be taken as it stands.")
+    if text.endswith(("=", "=???")) or "${" in text:
+        said = "refers to another value" if "${" in text else "has no value"
+        raise ErcBenchError(f"The override {text!r} {said}. Write the value itself: `lr=1e-4`.")
     try:
-        return OmegaConf.from_dotlist([text])
+        found = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
     except (OmegaConfBaseException, YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ErcBenchError(f"The override {text!r} can't be read: {reason}.") from error
+    assert isinstance(found, dict)
+    return {str(name): value for name, value in found.items()}
 
 
 def _merge(config: Any, layer: Mapping[str, Any], where: str) -> Any:

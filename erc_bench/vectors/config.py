@@ -42,10 +42,11 @@ class FeatureConfig:
         if self.layer > 4:
             raise ErcBenchError(f"The setting features.layer={self.layer} must be one of 1 … 4.")
         if self.per_seed and (self.path or not self.epochs):
-            why = "vectors are read from a file" if self.path else "features.epochs=0"
+            other = f"features.path={self.path}" if self.path else "features.epochs=0"
+            why = "reads a file instead" if self.path else "takes it as it is"
             raise ErcBenchError(
-                f"With features.per_seed=true every seed fine-tunes the encoder, but {why}. Leave "
-                "one of the two out."
+                "With features.per_seed=true every seed fine-tunes the encoder, but "
+                f"{other} {why}. Leave out one of the two."
             )
 
     def of_run(self, seed: int) -> FeatureConfig:

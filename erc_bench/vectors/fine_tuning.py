@@ -154,7 +154,7 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
             hint = small_hint() if is_large(method) and not torch.cuda.is_available() else ""
             say(
                 f"Fine-tuning {encoder} on the single utterances of {corpus.name} with seed "
-                f"{config.seed}, once for all runs that read its vectors{hint}."
+                f"{config.seed}{hint}. All runs with these settings and this seed read its vectors."
             )
         data = ErcDataModule(corpus, method, seed=config.seed)
         try:
