@@ -23,7 +23,7 @@ from typing import Any
 from docs.picture import picture
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.statistics import spread
-from erc_bench.leaderboard import build
+from erc_bench.leaderboard import build, compare_methods
 from erc_bench.leaderboard import check as check_board
 from erc_bench.leaderboard.ablations import ablation_of
 from erc_bench.leaderboard.tables import (
@@ -137,18 +137,22 @@ def figure() -> str:
 
 
 def tuned() -> str:
-    """The tuned rows: a table for each corpus that has some, minus the control that was tuned in as
-    many trials. Nothing where there are none."""
-    head = ("", "trials", *FIGURES)
+    """The tuned rows: a table for each corpus that has some, minus the method with the settings of
+    its preset, and minus the control that was tuned in as many trials. Nothing where there are
+    none."""
+    head = ("", "trials", *FIGURES[:4], "minus its preset, test", *FIGURES[4:])
     found = []
     for corpus, board in corpora().items():
         body = [
-            [row_name(row), str(trials(row)), *figures(row), *minus_control(row, track)]
+            [
+                *(row_name(row), str(trials(row)), *figures(row)),
+                *(minus_preset(row, track, corpus), *minus_control(row, track)),
+            ]
             for row, track in rows_of(corpus)
             if row["tuned"]
         ]
         if body:
-            found += [f"**{board['title']}, tuned**", markdown_table(head, body, "lrrrrlrr")]
+            found += [f"**{board['title']}, tuned**", markdown_table(head, body, "lrrrrlrrr")]
     return "\n\n".join(found)
 
 
@@ -288,6 +292,20 @@ def minus_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]
     if pair["interval"]:
         difference += f" ({interval(sorted(sign * end for end in pair['interval']))})"
     return difference, p_value(pair["p_holm"])
+
+
+def minus_preset(row: dict[str, Any], track: dict[str, Any], corpus: str) -> str:
+    """The difference of a tuned row from the same method and encoder with the settings of its
+    preset, with its 95 % interval; empty where those have not been run."""
+    for other, of_track in of_presets(corpus):
+        same = all(other[name] == row[name] for name in ("method", "preset"))
+        if same and given(other) == given(row) and of_track["digest"] == track["digest"]:
+            own, preset = row["tuned"]["digest"][:12], other["config_hash"]
+            method = row["method"]
+            result = compare_methods(BOARD, f"{method}:{own}", f"{method}:{preset}", corpus).result
+            between = f" ({interval(result.interval)})" if result.interval else ""
+            return signed(result.difference) + between
+    return ""
 
 
 def _words(parts: Iterable[Any]) -> str:

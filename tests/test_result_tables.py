@@ -116,6 +116,15 @@ def test_tuned_rows_stand_apart_and_less_the_tuned_control(board) -> None:
         less = float(eacl[at].split()[0]) - float(control[at].split()[0])
         assert float(eacl[-2].split()[0]) == pytest.approx(less, abs=0.011)
     assert "`epochs=2`, `select_on=loss`, tuned in 8 trials" in tables.tuned()
+    # EACL was not run with the preset and what all of its trials had.
+    assert {row[0].split(",")[0]: bool(row[-3]) for row in searched} == {
+        "finetune": True,
+        "EACL": False,
+    }
+    found = next(row for row in searched if row[0].startswith("finetune"))
+    control = next(row for row in plain if row[1].startswith("finetune"))
+    less = float(found[3].split()[0]) - float(control[3].split()[0])
+    assert float(found[-3].split()[0]) == pytest.approx(less, abs=0.011)
 
 
 def test_rows_of_one_method_are_each_less_the_control(board) -> None:
