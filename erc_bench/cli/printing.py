@@ -77,7 +77,7 @@ def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
     metric = Metric.of(ablation.metric, None).title
     columns = (metric, "seeds", "minus the whole", "95 %", "p, Holm")
     table = Table(
-        "",
+        Column("", no_wrap=True),
         *(Column(name, justify="right") for name in columns),
         title=Text(f"{ablation_title(ablation)}; {dataset}, test"),
     )
