@@ -296,7 +296,10 @@ def minus_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]
 
 def minus_preset(row: dict[str, Any], track: dict[str, Any], corpus: str) -> str:
     """The difference of a tuned row from the same method and encoder with the settings of its
-    preset, with its 95 % interval; empty where those have not been run."""
+    preset, with its 95 % interval; in words where the preset won, empty where it has not been
+    run."""
+    if row["tuned"]["chosen"] == 0:
+        return "the preset won"
     for other, of_track in of_presets(corpus):
         same = all(other[name] == row[name] for name in ("method", "preset"))
         if same and given(other) == given(row) and of_track["digest"] == track["digest"]:

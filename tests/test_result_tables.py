@@ -127,6 +127,10 @@ def test_tuned_rows_stand_apart_and_less_the_tuned_control(board) -> None:
     assert float(found[-3].split()[0]) == pytest.approx(less, abs=0.011)
 
 
+def test_a_search_that_its_preset_won_says_so() -> None:
+    assert tables.minus_preset({"tuned": {"chosen": 0}}, {}, "meld") == "the preset won"
+
+
 def test_rows_of_one_method_are_each_less_the_control(board) -> None:
     board(small("finetune"), small("eacl", 0.5), small("eacl", -0.2, overrides=["bucketed=false"]))
     less = {row[1]: float(row[-2].split()[0].replace("−", "-")) for row in rows(results())}
