@@ -26,6 +26,7 @@ from erc_bench.evaluation.statistics import spread
 from erc_bench.leaderboard import build, compare_methods
 from erc_bench.leaderboard import check as check_board
 from erc_bench.leaderboard.ablations import ablation_of
+from erc_bench.leaderboard.runs import given_settings
 from erc_bench.leaderboard.tables import (
     ablation_table,
     ablation_title,
@@ -256,8 +257,7 @@ def row_name(row: dict[str, Any]) -> str:
 
 def given(row: dict[str, Any]) -> list[str]:
     """The overrides of its command: what a trial drew, its search draws again."""
-    overrides: list[str] = row["tuned"]["fixed"] if row["tuned"] else row["overrides"]
-    return overrides
+    return given_settings(row["overrides"], row["tuned"])
 
 
 def mean(row: dict[str, Any]) -> str:
@@ -288,10 +288,8 @@ def minus_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]
     if pair is None:
         return "", ""
     sign = 1 if pair["first"] == own else -1
-    difference = signed(sign * pair["difference"])
-    if pair["interval"]:
-        difference += f" ({interval(sorted(sign * end for end in pair['interval']))})"
-    return difference, p_value(pair["p_holm"])
+    ends = pair["interval"] and sorted(sign * end for end in pair["interval"])
+    return difference(sign * pair["difference"], ends), p_value(pair["p_holm"])
 
 
 def minus_preset(row: dict[str, Any], track: dict[str, Any], corpus: str) -> str:
@@ -306,9 +304,13 @@ def minus_preset(row: dict[str, Any], track: dict[str, Any], corpus: str) -> str
             own, preset = row["tuned"]["digest"][:12], other["config_hash"]
             method = row["method"]
             result = compare_methods(BOARD, f"{method}:{own}", f"{method}:{preset}", corpus).result
-            between = f" ({interval(result.interval)})" if result.interval else ""
-            return signed(result.difference) + between
+            return difference(result.difference, result.interval)
     return ""
+
+
+def difference(points: float, ends: Sequence[float] | None) -> str:
+    """``+0.89 (−0.22 to +2.01)``: with its 95 % interval where there is one."""
+    return signed(points) + (f" ({interval(ends)})" if ends else "")
 
 
 def _words(parts: Iterable[Any]) -> str:

@@ -10,7 +10,7 @@ from synthetic_records import SMALL, Method, write_records
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
-from erc_bench.evaluation.statistics import compare, resampled_scores
+from erc_bench.evaluation.statistics import compare
 from erc_bench.leaderboard import build, check, compare_methods, comparing, read_board
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.runs import read_runs
@@ -179,15 +179,8 @@ def test_seeds_that_read_the_same_fine_tuned_encoder_are_paired(tmp_path, theirs
     (track,) = read_board(tmp_path).corpora[0].tracks
     (pair,) = track.pairs
     assert pair.p == pytest.approx(found.result.p, abs=1e-3)
-    by_hand = compare(
-        *(
-            resampled_scores(
-                r[0].gold, [x.predicted for x in r], r[0].dialogue, 7, [x.seed for x in r]
-            )
-            for r in (of_method(tmp_path, name) for name in "ab")
-        ),
-        paired_seeds=bool(paired),
-    )
+    sides = (comparing.resampled(of_method(tmp_path, name)) for name in "ab")
+    by_hand = compare(*sides, paired_seeds=bool(paired))
     assert found.result.interval == by_hand.interval
 
 

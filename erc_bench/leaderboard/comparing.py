@@ -361,26 +361,21 @@ def find_configurations(
     if not fitting:
         names = {run.preset for run in mine} | {_hash(run) for run in mine}
         names |= {run.variant for run in mine if run.variant}
-        names |= {":".join([TUNED] * bool(run.tuned) + _own_settings(run)) for run in mine} - {""}
+        names |= {":".join([TUNED] * bool(run.tuned) + run.given) for run in mine} - {""}
         raise ErcBenchError(
             f"No configuration of {method!r} on {where} is {what!r}." + did_you_mean(what, names)
         )
     found = [sorted(same, key=lambda run: run.seed) for same in fitting.values()]
     # A variant, and one with settings of its own, too.
     whole = [same for same in found if not same[0].variant or same[0].variant in parts] or found
-    just = [same for same in whole if len(_own_settings(same[0])) == len(settings)]
+    just = [same for same in whole if len(same[0].given) == len(settings)]
     return just or whole
-
-
-def _own_settings(run: Run) -> list[str]:
-    """The overrides that were given; of tuned settings without what its search drew."""
-    return run.tuned["fixed"] if run.tuned else run.overrides
 
 
 def _is_called(run: Run, part: str) -> bool:
     """Whether a part of ``method:what:what`` names a run's configuration."""
     if "=" in part:
-        return part in _own_settings(run)
+        return part in run.given
     encoder = run.encoder.split("/")[-1]
     return (
         part in (run.preset, run.encoder, encoder, run.variant)
@@ -407,7 +402,7 @@ def _shortest(run: Run, found: list[list[Run]]) -> str:
     """What tells a configuration from the others that were found: its own settings, else its
     hash."""
     own = ":".join(run.overrides) if not run.tuned else ""
-    alike = [each for each, *_ in found if _own_settings(each) == run.overrides]
+    alike = [each for each, *_ in found if each.given == run.overrides]
     return own if own and len(alike) == 1 else _hash(run)
 
 

@@ -127,10 +127,21 @@ class Run:
         return f"{search['sampler']} search, {search['trials']} trials" if search else ""
 
     @property
+    def given(self) -> list[str]:
+        """:func:`given_settings` of it."""
+        return given_settings(self.overrides, self.tuned)
+
+    @property
     def settings(self) -> tuple[str, str, str]:
         """What tells its settings from others of its method: their hash, the variant that they are
         called, and the search that chose them."""
         return self.config_hash, self.variant, self.tuned["digest"] if self.tuned else ""
+
+
+def given_settings(overrides: list[str], tuned: Mapping[str, Any] | None) -> list[str]:
+    """The overrides that a row's command was given: of tuned settings without what its search
+    drew."""
+    return tuned["fixed"] if tuned else overrides
 
 
 def share_encoders(one: Sequence[Run], other: Sequence[Run]) -> bool:
@@ -285,6 +296,11 @@ class _Training(msgspec.Struct):
     epochs: Number | None = None
 
 
+class _Config(msgspec.Struct, frozen=True):
+    features: Any = None
+    """A mapping in methods on utterance vectors; in one from elsewhere it may be anything."""
+
+
 class _Record(msgspec.Struct, kw_only=True):
     """The fields of a :class:`erc_bench.records.schema.Record` that are read here."""
 
@@ -301,7 +317,7 @@ class _Record(msgspec.Struct, kw_only=True):
     variant: str | None = None
     tuned: Search | None = None
     seed: int
-    config: dict[str, Any] = {}
+    config: _Config = _Config()
     config_hash: str
     context: str = "unknown"
     selection: str = "unknown"
@@ -397,12 +413,11 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
         "oracle_gap": _float(record.oracle_gap),
         "cost": _cost(record.training or _Training(), encoder.fine_tuning),
         "made": _made_with(record.environment or Environment(), encoder),
-        "own_vectors": _own_vectors(record.config),
+        "own_vectors": _own_vectors(record.config.features),
     }
 
 
-def _own_vectors(config: Mapping[str, Any]) -> bool:
-    features = config.get("features")  # of a method from elsewhere it may be anything
+def _own_vectors(features: Any) -> bool:
     return isinstance(features, dict) and features.get("per_seed") is True
 
 

@@ -17,6 +17,7 @@ from erc_bench.evaluation.statistics import spread
 from erc_bench.leaderboard.ablations import Ablation
 from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.published import PublishedRow
+from erc_bench.leaderboard.runs import given_settings
 from erc_bench.leaderboard.searches import SearchGroup
 from erc_bench.progress import duration
 from erc_bench.settings.presets import default_preset
@@ -348,7 +349,7 @@ def to_latex(board: Board) -> str:
             for row in track.rows:
                 if row.unranked in OTHER_DATA:
                     continue
-                own = row.tuned["fixed"] if row.tuned else row.overrides
+                own = given_settings(row.overrides, row.tuned)
                 setting = (row.title, row.preset, " ".join(filter(None, (row.variant, *own))))
                 met[corpus.name, encoder, setting] += 1
                 line = (*setting, met[corpus.name, encoder, setting])
