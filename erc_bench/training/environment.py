@@ -37,7 +37,8 @@ def environment(trainer: Trainer, runs_at_once: int) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "git_commit": COMMIT,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        # Some builds of PyTorch name themselves (+cu130) only where they are imported.
+        "versions": {name: version(name) for name in PACKAGES} | {"torch": str(torch.__version__)},
     }
 
 
