@@ -30,11 +30,10 @@ from erc_bench.leaderboard.runs import given_settings
 from erc_bench.leaderboard.tables import (
     ablation_table,
     ablation_title,
-    interval,
+    difference,
     markdown_table,
     p_value,
     selection,
-    signed,
 )
 from erc_bench.settings.methods import method_entries
 
@@ -306,11 +305,6 @@ def minus_preset(row: dict[str, Any], track: dict[str, Any], corpus: str) -> str
             result = compare_methods(BOARD, f"{method}:{own}", f"{method}:{preset}", corpus).result
             return difference(result.difference, result.interval)
     return ""
-
-
-def difference(points: float, ends: Sequence[float] | None) -> str:
-    """``+0.89 (−0.22 to +2.01)``: with its 95 % interval where there is one."""
-    return signed(points) + (f" ({interval(ends)})" if ends else "")
 
 
 def _words(parts: Iterable[Any]) -> str:

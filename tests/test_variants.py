@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -308,10 +309,16 @@ def test_variants_are_not_ranked_and_stand_in_a_table(root: Path) -> None:
         assert "no-contrastive" in text
 
 
-def test_the_command_prints_differences_and_whether_seeds_are_paired(root: Path, capsys) -> None:
+def test_the_command_prints_differences_and_whether_seeds_are_paired(
+    root: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     where = ["--leaderboard-dir", str(root)]
     assert main(["ablations", "--method", "eacl", "--dataset", "meld", *where]) == 0
-    out = " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    row = r"│ no-contrastive +│ 81.+ │ +3 │ +[+−]\d\.\d\d \([+−].+ to [+−].+\) │ .+ │\n"
+    assert re.search(row, printed), printed  # on one line
+    out = " ".join(printed.split())
     assert "no-angle: paired over dialogues and over seeds 1, 2, 3" in out
     assert "no-stage2: paired over dialogues; seeds are independent samples. With one seed" in out
 

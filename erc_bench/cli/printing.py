@@ -72,10 +72,10 @@ def show(console: Console, path: Path, record: Record) -> None:
 def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
     """Print a method and it without each of its parts, and what the differences rest on."""
     from erc_bench.evaluation.statistics import spread
-    from erc_bench.leaderboard.tables import ablation_title, interval, p_value, signed
+    from erc_bench.leaderboard.tables import ablation_title, difference, p_value
 
     metric = Metric.of(ablation.metric, None).title
-    columns = (metric, "seeds", "minus the whole", "95 %", "p, Holm")
+    columns = (metric, "seeds", "minus the whole, 95 %", "p, Holm")
     table = Table(
         Column("", no_wrap=True),
         *(Column(name, justify="right") for name in columns),
@@ -88,11 +88,11 @@ def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
             Text(variant.name),
             spread(variant.mean, variant.seed_interval),
             str(len(variant.seeds)),
-            signed(variant.difference),
-            interval(variant.interval),
+            difference(variant.difference, variant.interval),
             p_value(variant.p_holm),
         )
     console.print(table)
+    names: dict[str, list[str]] = {}  # by what the difference rests on
     for variant in ablation.variants:
         if variant.paired_seeds:
             seeds = ", ".join(map(str, variant.paired_seeds))
@@ -104,7 +104,9 @@ def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
             rests = "paired over dialogues; seeds are independent samples."
         alone = min(len(variant.seeds), len(ablation.seeds)) == 1
         rests += " With one seed this does not cover seeds." if alone else ""
-        console.print(f"{variant.name}: {rests}", soft_wrap=True)
+        names.setdefault(rests, []).append(variant.name)
+    for rests, of_these in names.items():
+        console.print(f"{', '.join(of_these)}: {rests}", soft_wrap=True)
 
 
 def run_title(record: Described) -> str:

@@ -20,6 +20,7 @@ from erc_bench.leaderboard.board import ALPHA, notes, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
 from erc_bench.leaderboard.runs import Run, copy_mark, read_runs, share_encoders
+from erc_bench.leaderboard.tables import signed
 from erc_bench.records.store import read_record
 from erc_bench.settings.experiment import flat
 from erc_bench.settings.presets import is_tryout
@@ -96,32 +97,33 @@ class MethodComparison:
     def render(self, console: Any) -> None:
         """Print the comparison as a table on a rich console."""
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=f"{self.a.name} against {self.b.name} on {self.dataset}, test")
+        title = f"{self.a.name} against {self.b.name} on {self.dataset}, test"
+        table = Table(title=Text(title))
         table.add_column("")
         for name in (self.a.name, self.b.name, "difference"):
-            table.add_column(name, justify="right")
+            table.add_column(Text(name), justify="right")
         for title, get in (
             ("configuration", lambda side: side.configuration),
             ("seeds", lambda side: str(len(side.seeds) or "?")),
             (self.metric, lambda side: f"{_mean(side.values):.2f}"),
             ("sd over seeds", lambda side: _sd(side.values)),
         ):
-            difference = f"{self.result.difference:+.2f}" if title == self.metric else ""
+            difference = signed(self.result.difference) if title == self.metric else ""
             end = title.startswith("sd")
-            table.add_row(title, get(self.a), get(self.b), difference, end_section=end)
+            cells = (title, get(self.a), get(self.b), difference)
+            table.add_row(*map(Text, cells), end_section=end)
         for label in self.a.per_class:
             ours, theirs = self.a.per_class[label], self.b.per_class.get(label)
-            last = [f"{theirs:.2f}", f"{ours - theirs:+.2f}"] if theirs is not None else ["", ""]
-            table.add_row(f"F1 {label}", f"{ours:.2f}", *last)
+            last = [f"{theirs:.2f}", signed(ours - theirs)] if theirs is not None else ["", ""]
+            table.add_row(*map(Text, (f"F1 {label}", f"{ours:.2f}", *last)))
         console.print(table)
         result = self.result
         if result.interval is not None:
-            low, high = result.interval
+            low, high = map(signed, result.interval)
             p = f"p = {result.p:.4f}" if result.p >= 0.0001 else "p < 0.0001"
-            console.print(
-                f"Difference {result.difference:+.2f}, 95 % from {low:+.2f} to {high:+.2f}, {p}"
-            )
+            console.print(f"Difference {signed(result.difference)}, 95 % from {low} to {high}, {p}")
             console.print(self._chance(), soft_wrap=True)
         console.print(self.verdict, soft_wrap=True)
         for caveat in self.caveats:

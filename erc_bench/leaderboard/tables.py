@@ -466,6 +466,11 @@ def interval(ends: Sequence[float] | None) -> str:
     return f"{signed(ends[0])} to {signed(ends[1])}" if ends else "–"
 
 
+def difference(points: float, ends: Sequence[float] | None) -> str:
+    """``+0.89 (−0.22 to +2.01)``: with its 95 % interval where there is one."""
+    return signed(points) + (f" ({interval(ends)})" if ends else "")
+
+
 def p_value(value: float | None) -> str:
     """``0.032``; a dash where there is none."""
     if value is None:
