@@ -201,14 +201,14 @@ def _key(corpus: Corpus, encoder: str, config: FeatureConfig) -> bytes:
 
 def _code(*, fine_tuned: bool) -> list[str]:
     """Digests of the code that makes vectors, and versions of what it stands on."""
-    rooms, packages = ["vectors", "encoders"], ["torch", "transformers", "tokenizers"]
+    rooms, packages = ["vectors", "encoders"], ["transformers", "tokenizers"]
     if fine_tuned:  # all that a training goes through
         rooms += ["method", "training", "evaluation"]
         packages += ["lightning", "torchmetrics", "numpy"]
     package = Path(__file__).parent.parent
     sources = sorted(source for room in rooms for source in (package / room).rglob("*.py"))
     digests = [hashlib.sha256(source.read_bytes()).hexdigest() for source in sources]
-    return [*digests, *map(version, packages)]
+    return [*digests, str(torch.__version__), *map(version, packages)]
 
 
 def _stored(path: Path, shape: tuple[int, int]) -> Tensor | None:
