@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.method import Batch, Columns, Dialogue, ErcDataModule, Example, Ragged, Reader
-from erc_bench.method.config import above, at_least, between_0_and_1
+from erc_bench.method.config import above, added_later, at_least, between_0_and_1
 from erc_bench.vectors import VectorMethod, VectorMethodConfig
 
 
@@ -36,6 +36,8 @@ class DialogueConfig(VectorMethodConfig):
     dropout: float = 0.2  # on the vectors and before the classifier
     lr: float = 1e-4  # learning rate of Adam
     weight_decay: float = 0.0  # L2 penalty of Adam
+    # dialogues of similar length in a batch; a turn's weight would depend on its dialogue's length
+    group_by_length: bool = added_later(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,8 +86,6 @@ class Turns:
 
 class DialogueReader(Reader):
     """Whole dialogues: which turns there are and who speaks them; their vectors are looked up."""
-
-    bucketed = False
 
     def __init__(self) -> None:
         self.has_vector = np.empty(0, dtype=bool)

@@ -82,6 +82,8 @@ class SpeakerMTLConfig(MethodConfig):
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
     bridge: bool = added_later(True)  # off = CER does not read SI's states
     use_extra_corpus: bool = added_later(True)  # off = extra_corpus is not read
+    # dialogues of similar length in a batch; a turn's weight would depend on its dialogue's length
+    group_by_length: bool = added_later(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,8 +159,6 @@ class TurnReader(Reader):
         max_len: tokens of a turn at most.
         speaker_in_text: the emotion side reads ``"name: text"``, the SI side the text alone.
     """
-
-    bucketed = False
 
     def __init__(self, encoder: str, max_len: int, speaker_in_text: bool) -> None:
         self.tokenizer = load_tokenizer(encoder)

@@ -62,13 +62,12 @@ class OnVectorsConfig(MethodConfig):
     epochs: int = 6
     batch_size: int = 8
     precision: str = "float32"
+    group_by_length: bool = False
     lr: float = 1e-2
 
 
 class RowsReader(Reader):
     """Whole dialogues, as the numbers of their turns' vectors."""
-
-    bucketed = False
 
     def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
         """One example per dialogue."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -133,3 +134,30 @@ def test_further_dialogues_are_trained_on_without_their_labels(corpus) -> None:
 def test_lengths_are_those_of_the_longest_column(corpus) -> None:
     data = ErcDataModule(corpus, Learner(Turns(1), MethodConfig(encoder="")))
     assert data.lengths("train").tolist() == [3, 1]
+
+
+class Texts(Turns):
+    """Turns as rows of ones, as long as their texts."""
+
+    def examples(self, dialogue, *, training=False):
+        ones = [1] * sum(len(u.text) for u in dialogue.utterances)
+        return [{"targets": list(dialogue.labelled), "words": ones}]
+
+
+def test_training_batches_are_grouped_by_length_or_drawn_from_all() -> None:
+    lengths = 1 + np.random.default_rng(0).permutation(200) % 40
+    dialogues = [
+        Dialogue(str(i), (Utterance(str(i), "Ada", "m" * int(n), 0),))
+        for i, n in enumerate(lengths)
+    ]
+    corpus = Corpus.build("made-up", LabelSet(("joy", "anger")), {"train": dialogues})
+
+    def spread(group_by_length: bool) -> float:
+        config = MethodConfig(encoder="", batch_size=8, group_by_length=group_by_length)
+        batches = [
+            b["words"] for b in ErcDataModule(corpus, Learner(Texts(1), config)).train_dataloader()
+        ]
+        assert sorted(int(n) for b in batches for n in (b > 0).sum(1)) == sorted(lengths)
+        return float(np.mean([np.ptp((b > 0).sum(1).numpy()) for b in batches]))
+
+    assert spread(True) < 3 < 25 < spread(False)

@@ -12,10 +12,11 @@ POOL = 32
 
 
 class Batches(Sampler[np.ndarray]):
-    """Batches of example indices, of similar length each.
+    """Batches of example indices.
 
-    In training the examples are shuffled, sorted by length within pools of ``POOL`` batches and
-    cut; the batches are then shuffled, and are the same in every process. Otherwise the longest
+    In training the examples are shuffled, sorted by length within pools of ``POOL`` batches, if not
+    ``group_by_length=False``, and cut; the batches are then shuffled, and are the same in every
+    process. Otherwise the longest
     come first, and every process of several takes its share of the batches. They all get equally
     many, since a network may need all of them at once: behind the ``own`` ones a process may have
     one more, which is another's.
@@ -29,14 +30,14 @@ class Batches(Sampler[np.ndarray]):
         seed: int | None = None,
         examples: np.ndarray | None = None,
         drop_last: bool = False,
-        bucketed: bool = True,
+        group_by_length: bool = True,
         process: tuple[int, int] = (0, 1),
     ) -> None:
         self.lengths = lengths
         self.examples = np.arange(len(lengths)) if examples is None else np.asarray(examples)
         self.batch_size = batch_size
         self.seed = seed
-        self.bucketed = bucketed
+        self.group_by_length = group_by_length
         self.rank, self.processes = process
         self.whole = drop_last and len(self.examples) >= batch_size
         self.epoch = 0
@@ -71,7 +72,7 @@ class Batches(Sampler[np.ndarray]):
         order = rng.permutation(self.examples)
         if self.whole:
             order = order[: len(order) // size * size]
-        if self.bucketed:
+        if self.group_by_length:
             pool = np.arange(len(order)) // (size * POOL)
             order = order[np.lexsort((self.lengths[order], pool))]
         batches = np.split(order, range(size, len(order), size))

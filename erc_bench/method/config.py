@@ -79,6 +79,8 @@ class MethodConfig:
     micro_batch: int = added_later(0)
     # states of an encoder's layers are computed again in the backward pass, for less memory
     checkpointing: bool = added_later(False)
+    # a training batch holds examples of similar length; false = it is drawn from all of them
+    group_by_length: bool = added_later(True)
 
     def __post_init__(self) -> None:
         self.encoder = self.encoder.rstrip("/") or self.encoder  # one folder has one name

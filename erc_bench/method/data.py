@@ -1,4 +1,4 @@
-"""Corpus → a method's examples → length-bucketed batches."""
+"""Corpus → a method's examples → batches, of similar length where nothing else is set."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class ErcDataModule(LightningDataModule):
     # --- loaders
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, length-bucketed batches of the epoch's examples, the same on every device.
+        """Shuffled batches of the epoch's examples, the same on every device.
 
         With several devices, or with micro-batches, a batch has what this device computes of it
         under :data:`~erc_bench.method.parts.PARTS`.
@@ -131,7 +131,7 @@ class ErcDataModule(LightningDataModule):
             seed=self.seed,
             examples=self.method.epoch_examples(self, epoch),
             drop_last=self.method.config.drop_last,
-            bucketed=self.method.reader.bucketed,
+            group_by_length=self.method.config.group_by_length,
         )
         batches.set_epoch(epoch)
         return self._loader("train", batches, in_parts=True)

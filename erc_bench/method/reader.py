@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from erc_bench.corpus.conversation import Dialogue
 from erc_bench.method.ragged import Columns
@@ -24,10 +24,6 @@ class Reader(ABC):
 
     It has no weights and can be pickled, so that batches can be made in other processes.
     """
-
-    bucketed: ClassVar[bool] = True
-    """Whether training batches hold examples of similar length. Not where an example is a whole
-    dialogue: its weight in a mean over a batch's utterances would depend on its length."""
 
     def preload(self, dialogues: Sequence[Dialogue]) -> None:  # noqa: B027  may do nothing
         """Called before the examples of these dialogues are made: what is faster done for all of
