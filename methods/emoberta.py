@@ -12,6 +12,7 @@ from typing import Literal
 
 from erc_bench.encoders.tokenising import separator
 from erc_bench.method import Dialogue, Example, LabelSet
+from erc_bench.method.config import added_later
 
 from .finetune import Finetune, FinetuneConfig
 from .prompts import PromptReader
@@ -26,6 +27,7 @@ class EmoBERTaConfig(FinetuneConfig):
     max_len: int = 512  # tokens of the target and the turns around it
     context: Literal["past", "both"] = "both"  # the turns before the target, or those after it too
     names: bool = True  # every turn begins with its speaker's name
+    window: int = added_later(-1)  # turns on a side at most; -1 = as many as fit
 
 
 class WindowReader(PromptReader):
@@ -40,14 +42,21 @@ class WindowReader(PromptReader):
         max_len: tokens of an example at most; a target that is longer alone loses its end.
         context: which turns are read beside the target.
         names: whether a turn begins with its speaker's name.
+        most: turns on a side at most; -1 = as many as fit.
     """
 
     def __init__(
-        self, encoder: str, max_len: int, context: Literal["past", "both"], names: bool
+        self,
+        encoder: str,
+        max_len: int,
+        context: Literal["past", "both"],
+        names: bool,
+        most: int = -1,
     ) -> None:
         super().__init__(encoder, max_len, read_at="first")
         self.context = context
         self.names = names
+        self.most = most
         self.separator = separator(self.tokenizer)
 
     def query_text(self, speaker: str, text: str) -> str:
@@ -69,7 +78,7 @@ class WindowReader(PromptReader):
         for i, target in zip(dialogue.labelled, targets, strict=True):
             target = target[: self.max_len - specials]
             room = self.max_len - specials - len(target)
-            start, stop = window(lengths, i, room, later=both)
+            start, stop = window(lengths, i, room, later=both, most=self.most)
             ids = [*before, *chain.from_iterable(turns[start:i]), *between, *target]
             if both:
                 ids += [*between, *chain.from_iterable(turns[i + 1 : stop])]
@@ -82,7 +91,9 @@ class WindowReader(PromptReader):
         return [ids[first : len(ids) - last] for ids in self.texts.ids(texts)]
 
 
-def window(lengths: list[int], i: int, room: int, *, later: bool) -> tuple[int, int]:
+def window(
+    lengths: list[int], i: int, room: int, *, later: bool, most: int = -1
+) -> tuple[int, int]:
     """The turns around turn ``i`` that fit: from ``start`` up to, but without, ``stop``.
 
     They are taken alternately from before and after, the nearest first; a side ends with the first
@@ -93,14 +104,16 @@ def window(lengths: list[int], i: int, room: int, *, later: bool) -> tuple[int, 
         i: the target, which needs no room.
         room: tokens that the others may have together.
         later: whether turns after the target are taken.
+        most: turns on a side at most; -1 = as many as fit.
     """
     start, stop = i, i + 1
     past, future = True, later
     while past or future:
-        if past := past and start > 0 and lengths[start - 1] <= room:
+        if past := past and start > 0 and i - start != most and lengths[start - 1] <= room:
             start -= 1
             room -= lengths[start]
-        if future := future and stop < len(lengths) and lengths[stop] <= room:
+        more = stop < len(lengths) and stop - 1 - i != most
+        if future := future and more and lengths[stop] <= room:
             room -= lengths[stop]
             stop += 1
     return start, stop
@@ -117,4 +130,6 @@ class EmoBERTa(Finetune):
         super().__init__(config, labels)
         if config.context == "past":
             self.context = "past"
-        self.reader = WindowReader(config.encoder, config.max_len, config.context, config.names)
+        self.reader = WindowReader(
+            config.encoder, config.max_len, config.context, config.names, config.window
+        )

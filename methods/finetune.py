@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from erc_bench.encoders.loading import in_float32, load_encoder
 from erc_bench.encoders.optimisation import adamw, linear_warmup
 from erc_bench.method import Batch, ErcMethod, LabelSet, MethodConfig
-from erc_bench.method.config import above, at_least, between_0_and_1
+from erc_bench.method.config import above, added_later, at_least, between_0_and_1
 
-from .prompts import AnchorReader, prompt_states
+from .prompts import MOST_TURNS, AnchorReader, prompt_states
 
 
 @dataclass
@@ -34,11 +34,13 @@ class FinetuneConfig(MethodConfig):
     lr: float = 4e-4  # highest learning rate of the linear layer
     warmup: float = 0.1  # share of the steps in which the rates rise, before they fall to 0
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
+    window: int = added_later(MOST_TURNS)  # past turns at most; -1 = as many as fit
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 16, "max_len")
         at_least(self, 0, "weight_decay")
+        at_least(self, -1, "window")
         between_0_and_1(self, "dropout", "warmup")
         above(self, 0, "encoder_lr", "lr")
 
@@ -52,7 +54,7 @@ class Finetune(ErcMethod):
 
     def __init__(self, config: FinetuneConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
-        self.reader = AnchorReader(config.encoder, config.max_len)
+        self.reader = AnchorReader(config.encoder, config.max_len, window=config.window)
         self.encoder = load_encoder(config.encoder, config.max_len)
         size = self.encoder.config.hidden_size
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(size, len(labels)))

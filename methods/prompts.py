@@ -27,19 +27,24 @@ FIRST_LOOKBACK = 4
 """The first turn (counted from 0) whose window is also asked about an earlier turn."""
 
 
-def window_starts(lengths: list[int], max_len: int) -> list[int]:
+def window_starts(lengths: list[int], max_len: int, most: int = MOST_TURNS) -> list[int]:
     """First turn ``l`` of each turn's window.
 
-    For turn ``i`` it is the first of ``i - 8 … i - 1`` with ``sum(lengths[l..i]) + 8 + lengths[i]
-    <= max_len``, or ``i - 1`` if there is none; for the first turn 0.
+    For turn ``i`` it is the first of ``i - most … i - 1`` with ``sum(lengths[l..i]) + 8 +
+    lengths[i] <= max_len``, or ``i - 1`` if there is none; for the first turn 0.
+
+    Args:
+        lengths: tokens of every turn.
+        max_len: tokens of an example at most.
+        most: past turns at most; 0 = ``l`` is the turn itself, -1 = any number.
     """
     ends = list(accumulate(lengths, initial=0))
     starts = []
     for i, length in enumerate(lengths):
         room = max_len - 8 - length
-        possible = range(max(0, i - MOST_TURNS), i)
+        possible = range(max(0, i - most) if most >= 0 else 0, i)
         fitting = (first for first in possible if ends[i + 1] - ends[first] <= room)
-        starts.append(next(fitting, max(0, i - 1)))
+        starts.append(next(fitting, max(0, i - 1) if most else i))
     return starts
 
 
@@ -93,7 +98,23 @@ class AnchorReader(PromptReader):
 
     ``CLS`` + past turns as ``"{speaker} says: {text}"`` + ``"For utterance: {text} {speaker} feels
     <mask> "``. No future turn is ever seen.
+
+    Args:
+        encoder: name or folder of the encoder whose tokenizer reads the prompts.
+        max_len: tokens of an example at most.
+        read_at: the token whose state stands for the utterance, the mask or the first.
+        window: past turns at most; -1 = as many as fit.
     """
+
+    def __init__(
+        self,
+        encoder: str,
+        max_len: int,
+        read_at: Literal["mask", "first"] = "mask",
+        window: int = MOST_TURNS,
+    ) -> None:
+        super().__init__(encoder, max_len, read_at)
+        self.window = window
 
     def context_text(self, speaker: str, text: str) -> str:
         return f"{speaker} says: {text}"
@@ -108,7 +129,7 @@ class AnchorReader(PromptReader):
         )
         asked = [dialogue.utterances[i] for i in dialogue.labelled]
         queries = self.texts.continued([self.query_text(u.name, u.text) for u in asked])
-        starts = window_starts([len(turn) for turn in turns], self.max_len)
+        starts = window_starts([len(turn) for turn in turns], self.max_len, self.window)
         examples: list[Example] = []
         for i, query in zip(dialogue.labelled, queries, strict=True):
             context = chain.from_iterable(turns[starts[i] : i])

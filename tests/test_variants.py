@@ -37,14 +37,15 @@ EXTRA = {("speaker-mtl", "no-extra-corpus"): ["extra_corpus=demo", "extra_overla
 # --- names and settings
 
 
-def test_the_five_methods_have_the_variants_of_their_papers() -> None:
-    assert {m: list(variants(m)) for m in ("eacl", "spcl", "sacl-lstm", "speaker-mtl")} == {
+def test_methods_have_the_variants_of_their_papers_and_the_control_one() -> None:
+    methods = ("eacl", "spcl", "sacl-lstm", "speaker-mtl", "finetune")
+    assert {m: list(variants(m)) for m in methods} == {
         "eacl": ["no-angle", "no-contrastive", "no-stage2"],
         "spcl": ["no-prototypes", "no-curriculum", "no-augmentation"],
         "sacl-lstm": ["no-contrastive", "no-adversarial", "at-without-context", "no-speaker-lstm"],
         "speaker-mtl": ["no-si", "no-bridge", "no-extra-corpus"],
+        "finetune": ["no-context"],
     }
-    assert variants("finetune") == {}
 
 
 @pytest.mark.parametrize(("method", "name"), EVERY)
@@ -86,8 +87,8 @@ def test_all_is_the_whole_method_and_what_it_can_be_without(capsys) -> None:
         *(("speaker-mtl", name) for name in ("", "no-si", "no-bridge")),
     ]
     assert "no-extra-corpus: left out" in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(ErcBenchError, match="finetune has no variants"):
-        experiments(method=["finetune"], dataset=["meld"], variant=["all"])
+    with pytest.raises(ErcBenchError, match="lora-lm has no variants"):
+        experiments(method=["lora-lm"], dataset=["meld"], variant=["all"])
 
 
 def test_the_printed_configuration_names_the_variant(capsys) -> None:
@@ -328,7 +329,7 @@ def test_the_command_prints_differences_and_whether_seeds_are_paired(
     [
         (["--method", "eacle", "--dataset", "meld"], "Did you mean 'eacl'?"),
         (["--method", "eacl", "--dataset", "meld", "--preset", "small"], "--variant all"),
-        (["--method", "finetune", "--dataset", "meld"], "has no variants"),
+        (["--method", "lora-lm", "--dataset", "meld"], "has no variants"),
         (["--method", "spcl", "--dataset", "mled"], "Did you mean 'meld'?"),
     ],
 )

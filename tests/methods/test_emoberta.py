@@ -103,6 +103,13 @@ def test_turns_are_taken_from_both_sides_the_nearest_first(room, later, expected
     assert window([10] * 7, 3, room, later=later) == expected
 
 
+def test_a_side_holds_so_many_turns_at_most() -> None:
+    assert window([10] * 7, 3, 1000, later=True, most=2) == (1, 6)
+    assert window([10] * 7, 0, 1000, later=True, most=2) == (0, 3)
+    assert window([10] * 7, 3, 1000, later=False, most=1) == (2, 4)
+    assert window([10] * 7, 3, 1000, later=True, most=0) == (3, 4)
+
+
 def test_a_side_ends_with_the_first_turn_that_does_not_fit() -> None:
     # Before the target a turn of 50 is in the way; the turns after it go on.
     assert window([1, 50, 5, 9, 5, 5, 5], 3, 30, later=True) == (2, 7)

@@ -31,6 +31,18 @@ def test_the_rates_rise_and_fall_to_zero(config, small_demo, tmp_path):
     assert factors[round(0.25 * steps)] == max(factors) == 1
 
 
+def test_without_context_the_turns_before_are_not_read(config, demo):
+    dialogue = max(demo.dialogues("test"), key=len)
+    alone = dataclasses.replace(config, window=0)
+    without, whole = (Finetune(each, demo.labels).reader for each in (alone, config))
+    for i, turn in enumerate(dialogue.utterances):
+        (example,) = without.examples(Dialogue("alone", (turn,)))
+        assert without.examples(dialogue)[i]["input_ids"] == example["input_ids"]
+    lengths = [[len(e["input_ids"]) for e in r.examples(dialogue)] for r in (without, whole)]
+    assert lengths[0][0] == lengths[1][0]
+    assert all(a < b for a, b in zip(lengths[0][1:], lengths[1][1:], strict=True))
+
+
 def test_later_turns_change_nothing(config, demo):
     reader = Finetune(config, demo.labels).reader
     dialogue = max(demo.dialogues("test"), key=len)
