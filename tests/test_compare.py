@@ -207,6 +207,19 @@ def test_a_search_is_named_by_the_settings_that_all_of_its_trials_have(tmp_path)
         compare_methods(tmp_path, f"a:tuned:{own}x", "a", "meld")
 
 
+def test_a_presets_name_means_its_own_settings_and_a_methods_equal_budgets(tmp_path):
+    search = {"trials": 8, "sampler": "random", "sampler_seed": 0, "space": {"lr": {}}}
+    search = {"tuned": search | {"chosen": 1, "digest": "ab" * 32}, "overrides": ["lr=0.1"]}
+    rows = [Method("a", 0.3, changes=search), Method("b", 0.1), Method("b", 0.2, changes=search)]
+    write_records(tmp_path, rows)
+    of_preset = compare_methods(tmp_path, "a:tuned", "b:paper", "meld")
+    assert "lr=0.1" not in of_preset.b.configuration
+    assert any("what was spent on their settings differs" in each for each in of_preset.caveats)
+    for name in ("b", "b:tuned"):
+        assert "lr=0.1" in compare_methods(tmp_path, "a:tuned", name, "meld").b.configuration
+    assert compare_methods(tmp_path, "a:paper", "b:tuned", "meld").a.configuration  # tuned alone
+
+
 def test_one_encoder_for_all_seeds_pairs_none(tmp_path):
     changes = {"encoder": ENCODER | {"vectors": "v"}}
     write_records(tmp_path, [Method(name, 0.2, changes=changes) for name in "ab"])

@@ -147,7 +147,8 @@ def compare_methods(
         a: a method; ``method:what`` where it has several configurations, ``what`` being a preset,
             a variant, an override ``key=value``, the encoder's name, ``tuned``, or the beginning of
             the configuration's hash (of a tuned one, of the digest of its trials). Several are
-            joined by a colon where one is an override: ``eacl:small:stage2_epochs=0``.
+            joined by a colon where one is an override: ``eacl:small:stage2_epochs=0``. A preset is
+            the row that was not tuned, if there is one.
         b: the same, or the citation key of a published row.
         dataset: the corpus.
         preset: only runs of this preset.
@@ -370,8 +371,10 @@ def find_configurations(
     found = [sorted(same, key=lambda run: run.seed) for same in fitting.values()]
     # A variant, and one with settings of its own, too.
     whole = [same for same in found if not same[0].variant or same[0].variant in parts] or found
-    just = [same for same in whole if len(same[0].given) == len(settings)]
-    return just or whole
+    just = [same for same in whole if len(same[0].given) == len(settings)] or whole
+    # A preset's name means its own settings, not those that a search found around them.
+    preset = TUNED not in parts and any(same[0].preset in parts for same in just)
+    return [same for same in just if preset and not same[0].tuned] or just
 
 
 def _is_called(run: Run, part: str) -> bool:
