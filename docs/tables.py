@@ -50,7 +50,7 @@ CONTROL = "finetune"
 USUAL_PRESET = "small"
 """Rows that do not say their preset have this one, as the pages say."""
 
-FIGURES = ("seeds", "test", "dev", "selected by", "minus `finetune`, test", "p, Holm")
+FIGURES = ("context", "seeds", "test", "dev", "selected by", "minus `finetune`, test", "p, Holm")
 """The columns of :func:`figures` and :func:`minus_control`."""
 
 PLACE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -64,11 +64,16 @@ def corpora() -> dict[str, Any]:
 
 
 def rows_of(corpus: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The rows of a corpus with the track of each: those of one budget together, highest first.
-    Predictions made elsewhere are no results of ours."""
+    """The rows of a corpus with the track of each: those of one budget and preset together, highest
+    first. Predictions made elsewhere are no results of ours."""
     rows = [(row, track) for track in corpora()[corpus]["tracks"] for row in track["rows"]]
     ours = [(row, track) for row, track in rows if not row["external"]]
-    return sorted(ours, key=lambda each: (trials(each[0]), -each[0]["mean"]))
+
+    def place(of: tuple[dict[str, Any], dict[str, Any]]) -> tuple[Any, ...]:
+        row, preset = of[0], str(of[0]["preset"])
+        return trials(row), preset != USUAL_PRESET, preset, -row["mean"]
+
+    return sorted(ours, key=place)
 
 
 def trials(row: dict[str, Any]) -> int:
@@ -90,7 +95,7 @@ def results() -> str:
         for corpus in corpora()
         for row, track in of_presets(corpus)
     ]
-    return markdown_table(head, body, "llrrrlrr")
+    return markdown_table(head, body, "lllrrrlrr")
 
 
 def costs() -> str:
@@ -140,7 +145,7 @@ def tuned() -> str:
     """The tuned rows: a table for each corpus that has some, minus the method with the settings of
     its preset, and minus the control that was tuned in as many trials. Nothing where there are
     none."""
-    head = ("", "trials", *FIGURES[:4], "minus its preset, test", *FIGURES[4:])
+    head = ("", "trials", *FIGURES[:-2], "minus its preset, test", *FIGURES[-2:])
     found = []
     for corpus, board in corpora().items():
         body = [
@@ -152,7 +157,7 @@ def tuned() -> str:
             if row["tuned"]
         ]
         if body:
-            found += [f"**{board['title']}, tuned**", markdown_table(head, body, "lrrrrlrrr")]
+            found += [f"**{board['title']}, tuned**", markdown_table(head, body, "lrlrrrlrrr")]
     return "\n\n".join(found)
 
 
@@ -265,9 +270,9 @@ def mean(row: dict[str, Any]) -> str:
 
 
 def figures(row: dict[str, Any]) -> list[str]:
-    """Seeds, test, dev, and what selected the epoch."""
+    """What it reads of a dialogue, seeds, test, dev, and what selected the epoch."""
     dev = f"{row['dev_score']:.2f}" if row["dev_score"] is not None else "–"
-    return [str(len(row["seeds"])), mean(row), dev, selection(row["selection"])]
+    return [row["context"], str(len(row["seeds"])), mean(row), dev, selection(row["selection"])]
 
 
 def minus_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]:
