@@ -270,7 +270,7 @@ def mean(row: dict[str, Any]) -> str:
 
 
 def figures(row: dict[str, Any]) -> list[str]:
-    """What it reads of a dialogue, seeds, test, dev, and what selected the epoch."""
+    """Whether it reads later turns, seeds, test, dev, and what selected the epoch."""
     dev = f"{row['dev_score']:.2f}" if row["dev_score"] is not None else "–"
     return [row["context"], str(len(row["seeds"])), mean(row), dev, selection(row["selection"])]
 

@@ -36,7 +36,7 @@ class DialogueConfig(VectorMethodConfig):
     dropout: float = 0.2  # on the vectors and before the classifier
     lr: float = 1e-4  # learning rate of Adam
     weight_decay: float = 0.0  # L2 penalty of Adam
-    # dialogues of similar length in a batch; a turn's weight would depend on its dialogue's length
+    # true = a batch holds dialogues of similar length, on which a turn's weight then depends
     group_by_length: bool = added_later(False)
 
     def __post_init__(self) -> None:

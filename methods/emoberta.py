@@ -42,7 +42,7 @@ class WindowReader(PromptReader):
         max_len: tokens of an example at most; a target that is longer alone loses its end.
         context: which turns are read beside the target.
         names: whether a turn begins with its speaker's name.
-        most: turns on a side at most; -1 = as many as fit.
+        window: turns on a side at most; -1 = as many as fit.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class WindowReader(PromptReader):
         max_len: int,
         context: Literal["past", "both"],
         names: bool,
-        most: int = -1,
+        window: int = -1,
     ) -> None:
         super().__init__(encoder, max_len, read_at="first")
         self.context = context
         self.names = names
-        self.most = most
+        self.window = window
         self.separator = separator(self.tokenizer)
 
     def query_text(self, speaker: str, text: str) -> str:
@@ -78,7 +78,7 @@ class WindowReader(PromptReader):
         for i, target in zip(dialogue.labelled, targets, strict=True):
             target = target[: self.max_len - specials]
             room = self.max_len - specials - len(target)
-            start, stop = window(lengths, i, room, later=both, most=self.most)
+            start, stop = turns_around(lengths, i, room, later=both, window=self.window)
             ids = [*before, *chain.from_iterable(turns[start:i]), *between, *target]
             if both:
                 ids += [*between, *chain.from_iterable(turns[i + 1 : stop])]
@@ -91,8 +91,8 @@ class WindowReader(PromptReader):
         return [ids[first : len(ids) - last] for ids in self.texts.ids(texts)]
 
 
-def window(
-    lengths: list[int], i: int, room: int, *, later: bool, most: int = -1
+def turns_around(
+    lengths: list[int], i: int, room: int, *, later: bool, window: int = -1
 ) -> tuple[int, int]:
     """The turns around turn ``i`` that fit: from ``start`` up to, but without, ``stop``.
 
@@ -104,15 +104,15 @@ def window(
         i: the target, which needs no room.
         room: tokens that the others may have together.
         later: whether turns after the target are taken.
-        most: turns on a side at most; -1 = as many as fit.
+        window: turns on a side at most; -1 = as many as fit.
     """
     start, stop = i, i + 1
     past, future = True, later
     while past or future:
-        if past := past and start > 0 and i - start != most and lengths[start - 1] <= room:
+        if past := past and start > 0 and i - start != window and lengths[start - 1] <= room:
             start -= 1
             room -= lengths[start]
-        more = stop < len(lengths) and stop - 1 - i != most
+        more = stop < len(lengths) and stop - 1 - i != window
         if future := future and more and lengths[stop] <= room:
             room -= lengths[stop]
             stop += 1
@@ -128,7 +128,7 @@ class EmoBERTa(Finetune):
 
     def __init__(self, config: EmoBERTaConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
-        if config.context == "past":
+        if config.context == "past" or not config.window:
             self.context = "past"
         self.reader = WindowReader(
             config.encoder, config.max_len, config.context, config.names, config.window

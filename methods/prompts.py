@@ -27,24 +27,24 @@ FIRST_LOOKBACK = 4
 """The first turn (counted from 0) whose window is also asked about an earlier turn."""
 
 
-def window_starts(lengths: list[int], max_len: int, most: int = MOST_TURNS) -> list[int]:
+def window_starts(lengths: list[int], max_len: int, window: int = MOST_TURNS) -> list[int]:
     """First turn ``l`` of each turn's window.
 
-    For turn ``i`` it is the first of ``i - most … i - 1`` with ``sum(lengths[l..i]) + 8 +
+    For turn ``i`` it is the first of ``i - window … i - 1`` with ``sum(lengths[l..i]) + 8 +
     lengths[i] <= max_len``, or ``i - 1`` if there is none; for the first turn 0.
 
     Args:
         lengths: tokens of every turn.
         max_len: tokens of an example at most.
-        most: past turns at most; 0 = ``l`` is the turn itself, -1 = any number.
+        window: past turns at most; 0 = ``l`` is the turn itself, -1 = any number.
     """
     ends = list(accumulate(lengths, initial=0))
     starts = []
     for i, length in enumerate(lengths):
         room = max_len - 8 - length
-        possible = range(max(0, i - most) if most >= 0 else 0, i)
+        possible = range(max(0, i - window) if window >= 0 else 0, i)
         fitting = (first for first in possible if ends[i + 1] - ends[first] <= room)
-        starts.append(next(fitting, max(0, i - 1) if most else i))
+        starts.append(next(fitting, max(0, i - 1) if window else i))
     return starts
 
 

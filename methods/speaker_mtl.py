@@ -82,7 +82,7 @@ class SpeakerMTLConfig(MethodConfig):
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
     bridge: bool = added_later(True)  # off = CER does not read SI's states
     use_extra_corpus: bool = added_later(True)  # off = extra_corpus is not read
-    # dialogues of similar length in a batch; a turn's weight would depend on its dialogue's length
+    # true = a batch holds dialogues of similar length, on which a turn's weight then depends
     group_by_length: bool = added_later(False)
 
     def __post_init__(self) -> None:

@@ -123,7 +123,7 @@ def test_tuned_rows_stand_apart_and_less_the_tuned_control(board) -> None:
     }
     found = next(row for row in searched if row[0].startswith("finetune"))
     control = next(row for row in plain if row[1].startswith("finetune"))
-    less = float(found[3].split()[0]) - float(control[3].split()[0])
+    less = float(found[4].split()[0]) - float(control[4].split()[0])
     assert float(found[-3].split()[0]) == pytest.approx(less, abs=0.011)
 
 
@@ -132,9 +132,13 @@ def test_a_search_that_its_preset_won_says_so() -> None:
 
 
 def test_rows_of_one_method_are_each_less_the_control(board) -> None:
-    board(small("finetune"), small("eacl", 0.5), small("eacl", -0.2, overrides=["bucketed=false"]))
+    board(
+        small("finetune"),
+        small("eacl", 0.5),
+        small("eacl", -0.2, overrides=["group_by_length=false"]),
+    )
     less = {row[1]: float(row[-2].split()[0].replace("−", "-")) for row in rows(results())}
-    assert less["EACL"] > 0 > less["EACL, `bucketed=false`"]
+    assert less["EACL"] > 0 > less["EACL, `group_by_length=false`"]
 
 
 def results() -> str:

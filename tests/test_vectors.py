@@ -309,7 +309,7 @@ def test_the_code_is_that_of_all_that_makes_them() -> None:
         files = [path for name in names for path in (package / name).rglob("*.py")]
         return {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
-    assert digests("vectors", "encoders") <= set(room._code(fine_tuned=False))
+    assert {*digests("vectors", "encoders"), torch.__version__} <= set(room._code(fine_tuned=False))
     rooms = ("vectors", "encoders", "method", "training", "evaluation")
     assert digests(*rooms) <= set(room._code(fine_tuned=True))
 

@@ -34,7 +34,7 @@ def plot(
         what: Which picture.
         file: Where to; its ending tells the format.
         dataset: The corpus.
-        method: Methods, or METHOD:PRESET, METHOD:VARIANT, METHOD:tuned, METHOD:HASH,
+        method: Methods, or METHOD:PRESET (not tuned), METHOD:VARIANT, METHOD:tuned, METHOD:HASH,
             METHOD:key=value (default: all).
         preset: Only runs with this preset.
         run: One run instead: a record, or a part of method/dataset/hash/seedK that is enough.

@@ -99,7 +99,7 @@ def compare(
     """Compare two methods on one corpus.
 
     Args:
-        method: A method, or METHOD:PRESET, METHOD:VARIANT, METHOD:tuned, METHOD:HASH,
+        method: A method, or METHOD:PRESET (not tuned), METHOD:VARIANT, METHOD:tuned, METHOD:HASH,
             METHOD:key=value.
         other: Another, or the key of a published row.
         dataset: The corpus.

@@ -125,7 +125,7 @@ class MethodComparison:
             p = f"p = {result.p:.4f}" if result.p >= 0.0001 else "p < 0.0001"
             console.print(f"Difference {signed(result.difference)}, 95 % from {low} to {high}, {p}")
             console.print(self._chance(), soft_wrap=True)
-        console.print(self.verdict, soft_wrap=True)
+        console.print(self.verdict, soft_wrap=True, markup=False)
         for caveat in self.caveats:
             console.print(f"Note: {caveat}", soft_wrap=True, markup=False)
 

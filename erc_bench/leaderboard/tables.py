@@ -237,22 +237,21 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
 def ablation_table(ablation: Ablation) -> str:
     """A method without each of its parts, minus the whole of it."""
     title = capital(Metric.of(ablation.metric, None).title)
-    head = ["Variant", title, "Seeds", "Minus the whole", "95 %", "p, Holm", "Seeds are"]
+    head = ["Variant", title, "Seeds", "Minus the whole, 95 %", "p, Holm", "Seeds are"]
     whole = ["the whole method", spread(ablation.mean, ablation.seed_interval)]
-    rows = [[*whole, str(len(ablation.seeds)), "", "", "", ""]]
+    rows = [[*whole, str(len(ablation.seeds)), "", "", ""]]
     rows += [
         [
             variant.name,
             spread(variant.mean, variant.seed_interval),
             str(len(variant.seeds)),
-            signed(variant.difference),
-            interval(variant.interval),
+            difference(variant.difference, variant.interval),
             p_value(variant.p_holm),
             "paired" if variant.paired_seeds else "independent",
         ]
         for variant in ablation.variants
     ]
-    return markdown_table(head, rows, "lrrrrrl")
+    return markdown_table(head, rows, "lrrrrl")
 
 
 def _search_table(group: SearchGroup) -> str:

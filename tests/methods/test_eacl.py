@@ -132,9 +132,9 @@ def test_a_window_holds_at_most_eight_past_turns_and_at_least_one() -> None:
 
 
 def test_a_window_of_other_sizes() -> None:
-    assert window_starts([5] * 5, 256, most=2) == [0, 0, 0, 1, 2]
-    assert window_starts([5] * 12, 256, most=-1) == [0] * 12
-    assert window_starts([200, 5, 5], 256, most=0) == [0, 1, 2]
+    assert window_starts([5] * 5, 256, window=2) == [0, 0, 0, 1, 2]
+    assert window_starts([5] * 12, 256, window=-1) == [0] * 12
+    assert window_starts([200, 5, 5], 256, window=0) == [0, 1, 2]
 
 
 def test_the_mask_read_is_the_querys_not_one_in_the_text() -> None:

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from erc_bench.corpus.conversation import Dialogue, Utterance
 from erc_bench.encoders.tokenising import separator
 from erc_bench.errors import ErcBenchError
-from erc_bench.methods.emoberta import EmoBERTa, EmoBERTaConfig, WindowReader, window
+from erc_bench.methods.emoberta import EmoBERTa, EmoBERTaConfig, WindowReader, turns_around
 from erc_bench.settings.experiment import resolve
 
 TEXTS = ("I am so happy today.", "This is awful!", "Well, I see.", "Leave me alone!", "I see.")
@@ -100,19 +100,19 @@ def test_names_are_read_or_not(dialogue, tiny_encoder) -> None:
     ],
 )
 def test_turns_are_taken_from_both_sides_the_nearest_first(room, later, expected) -> None:
-    assert window([10] * 7, 3, room, later=later) == expected
+    assert turns_around([10] * 7, 3, room, later=later) == expected
 
 
 def test_a_side_holds_so_many_turns_at_most() -> None:
-    assert window([10] * 7, 3, 1000, later=True, most=2) == (1, 6)
-    assert window([10] * 7, 0, 1000, later=True, most=2) == (0, 3)
-    assert window([10] * 7, 3, 1000, later=False, most=1) == (2, 4)
-    assert window([10] * 7, 3, 1000, later=True, most=0) == (3, 4)
+    assert turns_around([10] * 7, 3, 1000, later=True, window=2) == (1, 6)
+    assert turns_around([10] * 7, 0, 1000, later=True, window=2) == (0, 3)
+    assert turns_around([10] * 7, 3, 1000, later=False, window=1) == (2, 4)
+    assert turns_around([10] * 7, 3, 1000, later=True, window=0) == (3, 4)
 
 
 def test_a_side_ends_with_the_first_turn_that_does_not_fit() -> None:
     # Before the target a turn of 50 is in the way; the turns after it go on.
-    assert window([1, 50, 5, 9, 5, 5, 5], 3, 30, later=True) == (2, 7)
+    assert turns_around([1, 50, 5, 9, 5, 5, 5], 3, 30, later=True) == (2, 7)
 
 
 def test_no_example_is_too_long_and_a_long_target_loses_its_end(tiny_encoder) -> None:
@@ -128,11 +128,15 @@ def test_no_example_is_too_long_and_a_long_target_loses_its_end(tiny_encoder) ->
     assert ids.count(happy) == 32 - 4 - 2  # but for the special tokens and "A:"
 
 
-@pytest.mark.parametrize(("context", "declared"), [("past", "past"), ("both", "full")])
+@pytest.mark.parametrize(
+    ("context", "window", "declared"),
+    [("past", -1, "past"), ("both", -1, "full"), ("both", 1, "full"), ("both", 0, "past")],
+)
 def test_the_declared_context_holds(
-    context, declared, dialogue, small_demo, tiny_encoder, tmp_path
+    context, window, declared, dialogue, small_demo, tiny_encoder, tmp_path
 ) -> None:
-    config = EmoBERTaConfig(encoder=tiny_encoder, context=context, epochs=1, max_batches=2)
+    given = {"context": context, "window": window}
+    config = EmoBERTaConfig(encoder=tiny_encoder, epochs=1, max_batches=2, **given)
     trained = fitted(EmoBERTa, config, small_demo, tmp_path)
     assert trained.method.context == declared
     assert declared_context_holds(trained, dialogue, 3)
