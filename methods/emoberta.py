@@ -107,13 +107,14 @@ def turns_around(
         window: turns on a side at most; -1 = as many as fit.
     """
     start, stop = i, i + 1
+    earliest = max(0, i - window) if window >= 0 else 0
+    end = min(len(lengths), i + 1 + window) if window >= 0 else len(lengths)
     past, future = True, later
     while past or future:
-        if past := past and start > 0 and i - start != window and lengths[start - 1] <= room:
+        if past := past and start > earliest and lengths[start - 1] <= room:
             start -= 1
             room -= lengths[start]
-        more = stop < len(lengths) and stop - 1 - i != window
-        if future := future and more and lengths[stop] <= room:
+        if future := future and stop < end and lengths[stop] <= room:
             room -= lengths[stop]
             stop += 1
     return start, stop

@@ -42,9 +42,9 @@ def window_starts(lengths: list[int], max_len: int, window: int = MOST_TURNS) ->
     starts = []
     for i, length in enumerate(lengths):
         room = max_len - 8 - length
-        possible = range(max(0, i - window) if window >= 0 else 0, i)
-        fitting = (first for first in possible if ends[i + 1] - ends[first] <= room)
-        starts.append(next(fitting, max(0, i - 1) if window else i))
+        earliest = max(0, i - window) if window >= 0 else 0
+        fitting = (first for first in range(earliest, i) if ends[i + 1] - ends[first] <= room)
+        starts.append(next(fitting, max(earliest, i - 1)))
     return starts
 
 

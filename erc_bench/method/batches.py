@@ -16,10 +16,9 @@ class Batches(Sampler[np.ndarray]):
 
     In training the examples are shuffled, with ``group_by_length`` sorted by length within pools of
     ``POOL`` batches, and cut; the batches are then shuffled, and are the same in every process.
-    Otherwise the longest
-    come first, and every process of several takes its share of the batches. They all get equally
-    many, since a network may need all of them at once: behind the ``own`` ones a process may have
-    one more, which is another's.
+    Otherwise the longest come first, and every process of several takes its share of the batches.
+    They all get equally many, since a network may need all of them at once: behind the ``own`` ones
+    a process may have one more, which is another's.
     """
 
     def __init__(
