@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from erc_bench.corpus.conversation import Metric
 from erc_bench.leaderboard.board import Board, CorpusBoard, Row, Track
 from erc_bench.leaderboard.searches import SearchGroup
-from erc_bench.leaderboard.tables import (
+from erc_bench.leaderboard.wording import (
     ABLATIONS,
     SEARCHES,
     ablation_title,
     budgets,
     capital,
     configuration,
+    difference,
     figure,
     full_name,
-    interval,
     mean,
     metric_title,
     p_value,
@@ -174,7 +174,7 @@ def environment() -> jinja2.Environment:
     made.filters.update(
         search_title=search_title,
         ablation_title=ablation_title,
-        ends=interval,
+        difference=difference,
         budgets=budgets,
         picture=picture,
         figure=figure,
