@@ -52,7 +52,8 @@ from typing import Any
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.processes import end_with_parent, stop
 from erc_bench.files import last_line, replacing, temporary_name, write_atomically
-from erc_bench.leaderboard.tables import figure, markdown_table
+from erc_bench.leaderboard.tables import markdown_table
+from erc_bench.leaderboard.wording import figure
 from erc_bench.progress import duration, say
 from erc_bench.records.schema import RecordError
 from erc_bench.records.store import read_record, record_files

@@ -27,14 +27,8 @@ from erc_bench.leaderboard import build, compare_methods
 from erc_bench.leaderboard import check as check_board
 from erc_bench.leaderboard.ablations import ablation_of
 from erc_bench.leaderboard.runs import given_settings
-from erc_bench.leaderboard.tables import (
-    ablation_table,
-    ablation_title,
-    difference,
-    markdown_table,
-    p_value,
-    selection,
-)
+from erc_bench.leaderboard.tables import ablation_table, markdown_table
+from erc_bench.leaderboard.wording import ablation_title, difference, p_value, selection
 from erc_bench.settings.methods import method_entries
 
 ROOT = Path(__file__).resolve().parent.parent

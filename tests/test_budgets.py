@@ -15,7 +15,8 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.budget import expected_best
 from erc_bench.leaderboard import build, compare_methods, read_board
 from erc_bench.leaderboard.page import picture
-from erc_bench.leaderboard.tables import budgets, to_csv
+from erc_bench.leaderboard.tables import to_csv
+from erc_bench.leaderboard.wording import budgets
 from erc_bench.records.schema import typed
 from erc_bench.records.trials import Trial, write_trial
 

@@ -18,7 +18,8 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import metrics, statistics
 from erc_bench.evaluation.slices import confusions
 from erc_bench.leaderboard import read_board, rescore
-from erc_bench.leaderboard.tables import to_csv, to_latex, to_markdown
+from erc_bench.leaderboard.latex import to_latex
+from erc_bench.leaderboard.tables import to_csv, to_markdown
 from erc_bench.settings.experiment import resolve
 
 NAMES = ["calm", "annoyed", "angry", "glad"]

@@ -15,7 +15,8 @@ from docs import tables
 from erc_bench.cli import app, tune
 from erc_bench.leaderboard import build
 from erc_bench.leaderboard.board import read_board
-from erc_bench.leaderboard.tables import configuration, full_name, to_latex
+from erc_bench.leaderboard.latex import to_latex
+from erc_bench.leaderboard.wording import configuration, full_name
 
 
 @pytest.fixture

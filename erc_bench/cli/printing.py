@@ -72,7 +72,7 @@ def show(console: Console, path: Path, record: Record) -> None:
 def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
     """Print a method and it without each of its parts, and what the differences rest on."""
     from erc_bench.evaluation.statistics import spread
-    from erc_bench.leaderboard.tables import ablation_title, difference, p_value
+    from erc_bench.leaderboard.wording import ablation_title, difference, p_value
 
     metric = Metric.of(ablation.metric, None).title
     columns = (metric, "seeds", "minus the whole, 95 %", "p, Holm")

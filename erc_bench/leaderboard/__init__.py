@@ -16,12 +16,13 @@ from pathlib import Path
 from erc_bench.files import cannot_write, write_atomically
 from erc_bench.leaderboard.board import Board, read_board
 from erc_bench.leaderboard.comparing import MethodComparison, compare_methods
+from erc_bench.leaderboard.latex import to_bibtex, to_latex
 from erc_bench.leaderboard.page import to_html
 from erc_bench.leaderboard.published import read_published
 from erc_bench.leaderboard.rescoring import Rescored, rescore
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.leaderboard.site import build_site
-from erc_bench.leaderboard.tables import to_bibtex, to_csv, to_json, to_latex, to_markdown
+from erc_bench.leaderboard.tables import to_csv, to_json, to_markdown
 
 __all__ = [
     "Board",

@@ -20,7 +20,7 @@ from erc_bench.leaderboard.board import ALPHA, notes, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
 from erc_bench.leaderboard.runs import Run, copy_mark, read_runs, share_encoders
-from erc_bench.leaderboard.tables import signed
+from erc_bench.leaderboard.wording import signed
 from erc_bench.records.store import read_record
 from erc_bench.settings.experiment import flat
 from erc_bench.settings.presets import is_tryout

@@ -20,10 +20,10 @@ from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import class_scores, facts_of, pair_confusions, slices
 from erc_bench.files import write_atomically
 from erc_bench.leaderboard.board import Board, read_board
+from erc_bench.leaderboard.latex import bibtex_entry, escaped
 from erc_bench.leaderboard.page import environment, to_html
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
 from erc_bench.leaderboard.runs import Skipped, dialogues_of
-from erc_bench.leaderboard.tables import bibtex_entry, escaped
 from erc_bench.progress import track
 from erc_bench.records.schema import Predictions, Record, Training
 from erc_bench.records.store import read_record, run_name

@@ -15,7 +15,7 @@ from erc_bench.evaluation.calibration import reliability_bins
 from erc_bench.evaluation.slices import confusions, facts_of, slices
 from erc_bench.evaluation.statistics import seed_interval
 from erc_bench.leaderboard.searches import SearchGroup
-from erc_bench.leaderboard.tables import capital
+from erc_bench.leaderboard.wording import capital
 from erc_bench.plots.selection import Configuration, Shown
 from erc_bench.plots.vectors import VectorMap
 from erc_bench.records.schema import Record
