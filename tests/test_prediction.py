@@ -187,7 +187,7 @@ def test_what_is_printed_for_people(root: Path, capsys, monkeypatch) -> None:
 
 
 def test_the_emotion_is_the_most_probable_one_before_rounding() -> None:
-    from erc_bench.cli.printing import ranked
+    from erc_bench.cli.dialogues import ranked
     from erc_bench.inference.model import Answer
 
     answer = Answer("d", 1, "Ann", "Hi.", "sadness", {"joy": 0.5, "sadness": 0.5})

@@ -24,7 +24,7 @@ def predict(
         json: A line of JSON for every turn.
         stream: Answer each line of standard input at once.
     """
-    from erc_bench.cli.printing import print_answers, ranked
+    from erc_bench.cli.dialogues import print_answers, ranked
     from erc_bench.inference.dialogue_files import check_stream, read_dialogues, read_turns
     from erc_bench.records.place import model_file
     from erc_bench.records.store import find_record, read_record

@@ -1,9 +1,8 @@
-"""What ``show``, ``explain``, ``predict`` and ``ablations`` print, and the figures of a run."""
+"""What ``show`` and ``ablations`` print, and the figures of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from erc_bench.corpus.conversation import FIGURES, Corpus, Dialogue, Metric
-from erc_bench.errors import ErcBenchError, nearest
-from erc_bench.evaluation import NO_ANSWER
+from erc_bench.corpus.conversation import FIGURES, Metric
 from erc_bench.evaluation.slices import facts_of, slices
 from erc_bench.progress import duration
-from erc_bench.records.corpora import load_corpus_of
 from erc_bench.records.schema import (
     Described,
     Encoder,
@@ -25,13 +21,10 @@ from erc_bench.records.schema import (
     Prompting,
     Record,
     Training,
-    damaged,
     to_json,
 )
 
 if TYPE_CHECKING:
-    from erc_bench.corpus.source import CorpusSource
-    from erc_bench.inference.model import Answer
     from erc_bench.leaderboard.ablations import Ablation
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -43,9 +36,6 @@ WIDTH = 60
 """Columns of a curve at most."""
 
 RIGHT, WRONG = "green", "red"
-
-
-# --- a run
 
 
 def show(console: Console, path: Path, record: Record) -> None:
@@ -159,7 +149,7 @@ def _figures(metrics: Metrics, judged_by: Metric) -> dict[str, float]:
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def _table(*columns: str | Column, title: str = "") -> Table:
+def table_of(*columns: str | Column, title: str = "") -> Table:
     """A table without rules."""
     return Table(
         *columns,
@@ -214,7 +204,7 @@ def _prompts(prompting: Prompting, metric: Metric) -> str:
 
 def _class_table(record: Record) -> Table:
     test, dev = record.metrics.test, record.metrics.dev
-    table = _table("", title="By class, on test")
+    table = table_of("", title="By class, on test")
     for column in ("support", "precision", "recall", "F1", *(["F1 on dev"] if dev else [])):
         table.add_column(column, justify="right")
     for name in record.labels:
@@ -227,7 +217,7 @@ def _class_table(record: Record) -> Table:
 
 def _confusion_table(record: Record) -> Table:
     """Counts, rows gold; the more of a row lie in a cell, the bolder it is."""
-    table = _table("gold ↓ predicted →", title="Confusion on test")
+    table = table_of("gold ↓ predicted →", title="Confusion on test")
     for name in record.labels:
         table.add_column(Text(name), justify="right")
     for c, row in enumerate(record.metrics.test.confusion):
@@ -245,7 +235,7 @@ def _slice_table(record: Record, recorded: Facts) -> Table:
     facts, classes = facts_of(recorded.columns()), len(record.labels)
     parts = slices(test.gold, [test.predicted], facts, classes, record.judged_by, record.labels)
     found = [part for part in parts if part.support]
-    table = _table("", "", title="Parts of test")
+    table = table_of("", "", title="Parts of test")
     for column in ("support", record.judged_by.title, "accuracy"):
         table.add_column(column, justify="right")
     kinds = [part.kind for part in found]
@@ -279,7 +269,7 @@ def _print_curves(console: Console, training: Training, judged_by: Metric) -> No
             console.print(f"{'':9} └{'─' * at}▲ epoch {best} of {len(curves)}")
     small = [name for name in names if name not in large]
     if small:
-        table = _table("", "first", "last", "")
+        table = table_of("", "first", "last", "")
         for figure in small:
             values = [epoch.get(figure) for epoch in curves]
             ends = ["–" if v is None else f"{v:.4g}" for v in (values[0], values[-1])]
@@ -320,167 +310,3 @@ def _print_values(console: Console, values: Mapping[str, Any], indent: str = "  
             text = duration(value) if timed and value else f"{value}"
             key = key.removesuffix("_seconds") if timed else key
             console.print(Text(f"{indent}{key}: {text}"), soft_wrap=True)
-
-
-# --- a dialogue
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What a record holds of one utterance."""
-
-    label: int
-    probabilities: Sequence[float] | None
-
-
-def explain(
-    console: Console,
-    path: Path,
-    record: Record,
-    *,
-    dialogue: str | None = None,
-    worst: int = 10,
-    split: str = "test",
-    data_dir: Path | None = None,
-    source: CorpusSource,
-) -> None:
-    """Print a dialogue turn by turn with gold and predicted emotion, or those with most errors.
-
-    Args:
-        console: where to.
-        path: the record's file.
-        record: what it holds.
-        dialogue: its id, in dev or test; None = list the dialogues with most errors.
-        worst: how many of them.
-        split: in which they are sought.
-        data_dir: where the corpora are, before the usual places.
-        source: the record's corpus.
-
-    Raises:
-        ErcBenchError: the corpus here is not the record's, there is no such dialogue, or nothing
-            was predicted of it.
-    """
-    if worst < 1:
-        raise ErcBenchError(f"--worst {worst} lists nothing: give 1 or more.")
-    corpus = load_corpus_of(record, path, source, data_dir)
-    if dialogue is not None:
-        split, found = _find_dialogue(corpus, dialogue)
-    predicted = _predicted(record, split, corpus, path)
-    if dialogue is None:
-        _print_worst(console, corpus.dialogues(split), predicted, worst)
-    else:
-        _print_dialogue(console, found, predicted, record.labels)
-
-
-def _find_dialogue(corpus: Corpus, name: str) -> tuple[str, Dialogue]:
-    known: list[str] = []
-    for split, dialogues in corpus.contents.items():
-        for dialogue in dialogues:
-            if dialogue.id == name:
-                return split, dialogue
-            known.append(dialogue.id)
-    near = nearest(name, known)
-    hint = f" Did you mean {near!r}?" if near else ""
-    raise ErcBenchError(
-        f"{corpus.name} has no dialogue {name!r}.{hint} Without --dialogue those with most errors "
-        "are listed."
-    )
-
-
-def _predicted(record: Record, split: str, corpus: Corpus, path: Path) -> dict[str, Predicted]:
-    """What was predicted of each utterance of a split, by its id."""
-    stored = dict(record.predictions.items())
-    if split not in stored:
-        raise ErcBenchError(
-            f"{path} holds no predictions on {split}, only on {' and '.join(stored)}."
-        )
-    of_split = stored[split]
-    asked = [d.utterances[i] for d in corpus.dialogues(split) for i in d.labelled]
-    if record.labels != list(corpus.labels.names) or of_split.ids != [u.id for u in asked]:
-        raise damaged(
-            path,
-            f"$.predictions.{split}: its labels and ids are not those of {corpus.name}, whose "
-            "digest it has",
-        )
-    rows = of_split.probabilities or [None] * len(asked)
-    columns = zip(of_split.ids, of_split.predicted, rows, strict=True)
-    return {name: Predicted(label, row) for name, label, row in columns}
-
-
-def _print_worst(
-    console: Console, dialogues: Iterable[Dialogue], predicted: Mapping[str, Predicted], worst: int
-) -> None:
-    rows = []
-    for dialogue in dialogues:
-        asked = [dialogue.utterances[i] for i in dialogue.labelled]
-        wrong = sum(predicted[u.id].label != u.label for u in asked)
-        rows.append((wrong, len(asked), len(dialogue), dialogue.id))
-    # Of equally many errors those first that are the larger share.
-    rows.sort(key=lambda row: (-row[0], row[1]))
-    table = _table("dialogue")
-    for column in ("errors", "of", "share", "turns"):
-        table.add_column(column, justify="right")
-    for wrong, asked_for, turns, name in rows[:worst]:
-        share = f"{100 * wrong / asked_for:.0f} %" if asked_for else "–"
-        table.add_row(Text(name), str(wrong), str(asked_for), share, str(turns))
-    console.print(table)
-
-
-def _print_dialogue(
-    console: Console,
-    dialogue: Dialogue,
-    predicted: Mapping[str, Predicted],
-    labels: Sequence[str],
-) -> None:
-    columns = [Column(name, no_wrap=True) for name in ("gold", "predicted")]
-    table = _table("", "speaker", "text", *columns)
-    right = 0
-    for number, u in enumerate(dialogue.utterances, 1):
-        gold, answer = Text("no label", style="dim"), Text()
-        if u.label is not None:
-            found = predicted[u.id]
-            good = found.label == u.label
-            right += good
-            said = None if good else found.probabilities
-            gold = Text(_confidence(labels, u.label, said), style="" if good else "bold")
-            style = RIGHT if good else WRONG
-            answer = Text(_confidence(labels, found.label, found.probabilities), style=style)
-        table.add_row(str(number), Text(u.name), Text(u.text), gold, answer)
-    console.print(table)
-    console.print(f"{dialogue.id}: {right} of {len(dialogue.labelled)} right", markup=False)
-
-
-def _confidence(labels: Sequence[str], label: int, probabilities: Sequence[float] | None) -> str:
-    """``joy 81 %``; the name alone where there are no probabilities."""
-    if label == NO_ANSWER:
-        return "no answer"
-    return labels[label] + (f" {100 * probabilities[label]:.0f} %" if probabilities else "")
-
-
-# --- answers
-
-
-def print_answers(console: Console, answers: Iterable[Answer]) -> None:
-    """A table of the answers of each dialogue: the emotion, and what else is probable."""
-    of_dialogue: dict[str, list[Answer]] = {}
-    for answer in answers:
-        of_dialogue.setdefault(answer.dialogue, []).append(answer)
-    for name, found in of_dialogue.items():
-        columns = [Column(column, no_wrap=True) for column in ("emotion", "else")]
-        title = name if len(of_dialogue) > 1 else ""
-        table = _table("", "speaker", "text", *columns, title=title)
-        for answer in found:
-            first, others = ranked(answer)
-            table.add_row(str(answer.turn), Text(answer.speaker), Text(answer.text), first, others)
-        console.print(table)
-
-
-def ranked(answer: Answer) -> tuple[Text, Text]:
-    """The emotion with its probability, the bolder the surer, and the next two."""
-    if not answer.probabilities:
-        return Text(answer.label or "no answer", style="" if answer.label else "dim"), Text()
-    # Two that are equal when rounded need not be.
-    order = sorted(answer.probabilities.items(), key=lambda p: (p[0] != answer.label, -p[1]))
-    texts = [f"{name} {100 * value:.0f} %" for name, value in order[:3]]
-    style = "bold green" if order[0][1] >= 0.8 else "green" if order[0][1] >= 0.5 else "yellow"
-    return Text(texts[0], style=style), Text(", ".join(texts[1:]), style="dim")

@@ -277,13 +277,13 @@ def explain(
         split: Where they are sought.
         dataset: The folder of your own corpus, where it is not where it was.
     """
-    from erc_bench.cli import printing
+    from erc_bench.cli import dialogues
     from erc_bench.records.corpora import find_corpus
     from erc_bench.records.store import find_record, read_record
 
     path = find_record(leaderboard_dir, run)
     record = read_record(path)
-    printing.explain(
+    dialogues.explain(
         *(common.results(), path, record),
         dialogue=dialogue,
         worst=worst,
