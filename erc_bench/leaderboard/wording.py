@@ -1,4 +1,4 @@
-"""How figures, rows, tracks and tables are called, the same in every output."""
+"""What figures, rows, tracks and tables are called, the same in every output."""
 
 from __future__ import annotations
 
@@ -55,14 +55,9 @@ def mean(row: Row) -> str:
     return spread(row.mean, row.seed_interval)
 
 
-def interval(ends: Sequence[float] | None) -> str:
-    """``−1.20 to +0.30``; a dash where there is none."""
-    return f"{signed(ends[0])} to {signed(ends[1])}" if ends else "–"
-
-
 def difference(points: float, ends: Sequence[float] | None) -> str:
     """``+0.89 (−0.22 to +2.01)``: with its 95 % interval where there is one."""
-    return signed(points) + (f" ({interval(ends)})" if ends else "")
+    return signed(points) + (f" ({signed(ends[0])} to {signed(ends[1])})" if ends else "")
 
 
 def p_value(value: float | None) -> str:
