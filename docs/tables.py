@@ -26,6 +26,7 @@ from erc_bench.evaluation.statistics import spread
 from erc_bench.leaderboard import build, compare_methods
 from erc_bench.leaderboard import check as check_board
 from erc_bench.leaderboard.ablations import ablation_of
+from erc_bench.leaderboard.rows import WITHOUT_FINE_TUNING
 from erc_bench.leaderboard.runs import given_settings
 from erc_bench.leaderboard.tables import ablation_table, markdown_table
 from erc_bench.leaderboard.wording import ablation_title, difference, p_value, selection
@@ -100,7 +101,7 @@ def costs() -> str:
     for corpus in corpora():
         for row, _ in of_presets(corpus):
             memory, seconds = row["cost"]["peak_memory_mib"], row["cost"]["fit_seconds"]
-            without_tuning = any("without the fine-tuning" in note for note in row["notes"])
+            without_tuning = WITHOUT_FINE_TUNING in row["notes"]
             minutes = "" if seconds is None else f"{seconds / 60:.0f}"
             gib = estimated.get(row["method"], {}).get(row["preset"])
             cells = [

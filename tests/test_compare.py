@@ -214,7 +214,7 @@ def test_a_presets_name_means_its_own_settings_and_a_methods_equal_budgets(tmp_p
     write_records(tmp_path, rows)
     of_preset = compare_methods(tmp_path, "a:tuned", "b:paper", "meld")
     assert "lr=0.1" not in of_preset.b.configuration
-    assert any("what was spent on their settings differs" in each for each in of_preset.caveats)
+    assert any("their search budgets differ" in each for each in of_preset.caveats)
     for name in ("b", "b:tuned"):
         assert "lr=0.1" in compare_methods(tmp_path, "a:tuned", name, "meld").b.configuration
     only_tuned = compare_methods(tmp_path, "a:paper", "b:tuned", "meld").a
@@ -236,7 +236,7 @@ def test_compare_says_which_share_has_no_answer(tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "read_runs", lambda *_: (silent, []))
     found = compare_methods(tmp_path, "a", "b", "meld")
     share = f"{100 / len(runs[0].gold):.2f} %"
-    assert f"b: {share} of its predictions are no answer, which counts as wrong." in found.caveats
+    assert f"b: {share} of its utterances have no answer, which counts as wrong." in found.caveats
     assert found.b.per_class.keys() == found.a.per_class.keys()
 
 

@@ -30,7 +30,6 @@ from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.statistics import compare
 from erc_bench.leaderboard import (
     Built,
-    board,
     build,
     check,
     compare_methods,
@@ -39,7 +38,9 @@ from erc_bench.leaderboard import (
     rescore,
 )
 from erc_bench.leaderboard.cache import Cache
-from erc_bench.leaderboard.runs import dialogues_of, read_runs
+from erc_bench.leaderboard.decoding import dialogues_of
+from erc_bench.leaderboard.runs import read_runs
+from erc_bench.leaderboard.tracks import make_track
 from erc_bench.records.store import read_record
 
 NAMES = ("README.md", "index.html", "leaderboard.csv", "leaderboard.json")
@@ -163,8 +164,9 @@ def test_ranks_are_by_p_values_after_holm_of_at_most_a_twentieth(
     write_records(tmp_path, [Method("a", 0.9), Method("b", 0.3), Method("c", -0.3)], dialogues=60)
     runs, _ = read_runs(tmp_path, Cache(tmp_path))
     given = iter(p_values[pair] for pair in ("ab", "ac", "bc"))
-    monkeypatch.setattr(board, "compare", lambda a, b, **_: replace(compare(a, b), p=next(given)))
-    track = board.make_track(runs, [], {name: name for name in "abc"})
+    place = "erc_bench.leaderboard.tracks.compare"
+    monkeypatch.setattr(place, lambda a, b, **_: replace(compare(a, b), p=next(given)))
+    track = make_track(runs, [], {name: name for name in "abc"})
     assert [row["method"] for row in track["rows"]] == ["a", "b", "c"]
     assert [row["rank"] for row in track["rows"]] == expected
 
@@ -177,7 +179,7 @@ def test_what_has_no_answer_is_wrong_and_said(tmp_path):
         predicted = np.array(run.predicted)
         predicted[::5] = NO_ANSWER
         silent.append(replace(run, predicted=predicted.tolist()) if run.method == "b" else run)
-    track = board.make_track(silent, [], {name: name for name in "ab"})
+    track = make_track(silent, [], {name: name for name in "ab"})
     whole, row = track["rows"]
     assert (whole["method"], row["method"]) == ("a", "b")
     mine = [r for r in silent if r.method == "b"]
@@ -189,7 +191,7 @@ def test_what_has_no_answer_is_wrong_and_said(tmp_path):
     assert row["accuracy"] == pytest.approx(100 * np.mean(right), abs=1e-3)
     assert np.shape(row["confusion"]) == (7, 7)
     share = 100 * np.mean([r.predicted.count(NO_ANSWER) / len(r.gold) for r in mine])
-    note = f"{share:.2f} % of its predictions are no answer, which counts as wrong"
+    note = f"{share:.2f} % of its utterances have no answer, which counts as wrong"
     assert (whole["notes"], row["notes"]) == ([], [note])
     assert np.sum(row["confusion"]) == pytest.approx(len(mine[0].gold) * (1 - share / 100))
     assert track["pairs"][0]["difference"] == pytest.approx(whole["mean"] - row["mean"], abs=1e-3)
@@ -235,7 +237,7 @@ def test_a_row_says_in_what_its_seeds_differ(tmp_path):
     write_records(tmp_path, [made(1), made(2)], ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()
     shared = "its seeds read the same utterance vectors: "
-    without = "the time of its training is without the fine-tuning of its encoder"
+    without = "its training time leaves the fine-tuning of its encoder out"
     assert [note[: len(shared)] for note in track.rows[0].notes[:1]] == [shared]
     assert track.rows[0].notes[1:] == [without]
     assert track.rows[0].cost["fit_seconds"] > 0
@@ -279,7 +281,7 @@ def test_times_of_runs_that_shared_a_machine_are_not_taken_for_those_of_one_alon
 @pytest.mark.parametrize(
     ("at_once", "note"),
     [
-        (4, ["its seeds were trained 4 at a time, which takes each the longer"]),
+        (4, ["its seeds were trained 4 at a time, which slows each of them down"]),
         (1, []),
         ("unknown → 4", []),
     ],
@@ -556,7 +558,7 @@ def test_the_files_hold_what_the_board_holds(root):
     assert all(r["rank"] == "" for r in rows if r["kind"] != "ours")
     text = (root / "README.md").read_text()
     assert text.index("## MELD") < text.index("## EmoryNLP") < text.index("## Try-outs")
-    assert "are no benchmark" in text
+    assert "They are not a benchmark" in text
     assert str(root) not in text + (root / "index.html").read_text()
 
 
@@ -565,7 +567,7 @@ def test_an_empty_folder_still_gives_the_published_rows(tmp_path):
     assert built.skipped == []
     page = (tmp_path / "index.html").read_text()
     assert "InstructERC" in page
-    assert "No run on MELD is recorded yet" in page
+    assert "There are no runs on MELD yet" in page
     assert "erc-bench run --method all --dataset meld" in (tmp_path / "README.md").read_text()
     assert (
         "\\citep{xue2024bioserc} & 69.83$^{\\ddagger}$ & 71.19$^{\\ddagger}$ &"
@@ -589,7 +591,7 @@ def test_latex_is_a_booktabs_table(root):
     assert r"\textbf{" in next(line for line in body if line.startswith("good &"))
     assert r"\textbf{" not in next(line for line in body if line.startswith("bad &"))
     assert "demo" not in "".join(body).lower()
-    assert "% Demo is not in it: no benchmark" in text
+    assert "% Demo is left out: not a benchmark" in text
 
 
 # --- older and broken records

@@ -297,7 +297,7 @@ def test_without_script_everything_is_there(visit, address):
 def test_an_empty_leaderboard(visit, tmp_path: Path):
     build(tmp_path)
     page = visit((tmp_path / "index.html").as_uri(), 390)
-    assert "No run on MELD is recorded yet" in page.locator("#meld").inner_text()
+    assert "There are no runs on MELD yet" in page.locator("#meld").inner_text()
     papers = len(read_published(tmp_path).rows["meld"])
     assert page.locator("#meld .papers .entry").count() == papers > 0
     assert page.get_by_role("tab", name="Try-outs").count() == 0

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from erc_bench.errors import ErcBenchError
-from erc_bench.leaderboard.board import unlike
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import PublishedRow, read_published
+from erc_bench.leaderboard.rows import unlike
 from erc_bench.leaderboard.runs import read_runs
 
 ROOT = Path(__file__).parent.parent

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,8 @@ from synthetic_records import EMOTIONS, Method, older, record, store, stored, wr
 from erc_bench.cli.printing import show
 from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
-from erc_bench.leaderboard import build, rescore, runs
+from erc_bench.leaderboard import build, rescore
+from erc_bench.leaderboard.decoding import decode, score_of
 from erc_bench.records import schema
 from erc_bench.records.place import Identity, Place
 from erc_bench.records.schema import (
@@ -403,12 +405,12 @@ def test_no_answer_is_read_shown_and_counted_as_wrong(tmp_path: Path) -> None:
     record = read(document)
     assert record.predictions.test.predicted[right[0]] == -1
     assert to_json(record) == document
-    gold, said = (runs.np.array(test[name]) for name in ("gold", "predicted"))
-    wrong = runs.np.array(other["predictions"]["test"]["predicted"])
+    gold, said = (np.array(test[name]) for name in ("gold", "predicted"))
+    wrong = np.array(other["predictions"]["test"]["predicted"])
     seven, eight = (EMOTIONS, Metric()), ([*EMOTIONS, "another"], Metric())
-    assert runs.score_of(gold, said, *seven) == runs.score_of(gold, wrong, *eight)
-    document["metrics"]["test"]["weighted_f1"] = runs.score_of(gold, said, *seven)
-    found = runs._read_one("r.json", json.dumps(document).encode(), {})
+    assert score_of(gold, said, *seven) == score_of(gold, wrong, *eight)
+    document["metrics"]["test"]["weighted_f1"] = score_of(gold, said, *seven)
+    found = decode("r.json", json.dumps(document).encode(), {})
     assert isinstance(found, dict)
     assert found["predicted"] == test["predicted"]
 
@@ -441,8 +443,8 @@ def test_a_defect_in_reading_is_no_damage(
     [
         ("erc_bench.cli.printing.slices", ["show", "a/seed1"]),
         ("erc_bench.cli.printing.metrics_table", ["show", "a/seed1"]),
-        ("erc_bench.leaderboard.runs.score_of", ["leaderboard"]),
-        ("erc_bench.leaderboard.runs._cost", ["leaderboard"]),
+        ("erc_bench.leaderboard.decoding.score_of", ["leaderboard"]),
+        ("erc_bench.leaderboard.decoding._cost", ["leaderboard"]),
         ("erc_bench.evaluation.metrics.evaluate", ["rescore"]),
         ("erc_bench.leaderboard.rescoring._same", ["rescore"]),
         ("erc_bench.records.corpora.corpus_source", ["explain", "a/seed1"]),
@@ -523,7 +525,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutated())
 def test_whatever_is_changed_is_read_or_refused_and_nothing_is_lost(contents: bytes) -> None:
-    of_leaderboard = runs._read_one(str(FILE), contents, {})
+    of_leaderboard = decode(str(FILE), contents, {})
     found = tried(contents)
     if isinstance(found, str):
         assert str(FILE) in found

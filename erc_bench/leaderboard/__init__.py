@@ -1,8 +1,8 @@
-"""The leaderboard: from records and published rows to tables, a page, comparisons, re-scoring.
+"""The leaderboard: records and published rows → tables, a page, comparisons.
 
-- :func:`build` writes README.md, leaderboard.json, leaderboard.csv and index.html; :func:`check`
-  tells which of them are stale; :func:`latex` gives the table a paper needs.
-- :func:`build_site` writes the page with one for every run into another folder.
+- :func:`build` writes README.md, leaderboard.json, leaderboard.csv and index.html. :func:`check`
+  returns those that are stale. :func:`latex` returns a table for a paper.
+- :func:`build_site` writes the page and one page for every run into another folder.
 - :func:`compare_methods` compares two methods on one corpus.
 - :func:`rescore` recomputes every record's metrics from its predictions.
 """
@@ -50,18 +50,19 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Built:
-    """What was written, or would be, and the records that could not be used."""
+    """The files that were written, or are stale, and the records that were skipped."""
 
     paths: list[Path]
     skipped: list[Skipped]
 
 
 def build(root: Path, further: Sequence[Path] = ()) -> Built:
-    """Write the leaderboard of the records below ``root`` beside them; those below ``further``
-    folders stand on it as well. ``root`` is made if need be.
+    """Write the leaderboard of the records below ``root`` into ``root``, which is made if need be.
+
+    Records below the ``further`` folders are shown, too.
 
     Raises:
-        ErcBenchError: published.yaml is not as it must be, or a file can't be written.
+        ErcBenchError: published.yaml has a fault, or a file can't be written.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -75,7 +76,7 @@ def build(root: Path, further: Sequence[Path] = ()) -> Built:
 
 
 def check(root: Path, further: Sequence[Path] = ()) -> Built:
-    """The files on disk that :func:`build` would write differently, or that are missing."""
+    """Return the files that are missing or differ from what :func:`build` would write."""
     board = read_board(root, further)
     stale = []
     for name, form in FORMS.items():
@@ -86,11 +87,11 @@ def check(root: Path, further: Sequence[Path] = ()) -> Built:
 
 
 def latex(root: Path, further: Sequence[Path] = ()) -> tuple[str, list[Skipped]]:
-    """A booktabs table of the records below ``root`` and the published rows; what was skipped."""
+    """Return a booktabs table of records and published rows, and the skipped records."""
     board = read_board(root, further)
     return to_latex(board), board.skipped
 
 
 def bibliography(root: Path) -> str:
-    """BibTeX entries of the papers that the table of :func:`latex` cites."""
+    """Return BibTeX entries of the papers that the table of :func:`latex` cites."""
     return to_bibtex(read_published(root).all())

@@ -1,4 +1,4 @@
-"""Methods without one of their parts, each compared with the whole method."""
+"""Ablations: variants of a method, each compared with the whole method."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from erc_bench.settings.registry import method_names
 
 @dataclass(frozen=True)
 class VariantRow:
-    """One variant, and its difference from the whole method: variant − whole, in points."""
+    """One variant. The difference is variant − whole method, in points."""
 
     name: str
     values: list[float]
-    """The corpus's figure on test of each seed, in percent."""
+    """The corpus's metric on test for each seed, in percent."""
     seeds: list[int]
     mean: float
     seed_interval: list[float] | None
     difference: float
     interval: list[float] | None
-    """95 % for new dialogues and seeds; with one seed on a side for new dialogues alone."""
+    """95 % interval for new dialogues and seeds; only for new dialogues if a side has one seed."""
     p: float
     p_holm: float
     """Corrected over the variants of the method."""
     paired_seeds: list[int]
-    """The seeds that were paired; none where they are independent samples."""
+    """The seeds that were paired; empty if they are independent samples."""
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A method, and it without each of its parts."""
+    """A whole method and its variants."""
 
     method: str
     title: str
@@ -47,7 +47,7 @@ class Ablation:
     preset: str
     overrides: list[str]
     metric: str
-    """What the corpus is judged by."""
+    """The metric of the corpus."""
     values: list[float]
     seeds: list[int]
     mean: float
@@ -56,14 +56,14 @@ class Ablation:
 
 
 def ablation_of(plain: Mapping[str, Any]) -> Ablation:
-    """An ablation from plain data."""
+    """Return an ablation from plain data."""
     rows = [VariantRow(**row) for row in plain["variants"]]
     return Ablation(**{**plain, "variants": rows})
 
 
 def known_variants(method: str) -> dict[str, tuple[list[str], bool]]:
-    """What the method's YAML file says of its variants: by name the settings that each sets, and
-    whether its seeds may be paired; nothing of a method that is not installed."""
+    """Return the variants in a method's YAML file by name, each with the settings that it sets and
+    whether its seeds may be paired. Empty if the method is not installed."""
     if method not in method_names():
         return {}
     return {name: (list(v.settings), v.paired) for name, v in variants(method).items()}
@@ -74,16 +74,16 @@ def ablations(
     titles: Mapping[str, str],
     resampled: Callable[[Sequence[Run]], ResampledScores | None],
 ) -> list[Ablation]:
-    """Every whole method among the runs on a corpus of which variants are there, too.
+    """Return the ablations of all methods that have runs of the whole method and of a variant.
 
-    A variant belongs to the whole method of the same preset, encoder, corpus and overrides, but
-    for those that set what the variant sets.
+    A variant belongs to the whole method with the same preset, encoder, corpus and overrides.
+    Overrides of settings that the variant itself sets are not compared.
 
     Args:
-        runs: of one corpus.
-        titles: what methods are called.
-        resampled: the resampled scores of one configuration's runs; None where the dialogues are
-            not known.
+        runs: all runs on one corpus.
+        titles: the title of each method.
+        resampled: returns the resampled scores of one configuration's runs, or None if the
+            dialogues are unknown.
     """
     found = []
     for whole in _configurations(run for run in runs if not run.variant).values():
@@ -127,8 +127,8 @@ def ablations(
 
 
 def _configurations(runs: Iterable[Run]) -> dict[tuple[Any, ...], list[Run]]:
-    """Runs by configuration, each with its seeds in order; of the same settings tuned and not the
-    latter."""
+    """Return runs by configuration, each with its seeds in order. If the same settings are there
+    tuned and not tuned, only the latter are kept."""
     found: dict[tuple[Any, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.tuned is not None, run.seed)):
         data = (run.encoder_digest or run.encoder, run.test_set, run.corpus)
@@ -140,8 +140,8 @@ def _configurations(runs: Iterable[Run]) -> dict[tuple[Any, ...], list[Run]]:
 
 
 def _belongs(variant: Run, whole: Run, known: Mapping[str, tuple[list[str], bool]]) -> bool:
-    """Whether a run is of a variant of just this whole method."""
-    if variant.variant not in known:  # of another version of the method
+    """Whether a variant's run belongs to this whole method."""
+    if variant.variant not in known:  # written by another version of the method
         return False
     own, _ = known[variant.variant]
     kept = [text for text in whole.overrides if text.partition("=")[0] not in own]
@@ -155,9 +155,9 @@ def _belongs(variant: Run, whole: Run, known: Mapping[str, tuple[list[str], bool
 def _row(
     name: str, variant: ResampledScores, whole: ResampledScores, paired: bool
 ) -> dict[str, Any]:
-    """A :class:`VariantRow` without its corrected p."""
+    """Return the fields of a :class:`VariantRow` but its corrected p-value."""
     common = set(variant.seeds) & set(whole.seeds)
-    # One pair says nothing of the spread of differences: its two sides may have more seeds.
+    # One pair gives no spread of differences, while the two sides may have more seeds.
     result = compare(variant, whole, paired_seeds=paired and len(common) > 1)
     over_seeds = seed_interval(variant.values)
     return {

@@ -1,4 +1,4 @@
-"""What was computed once from the same contents by the same code, kept beside the records."""
+"""A cache of computed results beside the records."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from erc_bench.files import replacing, temporary_name
 class Cache:
     """JSON values by digest in ``<root>/.cache``, which git ignores.
 
-    A key is a digest over all that a value depends on, the code that computes it among them, so
-    nothing in here can be stale; whatever can't be read is computed again, and a folder that can't
-    be written to only costs time.
+    A key is a digest over everything that a value depends on, including the code that computes it.
+    So nothing in the cache can be stale. A value that can't be read is computed again. If the
+    folder can't be written to, this only costs time.
     """
 
     def __init__(self, root: Path) -> None:
@@ -30,7 +30,7 @@ class Cache:
 
     @cached_property
     def code(self) -> str:
-        """Digest of the code whose results are kept, and of the versions of what it stands on."""
+        """Digest of the code whose results are kept, and of the versions of its libraries."""
         here = Path(__file__).parent
         files = [
             *here.glob("*.py"),
@@ -43,12 +43,12 @@ class Cache:
         return hashlib.sha256(contents).hexdigest()
 
     def key(self, *parts: Any) -> str:
-        """The digest of plain data."""
+        """Return the key of plain data."""
         text = json.dumps([self.code, *parts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def read(self, key: str) -> Any:
-        """The value of a key, or None."""
+        """Return the value of a key, or None."""
         self.used.add(key)
         try:
             return msgspec.json.decode((self.folder / f"{key}.json").read_bytes())
@@ -69,7 +69,7 @@ class Cache:
                 file.write(text.encode())
 
     def prune(self) -> None:
-        """Remove whatever was neither read nor written since this object was made."""
+        """Remove the values that were neither read nor written since this object was made."""
         for path in self.folder.glob("*.json"):
             if path.stem not in self.used:
                 with contextlib.suppress(OSError):

@@ -1,5 +1,5 @@
-"""``erc-bench compare``: two methods on one corpus, or a method and a published figure; and
-``ablations``: a method and it without its parts."""
+"""``erc-bench compare``: two methods on one corpus, or a method and a published figure.
+``erc-bench ablations``: a method and its variants."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.evaluation.slices import class_scores
 from erc_bench.evaluation.statistics import Comparison, compare, compare_with_figure, seed_interval
 from erc_bench.leaderboard.ablations import Ablation, ablations, known_variants
-from erc_bench.leaderboard.board import ALPHA, notes, resampled, unlike
 from erc_bench.leaderboard.cache import Cache
+from erc_bench.leaderboard.configurations import (
+    ambiguous,
+    configuration_of,
+    encoder_of,
+    find_configurations,
+)
 from erc_bench.leaderboard.published import PublishedRow, read_published
-from erc_bench.leaderboard.runs import Run, copy_mark, read_runs, share_encoders
+from erc_bench.leaderboard.rows import notes, resampled, unlike
+from erc_bench.leaderboard.runs import Run, read_runs, share_encoders
+from erc_bench.leaderboard.tracks import ALPHA
 from erc_bench.leaderboard.wording import signed
 from erc_bench.records.store import read_record
 from erc_bench.settings.experiment import flat
 from erc_bench.settings.presets import is_tryout
 from erc_bench.settings.registry import corpus_names, method_names
 
-TUNED = "tuned"
-"""What ``method:what`` calls the runs whose settings a search has chosen."""
-
 PUBLISHED = "as published"
-"""The configuration of a published figure."""
+"""The configuration of a side that is a published figure."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One side of a comparison: the figure of each seed, and F1 by class where it is known."""
+    """One side of a comparison: the score of each seed, and F1 by class if known."""
 
     name: str
     configuration: str
@@ -46,7 +50,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class MethodComparison:
-    """The difference of two sides on one corpus, and what it rests on."""
+    """The difference of two sides on one corpus, with its caveats."""
 
     dataset: str
     a: Compared
@@ -54,11 +58,11 @@ class MethodComparison:
     result: Comparison
     caveats: list[str]
     metric: str = Metric().title
-    """What the corpus is judged by."""
+    """The metric of the corpus."""
 
     @property
     def verdict(self) -> str:
-        """The comparison in a sentence."""
+        """The conclusion in one to three sentences."""
         result = self.result
         if result.interval is None:
             return "There are too few dialogues to tell these two apart, whatever the difference."
@@ -86,7 +90,7 @@ class MethodComparison:
         return text
 
     def _chance(self) -> str:
-        """What was resampled, and how the seeds were taken."""
+        """Return a sentence on what was resampled and how seeds were paired."""
         if self.b.configuration == PUBLISHED:
             return "Resampled over dialogues; the published figure is not paired."
         if paired := self.result.paired_seeds:
@@ -144,23 +148,22 @@ def compare_methods(
 
     Args:
         root: folder of the records.
-        a: a method; ``method:what`` where it has several configurations, ``what`` being a preset,
-            a variant, an override ``key=value``, the encoder's name, ``tuned``, or the beginning of
-            the configuration's hash (of a tuned one, of the digest of its trials). Several are
-            joined by a colon where one is an override: ``eacl:small:stage2_epochs=0``. A preset is
-            the row that was not tuned, if there is one.
+        a: a method, or ``method:what`` if it has several configurations. ``what`` is a preset, a
+            variant, an override ``key=value``, the encoder's name, ``tuned``, or the beginning of
+            the configuration's hash (for a tuned row, of the digest of its trials). Overrides are
+            joined with others by a colon: ``eacl:small:stage2_epochs=0``. A preset means the row
+            that was not tuned, if there is one.
         b: the same, or the citation key of a published row.
         dataset: the corpus.
         preset: only runs of this preset.
         paired_seeds: pair the seeds that both have. Only for two configurations of one method
             whose runs with the same seed share initial weights and data order. Seeds that read the
-            same fine-tuned encoder are paired in any case.
-        further: other folders whose records are there as well.
+            same fine-tuned encoder are always paired.
+        further: other folders whose records are read, too.
 
     Raises:
-        ErcBenchError: no such record or row, more than one configuration that fits (they are
-            listed), two that were not scored on the same test set, or seeds that can't be
-            paired.
+        ErcBenchError: there is no such record or row, several configurations fit (they are
+            listed), the two were not scored on the same test set, or their seeds can't be paired.
     """
     everything, skipped = read_runs(root, Cache(root), further)
     left_out = [f"skipped: {each.reason}" for each in skipped]
@@ -197,11 +200,11 @@ def compare_methods(
     pairs = [
         (x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x[0] is not y[0]
     ]
-    same_encoder = [(x, y) for x, y in pairs if _encoder(x[0]) == _encoder(y[0])]
+    same_encoder = [(x, y) for x, y in pairs if encoder_of(x[0]) == encoder_of(y[0])]
     pairs = same_encoder or pairs
     pairs = [(x, y) for x, y in pairs if x[0].corpus == y[0].corpus] or pairs
     pairs = [(x, y) for x, y in pairs if x[0].budget == y[0].budget] or pairs
-    if len(pairs) > 1:  # where nothing is said, those that nobody tuned
+    if len(pairs) > 1:  # by default those that were not tuned
         pairs = [(x, y) for x, y in pairs if not x[0].budget] or pairs
         pairs = [(x, y) for x, y in pairs if not y[0].budget] or pairs
     if len(ours) == len(theirs) == 1 and ours[0][0] is theirs[0][0]:
@@ -212,7 +215,7 @@ def compare_methods(
             "corpus differ. Repeat one with the other's files (`erc-bench data doctor`)."
         )
     if len(pairs) > 1:
-        raise _ambiguous([a, b], [run for pair in pairs for run in pair])
+        raise ambiguous([a, b], [run for pair in pairs for run in pair])
     x, y = pairs[0]
     share = share_encoders(x, y)
     if paired_seeds and not share:
@@ -225,9 +228,9 @@ def compare_methods(
         caveats.append(
             "seeds are paired, because both read the same fine-tuned encoder in each seed."
         )
-    if paired_seeds:  # all figures are of these seeds
+    if paired_seeds:  # all scores shown are of the paired seeds
         x, y = ([run for run in side if run.seed in result.paired_seeds] for side in (x, y))
-    if _encoder(x[0]) != _encoder(y[0]):
+    if encoder_of(x[0]) != encoder_of(y[0]):
         unnamed = {True: "one that is not known", False: "none"}
         names = [run.encoder or unnamed[run.external] for run in (x[0], y[0])]
         caveats.append(f"their encoders differ, {' and '.join(names)}.")
@@ -236,8 +239,8 @@ def compare_methods(
     if x[0].budget != y[0].budget:
         spent = [run.budget or "none" for run in (x[0], y[0])]
         caveats.append(
-            f"what was spent on their settings differs, {spent[0]} and {spent[1]}: a difference "
-            "may be the search's."
+            f"their search budgets differ, {spent[0]} and {spent[1]}: a difference may come from "
+            "the search."
         )
     if x[0].context != y[0].context:
         caveats.append(f"their context differs, {x[0].context} and {y[0].context}.")
@@ -254,13 +257,14 @@ def compare_methods(
 def ablations_of(
     root: Path, method: str, dataset: str, preset: str | None = None
 ) -> tuple[list[Ablation], list[str]]:
-    """The ablations of one method on one corpus by the records below ``root``.
+    """Return the ablations of one method on one corpus by the records below ``root``.
 
     Returns:
-        One for each preset, encoder and set of overrides, and why records were left out.
+        One ablation for each preset, encoder and set of overrides; and the reasons why records
+        were skipped.
 
     Raises:
-        ErcBenchError: there is no such method or corpus, or no variant of it is on record.
+        ErcBenchError: there is no such method or corpus, or no variant of it has a record.
     """
     known = known_variants(method)
     runs, skipped = read_runs(root, Cache(root))
@@ -292,8 +296,8 @@ def _with_figure(
     ours: list[list[Run]], row: PublishedRow, name: str, dataset: str, left_out: list[str]
 ) -> MethodComparison:
     if len({(runs[0].settings, runs[0].encoder_digest) for runs in ours}) > 1:
-        raise _ambiguous([name], ours)
-    runs = max(ours, key=len)  # of several copies of the corpus the usual one
+        raise ambiguous([name], ours)
+    runs = max(ours, key=len)  # if the corpus has several copies, the usual one
     title = _title(runs[0])
     if str(row.metric) != runs[0].metric:
         raise ErcBenchError(
@@ -311,7 +315,7 @@ def _with_figure(
 
 def _check_pairing(a: str, x: Sequence[Run], b: str, y: Sequence[Run]) -> None:
     """Raises ErcBenchError if the seeds of two sides share nothing but their numbers."""
-    if x[0].method != y[0].method or _encoder(x[0]) != _encoder(y[0]):
+    if x[0].method != y[0].method or encoder_of(x[0]) != encoder_of(y[0]):
         raise ErcBenchError(
             f"The seeds of {a} and {b} can't be paired: only those of two configurations of one "
             "method with the same encoder share initial weights and the order of the data."
@@ -321,8 +325,8 @@ def _check_pairing(a: str, x: Sequence[Run], b: str, y: Sequence[Run]) -> None:
 
 
 def _settings(root: Path, one: Run, other: Run) -> list[str]:
-    """A note on the settings in which two configurations of a method differ; one that only the
-    newer of two records has is none."""
+    """Return a note on the settings in which two configurations of a method differ. Settings that
+    only one of the records has are left out."""
     a, b = (flat(read_record(root / run.file).config) for run in (one, other))
     differing = [
         f"{key} {a[key]} and {b[key]}"
@@ -333,82 +337,10 @@ def _settings(root: Path, one: Run, other: Run) -> list[str]:
 
 
 def _elsewhere(run: Run) -> list[str]:
+    """Return a note if the predictions were made elsewhere."""
     if not run.external:
         return []
     return [f"{run.method} was predicted elsewhere; how it was selected is not known."]
-
-
-def find_configurations(
-    name: str, runs: Sequence[Run], where: str, keys: list[str], left_out: Sequence[str]
-) -> list[list[Run]]:
-    """The configurations that a name may mean, each with its runs by seed."""
-    method, _, what = name.partition(":")
-    parts = [part for part in what.split(":") if part] if "=" in what else [what] if what else []
-    settings = {part for part in parts if "=" in part}
-    mine = [run for run in runs if run.method == method]
-    if not mine and method in keys:
-        raise ErcBenchError(f"{method} is a published figure; it has no configuration {what!r}.")
-    if not mine:
-        known = {run.method for run in runs} | set(keys)
-        raise ErcBenchError(
-            " ".join([f"There is no record of {method!r} on {where}.", *left_out])
-            + did_you_mean(method, known)
-        )
-    # A try-out is meant only where nothing else can be, or where it is named.
-    mine = [run for run in mine if what or not is_tryout(run.preset)] or mine
-    fitting: dict[tuple[Any, ...], list[Run]] = {}
-    for run in mine:
-        if all(_is_called(run, part) for part in parts):
-            same = (run.settings, run.encoder_digest, run.test_set, run.corpus)
-            fitting.setdefault(same, []).append(run)
-    if not fitting:
-        names = {run.preset for run in mine} | {_hash(run) for run in mine}
-        names |= {run.variant for run in mine if run.variant}
-        names |= {":".join([TUNED] * bool(run.tuned) + run.given) for run in mine} - {""}
-        raise ErcBenchError(
-            f"No configuration of {method!r} on {where} is {what!r}." + did_you_mean(what, names)
-        )
-    found = [sorted(same, key=lambda run: run.seed) for same in fitting.values()]
-    # A variant, and one with settings of its own, too.
-    whole = [same for same in found if not same[0].variant or same[0].variant in parts] or found
-    just = [same for same in whole if len(same[0].given) == len(settings)] or whole
-    # A preset's name means its own settings, not those that a search found around them.
-    preset = TUNED not in parts and any(same[0].preset in parts for same in just)
-    return [same for same in just if preset and not same[0].tuned] or just
-
-
-def _is_called(run: Run, part: str) -> bool:
-    """Whether a part of ``method:what:what`` names a run's configuration."""
-    if "=" in part:
-        return part in run.given
-    encoder = run.encoder.split("/")[-1]
-    return (
-        part in (run.preset, run.encoder, encoder, run.variant)
-        or _hash(run).startswith(part)
-        or (part == TUNED and run.tuned is not None)
-    )
-
-
-def _ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
-    listed = sorted(
-        {
-            f"{runs[0].method}:{_shortest(runs[0], found)} (preset {_configuration(runs[0])}, "
-            f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'})"
-            for runs in found
-        }
-    )
-    return ErcBenchError(
-        f"{' and '.join(dict.fromkeys(names))} can mean several configurations; say which, for "
-        f"example {listed[0].split(' ')[0]}. There is: {'; '.join(listed)}."
-    )
-
-
-def _shortest(run: Run, found: list[list[Run]]) -> str:
-    """What tells a configuration from the others that were found: its own settings, else its
-    hash."""
-    own = ":".join(run.overrides) if not run.tuned else ""
-    alike = [each for each, *_ in found if each.given == run.overrides]
-    return own if own and len(alike) == 1 else _hash(run)
 
 
 def _scores(runs: Sequence[Run]) -> Any:
@@ -428,33 +360,16 @@ def _side(name: str, runs: Sequence[Run]) -> Compared:
     scores = _scores(runs)
     return Compared(
         name,
-        _configuration(first),
+        configuration_of(first),
         [float(value) for value in scores.values],
         [run.seed for run in runs],
         {c.name: c.f1 for c in each},
     )
 
 
-def _encoder(run: Run) -> str:
-    """What tells its encoder from others: its weights, or where they are not known its name."""
-    return run.encoder_digest or run.encoder
-
-
 def _title(run: Run) -> str:
-    """What a run's corpus is judged by."""
+    """Return the title of the metric of a run's corpus."""
     return Metric.of(run.metric, run.labels).title
-
-
-def _hash(run: Run) -> str:
-    """The beginning of a digest that tells its configuration from others of the method."""
-    return run.tuned["digest"][:12] if run.tuned else run.config_hash
-
-
-def _configuration(run: Run) -> str:
-    """``small, temperature=0.05, all-MiniLM-L6-v2``."""
-    encoder = run.encoder.split("/")[-1]
-    parts = (run.preset, run.variant, *run.overrides, run.budget, encoder, copy_mark(run))
-    return ", ".join(p for p in parts if p)
 
 
 def _mean(values: Sequence[float]) -> float:

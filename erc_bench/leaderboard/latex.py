@@ -1,4 +1,4 @@
-"""The board as LaTeX, and the papers of its published rows as BibTeX."""
+"""The leaderboard as LaTeX, and the papers of its published rows as BibTeX."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from erc_bench.leaderboard.board import OTHER_DATA, Board, CorpusBoard, Row
+from erc_bench.leaderboard.board import Board, CorpusBoard
 from erc_bench.leaderboard.published import PublishedRow
+from erc_bench.leaderboard.rows import Row
 from erc_bench.leaderboard.runs import given_settings
+from erc_bench.leaderboard.tracks import OTHER_DATA
 from erc_bench.leaderboard.wording import metric_title, track_title
 from erc_bench.settings.presets import default_preset
 
@@ -21,10 +23,10 @@ ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def to_latex(board: Board) -> str:
-    """A booktabs table: published rows with their citation keys, then our tracks.
+    """Return a booktabs table of the published rows with their citation keys and our tracks.
 
-    Columns are the corpora that have runs, or all with published rows while there is none. Rank 1
-    of a track is bold. Rows on another copy of a corpus are left out.
+    The columns are the corpora that have runs, or without any runs all that have published rows.
+    Rank 1 of a track is bold. Rows on another copy of a corpus are left out.
     """
     corpora = [c for c in board.corpora if c.tracks] or board.corpora
     names = [c.name for c in corpora]
@@ -34,13 +36,13 @@ def to_latex(board: Board) -> str:
     if len(figures) > 1:
         judged = ", ".join(f"{metric_title(c)} ({c.title})" for c in corpora)
     lines = [
-        "% Made by erc-bench leaderboard --latex; needs the packages booktabs and natbib. What it",
-        "% cites: erc-bench leaderboard --bib.",
-        f"% {judged} on test in percent; ours: mean over seeds $\\pm$ half-width of its 95 %",
+        "% Made by erc-bench leaderboard --latex. It needs the packages booktabs and natbib.",
+        "% Citations: erc-bench leaderboard --bib.",
+        f"% {judged} on test in percent. Ours: mean over seeds $\\pm$ half-width of its 95 %",
         "% interval over seeds (Student's t).",
-        "% Bold: no row of the track is resolved to be better. Dagger: selected on test; double",
-        "% dagger: how it was selected is not known, or that it was on this release of the corpus.",
-        *(f"% {c.title} is not in it: no benchmark, or try-outs alone." for c in apart),
+        "% Bold: no row of the track is shown to be better. Dagger: selected on test.",
+        "% Double dagger: the selection, or the release of the corpus, is not known.",
+        *(f"% {c.title} is left out: not a benchmark, or only try-outs." for c in apart),
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
         "\\toprule",
         " & ".join(["Method", *(escaped(c.title) for c in corpora)]) + r" \\",
@@ -81,13 +83,15 @@ def to_latex(board: Board) -> str:
 
 
 def to_bibtex(published: Iterable[PublishedRow]) -> str:
-    """An entry for every paper, as far as ``published.yaml`` knows it: who, where, when, which
-    paper. Its title is not known there. Who and when stand in every entry: BibTeX and biber sort
-    and label by them."""
+    """Return a BibTeX entry for every paper with the fields that ``published.yaml`` has.
+
+    It has no titles. Every entry has an author and a year, because BibTeX and biber sort and label
+    by them.
+    """
     lines = [
         "% Made by erc-bench leaderboard --bib from published.yaml, which has no titles and no",
-        "% full lists of authors: take those from the addresses. Unknown and n.d. are of figures",
-        "% that others quote, and whose source is not known there.",
+        "% full lists of authors. Take those from the addresses. Unknown and n.d. mark figures",
+        "% that another paper quotes without a source.",
     ]
     for key, row in {row.key: row for row in published}.items():
         who, _, where = row.by.partition(", ")
@@ -108,7 +112,7 @@ def to_bibtex(published: Iterable[PublishedRow]) -> str:
 
 
 def bibtex_entry(key: str, fields: Mapping[str, str]) -> str:
-    """A BibTeX entry of the fields that have a value, which is LaTeX already."""
+    """Return a BibTeX entry of the fields that have a value. Values are LaTeX."""
     values = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
     return "\n".join([f"@misc{{{key},", *values, "}"])
 
@@ -136,5 +140,5 @@ def _cell(row: Row | None) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Return text with LaTeX's special characters escaped."""
     return "".join(ESCAPES.get(c, c) for c in text)

@@ -1,4 +1,4 @@
-"""The board as one self-contained page."""
+"""The leaderboard as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from erc_bench.corpus.conversation import Metric
-from erc_bench.leaderboard.board import Board, CorpusBoard, Row, Track
+from erc_bench.leaderboard.board import Board, CorpusBoard
+from erc_bench.leaderboard.rows import Row
 from erc_bench.leaderboard.searches import SearchGroup
+from erc_bench.leaderboard.tracks import Track
 from erc_bench.leaderboard.wording import (
     ABLATIONS,
     SEARCHES,
@@ -37,18 +39,18 @@ if TYPE_CHECKING:
     import jinja2
 
 SMALLEST = 5e6
-"""Parameters of an encoder at least; a model with fewer reads vectors."""
+"""Fewest parameters of a model with an encoder. A smaller one reads utterance vectors."""
 
 MARGIN = 0.04
-"""Empty share of the axis at either end."""
+"""Share of the axis that is left empty at each end."""
 
 WIDEST = 30.0
-"""Points beyond the outermost mean that an interval may stretch the axis."""
+"""How far, in points, an interval may stretch the axis beyond the outermost score."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear axis of percentages; positions are shares of its width in percent."""
+    """A linear axis of percentages. Positions on it are in percent of its width."""
 
     low: float
     high: float
@@ -56,7 +58,7 @@ class Axis:
 
     @classmethod
     def over(cls, corpus: CorpusBoard) -> Axis:
-        """An axis that holds every mean, seed and published figure, and intervals within reason."""
+        """Return an axis for all seeds, published figures and, up to :data:`WIDEST`, intervals."""
         values = list(_values(corpus)) or [0.0, 100.0]
         reach = (min(values) - WIDEST, max(values) + WIDEST)
         for track in corpus.tracks:
@@ -66,7 +68,7 @@ class Axis:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Axis:
-        """An axis that holds these percentages."""
+        """Return an axis for these percentages."""
         span = max(max(values) - min(values), 1.0)
         low, high = max(0.0, min(values) - MARGIN * span), min(100.0, max(values) + MARGIN * span)
         step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50) if (high - low) / s <= 6)
@@ -75,45 +77,45 @@ class Axis:
         return cls(low, high, ticks)
 
     def at(self, value: float) -> str:
-        """Where a value stands, ``"12.34"``; values beyond the axis at its end."""
+        """Return the position of a value, such as ``"12.34"``, limited to the ends of the axis."""
         share = (value - self.low) / (self.high - self.low)
         return f"{100 * min(max(share, 0.0), 1.0):.2f}"
 
 
 WIDTH, HEIGHT = 440, 220
-"""Of the plot of searches, in pixels, without labels."""
+"""Size of the plot of searches without labels, in pixels."""
 
 LINE = 15
-"""Pixels between two names beside it at least."""
+"""Smallest distance of two names beside the plot, in pixels."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The expected best score of one method by number of trials, in the picture's pixels."""
+    """The expected best score of one method by number of trials. Places are in pixels."""
 
     title: str
     points: str
     dots: list[tuple[str, str]]
     label: str
-    """Height of its name, beside the end of the curve but clear of the other names."""
+    """Height of its name, near the end of the curve but clear of other names."""
     end: tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The searches of a group: expected best score on dev by number of trials."""
+    """The plot of a group of searches: expected best score on dev by number of trials."""
 
     curves: list[Curve]
     trials: list[tuple[int, str]]
-    """Ticks below: numbers of trials, with their places."""
+    """Ticks of the horizontal axis: numbers of trials with their places."""
     scores: list[tuple[float, str]]
-    """Ticks on the left."""
+    """Ticks of the vertical axis: scores with their places."""
     height: int
-    """Of all of it; more than the plot's where there are many names."""
+    """Height of the whole picture; more than the plot's if there are many names."""
 
 
 def picture(group: SearchGroup) -> Picture:
-    """Where everything in the picture of a group of searches stands."""
+    """Return the plot of a group of searches."""
     rows = [row for row in group.rows if row.best is not None]
     axis = Axis.of([score for row in rows for score in row.expected] or [0.0, 100.0])
     most = max([row.trials for row in group.rows])
@@ -147,12 +149,12 @@ def _values(corpus: CorpusBoard) -> Iterator[float]:
 
 
 def to_html(board: Board, pages: Mapping[str, str] | None = None) -> str:
-    """``index.html``: everything inside, nothing fetched.
+    """Return ``index.html``, which needs no other file.
 
     Args:
-        board: what it shows.
-        pages: addresses of pages of runs, by the files of their records; the runs that are listed
-            in a row's details lead there.
+        board: the leaderboard.
+        pages: addresses of the pages of runs by the file of their record. The runs in a row's
+            details are linked to them.
     """
     readings = {"searches": SEARCHES.replace("*", ""), "ablations": ABLATIONS}
     template = environment().get_template("page.html.jinja")
@@ -161,7 +163,7 @@ def to_html(board: Board, pages: Mapping[str, str] | None = None) -> str:
 
 @cache
 def environment() -> jinja2.Environment:
-    """What the templates are rendered in."""
+    """Return the Jinja environment of the templates."""
     import jinja2
 
     made = jinja2.Environment(
@@ -207,14 +209,16 @@ def _tracks(board: Board) -> Iterator[Track]:
 
 
 def _encoder(track: Track) -> str:
-    """What the filter calls a track's encoder: its name without its owner."""
+    """Return a track's encoder for the filter: its name without the organisation."""
     return track.encoder.partition(" (weights")[0].split("/")[-1]
 
 
 def _encoders(board: Board) -> list[tuple[str, str]]:
-    """The encoders, smallest first, each with what the filter shows of it: its name, and the
-    parameters of the largest model of a run with it, which are the encoder's for the most part.
-    Where only methods on vectors have run, there is no telling its size."""
+    """Return the encoders for the filter, smallest first: value and text.
+
+    The text has the number of parameters of the largest model with this encoder, most of which are
+    the encoder's. It is left out if only methods on utterance vectors have run.
+    """
     sizes: dict[str, float] = {}
     for track in _tracks(board):
         if name := _encoder(track):
@@ -225,21 +229,21 @@ def _encoders(board: Board) -> list[tuple[str, str]]:
 
 
 def _presets(board: Board) -> list[tuple[str, str]]:
-    """The presets that some row has, in their usual order, twice: value and text."""
+    """Return the presets for the filter, in their usual order: value and text."""
     there = {row.preset for track in _tracks(board) for row in track.rows if not row.external}
     usual = [name for name in presets() if name in there]
     return [(name, name) for name in (*usual, *sorted(there - {*usual, ""}))]
 
 
 def _words(row: Row, track: Track) -> str:
-    """What a search finds a row by, in small letters."""
+    """Return the text in which the search box looks for a row, in lower case."""
     chosen = "tuned" if row.tuned else ""
     words = [row.method, full_name(row), track.encoder, row.preset, row.variant, *row.overrides]
     return " ".join([*words, row.config_hash, chosen, *row.devices]).lower()
 
 
 def _short_metric(metric: str) -> str:
-    """What a narrow column is called that holds what a corpus is judged by."""
+    """Return a short title of a metric for a narrow column."""
     return capital(Metric.of(metric, None).title).replace("Weighted-F1", "wF1").split()[0]
 
 
@@ -258,7 +262,7 @@ def _memory(mib: float | None) -> str:
 
 
 def _spoken(row: Row) -> str:
-    """A row's plot in words."""
+    """Return a row's plot in words, for screen readers."""
     text = f"{row.title}: mean {row.mean:.2f}"
     if row.interval:
         text += f", 95 % interval {row.interval[0]:.2f} to {row.interval[1]:.2f}"
@@ -266,7 +270,7 @@ def _spoken(row: Row) -> str:
 
 
 def recall(confusion: list[list[float]]) -> list[list[dict[str, Any]]]:
-    """Confusion counts as shares of their row in percent, with the shade of their cell 0…1."""
+    """Return confusion counts as percentages of their row, with the shade 0…1 of each cell."""
     cells = []
     for row in confusion:
         total = sum(row)

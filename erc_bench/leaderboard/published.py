@@ -27,12 +27,12 @@ KINDS = {
     "dict[str, float]": (dict, "a mapping"),
     "None": (type(None), "left out"),
 }
-"""Types of the fields below, by their annotations, and what an error calls them."""
+"""Types of the fields below by their annotation, with their name in an error message."""
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """What one paper reports on one corpus, in percent; None where it is not known."""
+    """The results of one paper on one corpus, in percent; None if unknown."""
 
     key: str
     """Citation key."""
@@ -40,10 +40,10 @@ class PublishedRow:
     corpus: str
     weighted_f1: float | None = None
     micro_f1: float | None = None
-    """On a corpus whose metric leaves a label out, without that."""
+    """Without the label that the corpus's metric leaves out, if it does."""
     macro_f1: float | None = None
     implemented_as: str | None = None
-    """The method of this suite that stands for it."""
+    """The method of this suite that implements it."""
     by: str = ""
     paper: str = ""
     """arXiv or ACL Anthology id, ``arXiv:…`` or ``ACL:…``."""
@@ -55,32 +55,31 @@ class PublishedRow:
     modality: str | None = None
     selection: str | None = None
     release: bool | None = None
-    """Whether it was measured on just this release; None: nobody has checked."""
+    """Whether it was measured on this release of the corpus; None if nobody has checked."""
     note: str = ""
 
     @property
     def metric(self) -> Metric:
-        """What its score is: the figure by which its corpus is judged, of a corpus of one's own the
-        usual one."""
+        """The metric of its corpus; weighted-F1 for a user's own corpus."""
         return corpus_metric(self.corpus)
 
     @property
     def score(self) -> float:
-        """The figure in percent."""
+        """The score in percent."""
         value = getattr(self, self.metric.name)
-        assert value is not None  # checked when it was read
+        assert value is not None  # checked when the file is read
         return float(value)
 
     @property
     def measured_on(self) -> str:
-        """Which release: ``this one``, ``another`` or ``not checked``."""
+        """The release it was measured on: ``this one``, ``another`` or ``not checked``."""
         if self.release is None:
             return "not checked"
         return "this one" if self.release else "another"
 
     @property
     def link(self) -> str:
-        """Address of the paper."""
+        """Address of the paper; empty if unknown."""
         source, _, number = self.paper.partition(":")
         site = {"arXiv": "https://arxiv.org/abs/", "ACL": "https://aclanthology.org/"}
         return site[source] + number if source in site else ""
@@ -88,39 +87,39 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class CorpusEntry:
-    """How a corpus stands on the leaderboard."""
+    """A corpus on the leaderboard."""
 
     title: str
     benchmark: bool = True
-    """False: no result on it means anything."""
+    """False if results on it have no meaning, as on a made-up corpus."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """All of ``published.yaml``: corpora in their order, and the rows by corpus."""
+    """The content of ``published.yaml``: the corpora in order, and the rows by corpus."""
 
     corpora: dict[str, CorpusEntry]
     rows: dict[str, list[PublishedRow]]
 
     def title(self, method: str) -> str:
-        """What a method of this suite is called in its paper, else its own name."""
+        """Return the name of a method in its paper; without one, its name in this suite."""
         return next((r.method for r in self.all() if r.implemented_as == method), method)
 
     def corpus_title(self, dataset: str) -> str:
-        """What a corpus is called on the leaderboard, else its own name."""
+        """Return the title of a corpus on the leaderboard; without one, its name."""
         entry = self.corpora.get(dataset)
         return entry.title if entry else dataset
 
     def all(self) -> list[PublishedRow]:
-        """Every row, corpus by corpus."""
+        """Return all rows, corpus by corpus."""
         return [row for rows in self.rows.values() for row in rows]
 
 
 def read_published(root: Path) -> Published:
-    """``<root>/published.yaml``, or the one that comes with erc-bench.
+    """Read ``<root>/published.yaml``, or the one that comes with erc-bench.
 
     Raises:
-        ErcBenchError: not YAML, an unknown key (the nearest is named), or a value that is none.
+        ErcBenchError: the file is not YAML, or has an unknown key or a wrong value.
     """
     path = root / "published.yaml"
     if not path.is_file():
@@ -194,5 +193,5 @@ def _fitting(values: Mapping[str, Any], kind: type, where: str) -> None:
 
 
 def _is_a(value: Any, kind: type) -> bool:
-    """Whether a value of YAML is of a type; a whole number is a number, true and false are none."""
+    """Whether a value of YAML has a type. An int is a float, too; a bool is not."""
     return type(value) is kind or (kind is float and type(value) is int)

@@ -1,4 +1,4 @@
-"""Every record's metrics, once more from its predictions."""
+"""``erc-bench rescore``: recompute the metrics of records from their predictions."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from erc_bench.records.schema import RecordError, Unscored, parse_unscored
 from erc_bench.records.store import record_contents, record_files, write_record
 
 TOLERANCE = 1e-4
-"""Up to this, in points, a stored figure stands as it is."""
+"""Largest difference, in points, at which a stored figure is kept."""
 
 ROUNDING = 0.05
-"""The same for the calibration error: probabilities are stored with four decimals."""
+"""The same for the calibration error, because probabilities are stored with four decimals."""
 
 
 @dataclass(frozen=True)
 class Changed:
-    """A record whose metrics were not those of its predictions."""
+    """A record whose metrics did not agree with its predictions."""
 
     file: str
     figures: list[str]
-    """What was put right: ``test weighted_f1 99.0000 → 66.1234``."""
+    """The corrected figures: ``test weighted_f1 99.0000 → 66.1234``."""
 
 
 @dataclass(frozen=True)
 class Rescored:
-    """What re-scoring found."""
+    """The result of re-scoring."""
 
     records: int
-    """Records that could be re-scored."""
+    """Number of records that could be re-scored."""
     changed: list[Changed]
     broken: list[Skipped]
 
     def render(self, console: Any) -> None:
-        """Print what was found."""
+        """Print the result on a rich console."""
         console.print(f"Records re-scored from their predictions: {self.records}.")
         for record in self.changed:
             console.print(f"Put right: {record.file}: {'; '.join(record.figures)}", soft_wrap=True)
@@ -51,10 +51,10 @@ class Rescored:
 
 
 def rescore(root: Path) -> Rescored:
-    """Recompute the metrics of every record below ``root``; write those that differ.
+    """Recompute the metrics of every record below ``root`` and write those that differ.
 
-    What a method adds to the metrics of its own stays. Needs no GPU. A broken record is reported
-    and left alone.
+    Metrics that a method adds are kept. Broken records are reported and not changed. No GPU is
+    needed.
 
     Raises:
         ErcBenchError: a record that must change can't be written.
@@ -73,14 +73,14 @@ def rescore(root: Path) -> Rescored:
             extra = {**record.extra, "metrics": metrics}
             before = path.stat()
             write_record(path, msgspec.structs.replace(record, extra=extra))
-            # What is older than a record in its run's folder is of the run before it.
+            # Files in a run's folder that are older than its record are taken for an earlier run's.
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
             changed.append(Changed(file, figures))
     return Rescored(good, changed, broken)
 
 
 def _metrics(record: Unscored) -> tuple[dict[str, Any], list[str]]:
-    """A record's metrics as its predictions give them, and what differs from the stored ones."""
+    """Return the metrics of a record's predictions, and how the stored ones differ."""
     import torch
 
     from erc_bench.evaluation.metrics import evaluate
@@ -118,7 +118,7 @@ def _short(value: Any) -> str:
 
 
 def _same(stored: Any, computed: Any, name: str = "") -> bool:
-    """Equal, but for rounding."""
+    """Whether two values are equal up to rounding."""
     if isinstance(computed, dict):
         return (
             isinstance(stored, dict)

@@ -1,4 +1,4 @@
-"""Searches for settings, as their trials lie beside the records: what each found on dev."""
+"""Searches for settings: the scores of their trials on dev."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from erc_bench.records.trials import Trial, best_of, read_trial, trial_files
 
 @dataclass(frozen=True)
 class SearchRow:
-    """The trials of one method: the corpus's figure on dev, in percent."""
+    """The trials of one method. Scores are the corpus's metric on dev, in percent."""
 
     method: str
     title: str
     study: str
-    """Hash over all that its trials draw from."""
+    """Hash over everything that determines what its trials draw."""
     fixed: list[str]
-    """``key=value``: settings that all its trials have."""
+    """Overrides ``key=value`` that all its trials have."""
     trials: int
     failed: int
     """Trials that failed or diverged; their score is 0."""
     preset_score: float | None
-    """Of trial 0, the preset's own settings; None where that failed or is not there."""
+    """The score of trial 0, which has the preset's settings. None if it failed or is missing."""
     best: float | None
     chosen: int | None
     """The number of the best trial."""
     settings: list[str]
-    """What that drew."""
+    """The settings that the best trial drew."""
     expected: list[float]
     """The expected best score of 1, 2, … trials."""
 
 
 @dataclass(frozen=True)
 class SearchGroup:
-    """The searches on one corpus with one encoder and preset, one a method."""
+    """The searches on one corpus with one encoder and preset, one for each method."""
 
     encoder: str
     digest: str
@@ -48,9 +48,9 @@ class SearchGroup:
 
 
 def read_trials(root: Path, further: Sequence[Path] = ()) -> tuple[list[Trial], list[Skipped]]:
-    """All trials below ``root`` and ``further`` folders, and the files that are none.
+    """Return all trials below ``root`` and the ``further`` folders, and the skipped files.
 
-    A trial that several folders have counts once.
+    A trial that is in several folders counts once.
     """
     trials: dict[tuple[str, ...], Trial] = {}
     skipped = []
@@ -64,9 +64,9 @@ def read_trials(root: Path, further: Sequence[Path] = ()) -> tuple[list[Trial], 
 
 
 def search_groups(trials: Iterable[Trial], titles: dict[str, str]) -> list[SearchGroup]:
-    """The searches on one corpus by encoder and preset, each group's best first.
+    """Return the searches on one corpus by encoder and preset, with the best method first.
 
-    Of several searches for one method the one with the most trials counts.
+    If there are several searches for one method, the one with the most trials is taken.
     """
     groups: dict[tuple[str, str], dict[str, dict[str, list[Trial]]]] = {}
     for trial in trials:

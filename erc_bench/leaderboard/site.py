@@ -1,7 +1,7 @@
-"""The leaderboard as a site: the page, and one for every run, in a folder to publish or send.
+"""The leaderboard as a site: its page and one page for every run, in a folder to publish or send.
 
-Every page is self-contained. The pages of runs are no part of the leaderboard's own folder: what
-is committed there stays small and is compared by ``erc-bench leaderboard --check``.
+Every page is self-contained. The pages of runs are not in the leaderboard's own folder, so that the
+files that are committed and checked by ``erc-bench leaderboard --check`` stay small.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import class_scores, facts_of, pair_confusions, slices
 from erc_bench.files import write_atomically
 from erc_bench.leaderboard.board import Board, read_board
+from erc_bench.leaderboard.decoding import dialogues_of
 from erc_bench.leaderboard.latex import bibtex_entry, escaped
 from erc_bench.leaderboard.page import environment, to_html
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
-from erc_bench.leaderboard.runs import Skipped, dialogues_of
+from erc_bench.leaderboard.runs import Skipped
 from erc_bench.progress import track
 from erc_bench.records.schema import Predictions, Record, Training
 from erc_bench.records.store import read_record, run_name
@@ -31,32 +32,32 @@ from erc_bench.settings.experiment import flat
 from erc_bench.settings.registry import confusable_labels
 
 WORST = 15
-"""Dialogues that a page lists."""
+"""Number of dialogues that a page lists."""
 
 WIDTH, HEIGHT = 560, 150
-"""Of a curve in pixels, without its labels."""
+"""Size of a curve without its labels, in pixels."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure by epoch, in the picture's pixels."""
+    """A figure by epoch. Places are in pixels."""
 
     title: str
     lines: list[str]
-    """Points of the polylines between values that are no number."""
+    """Points of the polylines. There is a gap where a value is missing."""
     dots: list[tuple[str, str, str]]
-    """Places, and what stands there."""
+    """Places of the values, with their text."""
     selected: tuple[str, str] | None
-    """The place of the selected epoch."""
+    """Place of the selected epoch."""
     epochs: list[tuple[int, str]]
-    """Ticks below, with their places."""
+    """Ticks of the horizontal axis: epochs with their places."""
     ticks: list[tuple[str, str]]
-    """Ticks on the left."""
+    """Ticks of the vertical axis: values with their places."""
 
 
 @dataclass(frozen=True)
 class WrongDialogue:
-    """How many of a dialogue's labelled utterances were predicted wrong."""
+    """The number of wrong predictions among a dialogue's labelled utterances."""
 
     name: str
     errors: int
@@ -66,19 +67,22 @@ class WrongDialogue:
 def build_site(
     root: Path, folder: Path, further: Sequence[Path] = ()
 ) -> tuple[Path, list[Skipped]]:
-    """Write the page of the records below ``root`` and one for every run into a folder; records
-    below ``further`` folders stand on it as well.
+    """Write the leaderboard's page and one page for every run into a folder.
+
+    Args:
+        root: the leaderboard's folder, with the records.
+        folder: for the site.
+        further: other folders whose records are shown, too.
 
     Returns:
-        The page, and the records that could not be used.
+        The leaderboard's page, and the records that were skipped.
 
     Raises:
         ErcBenchError: the folder is the leaderboard's own, or can't be written to.
     """
     if folder.resolve() == root.resolve():
         raise ErcBenchError(
-            f"{folder} is the folder of the leaderboard itself, whose index.html has no pages of "
-            "runs. Name another one for the site."
+            f"{folder} is the folder of the leaderboard itself. Name another folder for the site."
         )
     if folder.exists() and not folder.is_dir():
         raise ErcBenchError(f"{folder} is a file. Name a folder for the site.")
@@ -89,7 +93,7 @@ def build_site(
         path = root / file
         record = read_record(path)
         page = Path("runs", *path.with_suffix(".html").parts[-3:])
-        if page in taken:  # of another folder, on another copy of the corpus
+        if page in taken:  # from another folder, on another copy of the corpus
             page = page.with_stem(f"{page.stem}-{len(pages)}")
         taken.add(page)
         pages[file] = page.as_posix()
@@ -101,7 +105,7 @@ def build_site(
 
 
 def _files(board: Board) -> list[tuple[str, str]]:
-    """The record of every run that is shown, and the tab that it stands in."""
+    """Return the record of every run that is shown, and its tab."""
     tabs = [(corpus, corpus.name) for corpus in board.corpora]
     tabs += [(corpus, "tryouts") for corpus in board.tryouts]
     return [
@@ -114,7 +118,7 @@ def _files(board: Board) -> list[tuple[str, str]]:
 
 
 def run_page(path: Path, record: Record, published: Published, tab: str) -> str:
-    """The page of a run, which leads back to a tab of the leaderboard."""
+    """Return the page of a run. ``tab`` is the tab of the leaderboard that it links back to."""
     test, labels, metric = record.predictions.test, record.labels, record.judged_by
     corpus = published.corpus_title(record.dataset)
     title = f"{published.title(record.method)} on {corpus}, seed {record.seed}"
@@ -159,8 +163,8 @@ def run_page(path: Path, record: Record, published: Published, tab: str) -> str:
 
 
 def has_later_stage(record: Record) -> bool:
-    """Whether the finished model scores otherwise on dev than the selected epoch did: something
-    came after the epochs."""
+    """Whether the method changed the model after its last epoch, so that the finished model and the
+    selected epoch have different scores on dev."""
     training, metric, dev = record.training, record.judged_by, record.metrics.dev
     if training is None or training.best_epoch is None or dev is None:
         return False
@@ -169,9 +173,9 @@ def has_later_stage(record: Record) -> bool:
 
 
 def curves(record: Record) -> list[Curve]:
-    """The corpus's figure on dev and the training loss by epoch, where they were logged."""
+    """Return the curves of the metric on dev and of the training loss, if they were logged."""
     training = record.training
-    if training is None or len(training.curves) < 2:  # a single epoch is no curve
+    if training is None or len(training.curves) < 2:  # one epoch does not make a curve
         return []
     metric = record.judged_by
     found = []
@@ -186,7 +190,7 @@ def curves(record: Record) -> list[Curve]:
 
 
 def _by_epoch(training: Training, name: str) -> dict[int, float | None]:
-    """A figure by epoch, counted from 1."""
+    """Return a figure by epoch, counted from 1."""
     return {
         int(epoch.get("epoch") or i): epoch.get(name) for i, epoch in enumerate(training.curves, 1)
     }
@@ -224,10 +228,10 @@ def _curve(title: str, by_epoch: dict[int, float | None], selected: int | None) 
 
 
 def worst_dialogues(predictions: Predictions) -> list[WrongDialogue]:
-    """The dialogues with most errors, of equally many those first where they are the larger share.
+    """Return the dialogues with the most errors; among equals, the shortest dialogue is first.
 
-    A dialogue is called by what the ids of its utterances begin with. None where dialogues can't be
-    told apart.
+    The name of a dialogue is the common beginning of its utterances' ids. The list is empty if the
+    dialogues are unknown.
     """
     dialogues = predictions.dialogue or dialogues_of(predictions.ids)
     if dialogues is None:
@@ -251,14 +255,14 @@ def worst_dialogues(predictions: Predictions) -> list[WrongDialogue]:
 
 
 def _dialogue(ids: Sequence[str]) -> str:
-    """``test-d17`` of ``test-d17-u0``, ``test-d17-u1``; the first id where they share no such
-    beginning."""
+    """Return the name of a dialogue: ``test-d17`` for ``test-d17-u0``, ``test-d17-u1``. Without
+    such a common beginning, the first id."""
     beginnings = {re.sub(r"[-_][a-z]?\d+$", "", name) for name in ids}
     return beginnings.pop() if len(beginnings) == 1 else ids[0]
 
 
 def predictions_csv(predictions: Predictions, labels: Sequence[str]) -> str:
-    """A line an utterance: its id, gold and predicted label, and the probability of the latter."""
+    """Return a CSV with the id, gold label, predicted label and its probability per utterance."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     probabilities = predictions.probabilities
@@ -274,7 +278,7 @@ def predictions_csv(predictions: Predictions, labels: Sequence[str]) -> str:
 
 
 def bibtex(path: Path, record: Record, title: str, paper: PublishedRow | None) -> str:
-    """An entry for the run, which says on what its figure stands."""
+    """Return a BibTeX entry for the run, with its score, selection, settings and corpus."""
     versions = record.environment.versions if record.environment else {}
     metric = record.judged_by
     note = [
@@ -296,7 +300,7 @@ def bibtex(path: Path, record: Record, title: str, paper: PublishedRow | None) -
 
 
 def _made(record: Record) -> dict[str, str]:
-    """Where the run was made, and with what."""
+    """Return the device, versions and other conditions of a run."""
     if record.environment is None:
         return {}
     environment = record.environment

@@ -1,4 +1,4 @@
-"""The board as JSON, CSV and Markdown."""
+"""The leaderboard as JSON, CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import msgspec
 from erc_bench.corpus.conversation import Metric
 from erc_bench.evaluation.statistics import spread
 from erc_bench.leaderboard.ablations import Ablation
-from erc_bench.leaderboard.board import Board, CorpusBoard, Row, Track
+from erc_bench.leaderboard.board import Board, CorpusBoard
+from erc_bench.leaderboard.rows import Row
 from erc_bench.leaderboard.searches import SearchGroup
+from erc_bench.leaderboard.tracks import Track
 from erc_bench.leaderboard.wording import (
     ABLATIONS,
     SEARCHES,
@@ -45,14 +47,14 @@ CSV_COLUMNS = (
 
 
 def to_json(board: Board) -> str:
-    """``leaderboard.json``: everything."""
-    # With an indent the standard library writes ten times as slowly.
+    """Return ``leaderboard.json``, which has all data."""
+    # The standard library is ten times slower with an indent.
     text = json.dumps(board.data(), ensure_ascii=False, sort_keys=True)
     return msgspec.json.format(text, indent=1) + "\n"
 
 
 def to_csv(board: Board) -> str:
-    """``leaderboard.csv``: one line a row; ``kind`` is ours, external, tryout or published."""
+    """Return ``leaderboard.csv``, one line per row: ours, external, tryout or published."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -132,24 +134,26 @@ def _csv_row(corpus: CorpusBoard, kind: str, track: Track, row: Row) -> dict[str
 READING = """\
 **How to read it.**
 
-- The score is weighted-F1 on the test set in percent, or the figure that a corpus is judged by
-  instead. It is the mean over seeds ± the half-width of its 95 % interval over seeds. In brackets:
-  the 95 % interval for new dialogues as well; with one seed, for new dialogues alone.
+- The score is weighted-F1 on the test set in percent, or the corpus's own metric. It is the mean
+  over seeds ± the half-width of its 95 % interval over seeds. The interval in brackets is for new
+  dialogues and seeds; with one seed, only for new dialogues.
 - Every checkpoint is selected on dev. Test is scored once.
-- Methods are compared only within a track: the same corpus, the same encoder weights, and as many
-  trials in the search for each row's settings. Where nothing is said of trials, nobody searched.
-- A rank is 1 + the number of rows that are resolved to be better: bootstrap over dialogues, the
-  same for both methods; seeds as independent samples, or paired where both methods read the same
-  fine-tuned encoder in each seed; Holm's correction over the track, p ≤ 0.05. Rows that can't be
-  told apart share a rank. A row with one seed, alone, or on another copy of the corpus, takes none.
-- Published figures stand beside ours and are never ranked with them. The column behind says why
-  the two are not the same experiment.
-- Predictions made elsewhere stand in a track of their own and are never ranked: how they were
-  selected is not known."""
+- Methods are compared only within a track. Its rows have the same corpus, the same encoder weights
+  and the same number of trials in the search for their settings. Tracks without a number of trials
+  have the settings of presets.
+- A rank is 1 + the number of rows in the track that are shown to be better (p ≤ 0.05 after Holm's
+  correction over the track). The test is a bootstrap over dialogues, which are the same for both
+  methods. Seeds are independent samples, or paired if both methods read the same fine-tuned encoder
+  in each seed. Rows that can't be told apart share a rank. A row is not ranked if it has one seed,
+  is alone, or is on another copy of the corpus.
+- Published figures are shown beside ours and never ranked with them. The column after them says how
+  the two experiments differ.
+- Predictions made elsewhere have a track of their own and are never ranked, because how they were
+  selected is unknown."""
 
 
 def to_markdown(board: Board) -> str:
-    """``README.md``."""
+    """Return ``README.md``."""
     parts = [
         "# Leaderboard",
         "Made by `erc-bench leaderboard` from `records/` and `published.yaml`; do not edit. "
@@ -159,16 +163,16 @@ def to_markdown(board: Board) -> str:
     ]
     if not any(corpus.tracks for corpus in board.corpora):
         parts.append(
-            "No runs on a benchmark are recorded yet: below is what the field has published. "
-            "`erc-bench run --method all --dataset meld --seeds 5` makes the first."
+            "There are no runs on a benchmark yet, only the published figures below. "
+            "`erc-bench run --method all --dataset meld --seeds 5` makes the first runs."
         )
     for corpus in board.corpora:
         parts += [f"## {corpus.title}", *_markdown(corpus)]
     if board.tryouts:
         parts += [
             "## Try-outs",
-            "Runs of preset `smoke` and of made-up corpora. They show that something runs; **they "
-            "are no benchmark** and are not ranked.",
+            "Runs with preset `smoke` and on made-up corpora. They show that something runs. "
+            "**They are not a benchmark** and are not ranked.",
         ]
         for corpus in board.tryouts:
             parts += [f"### {corpus.title}", *_markdown(corpus, "####")]
@@ -235,7 +239,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
 
 
 def ablation_table(ablation: Ablation) -> str:
-    """A method without each of its parts, minus the whole of it."""
+    """Return a Markdown table of the variants of a method minus the whole method."""
     title = capital(Metric.of(ablation.metric, None).title)
     head = ["Variant", title, "Seeds", "Minus the whole, 95 %", "p, Holm", "Seeds are"]
     whole = ["the whole method", spread(ablation.mean, ablation.seed_interval)]
@@ -255,9 +259,9 @@ def ablation_table(ablation: Ablation) -> str:
 
 
 def _search_table(group: SearchGroup) -> str:
-    """What each search found on dev, and what could have been expected of fewer trials."""
+    """Return a Markdown table of searches: best scores, and the expected best of n trials."""
     steps = budgets(group)
-    head = ["Method", "Trials", "Failed", "Preset", "Best", "Best of them draws"]
+    head = ["Method", "Trials", "Failed", "Preset", "Best", "Settings of the best"]
     head += [f"E best of {n}" for n in steps]
     rows = [
         [
@@ -266,7 +270,7 @@ def _search_table(group: SearchGroup) -> str:
             str(row.failed),
             figure(row.preset_score) or "failed",
             figure(row.best) or "failed",
-            "nothing: the preset" if row.chosen == 0 else ", ".join(row.settings),
+            "those of the preset" if row.chosen == 0 else ", ".join(row.settings),
             *(figure(row.expected[n - 1]) if n <= row.trials else "" for n in steps),
         ]
         for row in group.rows
@@ -275,20 +279,21 @@ def _search_table(group: SearchGroup) -> str:
 
 
 def _why_unranked(row: Row) -> str:
-    """Nothing where the heading above says it."""
+    """Return why a row has no rank; empty if the heading above says so."""
     if not row.unranked or row.external or row.unranked == "tryout":
         return ""
     return f"not ranked, {row.unranked}"
 
 
 def _beside(row: Row) -> str:
+    """Return the published score and our difference from it."""
     if not row.published:
         return ""
     return f"{row.published['score']:.2f} ({signed(row.published['difference'])})"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], aligned: str) -> str:
-    """A Markdown table; ``aligned`` has an ``l`` or ``r`` for each column."""
+    """Return a Markdown table. ``aligned`` has an ``l`` or ``r`` for each column."""
     rule = ["--:" if side == "r" else ":--" for side in aligned]
     lines = [head, rule, *rows]
     return "\n".join(

@@ -10,7 +10,7 @@ from pathlib import Path
 from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.leaderboard.cache import Cache
-from erc_bench.leaderboard.comparing import find_configurations
+from erc_bench.leaderboard.configurations import find_configurations
 from erc_bench.leaderboard.published import Published, read_published
 from erc_bench.leaderboard.runs import Run, copy_mark, read_runs
 from erc_bench.leaderboard.searches import SearchGroup, read_trials, search_groups
