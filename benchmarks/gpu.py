@@ -1,35 +1,37 @@
-"""What a GPU gives in a few minutes: its tests, its speed, and the runs that are missing.
+"""Use a GPU for a few minutes: run its tests, measure its speed, and make the missing runs.
 
     python -m benchmarks.gpu --minutes 12 --out gpu
     python -m benchmarks.gpu --minutes 12 --out gpu --prepared FOLDER    # without a network
 
-In this order, each with a part of the time, and what one leaves over is the next one's:
+There are three stages. Time that one leaves over goes to the next:
 
-1. `tests`: tests/test_gpu.py, up to three tenths of the time.
-2. `speed`: `python -m benchmarks.utilisation` with the presets small, base, and paper with random
-   weights of roberta-large's shape, until six tenths of the time are over.
-3. `runs`: what the leaderboard's folder does not have, as `erc-bench run` and `erc-bench tune` do
-   it: five seeds of the control and then of every method with preset base, on MELD and then on
-   EmoryNLP; then eight trials of every method and five seeds of the best. As many at once as fit.
+1. `tests`: tests/test_gpu.py, until three tenths of the time are over.
+2. `speed`: `python -m benchmarks.utilisation` with the presets small, base and paper, the last with
+   random weights of roberta-large's shape, until six tenths of the time are over.
+3. `runs`: `erc-bench run` and `erc-bench tune` for the runs that --leaderboard-dir does not have.
+   First five seeds of the control and then of every other method with preset base, on MELD and then
+   on EmoryNLP. Then eight trials of every method and five seeds of the best. As many runs at once
+   as fit on the GPU.
 
-When the time is over, what is running is stopped as Ctrl-C would stop it. The same command skips
-what is done, and goes on with a training after the last epoch that ended. Records and trials lie in
---leaderboard-dir, whose folder is what is told as missing, and a copy of each new one in --out,
-beside report.json, report.md and the logs.
+When the time is over, the running command is stopped as by Ctrl-C. The same command later skips
+finished runs and resumes interrupted trainings after their last complete epoch. Records and trials
+are written to --leaderboard-dir. Each new one is copied to --out, beside report.json, report.md and
+the logs.
 
-Without a GPU, or with --device cpu, all of it is only tried: tiny encoders of random weights, the
-demo corpus, preset smoke, records in --out alone.
+Without a GPU, or with --device cpu, this is only a try-out with tiny random encoders, the demo
+corpus and preset smoke. Its records are written only to --out.
 
-The prepared folder, of which any part may be missing:
+The folder of --prepared, any part of which may be missing:
 
-    wheels/             pip install --no-index --find-links FOLDER/wheels -e '.[dev]', by yourself
-                        and before; made by: pip download -d FOLDER/wheels '.[dev]'
-    encoders/ORG/NAME/  an encoder by its name, as from: hf download ORG/NAME --local-dir …
-                        of preset base: sentence-transformers/all-mpnet-base-v2, and for lora-lm
-                        and prompt-lm Qwen/Qwen2.5-1.5B-Instruct; of preset small:
-                        sentence-transformers/all-MiniLM-L6-v2 (or the package of the extra small)
-                        and Qwen/Qwen2.5-0.5B-Instruct
-    data/               the corpora, as `erc-bench data doctor --data-dir FOLDER/data` finds them
+    wheels/             for an installation without a network, before this command:
+                        pip install --no-index --find-links FOLDER/wheels -e '.[dev]'
+                        made by: pip download -d FOLDER/wheels '.[dev]'
+    encoders/ORG/NAME/  encoders by name, made by: hf download ORG/NAME --local-dir …
+                        preset base: sentence-transformers/all-mpnet-base-v2, and for lora-lm and
+                        prompt-lm Qwen/Qwen2.5-1.5B-Instruct
+                        preset small: sentence-transformers/all-MiniLM-L6-v2 (or the package of the
+                        extra small) and Qwen/Qwen2.5-0.5B-Instruct
+    data/               the corpora, as found by `erc-bench data doctor --data-dir FOLDER/data`
 """
 
 from __future__ import annotations
@@ -52,25 +54,23 @@ from typing import Any
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.processes import end_with_parent, stop
 from erc_bench.files import last_line, replacing, temporary_name, write_atomically
-from erc_bench.leaderboard.tables import markdown_table
-from erc_bench.leaderboard.wording import figure
 from erc_bench.progress import duration, say
-from erc_bench.records.schema import RecordError
-from erc_bench.records.store import read_record, record_files
-from erc_bench.records.trials import read_trial, trial_files
+from erc_bench.records.store import record_files
+from erc_bench.records.trials import trial_files
 
 from .command import language_models, ordered, parser_of, positive, run
+from .gpu_report import as_markdown, results
 
 ROOT = Path(__file__).parent.parent
 
 STAGES = ("tests", "speed", "runs")
 UNTIL = {"tests": 0.3, "speed": 0.6, "runs": 1.0}
-"""Which share of the time is over when a stage has to be; the last one has all that is left."""
+"""The share of the whole time at which a stage must end. The last stage has all the time left."""
 
 TRIALS, SEEDS = 8, 5
 
 STOPPING = 20.0
-"""Seconds, a tenth of the time at most, in which what is running is stopped and the report made."""
+"""Seconds for stopping the last command and writing the report; at most a tenth of the time."""
 
 LOOK = 1.0
 """Seconds between two looks for new records."""
@@ -85,23 +85,23 @@ class Ended:
     stage: str
     command: str
     outcome: str
-    """``done``, ``failed``, or that the time was over."""
+    """``done``, ``failed``, :data:`STOPPED` or :data:`NOT_BEGUN`."""
     seconds: float
     last: str
     """The last line of its log."""
 
 
 class OutOfTimeError(Exception):
-    """A command was stopped, since the time of its stage was over."""
+    """Raised when a command is stopped because the time of its stage is over."""
 
 
 class Session:
-    """One call of the command: its folders, its clock, and what has ended.
+    """One call of the command: its folders, its clock, and the commands that ended.
 
     Args:
-        args: of the command line; all folders absolute.
-        gpu: the name of the GPU; empty where there is none, or it is not to be used.
-        commit: of the code; None where that is not known.
+        args: of the command line, with absolute folders.
+        gpu: name of the GPU; empty without one, or if it is not to be used.
+        commit: of the code; None if unknown.
     """
 
     def __init__(self, args: argparse.Namespace, gpu: str, commit: str | None) -> None:
@@ -117,31 +117,31 @@ class Session:
         self.tested = (before.get("commit"), before.get("tests")) == (commit, "passed")
 
     def _read(self, name: str, empty: Any) -> Any:
-        """What an earlier call, or a stage, has written; ``empty`` where it has not."""
+        """Return the content of a JSON file in --out; ``empty`` if there is none."""
         path = self.out / name
         try:
             found = json.loads(path.read_bytes()) if path.is_file() else empty
         except ValueError as error:
             raise ErcBenchError(
-                f"{path} is not what this command writes ({error}). Delete it, or name another "
+                f"{path} was not written by this command ({error}). Delete it, or name another "
                 "--out."
             ) from error
         if type(found) is not type(empty):
-            raise ErcBenchError(f"{path} is not what this command writes. Name another --out.")
+            raise ErcBenchError(f"{path} was not written by this command. Name another --out.")
         return found
 
     # --- stages
 
     def tests(self) -> None:
-        """The tests that need a GPU; without one they are skipped, with that reason."""
+        """Run the tests that need a GPU. Without one, pytest skips them with that reason."""
         if self.tested:
-            say("tests: passed before, at this commit.")
+            say("tests: already passed at this commit.")
             return
         arguments = ["-q", "-rs", "-p", "no:cacheprovider", str(ROOT / "tests" / "test_gpu.py")]
         self.do("tests", ["python", "-m", "pytest", *arguments], run_pytest, arguments)
 
     def speed(self) -> None:
-        """Every method with three sizes of encoders."""
+        """Measure every method with encoders of three sizes."""
         arguments = ["--preset", "small", "base", "paper"]
         if self.gpu:
             arguments += ["--random", "paper=roberta-large"]
@@ -155,14 +155,14 @@ class Session:
         self.do("speed", command, run_utilisation, arguments)
 
     def runs(self) -> None:
-        """What is not on record, by its value."""
+        """Make the missing runs, the most valuable first."""
         common = ["--leaderboard-dir", str(self.root), "--wandb", "off"]
         common += ["--jobs", str(self.args.jobs)] if self.args.jobs else []
         corpora, preset, seeds, trials = ["meld", "emorynlp"], "base", SEEDS, TRIALS
         if not self.gpu:
             corpora, preset, seeds, trials = ["demo"], "smoke", 1, 2
             common += [f"encoder={self.encoder}", "max_batches=2"]
-        language = () if self.gpu else language_models()  # whose encoder can't be the tiny one
+        language = () if self.gpu else language_models()  # they can't use the tiny encoder
         named = self.args.method or [name for name in ordered() if name not in language]
         methods = ["--method", *named]
         runs = [*methods, "--dataset", *corpora, "--preset", preset, "--seeds", str(seeds)]
@@ -171,7 +171,7 @@ class Session:
             self.do("runs", ["erc-bench", *words, *common], run_erc_bench, [*words, *common])
 
     def _tiny(self) -> Path:
-        """The tiny encoder of a trial; a folder that stays, so that its runs are found again."""
+        """Make the encoder of a try-out. It is kept, so that a second call finds its runs."""
         folder = self.out / "encoders"
         if not (folder / "tiny").is_dir():
             made = temporary_name(folder)
@@ -184,7 +184,7 @@ class Session:
     def do(
         self, stage: str, command: list[str], work: Callable[[list[str]], int], given: list[str]
     ) -> None:
-        """Do a command in a process of its own, until it ends or its stage has no time left.
+        """Run a command in a process of its own, until it ends or the time of its stage is over.
 
         Raises:
             OutOfTimeError: it was stopped.
@@ -219,7 +219,7 @@ class Session:
             raise OutOfTimeError
 
     def _watch(self, process: BaseProcess, until: float) -> str:
-        """Wait for a command, and collect the records that it leaves meanwhile."""
+        """Wait for a command, collect the records that it writes, and return its outcome."""
         while (left := until - time.monotonic()) > 0:
             process.join(min(LOOK, left))
             self.collect()
@@ -227,14 +227,14 @@ class Session:
                 return "failed" if process.exitcode else "done"
         return STOPPED
 
-    # --- what it gives
+    # --- results
 
     def _files(self) -> Iterator[Path]:
         yield from record_files(self.root)
         yield from trial_files(self.root)
 
     def collect(self) -> None:
-        """Copy the records and trials that are new; each is written whole."""
+        """Copy new records and trials to --out, each in one atomic step."""
         for path in self._files():
             if path in self.known:
                 continue
@@ -248,7 +248,7 @@ class Session:
                     file.write(path.read_bytes())
 
     def report(self) -> None:
-        """Write report.json and report.md anew."""
+        """Write report.json and report.md."""
         outcomes = {each.stage: each.outcome for each in self.ended}
         tests = "passed" if self.tested else outcomes.get("tests", "not begun")
         if tests == "done":
@@ -267,108 +267,22 @@ class Session:
         write_atomically(self.out / "report.md", as_markdown(found))
 
 
-def results(root: Path) -> list[dict[str, Any]]:
-    """The runs and trials below a folder: names, scores, seconds."""
-    found = []
-    for path in record_files(root):
-        try:
-            record = read_record(path)
-        except RecordError:
-            continue
-        training = record.training
-        found.append(
-            {
-                "kind": "tuned run" if record.tuned else "run",
-                "method": record.method,
-                "dataset": record.dataset,
-                "preset": record.preset,
-                "number": record.seed,
-                "split": "test",
-                "score": record.metrics.test.score(record.judged_by),
-                "seconds": training.wall_seconds if training else None,
-            }
-        )
-    for path in trial_files(root):
-        try:
-            trial = read_trial(path)
-        except RecordError:
-            continue
-        found.append(
-            {
-                "kind": "trial",
-                "method": trial.method,
-                "dataset": trial.dataset,
-                "preset": trial.preset,
-                "number": trial.number,
-                "split": "dev",
-                "score": trial.score if trial.dev is not None else None,
-                "seconds": trial.training.wall_seconds if trial.training else None,
-            }
-        )
-    return found
-
-
-def as_markdown(found: dict[str, Any]) -> str:
-    """The report as tables."""
-    speed = [
-        [
-            row["method"],
-            row["preset"] + (f" ({row['encoder']})" if row["encoder"] else ""),
-            row["precision"],
-            figure(row["utterances_per_second"], 1),
-            figure(row["epoch_seconds"], 1),
-            figure(row["peak_mib"], 0),
-            figure(row["tera_flops"]),
-            figure(row["utilisation"], 1),
-            row["failure"],
-        ]
-        for row in found["speed"]
-    ]
-    head = ("method", "preset", "precision", "utterances/s", "s an epoch", "peak MiB", "TFLOP/s")
-    runs = [
-        [
-            *(each[name] for name in ("kind", "method", "dataset", "preset", "number")),
-            f"{each['split']} {figure(each['score'])}" if each["score"] is not None else "failed",
-            duration(each["seconds"]) if each["seconds"] is not None else "",
-        ]
-        for each in found["runs"]
-    ]
-    commands = [
-        [f"`{each['command']}`", each["outcome"], duration(each["seconds"]), each["last"]]
-        for each in found["commands"]
-    ]
-    parts = [
-        f"# {found['device']}",
-        f"Commit {found['commit'] or 'not known'}, {duration(found['seconds'])} of "
-        f"{found['minutes']} minutes. Tests: {found['tests']}.",
-        "## Speed",
-        markdown_table((*head, "% of the most", "failure"), speed, "lllrrrrrl"),
-        "## Runs",
-        markdown_table(
-            ("", "method", "corpus", "preset", "seed or trial", "score", "took"), runs, "llllrlr"
-        ),
-        "## Commands",
-        markdown_table(("command", "outcome", "took", "its last line"), commands, "llrl"),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-# --- in the processes of the commands
+# --- run in the processes of the commands
 
 
 def _work(
     work: Callable[[list[str]], int], given: list[str], log: Path, prepared: Path | None, gpu: bool
 ) -> None:
-    """The life of a process that does a command."""
+    """Run a command in this process and exit with its status."""
     end_with_parent()
-    if hasattr(os, "setpgid"):  # Ctrl-C on a terminal is for the first process, which passes it on
+    if hasattr(os, "setpgid"):  # the first process gets the terminal's Ctrl-C and passes it on
         os.setpgid(0, 0)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    # SIGINT too: what a shell starts in the background ignores it, and so would this child.
+    # SIGINT too: a process that a shell starts in the background ignores it, like its children.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     os.environ["WANDB_MODE"] = "disabled"
@@ -379,7 +293,7 @@ def _work(
         if (prepared / "data").is_dir():
             os.environ["ERC_BENCH_DATA"] = str(prepared / "data")
         if (prepared / "encoders").is_dir():
-            os.chdir(prepared / "encoders")  # a folder is found by the name of its encoder there
+            os.chdir(prepared / "encoders")  # so that an encoder's name is the path of its folder
     try:
         sys.exit(work(given))
     except KeyboardInterrupt:
@@ -387,7 +301,7 @@ def _work(
 
 
 def run_pytest(given: list[str]) -> int:
-    """Run tests; returns the exit status."""
+    """Run pytest and return its exit status."""
     import pytest
 
     os.chdir(ROOT)
@@ -395,7 +309,7 @@ def run_pytest(given: list[str]) -> int:
 
 
 def run_utilisation(given: list[str]) -> int:
-    """Measure; returns the exit status."""
+    """Run benchmarks.utilisation and return its exit status."""
     from . import utilisation
 
     run(lambda: utilisation.main(given))
@@ -403,21 +317,23 @@ def run_utilisation(given: list[str]) -> int:
 
 
 def run_erc_bench(given: list[str]) -> int:
-    """Run a command of erc-bench; returns its exit status."""
+    """Run an erc-bench command and return its exit status."""
     from erc_bench.cli import main
 
     return main(given)
 
 
 def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives, in a process that ends: CUDA keeps memory for every one that asks it,
-    and PyTorch takes long to import."""
+    """Call a function in a process that ends, and return its result.
+
+    So this process neither imports PyTorch, which is slow, nor holds memory of CUDA.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as asking:
         return asking.submit(function, *arguments).result()
 
 
 def surroundings() -> tuple[str | None, str]:
-    """The commit of the code, and the name of the GPU; empty where there is none."""
+    """Return the commit of the code and the name of the GPU, which is empty without one."""
     import torch
 
     from erc_bench.training.environment import COMMIT, device_name
@@ -426,21 +342,21 @@ def surroundings() -> tuple[str | None, str]:
 
 
 def tiny(folder: Path) -> None:
-    """Make the encoder of a trial."""
+    """Make the encoder of a try-out in a folder."""
     from .utilisation import random_encoder
 
     random_encoder("tiny", folder)
 
 
 def _interrupt(process: BaseProcess) -> None:
-    """What Ctrl-C would do."""
+    """Interrupt a process as Ctrl-C does."""
     if process.is_alive() and process.pid is not None:
         os.kill(process.pid, signal.SIGINT)
 
 
 @contextmanager
 def in_folder(out: Path) -> Iterator[None]:
-    """Make a folder for the results; an error that names it where that can't be."""
+    """Make the folder of the results. Failures inside the context raise an error that names it."""
     try:
         (out / "logs").mkdir(parents=True, exist_ok=True)
         yield
@@ -451,11 +367,16 @@ def in_folder(out: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Do the stages, and write what they gave."""
+    """Run the stages and write the report."""
     parser = parser_of("benchmarks.gpu", __doc__)
     parser.add_argument("--minutes", type=positive, default=12, help="(default: 12)")
     parser.add_argument("--out", type=Path, default=Path("gpu"), help="(default: gpu)")
-    parser.add_argument("--prepared", type=Path, metavar="FOLDER", help="see above")
+    parser.add_argument(
+        "--prepared",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for use without a network, see above",
+    )
     parser.add_argument(
         "--leaderboard-dir", type=Path, default=ROOT / "leaderboard", help="(default: the clone's)"
     )
@@ -463,7 +384,9 @@ def main() -> None:
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, default=STAGES, help="(default: all)"
     )
-    parser.add_argument("--method", nargs="+", choices=ordered(), help="of the runs (default: all)")
+    parser.add_argument(
+        "--method", nargs="+", choices=ordered(), help="methods of the stage runs (default: all)"
+    )
     parser.add_argument(
         "--jobs", type=positive, help="runs at once (default: as many as the GPU's memory holds)"
     )
@@ -472,7 +395,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.prepared is not None and not args.prepared.is_dir():
-        raise ErcBenchError(f"--prepared {args.prepared} is no folder; --help says what is in it.")
+        raise ErcBenchError(
+            f"--prepared {args.prepared} is not a folder. --help says what belongs in it."
+        )
     for name in ("out", "prepared", "leaderboard_dir"):
         if (path := getattr(args, name)) is not None:
             setattr(args, name, path.absolute())
@@ -481,7 +406,7 @@ def main() -> None:
         raise ErcBenchError("--device cuda: PyTorch finds no GPU here. `nvidia-smi` shows them.")
     gpu = "" if args.device == "cpu" else gpu
     if not gpu:
-        say("Without a GPU all of it is only tried, with tiny encoders on made-up dialogues.")
+        say("There is no GPU to use: this is a try-out with tiny encoders on made-up dialogues.")
     with in_folder(args.out):
         session = Session(args, gpu, commit)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -491,10 +416,10 @@ def main() -> None:
             try:
                 stages[name]()
             except OutOfTimeError:
-                say(f"{name}: stopped; the same command goes on.")
+                say(f"{name}: stopped. The same command goes on with it.")
     session.report()
     print((args.out / "report.md").read_text(encoding="utf-8"), end="")
-    say(f"All of it is in {args.out}.")
+    say(f"The report, its records and the logs are in {args.out}.")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_passed_tests_are_not_done_again_at_the_same_commit(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_report_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "report.json").write_text(text)
-    with pytest.raises(ErcBenchError, match="is not what this command writes"):
+    with pytest.raises(ErcBenchError, match="was not written by this command"):
         session(tmp_path, tmp_path)
 
 
@@ -126,7 +126,7 @@ def options(words: list[str]) -> dict[str, list[str]]:
 def test_what_is_wrong_is_said_before_anything_is_done(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "elsewhere", lambda function: ("c", ""))
     for given, said in (
-        (["--prepared", "nowhere"], "--prepared nowhere is no folder"),
+        (["--prepared", "nowhere"], "--prepared nowhere is not a folder"),
         (["--device", "cuda"], "finds no GPU"),
         (["--out", str(ROOT / "README.md")], "can't be written to"),
     ):
