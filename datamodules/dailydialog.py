@@ -1,4 +1,4 @@
-"""DailyDialog: everyday conversations of two, written for learners of English."""
+"""DailyDialog: everyday conversations between two people, written for learners of English."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from erc_bench.errors import ErcBenchError, quoted
 from . import releases
 
 NAMES = ("Mary", "James")
-"""What a prompt calls the two who speak in turn; the corpus does not name them."""
+"""The names that prompts give to the two speakers; the corpus does not name them."""
 
 END = "__eou__"
 
@@ -32,21 +32,22 @@ CHECKSUMS = {
         "482b7235f91a1441055a09241b2d2709bb1702f4a08d7316c27fa807cba7d3c9",
     ),
 }
-"""SHA-256 of a split's dialogues and of its emotions."""
+"""SHA-256 of the two files of each split: its dialogues and its emotions."""
 
 LABELS = {
     "train": (72143, 827, 303, 146, 11182, 969, 1600),
     "dev": (7108, 77, 3, 11, 684, 79, 107),
     "test": (6321, 118, 47, 17, 1019, 102, 116),
 }
-"""Utterances of a split by the code of their emotion."""
+"""Number of utterances per split and emotion, in the order of the emotions' codes."""
 
 
 def parse(texts: Path, emotions: Path, split: str, labels: LabelSet) -> list[Dialogue]:
-    """The dialogues of two files that have a dialogue a line: its turns, and the turns' codes.
+    """Return the dialogues of a split from its two files, of texts and of emotions.
 
-    A dialogue with more turns than codes has them in the order of its turns: the last turns are
-    without a label. That happens once, in training line 7852; elsewhere there is a warning.
+    A line of ``texts`` holds the turns of a dialogue, the same line of ``emotions`` their codes. If
+    a dialogue has one code less than it has turns, its last turn is unlabelled. That happens once
+    in the release, in training line 7852; anywhere else there is a warning.
     """
     spoken, codes = _lines(texts), _lines(emotions)
     if len(spoken) != len(codes):
@@ -90,7 +91,7 @@ def parse(texts: Path, emotions: Path, split: str, labels: LabelSet) -> list[Dia
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file, of which none may be empty but the last."""
+    """Return the lines of a file; only the last one may be empty."""
     lines = lines_of(read_text(path))
     if lines and not lines[-1].strip():
         lines.pop()
@@ -112,10 +113,11 @@ def _emotion(code: str, labels: LabelSet, where: str) -> int:
 class DailyDialog(CorpusSource):
     """DailyDialog (Li et al., IJCNLP 2017).
 
-    - Data: 13,118 conversations of two about daily life, from sites for learners of English.
-    - Format: the authors' archive, a file of dialogues and one of emotions per split; a dialogue a
-      line, its turns closed by ``__eou__``. Two speakers without names alternate; prompts call
-      them Mary and James. No two dialogues are known to share a speaker.
+    - Data: 13,118 conversations between two people about daily life, from sites for learners of
+      English.
+    - Format: the authors' archive, per split a file of dialogues and a file of emotions. Each line
+      is a dialogue; each turn ends with ``__eou__``. Two speakers without names alternate; prompts
+      call them Mary and James. No two dialogues are known to share a speaker.
     - Classes: Ekman's six emotions and neutral (the files' "no emotion"), 83 % of the utterances.
     - Split: the authors'. The last turn of training line 7852 is unlabelled.
     - Metric: micro-F1 over the six emotions.
@@ -168,5 +170,5 @@ class DailyDialog(CorpusSource):
                 if found.count(code) != wanted:
                     raise ErcBenchError(
                         f"{self.name}, {split}: {found.count(code)} utterances are labelled "
-                        f"{self.labels.names[code]}, in the release {wanted} are."
+                        f"{self.labels.names[code]}, in the release it is {wanted}."
                     )

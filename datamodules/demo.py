@@ -28,7 +28,7 @@ SUBJECTS = (
     "the harbour", "the exam", "the soup", "the clinic", "the parcel", "the attic", "the wedding",
 )  # fmt: skip
 OPENERS = ("", "", "", "Well, ", "You know, ", "Listen, ", "So, ", "By the way, ")
-# What somebody says when the words alone tell the emotion; {s} is what the dialogue is about.
+# Sentences whose words alone tell the emotion; {s} is the subject of the dialogue.
 TELLING = {
     "anger": (
         "I am furious about {s}!", "{s} makes me so angry I could scream.",
@@ -66,7 +66,7 @@ TELLING = {
         "good heavens, I had no idea about {s}!", "nobody saw it coming, {s}, of all things!",
     ),
 }  # fmt: skip
-# Short replies that fit every emotion: only who says them, and to what, tells which it is.
+# Short replies that fit every emotion: it depends on the speaker and on what was told before.
 REPLIES = (
     "Oh.", "Oh, really?", "Is that so?", "I see.", "Well, well.", "You don't say.", "Again?",
     "Tell me more.", "And then?", "So that is how it is.", "Since when?", "Hm, {s}.",
@@ -77,10 +77,10 @@ REPLIES = (
 
 
 def reaction(name: str, news: str) -> str:
-    """The emotion of a speaker's short reply to the latest thing told with emotion ``news``.
+    """Return the emotion of a speaker's short reply to what was last told with emotion ``news``.
 
-    The warm share the feeling, the calm stay neutral, the anxious fear whatever is bad, the
-    prickly are angered by it; to good or plain news the last two react like everybody.
+    Warm speakers share the feeling, calm ones stay neutral. To bad news anxious speakers react with
+    fear and prickly ones with anger; otherwise both share the feeling.
     """
     temperament = TEMPERAMENT_OF[name]
     if temperament == "calm":
@@ -91,12 +91,15 @@ def reaction(name: str, news: str) -> str:
 
 
 def pick(rng: Random, choices: Sequence[T]) -> T:
-    """One of ``choices``, by ``Random.random``: it alone is the same on every Python version."""
+    """Return one of ``choices``.
+
+    It is drawn by ``Random.random``, the only method that is the same on every Python version.
+    """
     return choices[int(rng.random() * len(choices))]
 
 
 def converse(rng: Random, key: str, labels: LabelSet) -> Dialogue:
-    """One dialogue: 2–4 speakers take 4–14 turns, telling something or replying to it."""
+    """Return a dialogue of 4–14 turns with 2–4 speakers, who tell something or reply to it."""
     cast: list[str] = []
     wanted = 2 + int(rng.random() * 3)
     while len(cast) < wanted:
@@ -127,12 +130,12 @@ def converse(rng: Random, key: str, labels: LabelSet) -> Dialogue:
 class Demo(CorpusSource):
     """Made-up small talk in which words, speaker and context decide the emotion.
 
-    - Data: 300 dialogues of 2–4 of eight speakers, 4–14 turns, from templates; made when asked for,
-      the same on every machine.
+    - Data: 300 dialogues from templates, with 4–14 turns and 2–4 of eight speakers. They are
+      generated on demand, the same on every machine.
     - Format: none, there are no files.
-    - Classes: Ekman's six emotions and neutral. Somebody tells something in words that give the
-      emotion away; the short replies that follow get theirs from the speaker's temperament and
-      from what was told (:func:`reaction`), so a model without context or speakers is beaten.
+    - Classes: Ekman's six emotions and neutral. Some turns tell something in words that give the
+      emotion away. The emotion of the short replies to them depends on the speaker's temperament
+      and on what was told (:func:`reaction`), so a model needs the context and the speakers.
     - Split: 200/40/60 dialogues with the same speakers.
 
     It shows that the machinery works. Scores on it are no benchmark result.

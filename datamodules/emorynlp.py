@@ -27,11 +27,11 @@ NOBODY = "Unknown"  # the speaker of a turn that names none
 
 
 def parse_json(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
-    """Dialogues of one file, in the official form or the flat one.
+    """Return the dialogues of one file, in the official form or the flat one.
 
-    The ids number dialogues and turns from 0: ``test-d12-u3``. The official form has numbers of its
-    own (``s01_e01_c04_u001``), in whose order they are counted; the flat form has none, and its
-    order is the official one's in a true copy (:meth:`EmoryNLP.doubts` refuses any other).
+    The ids count dialogues and turns from 0: ``test-d12-u3``. The official form has ids of its own
+    (``s01_e01_c04_u001``), and dialogues and turns are counted in the order of these. The flat form
+    has none; in a true copy its order is the official one (:meth:`EmoryNLP.doubts` refuses others).
     """
     contents = read_json(path)
     turns = _official_turns if isinstance(contents, dict) else _flat_turns
@@ -55,12 +55,12 @@ def parse_json(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
 
 
 def _official_turns(contents: dict[str, Any], path: Path) -> list[list[Spoken]]:
-    """Speaker, text and emotion of every turn of ``episodes[].scenes[].utterances[]``.
+    """Speaker, text and emotion of every turn of ``episodes[].scenes[].utterances[]``, by scene.
 
-    In the order of the ids, or of the file where no id is like the release's.
+    They are in the order of their ids, or of the file if no id looks like the release's.
     """
     scenes: list[list[Spoken]] = []
-    ids: list[tuple[str, str]] = []  # of each turn: where, and its id
+    ids: list[tuple[str, str]] = []  # scene and id of each turn
     for episode in field(contents, "episodes", list, str(path)):
         for scene in field(episode, "scenes", list, f"{path}, an episode"):
             name = field(scene, "scene_id", str, f"{path}, a scene")
@@ -92,7 +92,7 @@ def _official_turns(contents: dict[str, Any], path: Path) -> list[list[Spoken]]:
 
 
 def _flat_turns(contents: object, path: Path) -> list[list[Spoken]]:
-    """Speaker, text and emotion of every turn of a list of dialogues."""
+    """Speaker, text and emotion of every turn of a list of dialogues, by dialogue."""
     scenes = []
     for d, scene in enumerate(expect(contents, list, str(path))):
         where = f"{path}, dialogue {d}"
@@ -108,10 +108,10 @@ def _flat_turns(contents: object, path: Path) -> list[list[Spoken]]:
 
 
 def _first_speaker(name: str, names: set[str]) -> str:
-    """Whom the official form lists first, where the flat one has run several names together.
+    """Return the first of the names that the flat form may have run together.
 
-    ``"Bonnie Rachel Green"`` is ``"Bonnie"`` if both she and ``"Rachel Green"`` speak elsewhere in
-    the file. On dev and test this gives the official form's speaker without exception.
+    ``"Bonnie Rachel Green"`` becomes ``"Bonnie"`` if both ``"Bonnie"`` and ``"Rachel Green"`` speak
+    elsewhere in the file. On dev and test this is always the speaker of the official form.
     """
     words = name.split(" ")
     for i in range(1, len(words)):
@@ -122,7 +122,10 @@ def _first_speaker(name: str, names: set[str]) -> str:
 
 
 def parse_csv(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
-    """Dialogues of one file of the reduced release; the ids are those of the full one's scenes."""
+    """Return the dialogues of one file of the reduced release.
+
+    Their ids are made of the full release's scene ids: ``test-s01_e01_c04_u001``.
+    """
     columns = ("Utterance", "Speaker", "Emotion", *NUMBERS)
     turns: dict[tuple[int, ...], Utterance] = {}
     for where, (text, speaker, emotion, *numbers) in read_csv(path, columns):
@@ -149,7 +152,7 @@ def _scene_key(split: str, number: tuple[int, ...]) -> str:
 
 
 def _first_listed(speaker: str, where: str) -> str:
-    """The first name of a list written as Python writes it, ``['Ann', 'Bo']``."""
+    """Return the first name of a list in Python's notation, such as ``['Ann', 'Bo']``."""
     try:
         speakers = ast.literal_eval(speaker)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -177,8 +180,8 @@ class EmoryNLP(CorpusSource):
     """EmoryNLP emotion detection (Zahiri & Choi, AAAI workshops 2018), the full release.
 
     - Data: 897 scenes of the first four seasons of the TV series *Friends*, transcripts only.
-    - Format: a JSON file per split, ``episodes[].scenes[].utterances[]``, a scene being a dialogue;
-      or a flat list of dialogues. The first of several speakers is the speaker.
+    - Format: a JSON file per split. It is ``episodes[].scenes[].utterances[]``, where a scene is a
+      dialogue, or a flat list of dialogues. If a turn has several speakers, the first one counts.
     - Classes: the six primary emotions of Willcox's feeling wheel and neutral, by the majority of
       four annotators.
     - Split: the authors'.
@@ -225,8 +228,8 @@ class EmoryNLP(CorpusSource):
 class EmoryNLPReduced(EmoryNLP):
     """The scenes of :class:`EmoryNLP` as MELD's authors distribute them, a quarter shorter.
 
-    A CSV file per split with only the utterances that could be aligned with the subtitles.
-    SACL-LSTM and others report on it; its scores do not compare with those on the full release.
+    A CSV file per split has only the utterances that could be aligned with the subtitles. SACL-LSTM
+    and others report on it; its scores cannot be compared with those on the full release.
     """
 
     name = "emorynlp-reduced"

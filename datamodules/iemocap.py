@@ -16,7 +16,7 @@ from erc_bench.corpus.text_files import expect, field, lines_of, read_json, read
 from erc_bench.errors import ErcBenchError, did_you_mean, quoted
 
 NAMES = {"F": "Mary", "M": "James"}
-"""What a prompt calls the actress and the actor of every session."""
+"""The names that prompts give to the actress and the actor of every session."""
 
 SIX = {
     "ang": "angry",
@@ -27,7 +27,7 @@ SIX = {
     "sad": "sad",
 }
 UNUSED = {"dis", "fea", "oth", "sur", "xxx"}
-"""The annotators' other categories, and no majority."""
+"""The annotators' other categories, and ``xxx`` for turns without a majority."""
 FOUR = {"ang": "angry", "exc": "happy", "hap": "happy", "neu": "neutral", "sad": "sad"}
 
 DEV = frozenset(
@@ -38,10 +38,10 @@ DEV = frozenset(
     + [f"Ses04M_{name}" for name in ("script02_2", "script03_1", "script03_2")]
 )
 DIALOGUES = {"train": 100, "dev": 20, "test": 31}
-# Of the JSON form; labelled with one of the six.
+# Numbers of turns in the JSON form: all, and those labelled with one of the six emotions.
 TURNS = {"train": 6490, "dev": 1401, "test": 2196}
 LABELLED = {"train": 4778, "dev": 980, "test": 1622}
-# Of the release: in train and dev together, and in test.
+# Numbers of turns with such a label in the release: in train and dev together, and in test.
 RELEASED = 5810, 1623
 
 _DIALOGUE = re.compile(r"Ses0[1-5][FM]_\w+", re.IGNORECASE)
@@ -49,20 +49,20 @@ _TURN = re.compile(r"(Ses\d\d[FM]_\S+_([FM])\S+)\s*\[([-\d.\s]+)\]\s*:(.*)")
 _TIME = re.compile(r"\d+(?:\.\d+)?")
 _RATING = re.compile(r"\[[^\]]*\]\s+(\S+)\s+(\w+)\s+\[")
 _JSON_SPEAKER = re.compile(r"(Ses0[1-5][FM]_\w+)_([FM])")
-# A turn or a rating that is not at the start of its line; ``M: Yeah.`` (a backchannel) is none.
+# A turn or a rating that does not start its line. A backchannel such as ``M: Yeah.`` is neither.
 _MISPLACED = re.compile(r"Ses\d\d[FM]_|\[\s*\d+\.\d+\s*-")
 ASTRAY = 0.15
-"""Above this share of pairs of turns, of which the later line began first, lines were moved.
+"""The largest share of pairs of turns in the wrong order of time; above it, lines were moved.
 
-The release has a few, where both speak at once. Lines sorted by name, one actor's and then the
-other's, have a quarter.
+The release has a few such pairs, where both actors speak at once. If lines are sorted by name,
+first one actor's and then the other's, it is a quarter of all pairs.
 """
 _INVISIBLE = " \t\ufeff\u200b\xa0"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn as the files give it: who (``F`` or ``M``), what, and the code of its emotion."""
+    """A turn as the files give it: sex of the speaker (``F`` or ``M``), text and emotion code."""
 
     sex: str
     text: str
@@ -70,16 +70,16 @@ class Turn:
 
 
 def split_of(dialogue: str) -> str:
-    """Test is session 5, dev a part of session 4, train the rest."""
+    """The split of a dialogue: session 5 is test, a part of session 4 is dev, the rest is train."""
     if dialogue.startswith("Ses05"):
         return "test"
     return "dev" if dialogue in DEV else "train"
 
 
 def read_release(folder: Path) -> dict[str, list[Turn]]:
-    """Dialogue name → turns, from ``Session{1-5}/dialog``.
+    """Return the turns of each dialogue by its name, from ``Session{1-5}/dialog``.
 
-    Lines of a transcript that carry no turn name (a few backchannels) are left out.
+    Lines of a transcript without the name of a turn (a few backchannels) are left out.
     """
     dialogues: dict[str, list[Turn]] = {}
     for session in sessions(folder):
@@ -107,13 +107,16 @@ def read_release(folder: Path) -> dict[str, list[Turn]]:
 
 
 def sessions(folder: Path) -> list[Path]:
-    """The folders ``Session1/dialog`` … that a release has."""
+    """Return the folders ``Session1/dialog`` … of a release."""
     pattern = f"{_any_case('session')}[1-5]/{_any_case('dialog')}"
     return sorted(p for p in folder.glob(pattern) if p.is_dir())
 
 
 def _files(session: Path, kind: str) -> dict[str, Path]:
-    """Dialogue name → its file of a kind, ``transcriptions`` say, whose name may be in capitals."""
+    """Return the files of one kind, such as ``transcriptions``, by the name of their dialogue.
+
+    Names of files and folders may be in upper or lower case.
+    """
     files: dict[str, Path] = {}
     for path in sorted(session.glob(f"{_any_case(kind)}/{_any_case('ses')}*.{_any_case('txt')}")):
         name = path.stem
@@ -126,12 +129,12 @@ def _files(session: Path, kind: str) -> dict[str, Path]:
 
 
 def _any_case(name: str) -> str:
-    """A pattern for a name in capitals or not."""
+    """Return a glob pattern for a name in upper or lower case."""
     return "".join(f"[{c.lower()}{c.upper()}]" for c in name)
 
 
 def _spoken(transcript: Path, dialogue: str) -> dict[str, tuple[str, str, int]]:
-    """Turn name → who (``F`` or ``M``), what, and the line, from a transcript."""
+    """Return sex of the speaker, text and line of each turn of a transcript, by its name."""
     turns: dict[str, tuple[str, str, int]] = {}
     starts: list[tuple[float, int]] = []
     for number, line in _filled(transcript):
@@ -163,14 +166,14 @@ def _spoken(transcript: Path, dialogue: str) -> dict[str, tuple[str, str, int]]:
 
 
 def _check_order(starts: Sequence[tuple[float, int]], transcript: Path) -> None:
-    """Refuse a transcript whose lines were moved, by the seconds at which its turns start.
+    """Refuse a transcript whose lines were moved, judged by the times at which its turns start.
 
     Args:
-        starts: of each turn the second and the line, in the order of the file.
+        starts: the start in seconds and the line of each turn, in the order of the file.
         transcript: the file.
     """
     pairs = [before > after for (before, _), (after, _) in combinations(starts, 2)]
-    # One turn whose time is wrong is in a pair with each of the others.
+    # A single wrong time puts up to len(starts) - 1 pairs in the wrong order: that is allowed.
     if sum(pairs) > max(len(starts), ASTRAY * len(pairs)):
         (before, _), (after, line) = max(pairwise(starts), key=lambda two: two[0][0] - two[1][0])
         raise ErcBenchError(
@@ -180,7 +183,7 @@ def _check_order(starts: Sequence[tuple[float, int]], transcript: Path) -> None:
 
 
 def _ratings(path: Path, dialogue: str) -> dict[str, tuple[str, int]]:
-    """Turn name → the code of its emotion and the line, from a file of ratings."""
+    """Return emotion code and line of each rated turn in a file of ratings, by its name."""
     codes: dict[str, tuple[str, int]] = {}
     for number, line in _filled(path):
         where = f"{path}, line {number}"
@@ -213,7 +216,7 @@ def _rated(
     transcript: Path,
     ratings: Path,
 ) -> list[Turn]:
-    """The turns of a dialogue with their codes; none of either file may be lost."""
+    """Return the turns of a dialogue with their codes; refuse files that have lost lines."""
     for name, (_, line) in codes.items():
         if name not in spoken:
             raise ErcBenchError(
@@ -224,7 +227,7 @@ def _rated(
             f"{ratings} rates no turn of {dialogue}, which has {len(spoken)}: the file is empty "
             "or damaged."
         )
-    # The release rates every turn but those whose number begins with XX.
+    # The release rates every turn except those whose number begins with XX.
     unrated = [name for name in spoken if name not in codes and "XX" not in name]
     if len(unrated) > len(spoken) / 4:
         raise ErcBenchError(
@@ -238,7 +241,7 @@ def _rated(
 
 
 def _filled(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file that are not empty, with their numbers, without the blanks around."""
+    """Yield the number and the text of each line that is not blank, without surrounding blanks."""
     for number, line in enumerate(lines_of(read_text(path)), 1):
         if stripped := line.strip(_INVISIBLE):
             yield number, stripped
@@ -253,7 +256,7 @@ def _check_owner(turn: str, dialogue: str, where: str) -> None:
 
 
 def _known(code: str, where: str) -> str:
-    """A code of the annotators' categories in lower case; an unknown one is an error."""
+    """Return a code of the annotators' categories in lower case; an unknown one is an error."""
     lower = code.strip().lower()
     if lower not in SIX and lower not in UNUSED:
         known = [*SIX, *sorted(UNUSED)]
@@ -265,10 +268,10 @@ def _known(code: str, where: str) -> str:
 
 
 def read_json_form(folder: Path) -> dict[str, list[Turn]]:
-    """Dialogue name → turns, from ``{train,dev,test}_data.json``.
+    """Return the turns of each dialogue by its name, from ``{train,dev,test}_data.json``.
 
-    Which file a dialogue stands in does not matter: its name decides its split. A file that is not
-    there is a split that the corpus does not have.
+    It does not matter which file holds a dialogue, because its name decides its split. Missing
+    files are skipped, so a copy may lack a split.
     """
     dialogues: dict[str, list[Turn]] = {}
     for path in (folder / f"{split}_data.json" for split in SPLITS):
@@ -303,16 +306,16 @@ class IEMOCAP(CorpusSource):
     """IEMOCAP, Interactive Emotional Dyadic Motion Capture (Busso et al., LRE 2008).
 
     - Data: 151 dialogues of ten actors in five sessions, one woman and one man each, scripted and
-      improvised; transcripts only. Up to 167 turns a dialogue.
+      improvised; transcripts only. A dialogue has up to 167 turns.
     - Format: the release's own folders (``Session1`` … ``Session5``), or the JSON form in common
       use (``{train,dev,test}_data.json``), in ``iemocap`` or ``iemocap/IEMOCAP_full_release``.
-      The first of these that is there is read. Turns are in the order of the files.
+      The first of these that exists is read. Turns are in the order of the files.
       A speaker is a session and a sex, ``Ses01_F``; prompts call them Mary and James.
       ``[LAUGHTER]`` is dropped.
-    - Classes: six of the annotators' categories, by their majority; turns of any other category,
-      or of none, are unlabelled: context, never targets.
-    - Split: the one in common use with the JSON form: test is session 5, dev twenty dialogues of
-      session 4, whose two speakers ten training dialogues share.
+    - Classes: six of the annotators' categories, by majority. Turns of any other category, or
+      without a majority, are unlabelled: they are context, never targets.
+    - Split: the one in common use with the JSON form. Test is session 5, dev is twenty dialogues of
+      session 4. The two speakers of session 4 also speak in ten training dialogues.
     """
 
     name = "iemocap"
@@ -358,7 +361,9 @@ class IEMOCAP(CorpusSource):
             raise ErcBenchError(f"{folder}: there are no transcripts in Session*/dialog.")
         read, *unread = _copies(folder)
         if unread:
-            caution(f"{self.name}: {read} was read; {', '.join(unread)} is there too and was not.")
+            caution(
+                f"{self.name}: {read} was read; {', '.join(unread)} is there too and was not read."
+            )
         self._check_turns(dialogues, folder)
         splits: dict[str, list[Dialogue]] = {split: [] for split in SPLITS}
         for name, turns in sorted(dialogues.items()):
@@ -367,7 +372,7 @@ class IEMOCAP(CorpusSource):
         return {split: found for split, found in splits.items() if found}
 
     def doubts(self, corpus: Corpus, changed: Sequence[FileStatus]) -> list[str]:
-        """Nobody may publish a digest of the release, so that its counts decide."""
+        """Compare the numbers of dialogues, since nobody may publish a digest of the release."""
         sizes = {split: len(corpus.contents.get(split, ())) for split in SPLITS}
         found = super().doubts(corpus, changed)
         if sizes != DIALOGUES:
@@ -419,9 +424,9 @@ class IEMOCAP(CorpusSource):
         return Dialogue(key, tuple(utterances))
 
     def _check_turns(self, dialogues: Mapping[str, list[Turn]], folder: Path) -> None:
-        """Compare a complete copy with the known counts.
+        """Refuse a complete copy whose numbers of turns are not the known ones.
 
-        Of the release only the sums of labelled turns are known.
+        For the release, only the numbers of labelled turns in :data:`RELEASED` are known.
         """
         sizes, turns, labelled = (dict.fromkeys(SPLITS, 0) for _ in range(3))
         for name, spoken in dialogues.items():
@@ -450,14 +455,17 @@ def _has_json_form(folder: Path) -> bool:
 
 
 def _copies(folder: Path) -> list[str]:
-    """The copies of the corpus in a folder, the first of which is read."""
+    """Return the copies of the corpus in a folder; the first one is read."""
     forms = {"Session1 … Session5": sessions, "{train,dev,test}_data.json": _has_json_form}
     places = (folder, folder / "IEMOCAP_full_release")
     return [str(place / name) for place in places for name, has in forms.items() if has(place)]
 
 
 def _is_copy(folder: Path) -> bool:
-    """Whether a folder that is not in its place is IEMOCAP's: the JSON files' names are common."""
+    """Whether a folder in an unusual place holds IEMOCAP.
+
+    The names of the JSON files are common, so one of the files is looked into.
+    """
     if sessions(folder):
         return True
     if not _has_json_form(folder):
@@ -471,7 +479,7 @@ def _is_copy(folder: Path) -> bool:
 
 
 def _unusable(root: Path) -> str:
-    """What lies near a data folder that is IEMOCAP and can't be read as it is."""
+    """Say which copy near a data folder can't be read as it is, and why; empty if none."""
     for folder in near_by(root, "iemocap"):
         for path in sorted(folder.glob("IEMOCAP*")):
             if path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar", ".zip")):

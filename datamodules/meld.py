@@ -14,8 +14,8 @@ from erc_bench.errors import ErcBenchError
 from . import releases
 from .ordering import in_order
 
-# Older copies of the files carry the bytes of Windows-1252 as control characters (U+0092 for the
-# apostrophe); 0x81, 0x8d, 0x8f, 0x90 and 0x9d stand for nothing there.
+# Older copies of the files hold the bytes of Windows-1252 as control characters (U+0092 for the
+# apostrophe). Windows-1252 does not define 0x81, 0x8d, 0x8f, 0x90 and 0x9d.
 _WINDOWS = {
     code: bytes([code]).decode("cp1252", "replace")
     for code in range(0x80, 0xA0)
@@ -24,9 +24,9 @@ _WINDOWS = {
 
 
 def clean(text: str) -> str:
-    """The text as every method sees it: a plain apostrophe, no plain double quotes.
+    """Return the text as every method sees it: with plain apostrophes, without plain double quotes.
 
-    Other typographic marks (“ ” ‘), which few lines have, stay.
+    Other typographic marks (“ ” ‘) stay; few lines have them.
     """
     if not text.isascii():
         text = text.translate(_WINDOWS).replace("’", "'")
@@ -34,10 +34,10 @@ def clean(text: str) -> str:
 
 
 def parse_csv(path: Path, split: str, labels: LabelSet, column: str) -> list[Dialogue]:
-    """Dialogues of one file, labelled by the column ``Emotion`` or ``Sentiment``.
+    """Return the dialogues of one file, labelled by the column ``Emotion`` or ``Sentiment``.
 
-    The ids are the file's own numbers, which have gaps: ``test-d12-u3``. Dialogues and turns stand
-    in the order of these numbers, whatever the order of the file.
+    The ids are the file's own numbers, which have gaps: ``test-d12-u3``. Dialogues and turns are
+    sorted by these numbers, whatever the order of the file.
     """
     columns = ("Utterance", "Speaker", column, "Dialogue_ID", "Utterance_ID")
     turns: dict[tuple[int, int], Utterance] = {}
@@ -59,9 +59,9 @@ class MELD(CorpusSource):
     """MELD, the Multimodal EmotionLines Dataset (Poria et al., ACL 2019).
 
     - Data: 1,432 multi-party dialogues of the TV series *Friends*, transcripts only.
-    - Format: a CSV file per split, 11 columns; a dialogue is a ``Dialogue_ID``, its turns are in
-      the order of ``Utterance_ID``. Train has no dialogue 60, and repeats ten lines in other
-      dialogues.
+    - Format: a CSV file per split with 11 columns. The lines of a ``Dialogue_ID`` are a dialogue,
+      its turns are in the order of ``Utterance_ID``. Train has no dialogue 60, and repeats ten
+      lines in other dialogues.
     - Classes: Ekman's six emotions and neutral, by the majority of three annotators.
     - Split: the authors'.
     """
@@ -102,7 +102,7 @@ class MELD(CorpusSource):
 
 
 class MELDSentiment(MELD):
-    """The dialogues of :class:`MELD` labelled with their sentiment, the files' other column."""
+    """The dialogues of :class:`MELD`, labelled with the other column of the files: sentiment."""
 
     name = "meld-sentiment"
     labels = LabelSet(("negative", "neutral", "positive"))

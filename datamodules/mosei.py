@@ -16,14 +16,14 @@ from erc_bench.errors import ErcBenchError, listed, quoted
 COLUMNS = ("vid", "start", "stop", "label", "cid", "text")
 
 NAME = "Alex"
-"""What a prompt calls the speaker of a video; the corpus does not name anybody."""
+"""The name that prompts give to the speaker of every video; the corpus names nobody."""
 
 Clip = tuple[float, float, str, int, str]
 """Start and stop in seconds, number of the clip, class, text."""
 
 
 def parse_tsv(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
-    """The videos of a file, each a dialogue of one speaker; its turns in the order of ``start``."""
+    """Return the videos of a file as dialogues of one speaker, with turns sorted by ``start``."""
     (head, *lines) = lines_of(read_text(path))
     header = head.split("\t")
     missing = [column for column in COLUMNS if column not in header]
@@ -81,7 +81,7 @@ class MOSEISentiment(CorpusSource):
     - Data: 3,225 videos of people who speak to the camera, cut into sentences; transcripts only.
       A video is a dialogue of one speaker; about a third of its clips are missing.
     - Format: ``{train,valid,test}.tsv`` with the columns ``vid start stop label cid text``.
-    - Classes: the annotators' scale from −3 to 3, each mean rounded to the nearest.
+    - Classes: the annotators' scale from −3 to 3; the mean of their ratings is rounded.
     - Split: the one of the files.
     """
 
@@ -121,5 +121,5 @@ class MOSEISentiment(CorpusSource):
 
     def notes(self, corpus: Corpus, data_dir: Path | None = None) -> list[str]:
         return [
-            "about a third of the clips of the videos are missing, so turns are not always next"
+            "about a third of the clips of the videos are missing, so there are gaps between turns"
         ]

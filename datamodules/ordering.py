@@ -1,4 +1,4 @@
-"""Turns in the order of the numbers that a file gives them."""
+"""Sorting turns by the numbers that a file gives them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Turn = TypeVar("Turn")
 def in_order(
     turns: Mapping[Number, Turn], path: Path, numbers: str
 ) -> Iterator[tuple[Number, Turn]]:
-    """The turns of a file in the order of their numbers; a warning if the file has another.
+    """Yield the turns of a file in the order of their numbers; warn if the file's order differs.
 
     Args:
-        turns: by their numbers, as the file has them.
+        turns: the turns by their numbers, in the order of the file.
         path: the file.
-        numbers: what its columns or fields are called.
+        numbers: the names of the columns or fields that hold the numbers, for the warning.
     """
     astray = [(a, b) for a, b in pairwise(turns) if b < a]
     if astray:

@@ -1,6 +1,6 @@
-"""What tells the official releases from other copies of them; no text of theirs.
+"""Digests and counts that tell the official releases from other copies; none of their text.
 
-:meth:`Release.of` made each of these from files whose checksums hold.
+Each was made by :meth:`Release.of` from files with the official checksums.
 """
 
 from __future__ import annotations
