@@ -1,4 +1,4 @@
-"""Answers of language models: from a server, from a file on disk, and which label they name."""
+"""Answers of language models: asked from a server, kept on disk, and the label that each names."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ class Answer:
     """What a model answered to one prompt."""
 
     text: str
-    """As it came; of label likelihood the most probable label."""
+    """The text as it came; with label likelihood, the most probable label."""
     finish: str = ""
     """Why it ended, in the server's words: ``stop``, ``length``, ``content_filter``."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    """Time that it took, without tries that failed."""
+    """The time that it took, without failed tries."""
     model: str = ""
-    """What the server calls the model."""
+    """The server's name for the model."""
     likelihoods: list[float] | None = None
-    """Log-likelihood of each label ``(C,)``; None where text was generated."""
+    """Log-likelihood of each label ``(C,)``; None if text was generated."""
 
 
-# --- which label
+# --- the label of an answer
 
 
 NEGATION = re.compile(r"\b(no|not|nor|neither|never|without|cannot)\b|n['’]t\b", re.IGNORECASE)
 
 
 def named_label(text: str, labels: Sequence[str]) -> int:
-    """The class that an answer names; −1 if it names none, or several.
+    """Return the class that an answer names; −1 if it names none or several.
 
-    It may stand in a sentence, but not behind a negation; upper and lower case are the same. What
-    stands in ``<think>`` is not the answer. No answer is taken for the most similar label.
+    The label may be part of a sentence, but not after a negation; case does not matter. Text inside
+    ``<think>`` is not the answer. An answer is never mapped to the most similar label.
     """
     said = text.rpartition("</think>")[2] if "</think>" in text else text
     if "<think>" in said:
-        return NO_ANSWER  # it never came to an end
+        return NO_ANSWER  # the thinking never ended
     bare = said.strip(" \t\r\n.!,;:\"'`*“”‘’()[]{}").casefold()
     folded = [label.casefold() for label in labels]
     if bare in folded:
@@ -78,18 +78,18 @@ def named_label(text: str, labels: Sequence[str]) -> int:
 
 
 def key_of(*parts: Any) -> str:
-    """SHA-256 over all that an answer depends on, as JSON."""
+    """Return the SHA-256 of everything that an answer depends on, as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class AnswerFile:
-    """Answers by key in a file that grows by a line for each, so that none is asked for twice.
+    """A file of answers by key, one per line, so that no question is asked twice.
 
-    Several processes may add to it. A line that a killed process left unfinished is ignored. It
-    lies in the user's cache; deleting it costs nothing but the answers.
+    Several processes may add to it. A line that a killed process left unfinished is ignored. The
+    file is in the user's cache; deleting it loses only the answers.
 
     Args:
-        source: what answers, as plain data; each has a file of its own.
+        source: the model or server, as plain data; each source has a file of its own.
     """
 
     def __init__(self, source: Any) -> None:
@@ -108,7 +108,7 @@ class AnswerFile:
             self._answers[str(held["key"])] = _answer_from(held["answer"])
 
     def get(self, key: str) -> Answer | None:
-        """The answer with a key, if there is one."""
+        """Return the answer with this key; None if there is none."""
         return self._answers.get(key)
 
     def add(self, key: str, answer: Answer) -> None:
@@ -129,7 +129,7 @@ class AnswerFile:
 
 
 def _answer_from(held: Mapping[str, Any]) -> Answer:
-    """An answer from a line; ValueError where it is none."""
+    """Return the answer of a line; raise ValueError if it is not one."""
     answer = Answer(**{each.name: held[each.name] for each in fields(Answer)})
     if not isinstance(answer.text, str) or not isinstance(answer.seconds, (int, float)):
         raise ValueError("it is no answer")
@@ -141,20 +141,20 @@ def _answer_from(held: Mapping[str, Any]) -> Answer:
 
 @dataclass(frozen=True)
 class Patience:
-    """How a server is asked: nothing that an answer depends on."""
+    """How a server is asked; the answers do not depend on it."""
 
     at_once: int
     """Requests at a time."""
     seconds: float
-    """That one may take."""
+    """Seconds that a request may take."""
     retries: int
-    """How often one that failed is sent again."""
+    """How often a failed request is sent again."""
     wait: float
-    """Seconds before the first of these; each later wait is twice as long."""
+    """Seconds before the first retry; each later wait is twice as long."""
 
 
 class _TryAgain(Exception):  # noqa: N818  it is caught here
-    """A try failed in a way that may pass."""
+    """Raised when a try failed, but another one may succeed."""
 
     def __init__(self, why: str, wait: float = 0.0) -> None:
         super().__init__(why)
@@ -162,10 +162,11 @@ class _TryAgain(Exception):  # noqa: N818  it is caught here
 
 
 def checked_url(base_url: str) -> str:
-    """The address of a server without the slash at its end.
+    """Return the address of a server without a slash at its end.
 
     Raises:
-        ErcBenchError: it is no address, or holds more than one: it goes into the record.
+        ErcBenchError: it is not an address, or it holds more, such as a password: the address is
+            written into the record.
     """
     try:
         parts = urlsplit(base_url)
@@ -209,8 +210,8 @@ class Server:
         """Send requests, several at a time.
 
         Args:
-            bodies: of the requests.
-            arrived: called with the number of a body and its answer as soon as that is there.
+            bodies: the bodies of the requests.
+            arrived: called with the number of a body and its answer as soon as the answer is there.
 
         Raises:
             ErcBenchError: the server can't be reached, refuses, or fails too often.
@@ -271,12 +272,12 @@ class Server:
         return {"Authorization": f"Bearer {key}"}
 
     def _without_key(self, text: str) -> str:
-        """Text from the server, which may repeat what it was sent."""
+        """Return text of the server without the key, which the server may repeat."""
         key = self._key()
         return text.replace(key, "***") if key else text
 
     async def _one(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> Answer:
-        """The answer to one request, in as many tries as it may take."""
+        """Return the answer to one request, after as many tries as are allowed."""
         wait = self.patience.wait
         for left in range(self.patience.retries, -1, -1):
             try:
@@ -286,12 +287,12 @@ class Server:
                     raise ErcBenchError(
                         f"The server {self.url} gave no answer in {self.patience.retries + 1} "
                         f"tries (the last: {failure}). The answers that arrived are kept: the same "
-                        "command asks for the rest alone. Try it later, with a smaller at_once, or "
+                        "command asks only for the rest. Try it later, with a smaller at_once, or "
                         "with a larger timeout."
                     ) from None
                 pause = max(wait, failure.wait)
                 self._say_once(f"{failure}; trying again, after longer and longer waits.")
-            # Those that failed together should not come again together.
+            # The random part keeps requests that failed together from being sent together again.
             await asyncio.sleep(min(pause * (1 + random.random() / 4), MOST_SECONDS))
             wait *= 2
         raise AssertionError("the last try returns or raises")
@@ -344,7 +345,7 @@ class Server:
             message = choice["message"]
             text, finish = message.get("content"), choice.get("finish_reason")
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise _TryAgain("a response that is none of OpenAI's interface") from None
+            raise _TryAgain("a response that does not follow OpenAI's interface") from None
         usage = said.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         return Answer(
@@ -372,7 +373,7 @@ class Server:
 
 
 def _seconds(text: str) -> float:
-    """The wait that a server asks for, if it is a number."""
+    """The seconds to wait that a server asks for; 0 if that is not a number."""
     try:
         return max(0.0, min(float(text), MOST_SECONDS))
     except ValueError:
@@ -384,7 +385,7 @@ def _count(value: Any) -> int:
 
 
 def _run(work: Callable[[], Any]) -> None:
-    """Do asynchronous work to its end, also inside a loop that runs already, as a notebook's."""
+    """Do asynchronous work to its end, even inside a running event loop, such as a notebook's."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What the contrastive methods share: their similarity, and the terms of their losses."""
+"""The similarity of the contrastive methods, and the terms of their losses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ EPSILON = 1e-8
 
 
 def similarity(x: Tensor, y: Tensor) -> Tensor:
-    """``(1 + cos) / 2 + 1e-8`` of every row of ``x`` ``(N, d)`` with every one of ``y`` ``(M, d)``:
-    ``(N, M)``, in float32 under autocast too."""
+    """``(1 + cos) / 2 + 1e-8`` of each row of ``x`` ``(N, d)`` with each row of ``y`` ``(M, d)``.
+
+    The result ``(N, M)`` is in float32, also under autocast.
+    """
     with torch.autocast(x.device.type, enabled=False):
         units = (F.normalize(rows.float(), dim=-1, eps=EPSILON) for rows in (x, y))
         cosines = next(units) @ next(units).T
@@ -19,9 +21,10 @@ def similarity(x: Tensor, y: Tensor) -> Tensor:
 
 
 def scaled(scores: Tensor, temperature: float) -> Tensor:
-    """``s/τ − max`` of similarities ``(N, M)``, ``N <= M``, whose column ``i`` is row ``i``.
+    """``s/τ − max`` of similarities ``(N, M)``, ``N <= M``.
 
-    The self-similarities are set to 0 before; the maximum is a constant without gradient.
+    Row ``i`` and column ``i`` are the same vector; its similarity to itself is set to 0 first. The
+    maximum is a constant without gradient.
     """
     own = torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
     logits = scores.masked_fill(own, 0.0) / temperature
@@ -29,9 +32,10 @@ def scaled(scores: Tensor, temperature: float) -> Tensor:
 
 
 def pair_masks(row_labels: Tensor, column_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Which columns ``(M,)`` are positives of each row ``(N,)``, and which negatives ``(N, M)``.
+    """Masks ``(N, M)`` of the columns that are positives of each row, and of its negatives.
 
-    Those of the row's label are, but for the row itself (column ``i``); those of other labels.
+    Positives have the label of the row, except the row itself (column ``i``). Negatives have
+    another label. The labels are ``(N,)`` and ``(M,)``.
     """
     same = row_labels[:, None] == column_labels
     own = torch.eye(*same.shape, dtype=torch.bool, device=same.device)
@@ -43,7 +47,8 @@ def contrastive_terms(
 ) -> Tensor:
     """``ℓ_i = −log(P_i / (P_i + N_i) / (|positives_i| + ε) + ε)`` for each row ``(N,)``.
 
-    P and N are sums over :func:`pair_masks` of ``exp`` of the :func:`scaled` scores ``(N, M)``.
+    ``P_i`` and ``N_i`` are the sums of ``exp`` of the :func:`scaled` scores ``(N, M)`` over the
+    positives and the negatives of :func:`pair_masks`.
     """
     exponents = scaled(scores, temperature).exp()
     positive, negative = pair_masks(row_labels, column_labels)

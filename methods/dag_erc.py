@@ -1,10 +1,10 @@
 """DAG-ERC: a dialogue as a directed acyclic graph (Shen et al., ACL 2021, 2105.12907).
 
 Every utterance is a vector (``erc_bench.vectors``). A turn reads all turns back to the ω-th
-previous one of its own speaker, by two relations: the same speaker, or another. In each layer a
-turn attends to the states that these turns have in the same layer, so that a layer is a pass over
-time. The dialogues of a batch are packed, and what needs no state of the same layer is computed
-for all turns at once.
+previous one of its own speaker. There are two relations: the same speaker, and another. In each
+layer a turn attends to the states that these turns have in the same layer, so a layer is a pass
+over time. The dialogues of a batch are packed. Everything that does not need states of the same
+layer is computed for all turns at once.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class GraphReader(DialogueReader):
         self.omega = omega
 
     def further(self, turns: Turns) -> Batch:
-        """``first`` ``(T,)``: the earliest turn that each one reads, as a time step.
+        """``first`` ``(T,)``: the time step of the earliest turn that each turn reads.
 
-        It is the ω-th previous turn of the same speaker, or where there is none the first turn.
+        It is the ω-th previous turn of the same speaker, or the first turn if there is none.
         """
         by_party = np.argsort(turns.parties, kind="stable")
         party, earlier = turns.parties[by_party], by_party[: -self.omega]
@@ -72,8 +72,10 @@ class Graph:
     """The edges of a batch's dialogues, for every turn at once.
 
     Attributes:
-        edges: whether turn i of a dialogue reads turn j ``(B, S, S)``, S the longest dialogue.
-        relations: 1 where j is of the relation, else 0, for k relations ``(B, S, k, S)``.
+        edges: whether turn i of a dialogue reads turn j ``(B, S, S)``; S is the length of
+            the longest dialogue.
+        relations: 1 if turn j has the relation to turn i, else 0, for k relations
+            ``(B, S, k, S)``.
     """
 
     edges: Tensor
@@ -81,7 +83,7 @@ class Graph:
 
     @classmethod
     def of(cls, batch: Batch, relations: bool, dtype: torch.dtype) -> Graph:
-        """The graph of a batch, of two relations or of one."""
+        """Return the graph of a batch, with two relations or one."""
         sizes = batch["turns"].batch_sizes
 
         def by_dialogue(values: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ class Layer(nn.Module):
 
     Args:
         size: h, of the states.
-        relations: k, how many relations there are.
+        relations: k, the number of relations.
     """
 
     def __init__(self, size: int, relations: int) -> None:
@@ -142,7 +144,7 @@ class Network(DialogueNetwork):
         classes: C.
         hidden_size: h, of the states.
         layers: L.
-        relations: tell the same speaker's turns from others'.
+        relations: tell turns of the same speaker from others.
         dropout: on the vectors and before the classifier.
     """
 
@@ -169,7 +171,7 @@ class Network(DialogueNetwork):
         )
 
     def states(self, vectors: Tensor, batch: Batch) -> Tensor:
-        """All layers' states of packed turns ``(T, (L + 1)h)`` from their vectors ``(T, d)``."""
+        """States of packed turns in all layers ``(T, (L + 1)h)``, from their vectors ``(T, d)``."""
         graph = Graph.of(batch, self.relations, vectors.dtype)
         sizes = batch["turns"].batch_sizes.tolist()
         states = [self.project(self.dropout(vectors)).relu().to(vectors.dtype)]

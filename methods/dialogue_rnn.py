@@ -1,8 +1,9 @@
 """DialogueRNN: a state for each party of a dialogue (Majumder et al., AAAI 2019, 1811.00405).
 
 Every utterance is a vector (``erc_bench.vectors``). A global GRU follows the dialogue, a party GRU
-each speaker, an emotion GRU the emotions of the turns. The one loop is over time: the dialogues of
-a batch are packed, and what needs no earlier state is computed for all turns at once.
+follows each speaker, and an emotion GRU follows the emotions of the turns. The only loop is over
+time. The dialogues of a batch are packed, and everything that does not need an earlier state is
+computed for all turns at once.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ class DialogueRNNConfig(DialogueConfig):
 
 
 class BothWaysReader(DialogueReader):
-    """Whole dialogues, and the way back through each."""
+    """Whole dialogues, and the reversed order of the turns of each."""
 
     def further(self, turns: Turns) -> Batch:
-        """``backwards`` ``(T,)``: the turns, packed, of each dialogue read from its end.
+        """``backwards`` ``(T,)``: the packed turns, with each dialogue read from its end.
 
-        They are places in the packed order; as indices they reverse the order and restore it.
+        They are places in the packed order. Used as indices they reverse the turns of every
+        dialogue; used again they restore the order.
         """
         numbers = np.arange(len(turns.steps))
         mirrored = numbers + turns.lengths[turns.dialogues] - 1 - 2 * turns.steps
@@ -76,13 +78,14 @@ def emotion_states(
 ) -> list[Tensor]:
     """The emotion states ``e`` ``(T, h)`` of packed turns, for each of D directions.
 
-    All directions go through one loop over time: they are as many dialogues more, with weights of
-    their own.
+    All directions share one loop over time, as if they were further dialogues; each has its own
+    weights.
 
     Args:
-        directions: their layers.
-        vectors: of the turns, in the order in which each direction reads them ``(D, T, d)``.
-        batch_sizes: how many turns each time step has, on the CPU; the same in all directions.
+        directions: the layers of each direction.
+        vectors: the vectors of the turns, in the order in which each direction reads them
+            ``(D, T, d)``.
+        batch_sizes: number of turns at each time step, on the CPU; the same in all directions.
         parties: the number of each turn's party ``(D, T)``.
     """
     read = _party_states if directions[0].party_states else _contexts
@@ -98,13 +101,13 @@ def emotion_states(
 def _party_states(
     directions: Sequence[Direction], vectors: Tensor, sizes: list[int], parties: Tensor
 ) -> Tensor:
-    """The state of each turn's speaker after it ``q`` ``(D, T, h)``."""
+    """The state ``q`` ``(D, T, h)`` of each turn's speaker after the turn."""
     size, h = vectors.shape[2], directions[0].global_cell.hidden_size
     overall = [direction.global_cell for direction in directions]
     party = [direction.party_cell for direction in directions]
     global_input, global_state, *global_biases = _stacked(overall)
     party_input, party_state, party_bias, own_bias = _stacked(party)
-    # Of an input [vector; state] the vector's part is known for all turns.
+    # The vector part of an input [vector; state] is known, so its product is made for all turns.
     of_global = _products(vectors, global_input[..., :size], global_biases[0]).split(sizes, dim=1)
     of_party = _products(vectors, party_input[..., :size], party_bias).split(sizes, dim=1)
     own_weight = torch.cat([global_input[..., size:], party_state], dim=1)
@@ -135,7 +138,7 @@ def _party_states(
 def _contexts(
     directions: Sequence[Direction], vectors: Tensor, sizes: list[int], parties: Tensor
 ) -> Tensor:
-    """Without parties: the vector and the context of each turn ``[u; c]`` ``(D, T, d + h)``."""
+    """Without parties: vector and context ``[u; c]`` of each turn ``(D, T, d + h)``."""
     of_input, of_state, bias, state_bias = _stacked([d.global_cell for d in directions])
     of_global = _products(vectors, of_input, bias).split(sizes, dim=1)
     queries = vectors @ torch.stack([d.query.weight for d in directions]).transpose(1, 2)
@@ -151,7 +154,7 @@ def _contexts(
 
 
 def _stacked(cells: Sequence[nn.GRUCell]) -> list[Tensor]:
-    """Weights and biases of several cells ``(D, …)``: of the input, of the state."""
+    """Weights of the input and of the state of several cells ``(D, …)``, then the two biases."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     return [torch.stack([getattr(cell, name) for cell in cells]) for name in names]
 
@@ -162,11 +165,11 @@ def _products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def attended(queries: Tensor, earlier: Tensor) -> Tensor:
-    """``c = Σ_j softmax_j(query · g_j) g_j`` ``(D, n, h)``; 0 where nothing is earlier.
+    """``c = Σ_j softmax_j(query · g_j) g_j`` ``(D, n, h)``; 0 if there is no earlier turn.
 
     Args:
         queries: ``(D, n, h)``.
-        earlier: the global states of the turns before ``(D, n, t, h)``.
+        earlier: the global states of the earlier turns ``(D, n, t, h)``.
     """
     weights = (earlier @ queries[..., None]).softmax(dim=2)
     return (weights.transpose(2, 3) @ earlier)[:, :, 0]
@@ -179,7 +182,7 @@ class Network(DialogueNetwork):
         size: length d of an utterance's vector.
         classes: C.
         hidden_size: h, of every state.
-        bidirectional: two directions and the attention.
+        bidirectional: read both directions, and use the attention.
         party_states: keep a state for each party.
         dropout: on the vectors, the emotion states and before the classifier.
     """
@@ -210,8 +213,10 @@ class Network(DialogueNetwork):
         )
 
     def states(self, vectors: Tensor, batch: Batch) -> Tensor:
-        """Emotion states of packed turns ``(T, h)``, or ``(T, 2h)`` over all turns of the dialogue,
-        from their vectors ``(T, d)``."""
+        """Emotion states ``(T, h)`` of packed turns, from their vectors ``(T, d)``.
+
+        With two directions they are ``(T, 2h)``, after the attention over the dialogue.
+        """
         batch_sizes, parties = batch["turns"].batch_sizes, batch["parties"]
         vectors = self.dropout(vectors)
         both = len(self.directions) > 1
@@ -233,7 +238,7 @@ class Network(DialogueNetwork):
         """Logits ``(T, C)`` of packed turns from their vectors ``(T, d)``."""
         states = self.states(vectors, batch)
         with torch.autocast(vectors.device.type, enabled=False):
-            if len(self.directions) == 1:  # else it was applied before the attention
+            if len(self.directions) == 1:  # with two, it was applied before the attention
                 states = self.dropout(states)
             return self.head(states)
 

@@ -1,9 +1,9 @@
-"""What recurrent methods on utterance vectors share: whole dialogues as batches, and a GRU's step.
+"""The base of recurrent methods on utterance vectors: batches of whole dialogues, and a GRU step.
 
 The dialogues of a batch are sorted by length, the longest first, and packed: first the first turn
 of each, then the second of each that has one, and so on, as in
-:class:`~torch.nn.utils.rnn.PackedSequence`. Nothing is padded, so nothing that is computed for a
-turn depends on what else is in the batch.
+:class:`~torch.nn.utils.rnn.PackedSequence`. Nothing is padded, so the results for a turn do not
+depend on the other dialogues of the batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from erc_bench.vectors import VectorMethod, VectorMethodConfig
 
 @dataclass
 class DialogueConfig(VectorMethodConfig):
-    """What the recurrent methods on utterance vectors are trained with."""
+    """Hyper-parameters that the recurrent methods on utterance vectors share."""
 
     encoder: str = "FacebookAI/roberta-large"  # hub id or folder
     epochs: int = 60  # passes over the training split
@@ -36,7 +36,7 @@ class DialogueConfig(VectorMethodConfig):
     dropout: float = 0.2  # on the vectors and before the classifier
     lr: float = 1e-4  # learning rate of Adam
     weight_decay: float = 0.0  # L2 penalty of Adam
-    # true = a batch holds dialogues of similar length, on which a turn's weight then depends
+    # true = a batch holds dialogues of similar length; a turn's weight then depends on that length
     group_by_length: bool = added_later(False)
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class DialogueConfig(VectorMethodConfig):
         at_least(self, 0, "weight_decay")
         between_0_and_1(self, "dropout")
         above(self, 0, "lr")
-        if self.precision == "auto":  # so small that less gains nothing
+        if self.precision == "auto":  # the networks are so small that a lower one gains nothing
             self.precision = "float32"
         if self.precision == "float16":
             raise ErcBenchError(
@@ -56,15 +56,15 @@ class DialogueConfig(VectorMethodConfig):
 
 @dataclass(frozen=True)
 class Turns:
-    """The turns of a batch, dialogue after dialogue ``(T,)``; those without a vector are not there.
+    """The turns of a batch that have a vector, dialogue after dialogue ``(T,)``.
 
     Attributes:
-        rows: the row of each in the corpus.
-        dialogues: the number of its dialogue in the batch, rising.
-        steps: its position among the turns of its dialogue.
-        lengths: how many turns each dialogue has ``(B,)``.
-        parties: its speaker: a number of its own for each speaker of each dialogue.
-        order: the turns in packed order.
+        rows: the row of each turn in the corpus.
+        dialogues: the number of each turn's dialogue in the batch, in rising order.
+        steps: the position of each turn among the turns of its dialogue.
+        lengths: the number of turns of each dialogue ``(B,)``.
+        parties: the speaker of each turn; every speaker of every dialogue has its own number.
+        order: the numbers of the turns in packed order.
     """
 
     rows: np.ndarray
@@ -75,7 +75,7 @@ class Turns:
     order: np.ndarray
 
     def packed(self, values: np.ndarray) -> Tensor:
-        """Something of each turn in packed order ``(T,)``."""
+        """Return the values of all turns ``(T,)`` in packed order."""
         return torch.from_numpy(np.ascontiguousarray(values[self.order]))
 
     @property
@@ -85,7 +85,7 @@ class Turns:
 
 
 class DialogueReader(Reader):
-    """Whole dialogues: which turns there are and who speaks them; their vectors are looked up."""
+    """Whole dialogues: the rows and speakers of their turns; the vectors are looked up later."""
 
     def __init__(self) -> None:
         self.has_vector = np.empty(0, dtype=bool)
@@ -100,7 +100,7 @@ class DialogueReader(Reader):
         return [{"targets": list(dialogue.labelled), "speakers": speakers}]
 
     def turns(self, columns: Columns) -> Turns:
-        """The turns of some examples that have a vector."""
+        """Return the turns of some examples, without those that have no vector."""
         speakers = columns["speakers"]
         assert isinstance(speakers, Ragged)
         rows = np.asarray(columns["first_row"])[speakers.row_of_value] + speakers.position_in_row
@@ -114,8 +114,11 @@ class DialogueReader(Reader):
         return Turns(rows[there], dialogues, steps, lengths, parties, order)
 
     def collate(self, columns: Columns) -> Batch:
-        """``turns`` ``(T,)``: the rows of all turns, packed; ``parties`` ``(T,)``: the speaker of
-        each, a number in the batch; and ``targets`` ``(N,)``: their places among the turns."""
+        """Rows ``turns`` and speakers ``parties`` of the packed turns, and places of ``targets``.
+
+        ``turns`` and ``parties`` are ``(T,)``; a speaker is a number in the batch. ``targets``
+        ``(N,)`` are places among the packed turns.
+        """
         turns = self.turns(columns)
         targets = columns["targets"]
         assert isinstance(targets, Ragged)
@@ -132,7 +135,7 @@ class DialogueReader(Reader):
         }
 
     def further(self, turns: Turns) -> Batch:
-        """What else a method's network reads of the turns."""
+        """Further entries of a batch that a method's network reads."""
         return {}
 
 
@@ -140,7 +143,7 @@ class DialogueNetwork(nn.Module):
     """A network over the turns of whole dialogues."""
 
     def states(self, vectors: Tensor, batch: Batch) -> Tensor:
-        """What is classified of packed turns ``(T, h)``, from their vectors ``(T, d)``."""
+        """The states ``(T, h)`` of packed turns that are classified, from vectors ``(T, d)``."""
         raise NotImplementedError
 
 
@@ -148,7 +151,7 @@ class DialogueMethod(VectorMethod):
     """A recurrent network over the vectors of whole dialogues.
 
     Attributes:
-        network: all that is trained.
+        network: everything that is trained.
     """
 
     Config = DialogueConfig
@@ -157,7 +160,7 @@ class DialogueMethod(VectorMethod):
     network: nn.Module
 
     def prepare(self, data: ErcDataModule) -> None:
-        """The vectors of all turns, and which turns have one."""
+        """Get the vectors of all turns, and tell the reader which turns have one."""
         super().prepare(data)
         self.reader.has_vector = self.present.numpy()
 
@@ -170,11 +173,11 @@ class DialogueMethod(VectorMethod):
 
 
 class DialogueClassifier(DialogueMethod):
-    """One that is trained by cross-entropy.
+    """A :class:`DialogueMethod` that is trained by cross-entropy.
 
     Attributes:
-        network: gives logits ``(T, C)`` of a batch's turns, from their vectors ``(T, d)`` and the
-            batch; its ``states`` gives what they are read off ``(T, h)``.
+        network: computes logits ``(T, C)`` of a batch's turns from their vectors ``(T, d)`` and the
+            batch; its ``states`` computes the states ``(T, h)`` that are classified.
     """
 
     network: DialogueNetwork
@@ -195,7 +198,7 @@ class DialogueClassifier(DialogueMethod):
 
 
 def gru(of_input: Tensor, of_state: Tensor, state: Tensor) -> Tensor:
-    """The next state ``(…, h)`` of a GRU whose products are already made.
+    """The next state ``(…, h)`` of a GRU, from matrix products that are already computed.
 
     Args:
         of_input: ``W_ih x + b_ih`` ``(…, 3h)``, in the order of :class:`torch.nn.GRUCell`.

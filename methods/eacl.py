@@ -9,7 +9,7 @@ Where the authors' code departs from sound practice, the default here is the pap
 ==============================================  ===============================================
 the authors' code                               here
 ==============================================  ===============================================
-selects stage 1 on test                         dev; ``evaluation.oracle=true``: the gap
+selects stage 1 on test                         dev; ``evaluation.oracle=true`` shows the gap
 stage 2 starts at the last epoch's projection   the selected epoch's; ``anchors_from=last``
 reads position 0 (a mask id that never occurs)  the mask token; ``representation=first``
 steps the optimiser when ``batch % k == 0``     ordinary accumulation (the same for ``k = 1``)
@@ -50,7 +50,7 @@ class EACLConfig(MethodConfig):
     dropout: float = 0.1  # before the classifier head
     temperature: float = 0.1  # τ of the contrastive loss, the scores and stage 2
     ce_weight: float = 0.1  # w_ce, share of the cross-entropy in the loss
-    angle_weight: float = 0.1  # w_angle, of the angle loss beside the contrastive loss
+    angle_weight: float = 0.1  # w_angle, weight of the angle loss next to the contrastive loss
     encoder_lr: float = 1e-5  # learning rate of the encoder
     lr: float = 4e-4  # learning rate of everything else
     lr_decay: float = 0.5  # both rates are multiplied by it after every epoch
@@ -60,7 +60,7 @@ class EACLConfig(MethodConfig):
     stage2_batch_size: int = 64  # utterances per batch of anchor adaptation
     representation: Literal["mask", "first"] = "mask"  # the token read as the utterance
     anchors_from: Literal["best", "last"] = "best"  # the epoch whose projection starts stage 2
-    # dev is scored with anchors adapted to each epoch's weights; else stage 1 selects
+    # true = score dev with anchors adapted to each epoch's weights; false = with those of stage 1
     select_adapted: bool = added_later(False)
     # off = the similarities to the anchors are learnt by cross-entropy instead, as in stage 2
     contrastive: bool = added_later(True)
@@ -102,11 +102,11 @@ class AnchoredEncoder(nn.Module):
         self.register_buffer("anchors", anchors)
 
     def mapped_anchors(self) -> Tensor:
-        """The anchors ``(C, m)``, in float32 also under autocast: they lie close together."""
+        """Mapped anchors ``(C, m)``, in float32 even under autocast, as they are close together."""
         return in_float32(self.project, self.anchors)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """States ``h`` ``(B, d)`` at the batch's ``positions``, and mapped, ``z`` ``(B, m)``."""
+        """States ``h`` ``(B, d)`` at the ``positions``, and mapped vectors ``z`` ``(B, m)``."""
         h = prompt_states(self.encoder, batch)
         return h, self.project(h)
 
@@ -124,8 +124,8 @@ def label_anchors(encoder: Any, tokenizer: Any, labels: LabelSet) -> Tensor:
 def contrastive_loss(z: Tensor, labels: Tensor, anchors: Tensor, temperature: float) -> Tensor:
     """Supervised contrastive loss over utterances ``z`` ``(B, m)`` and mapped anchors ``(C, m)``.
 
-    Every row of both is an anchor point (Yu et al. 2024, eq. 4–6); the mean over the rows whose
-    term is positive.
+    Every row of both is an anchor point (Yu et al. 2024, eq. 4–6). The loss is the mean over the
+    rows whose term is positive.
     """
     rows = torch.cat([z, anchors])
     row_labels = torch.cat([labels, torch.arange(len(anchors), device=labels.device)])
@@ -134,7 +134,7 @@ def contrastive_loss(z: Tensor, labels: Tensor, anchors: Tensor, temperature: fl
 
 
 def angle_loss(anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative mean angle of each centred anchor ``(C, m)`` to its nearest, and the largest cosine.
+    """Negative mean angle between centred anchors ``(C, m)`` and their nearest; the largest cosine.
 
     Yu et al. 2024, eq. 7.
     """
@@ -160,8 +160,8 @@ def eacl_loss(
 ) -> dict[str, Tensor]:
     """``w_ce·CE + (1 − w_ce)·(L_con + w_angle·L_angle)`` and its parts (eq. 8).
 
-    Without ``contrast`` the cross-entropy of the similarities to the anchors stands for ``L_con``:
-    no utterance is compared with another, and the anchors are learnt all the same.
+    Without ``contrast``, ``L_con`` is the cross-entropy of the similarities to the anchors: no
+    utterance is compared with another, but the anchors are still learnt.
     """
     if contrast:
         contrastive = contrastive_loss(z, labels, anchors, temperature)
@@ -187,14 +187,14 @@ def adapt_anchors(
     seed: int,
     dev_score: Callable[[Tensor, Tensor], float],
 ) -> Tensor:
-    """Anchors ``(C, m)`` fitted to frozen utterances (section 3.4), of the epoch best on dev.
+    """Return anchors ``(C, m)`` fitted to frozen utterances (section 3.4), of the best dev epoch.
 
     Args:
         start: mapped anchors of stage 1 ``(C, m)``.
         train: utterance vectors ``(N, m)`` and their labels ``(N,)``; ``dev`` likewise.
         config: temperature, and the settings of stage 2.
-        seed: of the order of the batches.
-        dev_score: the corpus's figure, of predicted and gold classes ``(N,)``.
+        seed: of the order of the examples.
+        dev_score: computes the corpus's metric from predicted and gold classes ``(N,)``.
     """
     z, labels = train
     anchors = nn.Parameter(start.clone())
@@ -233,7 +233,7 @@ class EACL(ErcMethod):
         anchors = label_anchors(encoder, self.reader.tokenizer, labels)
         size = min(config.projection_size, anchors.shape[1])
         self.network = AnchoredEncoder(encoder, anchors, size, config.dropout)
-        # Empty until stage 2 is done, then what stage 2 learnt.
+        # Empty until stage 2 is done, then the anchors that it learnt.
         self.register_buffer("adapted_anchors", torch.empty(0, size))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -255,11 +255,11 @@ class EACL(ErcMethod):
         )
 
     def scores(self, output: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
-        """Similarity to the anchors over τ ``(B, C)``: the mapped, after stage 2 the adapted."""
+        """Similarity to the :meth:`anchors`, divided by τ ``(B, C)``."""
         return anchor_scores(output[1], self.anchors(), self.config.temperature)
 
     def anchors(self) -> Tensor:
-        """The mapped anchors ``(C, m)``, after stage 2 the adapted."""
+        """The mapped anchors ``(C, m)``; after stage 2, the adapted ones."""
         return self.adapted_anchors if len(self.adapted_anchors) else self.network.mapped_anchors()
 
     def states(self, batch: Batch) -> Tensor:
@@ -272,7 +272,7 @@ class EACL(ErcMethod):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, self.config.lr_decay)]
 
     def after_epoch(self, data: ErcDataModule, epoch: int) -> None:
-        """With ``select_adapted``, stage 2 for the weights of this epoch."""
+        """With ``select_adapted``, run stage 2 for the weights of this epoch."""
         if self.config.select_adapted:
             with torch.no_grad():
                 start = self.network.mapped_anchors()
@@ -281,7 +281,7 @@ class EACL(ErcMethod):
     def adapt(self, data: ErcDataModule, last_state: Callable[[], Mapping[str, Tensor]]) -> None:
         """Stage 2: the anchors alone are fitted to the frozen utterance vectors."""
         if not self.config.stage2_epochs or self.config.select_adapted:
-            return  # there is none, or the selected weights have theirs
+            return  # no stage 2, or the selected weights have their adapted anchors
         project = self.network.project
         if self.config.anchors_from == "last":
             prefix = "network.project."
@@ -294,7 +294,7 @@ class EACL(ErcMethod):
         self.adapted_anchors = self._adapted(data, start)
 
     def _adapted(self, data: ErcDataModule, start: Tensor) -> Tensor:
-        """Anchors ``(C, m)`` fitted to the present utterance vectors, from ``start``."""
+        """Anchors ``(C, m)``, fitted from ``start`` to the vectors that the weights give now."""
         some = self.config.max_batches * self.config.batch_size or None
         everything = np.arange(len(data.columns["train"]["dialogue"]))
         mapped = {
@@ -302,7 +302,7 @@ class EACL(ErcMethod):
             for split, examples in (("train", everything[:some]), ("dev", None))
         }
         dev_score = partial(score, labels=self.labels.names, metric=data.corpus.metric)
-        with torch.enable_grad():  # dev may be about to be scored
+        with torch.enable_grad():  # gradients may be off, because dev is scored next
             return adapt_anchors(
                 start, mapped["train"], mapped["dev"], self.config, data.seed, dev_score
             )

@@ -1,7 +1,7 @@
-"""EmoBERTa: a turn between those around it, names in the text (Kim and Vossen 2021, 2108.12009).
+"""EmoBERTa: a turn with those around it, and names in the text (Kim and Vossen 2021, 2108.12009).
 
-The encoder reads the past turns, the target and the turns after it as three texts, as many turns as
-fit; a linear layer on the first token's state names the emotion of the target.
+The encoder reads three texts: the past turns, the target and the turns after it, as many turns as
+fit. A linear layer on the first token's state predicts the emotion of the target.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class EmoBERTaConfig(FinetuneConfig):
     max_len: int = 512  # tokens of the target and the turns around it
     context: Literal["past", "both"] = "both"  # the turns before the target, or those after it too
     names: bool = True  # every turn begins with its speaker's name
-    window: int = added_later(-1)  # turns on a side at most; -1 = as many as fit
+    window: int = added_later(-1)  # turns on each side at most; -1 = as many as fit
 
 
 class WindowReader(PromptReader):
     """The target and as many whole turns around it as fit, the nearest first.
 
     With ``both`` it is ``CLS past SEP target SEP future SEP``, with ``past`` ``CLS past SEP target
-    SEP``, SEP being what the tokenizer puts between two texts and after the last. A turn is ``name:
-    text``.
+    SEP``. SEP is what the tokenizer puts between two texts and after the last one. A turn is
+    ``name: text``.
 
     Args:
         encoder: name or folder of the encoder whose tokenizer reads the turns.
-        max_len: tokens of an example at most; a target that is longer alone loses its end.
-        context: which turns are read beside the target.
+        max_len: largest number of tokens of an example; a longer target loses its end.
+        context: which turns are read besides the target.
         names: whether a turn begins with its speaker's name.
-        window: turns on a side at most; -1 = as many as fit.
+        window: largest number of turns on each side; -1 = as many as fit.
     """
 
     def __init__(
@@ -94,17 +94,17 @@ class WindowReader(PromptReader):
 def turns_around(
     lengths: list[int], i: int, room: int, *, later: bool, window: int = -1
 ) -> tuple[int, int]:
-    """The turns around turn ``i`` that fit: from ``start`` up to, but without, ``stop``.
+    """Return ``start`` and ``stop`` (exclusive) of the turns around turn ``i`` that fit.
 
-    They are taken alternately from before and after, the nearest first; a side ends with the first
+    They are taken alternately from before and after, the nearest first; a side ends at the first
     turn that does not fit.
 
     Args:
         lengths: tokens of every turn.
-        i: the target, which needs no room.
-        room: tokens that the others may have together.
+        i: the target; its tokens do not count.
+        room: largest number of tokens of the other turns together.
         later: whether turns after the target are taken.
-        window: turns on a side at most; -1 = as many as fit.
+        window: largest number of turns on each side; -1 = as many as fit.
     """
     start, stop = i, i + 1
     earliest = max(0, i - window) if window >= 0 else 0

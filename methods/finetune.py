@@ -1,8 +1,8 @@
 """Plain fine-tuning: the control that every other method must beat.
 
-The input of EACL (what was said before, then what the speaker feels: a mask), a linear layer on the
-mask's state, cross-entropy. Nothing else, so that what another method gains over it is what that
-method adds.
+It has the input of EACL (past turns, then a query with a mask for the emotion), a linear layer on
+the mask's state, and cross-entropy. It has nothing else, so the gain of another method over it
+comes from what that method adds.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Finetune(ErcMethod):
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(size, len(labels)))
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``, in float32 also under autocast: in a smaller type many are equal."""
+        """Logits ``(B, C)``, in float32 even under autocast: in a smaller type many are equal."""
         return in_float32(self.head, self.states(batch))
 
     def states(self, batch: Batch) -> Tensor:

@@ -1,9 +1,9 @@
-"""What methods with a causal language model share: prompts, their tokens, and label likelihood.
+"""The base of methods with a causal language model: prompts, their tokens, and label likelihood.
 
-A prompt is a Jinja file with the blocks ``system`` (may be left out), ``user`` and ``answer`` (the
-label, if it is left out). It sees ``turns``, the past turns and the one that is asked about, each
-with ``name`` and ``text``; ``past`` and ``target``, the two parts of them; and ``labels``, the
-emotions. The block ``answer`` sees ``label`` instead.
+A prompt is a Jinja file with the blocks ``system`` (optional), ``user`` and ``answer`` (without it,
+the answer is the label). ``user`` sees ``turns``, the past turns and the one that is asked about,
+each with ``name`` and ``text``; ``past`` and ``target``, the two parts of ``turns``; and
+``labels``, the emotions. ``system`` sees only ``labels``, ``answer`` only ``label``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MADE_UP = "made-up/tiny-llama"
-"""The name of a tiny model of random weights that reads bytes, to see that everything works."""
+"""The name of a tiny model of random weights that reads bytes, to check that everything works."""
 
 Message = Mapping[str, str]
 """A message of a chat: its ``role`` (system, user or assistant) and ``content``."""
@@ -56,7 +56,7 @@ class Prompt:
     """A prompt from a file."""
 
     name: str
-    """Of one that comes with the suite, or the path of a file."""
+    """The name of a prompt of the suite, or the path of a file."""
     source: str
     """The file's contents."""
 
@@ -66,7 +66,7 @@ class Prompt:
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     def __getstate__(self) -> dict[str, str]:
-        return {"name": self.name, "source": self.source}  # a filled-in template can't be pickled
+        return {"name": self.name, "source": self.source}  # the compiled template can't be pickled
 
     @cached_property
     def _template(self) -> Template:
@@ -104,28 +104,28 @@ class Prompt:
             ) from error
 
     def system(self, labels: Sequence[str]) -> list[Message]:
-        """The message that says what is to be done, if there is one."""
+        """The message with the instruction, in a list; empty if the prompt has none."""
         if "system" not in self._template.blocks:
             return []
         return [{"role": "system", "content": self._block("system", labels=list(labels))}]
 
     def user(self, turns: Sequence[Turn], labels: Sequence[str]) -> Message:
-        """The message that asks about the last of some turns."""
+        """The message that asks about the last of ``turns``."""
         seen = {"turns": turns, "past": turns[:-1], "target": turns[-1], "labels": list(labels)}
         return {"role": "user", "content": self._block("user", **seen)}
 
     def answer(self, label: str) -> str:
-        """What the model is to say for a label."""
+        """The answer that the model should give for a label."""
         if "answer" not in self._template.blocks:
             return label
         return self._block("answer", label=label)
 
 
 def find_prompt(name: str) -> Prompt:
-    """A prompt by the name of one that comes with the suite, or by the path of its file.
+    """Return a prompt of the suite by its name, or any other by the path of its file.
 
     Raises:
-        ErcBenchError: there is none, or it is no UTF-8 text.
+        ErcBenchError: there is no such prompt, or it is not UTF-8 text.
     """
     folder = Path(str(resources.files("erc_bench.methods"))) / "templates"
     own = {path.stem: path for path in sorted(folder.glob("*.jinja"))}
@@ -141,31 +141,31 @@ def find_prompt(name: str) -> Prompt:
 
 
 def checked_digests(prompts: Sequence[str], held: Sequence[str]) -> list[str]:
-    """The SHA-256 of each prompt.
+    """Return the SHA-256 of each prompt.
 
     Raises:
-        ErcBenchError: ``held``, if it is not empty, has others.
+        ErcBenchError: ``held`` is not empty and differs.
     """
     digests = [find_prompt(name).digest for name in prompts]
     if held and list(held) != digests:
         changed = [n for n, d, h in zip(prompts, digests, held, strict=False) if d != h]
         raise ErcBenchError(
             f"The prompt {', '.join(changed or prompts)} is not the one that these settings were "
-            "made with: its file has changed. Put the old file in its place, or, for a run of its "
-            "own, leave out prompt_digests."
+            "made with: its file has changed. Put the old file in its place, or leave out "
+            "prompt_digests, which makes it another run."
         )
     return digests
 
 
 def window(utterances: Sequence[Utterance], i: int, past: int, *, masked: bool) -> list[Turn]:
-    """The turns that a prompt about the ``i``-th may show: so many past ones, and itself.
+    """Return the turns that a prompt about turn ``i`` may show: past ones, and turn ``i`` itself.
 
     Args:
-        utterances: of the dialogue.
+        utterances: the utterances of the dialogue.
         i: position of the turn.
-        past: past turns at most.
+        past: largest number of past turns.
         masked: call the speakers "Speaker 1", "Speaker 2" in the order in which they first spoke,
-            also where a turn's text names one of those who have spoken.
+            also in the texts. Only names of speakers up to turn ``i`` are masked.
     """
     seen = [Turn(u.name, u.text) for u in utterances[max(0, i - past) : i + 1]]
     if not masked:
@@ -182,18 +182,18 @@ def window(utterances: Sequence[Utterance], i: int, past: int, *, masked: bool) 
 
 
 class ChatText:
-    """Messages → text → tokens, in the model's own chat format where it has one.
+    """Turns messages into text and text into tokens, in the model's chat format if it has one.
 
-    Without one the messages stand one after another, and "Answer:" before what the model says.
+    Without a chat format the messages follow one another, and "Answer:" precedes the answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.chat = bool(getattr(tokenizer, "chat_template", None))
         self.end = tokenizer.eos_token_id
-        """What ends an answer; None: nothing."""
+        """The token that ends an answer; None if there is none."""
         self.before, _ = special_tokens(tokenizer)
-        if self.chat:  # the format may write the tokens that begin a text itself
+        if self.chat:  # the format may already write the tokens that begin a text
             text = self.text([{"role": "user", "content": "a"}])
             first = tokenizer(text, add_special_tokens=False).input_ids[:1]
             if first == self.before[:1]:
@@ -236,14 +236,14 @@ class ChatText:
         return [*self.before, *self.tokenizer(text, add_special_tokens=False).input_ids]
 
     def answer_ids(self, answer: str) -> list[int]:
-        """An answer as tokens, the one that ends it among them."""
+        """An answer as tokens, including the token that ends it."""
         text = answer if self.chat else f" {answer}"
         ids = list(self.tokenizer(_characters(text), add_special_tokens=False).input_ids)
         return ids if self.end is None else [*ids, self.end]
 
 
 def _characters(text: str) -> str:
-    """Text without halves of surrogate pairs, which no tokenizer reads."""
+    """Replace single halves of surrogate pairs in a text, which no tokenizer reads."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -253,18 +253,18 @@ def fitting(
     chat: ChatText,
     max_len: int,
 ) -> list[int]:
-    """The tokens of a prompt, with as many of the last turns as ``max_len`` tokens hold.
+    """Return the tokens of a prompt with as many of the last turns as fit into ``max_len`` tokens.
 
-    If not even the turn that is asked about fits, its first words go.
+    If even the turn that is asked about does not fit, its first words are left out.
 
     Args:
-        ask: turns → messages.
+        ask: makes messages from turns.
         turns: past turns, and the one that is asked about.
-        chat: messages → tokens.
-        max_len: tokens at most.
+        chat: makes tokens from messages.
+        max_len: largest number of tokens.
 
     Raises:
-        ErcBenchError: the prompt is too long without any of the dialogue's words.
+        ErcBenchError: the prompt is too long even without the words of the dialogue.
     """
     ids = chat.ids(ask(turns))
     if len(ids) <= max_len:
@@ -284,8 +284,8 @@ def fitting(
             low = middle + 1
     if found is None:
         raise ErcBenchError(
-            f"The prompt has {len(ids)} tokens without any turn of the dialogue, and the setting "
-            f"max_len={max_len} allows no more than that. Give a larger max_len, or fewer examples."
+            f"The prompt has {len(ids)} tokens even without any turn of the dialogue, more than "
+            f"max_len={max_len} allows. Give a larger max_len, or fewer examples."
         )
     return found
 
@@ -345,12 +345,12 @@ def tokenizer_identity(name: str) -> str:
 
 
 def load_model(name: str, max_len: int, **options: Any) -> PreTrainedModel:
-    """A causal language model that is able to read so many tokens.
+    """Load a causal language model that can read a prompt of ``max_len`` tokens and an answer.
 
     Args:
         name: hub id or folder, or :data:`MADE_UP`.
-        max_len: tokens of a prompt; some dozens of the answer are reckoned with beside them.
-        options: as of :func:`erc_bench.encoders.loading.load_causal_lm`.
+        max_len: tokens of a prompt; :data:`ANSWER_TOKENS` are reserved in addition.
+        options: those of :func:`erc_bench.encoders.loading.load_causal_lm`.
     """
     if name == MADE_UP:
         return copy.deepcopy(_made_up()[0]).to(options.get("dtype", torch.float32))
@@ -365,7 +365,7 @@ def load_model(name: str, max_len: int, **options: Any) -> PreTrainedModel:
 
 
 ANSWER_TOKENS = 32
-"""Tokens that are reckoned with for an answer."""
+"""Tokens that are reserved for an answer."""
 
 
 # --- label likelihood
@@ -386,14 +386,14 @@ def _arguments(kind: Any) -> frozenset[str]:
 
 
 def last_logits(model: Any, ids: Tensor, mask: Tensor, last: int, **options: Any) -> Any:
-    """What a model gives for the last tokens of its input, ``logits`` ``(B, last, V)`` among it.
+    """Return a model's output for the last tokens of its input, with ``logits`` ``(B, last, V)``.
 
     Args:
         model: a causal language model of transformers.
         ids: ``(B, L)``, padded at either end.
-        mask: ``(B, K + L)``, of the K tokens that a cache holds, and of these.
-        last: of how many tokens; no others are projected onto the vocabulary where the model can
-            do so.
+        mask: ``(B, K + L)``, of the K tokens in the cache and of ``ids``.
+        last: number of last tokens; if the model can do so, only these are projected onto the
+            vocabulary.
         options: further arguments, such as the cache.
     """
     kind: Any = type(model)
@@ -415,13 +415,13 @@ def label_likelihoods(
 ) -> Tensor:
     """The log-likelihood of each answer after each prompt ``(B, C)``, in float32.
 
-    The keys and values of the prompts are computed once; each answer goes on from a copy of them.
+    The keys and values of the prompts are computed once; each answer continues from a copy of them.
 
     Args:
         model: a causal language model of transformers.
         ids: the prompts ``(B, P)``, padded at their beginning.
-        mask: of the prompts ``(B, P)``.
-        answers: C answers, each as its tokens.
+        mask: the mask of the prompts ``(B, P)``.
+        answers: C answers as tokens.
     """
     prompt = last_logits(model, ids, mask, 1, use_cache=True)
     first = prompt.logits[:, 0].float().log_softmax(dim=-1)

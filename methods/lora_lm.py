@@ -1,8 +1,8 @@
 """A causal language model, fine-tuned by low-rank adapters (Hu et al. 2022, arXiv 2106.09685).
 
-The plain recipe: an instruction, the past turns with their names, the question which label the last
-turn carries, and the label as the answer. Cross-entropy on the answer's tokens alone; the label
-whose answer is the most likely one is predicted.
+The plain recipe: the prompt is an instruction, the past turns with their names, and the question
+which label the last turn has; the answer is the label. The loss is the cross-entropy of the tokens
+of the answer alone. The label with the most likely answer is predicted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .language_models import (
 )
 
 PROJECTIONS = "all-linear"
-"""What is adapted: every linear layer of attention and MLP, as peft names them."""
+"""The layers that are adapted, by peft's name: every linear layer of attention and MLP."""
 
 
 @dataclass
@@ -54,17 +54,17 @@ class LoraLMConfig(MethodConfig):
     micro_batch: int = 4  # examples that are on the GPU at once; no gradient depends on it
     gradient_clip: float = 1.0
     prompt: str = "plain"  # file, or name of one that comes with the suite
-    prompt_digest: str = ""  # its SHA-256; filled in
+    prompt_digest: str = ""  # its SHA-256; set automatically
     window: int = 12  # past turns at most
     max_len: int = 1024  # tokens of a prompt at most
     rank: int = 16  # of the adapters' matrices
     alpha: float = 32.0  # the adapters' output is scaled by alpha / rank
     dropout: float = 0.05  # before the adapters
     lr: float = 2e-4  # highest learning rate
-    warmup: float = 0.03  # share of the steps in which it rises, before it falls to 0
+    warmup: float = 0.03  # share of the steps in which the rate rises, before it falls to 0
     weight_decay: float = 0.0  # of the adapters
     checkpointing: bool = True
-    bits: int = 16  # 4: the model's own weights in 4 bits (extra lm-4bit, a GPU)
+    bits: int = 16  # 4 = the model's own weights in 4 bits (needs the extra lm-4bit, a GPU)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,11 +83,11 @@ class ChatReader(Reader):
     """A prompt for each labelled turn, as tokens.
 
     Args:
-        prompt: what is asked.
-        chat: messages → tokens.
+        prompt: the prompt.
+        chat: makes tokens from messages.
         labels: the emotions.
-        past: past turns at most.
-        max_len: tokens at most.
+        past: largest number of past turns.
+        max_len: largest number of tokens.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class LoraLM(ErcMethod):
 
     Config = LoraLMConfig
     context = "past"
-    several_devices = False  # its micro-batches' gradients are not gathered
+    several_devices = False  # the gradients of its micro-batches are not gathered
     config: LoraLMConfig
 
     def __init__(self, config: LoraLMConfig, labels: LabelSet) -> None:
@@ -145,7 +145,7 @@ class LoraLM(ErcMethod):
 
     @classmethod
     def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
-        """The model and its weights."""
+        """The name of the model, and the digest of its weights."""
         return model_identity(config.encoder)
 
     # --- training
@@ -179,8 +179,10 @@ class LoraLM(ErcMethod):
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The gradients of a batch, a micro-batch at a time, and a step for each ``accumulate``
-        batches: those of the batch's mean loss over all tokens of its answers."""
+        """Compute a batch's gradients by micro-batches; after ``accumulate`` batches, make a step.
+
+        The gradients are those of the mean loss over all tokens of the batch's answers.
+        """
         optimizer: Any = self.optimizers()
         accumulate = self.config.accumulate
         parts = batch[PARTS].batches if PARTS in batch else [batch]
@@ -217,7 +219,7 @@ class LoraLM(ErcMethod):
         return {name for name, p in self.named_parameters() if p.requires_grad}
 
     def load_saved_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the adapters; all of them have to be there."""
+        """Load the adapters; all of them must be there."""
         _, unexpected = self.load_state_dict(state, strict=False)
         missing = self._adapters() - state.keys()
         if missing or unexpected:
@@ -231,10 +233,10 @@ class LoraLM(ErcMethod):
 
 
 def adapted(config: LoraLMConfig) -> Any:
-    """The language model with adapters, which are all of it that trains.
+    """Return the language model with adapters; only the adapters are trained.
 
-    Its own weights are in bfloat16 (or float16) on a GPU that trains so, else in float32; the
-    adapters are always in float32.
+    The model's own weights are in bfloat16 or float16 on a GPU that trains in it, else in float32.
+    The adapters are always in float32.
 
     Raises:
         ErcBenchError: the extra is not installed, or 4 bits are not possible here.
@@ -269,7 +271,7 @@ def adapted(config: LoraLMConfig) -> Any:
 
 
 def _in_4_bits(dtype: torch.dtype) -> dict[str, Any]:
-    """How a model is loaded in 4 bits (NF4, as in QLoRA)."""
+    """Options to load a model in 4 bits (NF4, as in QLoRA)."""
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:

@@ -1,9 +1,9 @@
 """A prompted language model: nothing is trained.
 
-A model on this machine gives the likelihood of every label after the prompt; a server that speaks
-OpenAI's interface writes an answer, which names a label or is no answer. The first prompt's answers
-count. The other prompts, and the first one with the speakers' names masked, are asked beside it in
-a run, and the record says how far their scores lie apart.
+A model on this machine gives the likelihood of every label after the prompt. A server with OpenAI's
+interface writes text; if it names no label, it counts as no answer. The answers to the first prompt
+are the predictions. A run also asks the other prompts, and the first one with masked speaker names,
+and the record says how far apart their scores are.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ from .language_models import (
 )
 
 LEAST_PROMPTS = 3
-"""Paraphrases that a run has to ask (protocol, point 13)."""
+"""The least number of prompts that a run asks (protocol, point 13)."""
 
 EXAMPLE_TURNS = 4
-"""Past turns of an example at most."""
+"""The largest number of past turns that an example shows."""
 
 FROZEN = FeatureConfig(epochs=0)
-"""The vectors by which the nearest examples are found: of an encoder as it is."""
+"""Settings of the vectors that find the nearest examples: the encoder is not fine-tuned."""
 
 NEAREST_TURNS = 256
-"""Turns whose nearest examples are found at a time; it changes nothing but the memory."""
+"""Turns whose nearest examples are found at a time; only the memory depends on it."""
 
 SURE = 20.0
 """The logit of the label that a written answer names; the others have 0."""
@@ -77,31 +77,31 @@ SURE = 20.0
 class PromptLMConfig(MethodConfig):
     """Settings of a prompted language model."""
 
-    encoder: str = "Qwen/Qwen2.5-7B-Instruct"  # hub id or folder; of a server its model's name
+    encoder: str = "Qwen/Qwen2.5-7B-Instruct"  # hub id or folder; for a server, its model's name
     epochs: int = 1  # nothing is trained
     base_url: str = ""  # http://HOST:PORT/v1 of a server; "" = a model on this machine
-    revision: str = ""  # of a server's model, as far as it is known
-    # files, or names of those that come with the suite; the first one's answers count
+    revision: str = ""  # version of a server's model, if it is known
+    # files, or names of the suite's prompts; the answers to the first one are the predictions
     prompts: list[str] = field(default_factory=lambda: ["plain", "question", "annotator"])
-    prompt_digests: list[str] = field(default_factory=list)  # SHA-256 of each; filled in
+    prompt_digests: list[str] = field(default_factory=list)  # SHA-256 of each; set automatically
     names: Literal["real", "masked"] = "real"  # masked: Speaker 1, Speaker 2
-    also_masked: bool = True  # in a run ask the first prompt once more with masked names
-    examples: int = 0  # shown before the question: turns of train, drawn by the seed
-    # encoder: each turn is shown the examples nearest to it; "" = all turns the same ones
+    also_masked: bool = True  # a run asks the first prompt once more, with masked names
+    examples: int = 0  # how many are shown: turns of train with labels, drawn by the seed
+    # an encoder; each turn is shown the examples nearest to it; "" = all are shown the same ones
     nearest: str = added_later("")
     window: int = 12  # past turns at most
-    max_len: int = 2048  # tokens of a prompt at most; not of a server's
-    temperature: float = 0.0  # of a server alone; 0 = the most probable token
-    max_tokens: int = 16  # of a server's answer at most
-    request: dict[str, Any] = field(default_factory=dict)  # more fields of a request; null = none
+    max_len: int = 2048  # tokens of a prompt at most; not for a server
+    temperature: float = 0.0  # for a server only; 0 = the most probable token
+    max_tokens: int = 16  # tokens of a server's answer at most
+    request: dict[str, Any] = field(default_factory=dict)  # further request fields; null = left out
     key_from: str = unhashed("OPENAI_API_KEY")  # environment variable with the server's key
     at_once: int = unhashed(8)  # requests at a time
     timeout: float = unhashed(60.0)  # seconds that a request may take
     retries: int = unhashed(6)  # how often a request that failed is sent again
-    wait: float = unhashed(1.0)  # seconds before the first of these; each later wait is doubled
-    keep: bool = unhashed(True)  # keep answers on disk, so that none is asked for twice
-    price_in: float = unhashed(0.0)  # of a million tokens of prompts; 0 = not known
-    price_out: float = unhashed(0.0)  # of a million tokens of answers
+    wait: float = unhashed(1.0)  # seconds before the first retry; each later wait is doubled
+    keep: bool = unhashed(True)  # keep answers on disk, so that nothing is asked twice
+    price_in: float = unhashed(0.0)  # price of a million tokens of prompts; 0 = not known
+    price_out: float = unhashed(0.0)  # price of a million tokens of answers
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,42 +125,42 @@ class PromptLMConfig(MethodConfig):
         if len(set(self.prompts)) < LEAST_PROMPTS or len(set(self.prompts)) < len(self.prompts):
             raise ErcBenchError(
                 f"The setting prompts={self.prompts} names too few: give {LEAST_PROMPTS} or more "
-                "different ones. A harness moves the score of a prompted model by many points, so "
-                "a row has to say how far apart paraphrases are."
+                "different ones. Another prompt can change a model's score by many points, so a "
+                "row has to say how far apart the scores of its prompts are."
             )
         self.prompt_digests = checked_digests(self.prompts, self.prompt_digests)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One of the ways in which a run asks about every turn."""
+    """A way in which a run asks about every turn."""
 
     prompt: int
-    """Its number in the settings."""
+    """The number of the prompt in the settings."""
     masked: bool
     """Whether the speakers' names are masked."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about one turn."""
+    """A question about one turn."""
 
     way: Asked
     turns: Sequence[Turn]
-    """The turn, behind those before it."""
+    """The past turns, then the turn itself."""
     shown: tuple[int, ...]
-    """Which of the examples stand before it."""
+    """The numbers of the examples that are shown before it."""
 
 
 class TargetReader(Reader):
-    """Which turns are asked about; what the model reads of them is made when it is asked."""
+    """The turns that are asked about; their prompts are written when the model is asked."""
 
     def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
         """One for each labelled turn."""
         return [{"targets": [i]} for i in dialogue.labelled]
 
     def collate(self, columns: Columns) -> Batch:
-        """Nothing: a batch's rows say it all."""
+        """Nothing: the rows of a batch are enough."""
         return {}
 
 
@@ -170,7 +170,7 @@ class PromptLM(ErcMethod):
     Config = PromptLMConfig
     context = "past"
     trains = False
-    several_devices = False  # each would ask the server for itself
+    several_devices = False  # each device would ask the server
     config: PromptLMConfig
 
     def __init__(self, config: PromptLMConfig, labels: LabelSet) -> None:
@@ -181,8 +181,8 @@ class PromptLM(ErcMethod):
         self.told: dict[str, Any] = {}
         self.lines: list[str] = []
         self.logits: dict[int, Tensor] = {}
-        self.examples: list[dict[str, Any]] = []  # of train; a model that is loaded has the same
-        self.example_vectors = torch.zeros(0, 0)  # of length 1, where the nearest are shown
+        self.examples: list[dict[str, Any]] = []  # turns of train; saved with the model
+        self.example_vectors = torch.zeros(0, 0)  # of length 1; empty without `nearest`
         if config.base_url:
             return
         self.tokenizer = model_tokenizer(config.encoder)
@@ -195,8 +195,11 @@ class PromptLM(ErcMethod):
 
     @classmethod
     def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
-        """The model on this machine and its weights, of a server what is known of it; and the
-        encoder that chooses examples."""
+        """Name and digest of the model.
+
+        The digest is that of the weights on this machine; of a server it covers address, model and
+        revision. With ``nearest`` it also covers the encoder that chooses the examples.
+        """
         assert isinstance(config, PromptLMConfig)
         known = [config.base_url, config.encoder, config.revision]
         if not config.base_url:
@@ -244,7 +247,7 @@ class PromptLM(ErcMethod):
             self._note(data, splits, asked, by_way, shown)
 
     def _choose_examples(self, data: ErcDataModule, vectors: Tensor | None) -> None:
-        """Choose the examples: all of train, where each turn is shown those nearest to it."""
+        """Choose the examples: with ``nearest`` all of train, else as many as the settings say."""
         if vectors is None:
             self.examples = self._drawn_examples(data)
             return
@@ -253,7 +256,7 @@ class PromptLM(ErcMethod):
             for dialogue in data.corpus.dialogues("train")
             for i in dialogue.labelled
         ]
-        # Of one text with one label, the first is enough.
+        # A text that occurs several times with the same label is kept once.
         first = {(e["real"][-1][1], e["label"]): n for n, e in reversed([*enumerate(every)])}
         numbers = sorted(first.values())
         self.examples = [every[n] for n in numbers]
@@ -265,7 +268,7 @@ class PromptLM(ErcMethod):
         return torch.nn.functional.normalize(vectors, dim=1)
 
     def _shown(self, rows: Tensor, vectors: Tensor | None) -> list[tuple[int, ...]]:
-        """Which examples are shown to each turn of some rows; the nearest one comes last."""
+        """The numbers of the examples that each turn of ``rows`` is shown; the nearest is last."""
         count = len(self.examples)
         if vectors is None:
             return [tuple(range(count))] * len(rows)
@@ -278,7 +281,7 @@ class PromptLM(ErcMethod):
         return found
 
     def _drawn_examples(self, data: ErcDataModule) -> list[dict[str, Any]]:
-        """Labels in turn, of each its turns in an order drawn by the seed."""
+        """Draw examples by the seed: one turn of each label, then a second of each, and so on."""
         rng = np.random.default_rng(data.seed)
         of_label: dict[int, list[tuple[Dialogue, int]]] = {}
         for dialogue in data.corpus.dialogues("train"):
@@ -307,7 +310,7 @@ class PromptLM(ErcMethod):
     def _before(
         self, questions: Sequence[Question]
     ) -> dict[tuple[Asked, tuple[int, ...]], list[Message]]:
-        """What stands before each question: the instruction and the examples."""
+        """The messages before each question: the instruction and the examples."""
         every = dict.fromkeys((question.way, question.shown) for question in questions)
         return {
             (way, shown): self._instructions(way, [self.examples[n] for n in shown])
@@ -384,7 +387,7 @@ class PromptLM(ErcMethod):
     def _known_or_new(
         self, keys: Sequence[str], kept: AnswerFile, questions: Mapping[str, Any], ask: Any
     ) -> list[Answer]:
-        """The answer with each key: from the file, or asked for and put there at once."""
+        """The answer for each key: from the file, or else asked for and saved at once."""
         found = {key: kept.get(key) if self.config.keep else None for key in questions}
         missing = [key for key, answer in found.items() if answer is None]
 
@@ -406,7 +409,7 @@ class PromptLM(ErcMethod):
         answers: Mapping[Asked, list[list[int]]],
         arrived: Any,
     ) -> None:
-        """Label likelihoods of prompts, those of about one length at a time, the longest first."""
+        """Compute label likelihoods, in batches of prompts of similar length, the longest first."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(device)
         size = self.config.evaluation.batch_size
@@ -429,7 +432,7 @@ class PromptLM(ErcMethod):
     # --- answers
 
     def _class(self, answer: Answer) -> int:
-        """The class that an answer names; −1 for none."""
+        """The class that an answer names; −1 if it names none."""
         if answer.likelihoods is None:
             return named_label(answer.text, self.labels.names)
         return int(np.argmax(answer.likelihoods))
@@ -443,29 +446,29 @@ class PromptLM(ErcMethod):
         return [SURE * (c == label) for c in range(len(self.labels))]
 
     def forward(self, batch: Batch) -> Tensor:
-        """The logits ``(N, C)`` of the answers that came when they were asked for."""
+        """The logits ``(N, C)`` of the answers that :meth:`prepare` asked for."""
         found = torch.stack([self.logits[row] for row in batch["rows"].tolist()])
         return found.to(batch["rows"].device)
 
     def saved_state(self) -> dict[str, Tensor]:
-        """The examples that were shown; not the model, which many runs have in common."""
+        """The examples that were shown; not the model, which many runs share."""
         written = np.frombuffer(json.dumps(self.examples).encode(), dtype=np.uint8)
         near = {"example_vectors": self.example_vectors} if self.config.nearest else {}
         return {"shown": torch.from_numpy(written.copy()), **near}
 
     def load_saved_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the examples."""
+        """Load the examples."""
         self.examples = json.loads(state["shown"].cpu().numpy().tobytes() or b"[]")
         self.example_vectors = state.get("example_vectors", self.example_vectors).cpu()
 
-    # --- what the record says
+    # --- the record
 
     def recorded(self) -> dict[str, Any]:
-        """Prompts, decoding, examples, and what the other prompts and masked names score."""
+        """Prompts, decoding, examples, and the scores of the other prompts and of masked names."""
         return {"prompting": self.told} if self.told else {}
 
     def run_files(self) -> dict[str, str]:
-        """Every answer as it came, a line each."""
+        """Every answer as it came, one per line."""
         return {"answers.jsonl": "".join(self.lines)} if self.lines else {}
 
     def _note(
@@ -476,7 +479,7 @@ class PromptLM(ErcMethod):
         by_way: Sequence[Sequence[Answer]],
         shown: Sequence[tuple[int, ...]],
     ) -> None:
-        """Keep what the record and the file of answers say."""
+        """Collect the contents of the record and of the file of answers."""
         config, names = self.config, self.labels.names
         sizes = [len(data.rows(split)) for split in splits]
         starts = dict(zip(splits, np.cumsum([0, *sizes]).tolist(), strict=False))
@@ -550,7 +553,7 @@ class PromptLM(ErcMethod):
         self.told = told
 
     def _nearest(self) -> dict[str, Any]:
-        """How many examples a turn is shown, and by whose vectors they are found."""
+        """The number of examples that a turn is shown, and the encoder that finds them."""
         shown = min(self.config.examples, len(self.examples))
         return {"shown": shown} | vectors_identity(self.config.nearest, FROZEN)
 
@@ -562,7 +565,7 @@ class PromptLM(ErcMethod):
         return {"kind": "generation", **written, **config.request}
 
     def _cost(self, headline: Sequence[Answer], every: Sequence[Answer]) -> dict[str, Any]:
-        """What 1,000 utterances take with the first prompt, and all answers together."""
+        """Tokens and seconds of 1,000 utterances with the first prompt; tokens and cost in all."""
         thousand = 1000 / len(headline)
 
         def total(answers: Sequence[Answer], name: str) -> float:

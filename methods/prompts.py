@@ -1,4 +1,4 @@
-"""Mask prompts over a window of past turns: what EACL, SPCL and plain fine-tuning read.
+"""Prompts with a mask after a window of past turns, for EACL, SPCL and plain fine-tuning.
 
 Every example is the last ``max_len`` tokens of *context + query*; nothing is padded here.
 """
@@ -21,7 +21,7 @@ from erc_bench.method.ragged import Columns, Ragged, encoder_inputs
 from erc_bench.method.reader import Batch, Example, Reader
 
 MOST_TURNS = 8
-"""Past turns in a window at most."""
+"""The largest number of past turns in a window."""
 
 FIRST_LOOKBACK = 4
 """The first turn (counted from 0) whose window is also asked about an earlier turn."""
@@ -31,12 +31,12 @@ def window_starts(lengths: list[int], max_len: int, window: int = MOST_TURNS) ->
     """First turn ``l`` of each turn's window.
 
     For turn ``i`` it is the first of ``i - window … i - 1`` with ``sum(lengths[l..i]) + 8 +
-    lengths[i] <= max_len``, or ``i - 1`` if there is none; for the first turn 0.
+    lengths[i] <= max_len``, or ``i - 1`` if there is none. For the first turn it is 0.
 
     Args:
         lengths: tokens of every turn.
-        max_len: tokens of an example at most.
-        window: past turns at most; 0 = ``l`` is the turn itself, -1 = any number.
+        max_len: largest number of tokens of an example.
+        window: largest number of past turns; 0 = ``l`` is the turn itself, -1 = any number.
     """
     ends = list(accumulate(lengths, initial=0))
     starts = []
@@ -49,12 +49,12 @@ def window_starts(lengths: list[int], max_len: int, window: int = MOST_TURNS) ->
 
 
 class PromptReader(Reader):
-    """What the two prompt forms share: the tokenizer, the window, and batches of token ids.
+    """The base of the readers of prompts: the tokenizer, and batches of token ids.
 
     Args:
         encoder: name or folder of the encoder whose tokenizer reads the prompts.
-        max_len: tokens of an example at most.
-        read_at: the token whose state stands for the utterance, the mask or the first.
+        max_len: largest number of tokens of an example.
+        read_at: the token whose state represents the utterance: the mask or the first one.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PromptReader(Reader):
         raise NotImplementedError
 
     def query_text(self, speaker: str, text: str) -> str:
-        """What is asked about a turn; it ends with the mask."""
+        """The query about a turn; in a prompt with a mask it ends with the mask."""
         raise NotImplementedError
 
     def preload(self, dialogues: Sequence[Dialogue]) -> None:
@@ -83,7 +83,7 @@ class PromptReader(Reader):
     def collate(self, columns: Columns) -> Batch:
         """``input_ids``, ``attention_mask`` ``(B, L)`` and ``positions`` ``(B,)``: where to read.
 
-        A mask token in the utterance's own text comes before the query's and is not taken.
+        The last mask is read: one in the text of an utterance comes before that of the query.
         """
         batch: Batch = dict(encoder_inputs(columns["input_ids"], self.tokenizer.pad_token_id))
         ids = batch["input_ids"]
@@ -101,9 +101,9 @@ class AnchorReader(PromptReader):
 
     Args:
         encoder: name or folder of the encoder whose tokenizer reads the prompts.
-        max_len: tokens of an example at most.
-        read_at: the token whose state stands for the utterance, the mask or the first.
-        window: past turns at most; -1 = as many as fit.
+        max_len: largest number of tokens of an example.
+        read_at: the token whose state represents the utterance: the mask or the first one.
+        window: largest number of past turns; -1 = as many as fit.
     """
 
     def __init__(
@@ -144,9 +144,9 @@ class PrototypeReader(PromptReader):
     ``CLS`` + past turns and the turn itself as ``"{speaker}:{text}"`` + ``"For utterance:"`` + the
     turn again + ``"{speaker} feels <mask>"``.
 
-    In training there are also the examples that augmentation may draw: the same context with each
-    labelled earlier turn of the window queried. They see turns after their target: ``target <
-    turn``, which no other example has.
+    In training there are also the examples that augmentation may draw. They have the same context,
+    but query a labelled earlier turn of the window. So they see turns after their target:
+    ``target < turn``, which holds for no other example.
     """
 
     def __init__(self, encoder: str, max_len: int) -> None:
@@ -161,8 +161,7 @@ class PrototypeReader(PromptReader):
         return f"{speaker} feels {self.mask}"
 
     def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
-        """``targets`` and ``input_ids``; ``turn`` is the last turn of the context, ``window`` the
-        first."""
+        """``targets``, ``input_ids``, and the last and the first turn: ``turn`` and ``window``."""
         utterances = dialogue.utterances
         turns = self.texts.continued([self.context_text(u.name, u.text) for u in utterances])
         ends = self.texts.continued([self.query_text(u.name, u.text) for u in utterances])
@@ -178,12 +177,12 @@ class PrototypeReader(PromptReader):
         return examples
 
     def collate(self, columns: Columns) -> Batch:
-        """As :class:`PromptReader`, and ``lookback`` ``(B,)``: see :func:`is_lookback`."""
+        """The entries of :class:`PromptReader`, and ``lookback`` ``(B,)``: :func:`is_lookback`."""
         return {**super().collate(columns), "lookback": torch.from_numpy(is_lookback(columns))}
 
 
 def is_lookback(columns: Columns) -> np.ndarray:
-    """Which examples ``(B,)`` are of SPCL's augmentation: they see turns after their target."""
+    """Whether each example ``(B,)`` is of SPCL's augmentation: it sees turns after its target."""
     targets = columns["targets"]
     assert isinstance(targets, Ragged)
     return np.asarray(targets.values < np.asarray(columns["turn"]))

@@ -1,9 +1,10 @@
 """SACL-LSTM: Supervised Adversarial Contrastive Learning (Hu et al., ACL 2023, 2306.01505).
 
 Every utterance is a vector of an encoder fine-tuned without context (``erc_bench.vectors``). Two
-bidirectional LSTMs read those vectors: one the dialogue (the situation), one each speaker's own
-utterances. A focal loss and a supervised contrastive loss train them, and contextual adversarial
-training repeats every step with the LSTMs' input weights moved against the model.
+bidirectional LSTMs read these vectors: one reads the dialogue (the situation), the other each
+speaker's own utterances. They are trained by a focal loss and a supervised contrastive loss.
+Contextual adversarial training repeats every step with the LSTMs' input weights moved so that the
+loss rises.
 
 Where the authors' code departs from sound practice:
 
@@ -51,19 +52,19 @@ class SACLConfig(DialogueConfig):
     layers: int = 1  # of both LSTMs
     dropout: float = 0.2  # between the layers and before the classifier
     weight_decay: float = 2e-4  # L2 penalty of Adam
-    gamma: float = 1.0  # γ, how much the focal loss turns to utterances that are not yet right
-    class_weights: Literal["none", "inverse", "log_inverse"] = "none"  # α, of train's frequencies
+    gamma: float = 1.0  # γ, how strongly the focal loss prefers utterances that are not yet right
+    class_weights: Literal["none", "inverse", "log_inverse"] = "none"  # α, from counts in train
     temperature: float = 0.1  # t of the contrastive loss
     contrastive_weight: float = 0.1  # w, of the contrastive loss
     adversarial_contrastive_weight: float = 0.05  # w2, the same in the adversarial pass
     contrast_on: Literal["log_probs", "hidden"] = "log_probs"  # what the contrastive loss compares
     epsilon: float = 5.0  # ε, how far each weight matrix is moved
     at_rate: float = 1.0  # share of the batches with an adversarial pass
-    situ_rate: float = 0.0  # share of those that move the situation LSTM alone
-    speaker_rate: float = 0.0  # share of those that move the speaker LSTM alone; the rest: both
+    situ_rate: float = 0.0  # share of those that move only the situation LSTM
+    speaker_rate: float = 0.0  # share of those that move only the speaker LSTM; others: both
     at_layer: Literal["first", "last"] = "first"  # the layer that is moved
     pad_through: bool = False  # run padded steps through the LSTMs, as the authors do
-    # what the adversarial pass moves: the LSTMs' input weights, or what they read (no context)
+    # what the adversarial pass moves: the LSTMs' input weights, or their inputs (no context)
     attack: Literal["weights", "vectors"] = added_later("weights")
     speaker_lstm: bool = added_later(True)  # off = the situation LSTM alone
 
@@ -77,7 +78,7 @@ class SACLConfig(DialogueConfig):
         if self.situ_rate + self.speaker_rate > 1:
             raise ErcBenchError(
                 f"situ_rate + speaker_rate={self.situ_rate + self.speaker_rate:g} are shares of "
-                "the same batches: give 1 at most together."
+                "the same batches: together they must be 1 at most."
             )
 
 
@@ -90,7 +91,7 @@ class DualLSTM(nn.Module):
         hidden_size: h, of each direction.
         layers: of both LSTMs.
         dropout: between layers and before the classifier.
-        with_speaker: False is the situation LSTM alone; its initial weights are the same.
+        with_speaker: False = the situation LSTM alone, with the same initial weights.
     """
 
     speaker: nn.LSTM | None
@@ -115,19 +116,19 @@ class DualLSTM(nn.Module):
     def forward(
         self, features: Tensor, situation: PackedSequence, speaker: PackedSequence
     ) -> Tensor:
-        """Turns ``u = [situation ; speaker]`` ``(T, 4h)`` of vectors ``(T, d)``; of the situation
-        alone ``(T, 2h)``.
+        """States ``u = [situation ; speaker]`` ``(T, 4h)`` of turns, from vectors ``(T, d)``.
 
-        The sequences hold numbers of turns, T for a padded step; see :func:`sequences`.
+        Without the speaker LSTM they are ``(T, 2h)``. The sequences hold numbers of turns, or T for
+        a padded step; see :func:`sequences`.
         """
-        features = F.pad(features, (0, 0, 0, 1))  # what padded steps read, and write to
+        features = F.pad(features, (0, 0, 0, 1))  # padded steps read this row and write to it
         read = [_read(self.situation, features, situation)]
         if self.speaker is not None:
             read.append(_read(self.speaker, features, speaker))
         return torch.cat(read, dim=1)[:-1]
 
     def log_probs(self, hidden: Tensor) -> Tensor:
-        """Log-probabilities ``(N, C)`` of turns ``(N, 4h)``."""
+        """Log-probabilities ``(N, C)`` of turns, from their states ``(N, 4h)``."""
         return self.head(hidden).float().log_softmax(dim=1)
 
     def input_parameters(self, lstm: str, layer: str) -> list[nn.Parameter]:
@@ -139,7 +140,7 @@ class DualLSTM(nn.Module):
 
 
 def _read(lstm: nn.LSTM, features: Tensor, turns: PackedSequence) -> Tensor:
-    """States of the turns in a packed batch, at their places among all ``(T, 2h)``; else 0."""
+    """States ``(T, 2h)`` of all turns; 0 for turns that are not in the packed batch."""
     if not len(turns.data):
         return features.new_zeros(len(features), 2 * lstm.hidden_size)
     device = features.device.type
@@ -156,7 +157,7 @@ def sequences(turns: Ragged, pad_to: int = 0, pad: int = 0) -> PackedSequence:
 
     Args:
         turns: the numbers of each sequence's turns, in the order they were spoken.
-        pad_to: make every sequence that long, with ``pad``; 0 = leave them as they are.
+        pad_to: pad every sequence to this length with ``pad``; 0 = no padding.
     """
     if pad_to:
         padded = np.full((len(turns), pad_to), pad)
@@ -164,18 +165,18 @@ def sequences(turns: Ragged, pad_to: int = 0, pad: int = 0) -> PackedSequence:
         turns = Ragged(padded.ravel(), np.arange(len(turns) + 1) * pad_to)
     sequence, step = turns.row_of_value, turns.position_in_row
     order = np.lexsort((sequence, -turns.lengths[sequence], step))
-    # As many sequences are longer than t as have a turn at step t.
+    # The number of sequences longer than t is the number of turns at step t.
     batch_sizes = torch.from_numpy(np.bincount(step))
     return PackedSequence(torch.from_numpy(np.asarray(turns.values)[order]), batch_sizes)
 
 
 def speaker_turns(turns: np.ndarray, dialogues: np.ndarray, speakers: np.ndarray) -> Ragged:
-    """The turns of each speaker of each dialogue that has two or more there, in order.
+    """The turns, in order, of each speaker who has two or more in a dialogue.
 
     Args:
         turns: numbers of the turns ``(T,)``, rising.
         dialogues: the dialogue of each ``(T,)``.
-        speakers: the speaker of each, a number inside the dialogue ``(T,)``.
+        speakers: the speaker of each ``(T,)``, numbered in its dialogue.
     """
     of_whom = dialogues * (speakers.max(initial=0) + 1) + speakers
     order = np.argsort(of_whom, kind="stable")
@@ -194,17 +195,17 @@ def focal_loss(log_probs: Tensor, labels: Tensor, gamma: float, weights: Tensor)
 def nt_xent(x: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Supervised NT-Xent of vectors ``(N, d)`` (Hu et al. 2023, section 3.2).
 
-    For every ordered pair (i, j) of the same label it is ``−log(p / (p + Σ_k e^{s_ik/t}))`` with
-    ``p = e^{s_ij/t}``, s the cosine and k over the vectors of other labels; then the mean over the
-    pairs, 0 where there are no pairs or no other labels. The sum over k is the same for all pairs
-    of a row, so N×N numbers suffice.
+    The term of an ordered pair (i, j) of the same label is ``−log(p / (p + Σ_k e^{s_ik/t}))`` with
+    ``p = e^{s_ij/t}``. s is the cosine, and k runs over the vectors of other labels. The loss is
+    the mean over the pairs, or 0 if there are no pairs or no other labels. The sum over k is the
+    same for all pairs of a row, so N×N numbers are enough.
     """
     with torch.autocast(x.device.type, enabled=False):
         unit = F.normalize(x.float(), dim=1)
         scores = unit @ unit.T / temperature
     same = labels[:, None] == labels
     own = torch.eye(len(labels), dtype=torch.bool, device=x.device)
-    # The lowest finite number, since a row of −inf alone would have no gradient but nan.
+    # The lowest finite number, since the gradient of a row with nothing but −inf would be nan.
     lowest = torch.finfo(scores.dtype).min
     others = scores.masked_fill(same, lowest).logsumexp(dim=1, keepdim=True)
     pairs = same & ~own
@@ -231,7 +232,7 @@ def sacl_loss(
 
 @contextlib.contextmanager
 def moved(parameters: list[nn.Parameter], along: list[Tensor], epsilon: float) -> Iterator[None]:
-    """Parameters moved by ``ε·g/‖g‖`` each, and back where they were afterwards."""
+    """Move each parameter by ``ε·g/‖g‖`` inside the context, and restore it afterwards."""
     before = [p.detach().clone() for p in parameters]
     with torch.no_grad():
         for p, g in zip(parameters, along, strict=True):
@@ -256,12 +257,12 @@ def adversarial_backward(
     """Add the gradients of contextual adversarial training (Hu et al. 2023, section 3.3).
 
     The clean pass adds to the gradients of all parameters. Then the attacked ones are moved along
-    the clean pass's own gradient, and the adversarial pass adds to the gradients of the others;
-    the attacked ones keep what the clean pass gave them.
+    the gradient of the clean pass alone, and the adversarial pass adds to the gradients of the
+    others. The attacked ones keep the gradients that they have from the clean pass.
 
     Args:
         clean: loss of the clean pass.
-        adversarial: runs the forward pass again and gives its loss.
+        adversarial: runs the forward pass again and returns its loss.
         attacked: parameters to be moved; those without a gradient are left alone.
         others: all other parameters.
         backward: ``backward(loss, inputs=...)``.
@@ -286,8 +287,10 @@ class SequenceReader(DialogueReader):
         self.pad_through = pad_through
 
     def collate(self, columns: Columns) -> Batch:
-        """``turns`` ``(T,)`` rows of all turns, ``targets`` ``(N,)`` among them, and the sequences
-        ``situation`` and ``speaker`` of turn numbers."""
+        """The rows ``turns`` ``(T,)``, ``targets`` ``(N,)`` among them, and the packed sequences.
+
+        ``situation`` and ``speaker`` are sequences of numbers of turns; see :func:`sequences`.
+        """
         speakers, targets = columns["speakers"], columns["targets"]
         assert isinstance(speakers, Ragged)
         assert isinstance(targets, Ragged)
@@ -322,7 +325,7 @@ class SACLLSTM(DialogueMethod):
 
     def __init__(self, config: SACLConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
-        # Two losses and two backward passes a step.
+        # A step has two losses and two backward passes.
         self.automatic_optimization = False
         self.reader = SequenceReader(config.pad_through)
         self.network = DualLSTM(
@@ -336,7 +339,7 @@ class SACLLSTM(DialogueMethod):
         self.register_buffer("class_weights", torch.ones(len(labels)))
 
     def prepare(self, data: ErcDataModule) -> None:
-        """The vectors of all turns, and the class weights of train."""
+        """Get the vectors of all turns, and compute the class weights from train."""
         super().prepare(data)
         trained = self.class_weights.ne(1).any()
         if self.config.class_weights != "none" and "train" in data.splits and not trained:
@@ -348,8 +351,11 @@ class SACLLSTM(DialogueMethod):
             self.class_weights = inverse.to(self.device)
 
     def forward(self, batch: Batch, own: tuple[Tensor, Tensor] | None = None) -> Output:
-        """States and log-probabilities of the targets, if given of other vectors ``(T, d)``: of
-        turns ``(T,)``, the batch's own among them."""
+        """States and log-probabilities of the targets.
+
+        ``own`` replaces the stored vectors: rows of turns ``(T,)``, those of the batch among them,
+        and their vectors ``(T, d)``.
+        """
         turns = batch["turns"]
         if own is None:
             vectors = self.features[turns]
@@ -361,7 +367,7 @@ class SACLLSTM(DialogueMethod):
     def loss(
         self, output: Output, batch: Batch, contrastive_weight: float | None = None
     ) -> dict[str, Tensor]:
-        """The paper's loss divided by the number of utterances, so that batches compare."""
+        """The paper's loss divided by the number of utterances, so that batches are comparable."""
         hidden, log_probs = output
         config = self.config
         if contrastive_weight is None:
@@ -387,7 +393,7 @@ class SACLLSTM(DialogueMethod):
         return self(batch)[0]
 
     def attacked(self) -> list[nn.Parameter]:
-        """Draw which input weights this batch's adversarial pass moves; none = no such pass."""
+        """Draw the input weights that the adversarial pass of this batch moves; empty = no pass."""
         config = self.config
         attack, which = torch.rand(2).tolist()
         if attack >= config.at_rate:
@@ -401,11 +407,11 @@ class SACLLSTM(DialogueMethod):
         return speaker if which < config.situ_rate + config.speaker_rate else situation + speaker
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Both passes, and every ``accumulate`` batches a step of the optimiser."""
+        """Run both passes; after ``accumulate`` batches, make a step of the optimiser."""
         utterances = len(batch["labels"])
         attacked = self.attacked()
         own, backward = None, self.manual_backward
-        if attacked and self.config.attack == "vectors":  # as one matrix, instead of the weights
+        if attacked and self.config.attack == "vectors":  # moves one matrix instead of the weights
             vectors = nn.Parameter(self.features[batch["turns"]])
             own, attacked = (batch["turns"], vectors), [vectors]
 
@@ -433,7 +439,7 @@ class SACLLSTM(DialogueMethod):
             )
         else:
             self.manual_backward(utterances * parts["loss"])
-        # What is left at the end of an epoch is a step too: nothing is carried into the next.
+        # The batches left at the end of an epoch make a step too: none is carried into the next.
         if (batch_idx + 1) % self.config.accumulate == 0 or self.trainer.is_last_batch:
             optimizer: Any = self.optimizers()
             if self.config.gradient_clip:

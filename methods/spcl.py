@@ -1,9 +1,9 @@
 """SPCL-CL: Supervised Prototypical Contrastive Learning with a curriculum (Song et al., EMNLP 2022,
 2210.08713).
 
-A supervised contrastive loss to which every emotion adds a prototype, the mean of vectors seen
-lately, so that no class is without a positive in a small batch; a curriculum that begins with the
-examples near the centre of their class; prediction by the nearest class centre.
+Every emotion adds a prototype, the mean of vectors seen lately, to a supervised contrastive loss.
+So every class has a positive even in a small batch. A curriculum begins with the examples near the
+centre of their class. The nearest class centre is predicted.
 
 Where the authors' code departs from sound practice:
 
@@ -48,7 +48,7 @@ from .contrastive import EPSILON, contrastive_terms, mean_above, pair_masks, sca
 from .prompts import FIRST_LOOKBACK, PrototypeReader, is_lookback, prompt_states
 
 EASY = 0.3
-"""Terms of the loss up to it are left out."""
+"""Terms of the loss that are not greater than this are left out."""
 
 
 @dataclass
@@ -70,11 +70,11 @@ class SPCLConfig(MethodConfig):
     projection: bool = False  # a linear layer between encoder and loss
     encoder_lr: float = 1e-5  # highest learning rate of the encoder
     lr: float = 1e-3  # highest learning rate of everything else
-    warmup_steps: int = 128  # of the first epoch; all of them if it has fewer
+    warmup_steps: int = 128  # in the first epoch; all of its steps if it has fewer
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
     fgm: float = 0.0  # length of the adversarial step on the word embeddings; 0 = none
     skip_first: bool = False  # never draw the first training example
-    prototypes: bool = added_later(True)  # off = the loss compares the batch's vectors alone
+    prototypes: bool = added_later(True)  # off = the loss compares only the batch's vectors
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,15 +87,15 @@ class SPCLConfig(MethodConfig):
 
 
 class Prototypes(nn.Module):
-    """Class centres, and a queue of each class's latest vectors that starts as its centre.
+    """Class centres, and for each class a queue of its latest vectors that starts with its centre.
 
-    ``centers`` are those of the training set, which predict; ``starts`` those of the epoch's
-    examples, the augmented among them.
+    ``centers`` are the centres of the training set, which predict. ``starts`` are the centres of
+    the epoch's examples, including the augmented ones.
 
     Args:
         classes: C.
         size: d.
-        pool_size: vectors a queue holds at most.
+        pool_size: largest number of vectors in a queue.
         support_size: K, vectors drawn for a prototype; not more than ``pool_size``.
     """
 
@@ -108,21 +108,21 @@ class Prototypes(nn.Module):
         super().__init__()
         self.support_size = support_size
         self.register_buffer("centers", torch.zeros(classes, size))
-        # A resumed run starts at an epoch's beginning, where the queues are made anew.
+        # Not saved: a resumed run starts at the beginning of an epoch, where queues are made anew.
         self.register_buffer("starts", torch.zeros(classes, size), persistent=False)
         self.register_buffer("queues", torch.zeros(classes, pool_size, size), persistent=False)
         self.register_buffer("counts", torch.zeros(classes, dtype=torch.long), persistent=False)
 
     def reset(self, starts: Tensor) -> None:
-        """Centres ``(C, d)``, each alone in its queue from now on; zeros for a class without."""
+        """Start each queue with only its class centre of ``(C, d)``; zeros = the class has none."""
         self.starts.copy_(starts)
         self.queues[:, 0] = starts
         self.counts.copy_(starts.any(dim=1))
 
     def draw(self, generator: Generator | None = None) -> Tensor:
-        """Prototypes ``(C, d)``: mean of K vectors of the queue, drawn without replacement.
+        """Prototypes ``(C, d)``: the mean of K vectors of each queue, drawn without replacement.
 
-        The class centre where the queue holds fewer.
+        If a queue holds fewer than K, it is the class centre.
         """
         classes, pool, _ = self.queues.shape
         keys = torch.rand(classes, pool, generator=generator, device=self.queues.device)
@@ -133,9 +133,9 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def push(self, h: Tensor, labels: Tensor, generator: Generator | None = None) -> None:
-        """Vectors ``(B, d)`` enter the queues of their classes ``(B,)``.
+        """Add vectors ``(B, d)`` to the queues of their classes ``(B,)``.
 
-        A queue that would hold too many keeps some of them at random.
+        If a queue would hold too many, a random part of them is kept.
         """
         classes, pool, size = self.queues.shape
         numbers = torch.arange(classes, device=h.device)[:, None]
@@ -143,7 +143,7 @@ class Prototypes(nn.Module):
         present = torch.cat([slots < self.counts[:, None], numbers == labels], dim=1)
         keys = torch.rand(present.shape, generator=generator, device=h.device)
         chosen = keys.masked_fill(~present, 2.0).argsort(dim=1)[:, :pool]
-        # Row of a vector among all queued ones, followed by the batch.
+        # The row of each chosen vector in `vectors`: all queues, followed by the batch.
         sources = torch.where(chosen < pool, numbers * pool + chosen, (classes - 1) * pool + chosen)
         vectors = torch.cat([self.queues.view(-1, size), h.to(self.queues.dtype)])
         self.queues.copy_(vectors[sources])
@@ -157,7 +157,7 @@ def class_centers(h: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def class_similarity(h: Tensor, centers: Tensor) -> Tensor:
-    """``s(h, centre)`` ``(N, C)``; 0, less than any other, where the centre is zeros."""
+    """``s(h, centre)`` ``(N, C)``; 0, which is less than any other, if the centre is zeros."""
     return similarity(h, centers) * centers.any(dim=1)
 
 
@@ -166,9 +166,10 @@ def spcl_loss(
 ) -> Tensor:
     """The prototypical contrastive loss of a batch ``(B, d)`` with labels ``(B,)``.
 
-    Every vector is an anchor point; columns are the vectors and the prototypes ``(C, d)``
-    (Song et al. 2022, section 3.3). The mean over the rows whose term exceeds 0.3. ``decoupled``
-    takes the positives out of the denominator; the mean is over positive terms then.
+    Every vector is an anchor point, a row; the columns are the vectors and the prototypes
+    ``(C, d)`` (Song et al. 2022, section 3.3). The loss is the mean over the rows whose term
+    exceeds 0.3. ``decoupled`` takes the positives out of the denominator; then the mean is over the
+    positive terms.
     """
     classes = torch.arange(len(prototypes), device=labels.device)
     column_labels = torch.cat([labels, classes])
@@ -183,7 +184,7 @@ def decoupled_terms(
 ) -> Tensor:
     """``ℓ_i = −mean over positives of (s/τ − max) + log(N_i + ε)`` ``(N,)``.
 
-    Arguments as of :func:`contrastive_terms`.
+    The arguments are those of :func:`contrastive_terms`.
     """
     logits = scaled(scores, temperature)
     positive, negative = pair_masks(row_labels, column_labels)
@@ -193,9 +194,10 @@ def decoupled_terms(
 
 
 def difficulty(h: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    """Distance of each vector ``(N, d)`` to its class centre, over the sum of all ``(N,)``.
+    """Distance of each vector to its class centre, divided by the sum over all centres ``(N,)``.
 
-    ``dist = (1 − cos) / 2 + 1e-8`` (section 3.4); classes without a centre do not count.
+    The vectors are ``(N, d)``; ``dist = (1 − cos) / 2 + 1e-8`` (section 3.4). Classes without a
+    centre do not count.
     """
     distances = similarity(h, -centers) * centers.any(dim=1)
     own = distances.gather(1, labels[:, None])[:, 0]
@@ -203,18 +205,19 @@ def difficulty(h: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
 
 
 def keep_probabilities(examples: int, epoch: int, epochs: int) -> np.ndarray:
-    """Probability of each example ``(N,)``, from the easiest to the hardest, to be learnt from.
+    """Probability that each example is kept ``(N,)``, from the easiest to the hardest.
 
-    Linear from ``1 − e/E`` to ``e/E`` (section 3.4) in epoch e of E, counted from 0.
+    It is linear from ``1 − e/E`` to ``e/E`` (section 3.4) in epoch e of E, counted from 0.
     """
     return np.linspace(1 - epoch / epochs, epoch / epochs, examples)
 
 
 def drawn_examples(columns: Columns, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """Indices of the ordinary examples, and of this epoch's augmentation.
+    """Indices of the ordinary examples and of those that augmentation adds in this epoch.
 
-    A window that ends late enough is, with the given probability, also asked about one of its
-    earlier turns, drawn uniformly; nothing is added where that turn has no label.
+    With the given probability, a window that ends at turn :data:`FIRST_LOOKBACK` or later is also
+    asked about one of its earlier turns, drawn uniformly. If that turn has no label, nothing is
+    added.
     """
     targets, turns, windows, dialogues = (
         np.asarray(c.values if isinstance(c, Ragged) else c)
@@ -258,11 +261,11 @@ class SPCL(ErcMethod):
     # --- loss and scores ---
 
     def word_embeddings(self) -> Tensor:
-        """The encoder's ``(V, d)``."""
+        """The encoder's word embeddings ``(V, d)``."""
         return self.encoder.get_input_embeddings().get_parameter("weight")
 
     def forward(self, batch: Batch, words: Tensor | None = None) -> Tensor:
-        """Vectors ``h`` ``(B, d)``, if given with other word embeddings than the encoder's."""
+        """Vectors ``h`` ``(B, d)``; ``words`` replaces the encoder's word embeddings."""
         if words is None:
             return self.project(prompt_states(self.encoder, batch))
         own = self.word_embeddings()
@@ -277,15 +280,15 @@ class SPCL(ErcMethod):
         contrastive = spcl_loss(
             h, labels, prototypes, self.config.temperature, self.config.decoupled
         )
-        # The head is there to be watched: it learns from the vectors and does not shape them.
+        # The head is only for monitoring: it learns from the vectors but does not change them.
         ce = F.cross_entropy(self.head(h.detach()).float(), labels)
         return {"loss": ce + contrastive, "contrastive": contrastive, "ce": ce}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Contrastive loss and the head's cross-entropy; in training the batch enters the queues.
 
-        With ``fgm`` the same again at word embeddings moved along the gradient (Miyato et al.
-        2017).
+        With ``fgm``, the same loss is added with the word embeddings moved along its gradient
+        (Miyato et al. 2017).
         """
         h, labels = output, batch["labels"]
         prototypes = self.prototypes.draw()
@@ -297,8 +300,8 @@ class SPCL(ErcMethod):
             if self.config.fgm:
                 if devices.position().sharded:
                     raise ErcBenchError(
-                        "fgm moves the word embeddings, of which with --strategy fsdp no device "
-                        "has all. Leave one of the two out."
+                        "fgm moves the word embeddings, but with --strategy fsdp no device has "
+                        "all of them. Leave out one of the two."
                     )
                 words = self.word_embeddings()
                 (own,) = torch.autograd.grad(parts["loss"], words, retain_graph=True)
@@ -310,10 +313,10 @@ class SPCL(ErcMethod):
         return parts
 
     def scores(self, output: Tensor, batch: Batch) -> Tensor:
-        """Similarity to the class centres over τ ``(B, C)``.
+        """Similarity to the class centres, divided by τ ``(B, C)``.
 
         Raises:
-            RuntimeError: an example of the augmentation, which sees turns after its target.
+            RuntimeError: an example is of the augmentation, so it sees turns after its target.
         """
         if batch["lookback"].any():
             raise RuntimeError("Examples of the augmentation are for training alone.")
@@ -330,11 +333,12 @@ class SPCL(ErcMethod):
     # --- the course of an epoch ---
 
     def survey_epoch(self, data: ErcDataModule, epoch: int) -> None:
-        """Draw the augmented examples of an epoch, pass over them, and take from it the class
-        centres, new queues, and the examples from easy to hard.
+        """Draw the examples of an epoch, augmentation included, and pass over them once.
 
-        The centres that predict are those of the training set, without what augmentation added.
-        With ``max_batches`` it looks at twice what they hold, because about half is kept.
+        The pass gives the class centres, new queues, and the order of the examples from easy to
+        hard. The centres that predict are those of the training set, without augmentation. With
+        ``max_batches`` the pass reads twice the examples of these batches, because about half of
+        them are kept.
         """
         rng = np.random.default_rng((data.seed, epoch, 1))
         examples = drawn_examples(data.columns["train"], self.config.augmentation, rng)
@@ -351,8 +355,8 @@ class SPCL(ErcMethod):
         self.survey = epoch, examples, order
 
     def epoch_examples(self, data: ErcDataModule, epoch: int) -> np.ndarray:
-        """The curriculum's draw from the epoch's augmented examples."""
-        # Before the first epoch, and where a run is resumed; otherwise done when dev was scored.
+        """Draw the examples of an epoch by the curriculum, augmentation included."""
+        # Needed before the first epoch and after a resume; otherwise `after_epoch` has done it.
         if self.survey is None or self.survey[0] != epoch:
             self.survey_epoch(data, epoch)
         assert self.survey is not None
@@ -365,11 +369,11 @@ class SPCL(ErcMethod):
         drawn = examples[order][rng.random(len(examples)) < probabilities]
         if self.config.skip_first:
             drawn = drawn[drawn != examples[0]]
-        # So few examples that none was drawn: an epoch needs one.
+        # There may be so few examples that none is drawn, but an epoch needs one.
         return drawn if len(drawn) else examples
 
     def after_epoch(self, data: ErcDataModule, epoch: int) -> None:
-        """The pass that gives the centres for scoring dev is also the next epoch's."""
+        """Survey the next epoch; the same pass gives the centres for scoring dev."""
         self.survey_epoch(data, epoch + 1)
 
     def configure_optimizers(self) -> Any:
@@ -380,11 +384,13 @@ class SPCL(ErcMethod):
         return optimizer
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Learning rates of this step, from its place in the epoch alone: a resumed run has the
-        same, however many batches the curriculum gives each epoch."""
+        """Set the learning rates of this step, which depend only on its place in the epoch.
+
+        So a resumed run has the same rates, however many batches the curriculum gives each epoch.
+        """
         every = self.config.accumulate
         steps = math.ceil(int(self.trainer.num_training_batches) / every)
-        # Where the first epoch is shorter, the rates reach their height at its end all the same.
+        # If the first epoch is shorter than the warm-up, the rates still reach their maximum.
         warmup = min(self.config.warmup_steps, steps) if self.current_epoch == 0 else 0
         factor = rate(batch_idx // every, steps, warmup)
         for group in self.trainer.optimizers[0].param_groups:

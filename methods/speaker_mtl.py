@@ -1,9 +1,9 @@
 """Speaker-ID multi-task: emotion recognition with auxiliary speaker identification.
 
 A documented reconstruction of Li et al. 2020 (arXiv 2003.01478), whose code was never published:
-the card beside this file (``speaker_mtl.md``) says what is the paper's and what is ours. Two tasks,
-emotion (CER) and speaker identification (SI), share an encoder and a context, have a private part
-of both each, and CER reads SI's states by cross-attention.
+the card next to this file (``speaker_mtl.md``) says what is the paper's and what is ours. Two
+tasks, emotion recognition (CER) and speaker identification (SI), share an encoder and a context.
+Each task also has a private part on both levels. CER reads SI's states by cross-attention.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from erc_bench.settings.registry import corpus_source
 from .speaker_mtl_network import SpeakerMTLNetwork, SpeakerNames
 
 CHUNK = 32
-"""Turns of similar length that the encoder reads at once; the fewer, the less padding."""
+"""Turns of similar length that the encoder reads at once; fewer turns need less padding."""
 
 
 @dataclass
@@ -67,13 +67,13 @@ class SpeakerMTLConfig(MethodConfig):
     speaker: Literal["names", "pairs"] = "names"  # SI: which main speaker, or same speaker or not
     main_speakers: int = 6  # K most frequent training speakers that SI names; the rest are "other"
     si_weight: float = 0.5  # λ of the SI loss; 0 = the single-task model, whatever else is set
-    balance: Literal["fixed", "uncertainty"] = "fixed"  # uncertainty = weights learnt, from 1 and λ
+    balance: Literal["fixed", "uncertainty"] = "fixed"  # uncertainty = learnt weights, from 1 and λ
     stop_gradient: bool = False  # the bridge keeps the emotion loss from training the SI side
     causal: bool = False  # no turn sees a later one
-    speaker_in_text: bool = False  # "name: text" on the emotion side; SI reads the text without
-    extra_corpus: str = ""  # whose training split SI learns from as well; "" = none
-    extra_ratio: float = 0.5  # its dialogues an epoch, as a share of the corpus's own
-    extra_overlap: Literal["refuse", "drop"] = "refuse"  # its dialogues that stand in dev or test
+    speaker_in_text: bool = False  # "name: text" on the emotion side; SI reads the text alone
+    extra_corpus: str = ""  # corpus whose train split SI also learns from; "" = none
+    extra_ratio: float = 0.5  # its dialogues per epoch, as a share of the corpus's own
+    extra_overlap: Literal["refuse", "drop"] = "refuse"  # how to treat its dialogues in dev or test
     dropout: float = 0.1  # of utterance vectors, states and attention
     head_dropout: float = 0.5  # before the heads
     encoder_lr: float = 2e-5  # highest learning rate of the encoder
@@ -82,7 +82,7 @@ class SpeakerMTLConfig(MethodConfig):
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
     bridge: bool = added_later(True)  # off = CER does not read SI's states
     use_extra_corpus: bool = added_later(True)  # off = extra_corpus is not read
-    # true = a batch holds dialogues of similar length, on which a turn's weight then depends
+    # true = a batch holds dialogues of similar length; a turn's weight then depends on that length
     group_by_length: bool = added_later(False)
 
     def __post_init__(self) -> None:
@@ -109,15 +109,15 @@ def most_frequent(codes: np.ndarray, count: int) -> np.ndarray:
 
 
 def overlapping(dialogues: list[Dialogue], scored: list[Dialogue]) -> np.ndarray:
-    """Which dialogues stand in part or whole among ``scored`` ones ``(dialogues,)``.
+    """Whether each dialogue overlaps with one of the ``scored`` dialogues ``(dialogues,)``.
 
-    They share an utterance of more than ``LONG`` words or three turns in a row, or are the same
-    turn by turn; case and punctuation do not matter. Single short utterances recur by chance and
-    are no sign.
+    Two dialogues overlap if they share an utterance of more than ``LONG`` words or three turns in a
+    row, or if all their turns are the same. Case and punctuation do not matter. Single short
+    utterances do not count, because they recur by chance.
     """
 
     def told_by(dialogue: Dialogue) -> set[tuple[str, ...]]:
-        """All of its turns, and each three in a row."""
+        """All turns of a dialogue as one item, and every three turns in a row."""
         turns = tuple(words_only(u.text) for u in dialogue.utterances)
         threes = (turns[i : i + 3] for i in range(len(turns) - 2))
         return {turns, *(three for three in threes if all(three))}
@@ -142,12 +142,12 @@ def speakers_of(columns: Columns) -> np.ndarray:
 
 
 def is_extra(columns: Columns) -> np.ndarray:
-    """Which examples are dialogues of the extra SI corpus ``(B,)``: they have no number."""
+    """Whether each example is a dialogue of the extra SI corpus ``(B,)``: these have no number."""
     return np.asarray(columns["dialogue"]) < 0
 
 
 def mean_answer(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of SI's losses over a batch; 0 where there is no answer to give."""
+    """Weighted mean of SI's losses over a batch; 0 if no answer is asked for."""
     return (values * weights).sum() / weights.sum().clamp(min=1e-8)
 
 
@@ -167,10 +167,10 @@ class TurnReader(Reader):
         self.speaker_in_text = speaker_in_text
 
     def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
-        """One example a dialogue: ``input_ids`` and ``speakers`` (:func:`speaker_code`) by turn.
+        """One example per dialogue: ``input_ids`` and ``speakers`` (:func:`speaker_code`) by turn.
 
-        ``nameless_ids`` are added where ``input_ids`` name the speaker. A dialogue without labels
-        is there for SI to learn from.
+        ``nameless_ids`` are added if ``input_ids`` name the speaker. In training a dialogue without
+        labels is an example too, because SI learns from it.
         """
         if not dialogue.labelled and not training:
             return []
@@ -189,18 +189,18 @@ class TurnReader(Reader):
             self.texts.add(text for texts in dialogue_texts for text in texts)
 
     def _texts(self, dialogue: Dialogue) -> tuple[list[str], list[str]]:
-        """What is said in each turn, without and (if so set) with the speaker's name."""
+        """The texts of all turns without names, and with them if ``speaker_in_text`` is set."""
         nameless = [u.text for u in dialogue.utterances]
         if not self.speaker_in_text:
             return nameless, nameless
         return nameless, [f"{u.name}: {u.text}" for u in dialogue.utterances]
 
     def collate(self, columns: Columns) -> Batch:
-        """Dialogues side by side in a grid ``(B, T)``, their turns in chunks of similar length.
+        """Dialogues as rows of a grid ``(B, T)``, and their turns in chunks of similar length.
 
-        ``turns`` (and ``nameless_turns``): ``chunks`` of token ids and masks, and the ``cells`` of
-        the grid they belong to; ``targets`` ``(N,)``: the cells that are scored; ``speakers`` and
-        ``present`` ``(B, T)``; ``counts``: turns of each dialogue.
+        ``turns`` (and ``nameless_turns``) hold ``chunks`` of token ids and masks, and the ``cells``
+        of the grid that they belong to. ``targets`` ``(N,)`` are the cells that are scored.
+        ``speakers`` and ``present`` are ``(B, T)``; ``counts`` are the turns of each dialogue.
         """
         targets, speakers = columns["targets"], columns["speakers"]
         assert isinstance(targets, Ragged)
@@ -232,7 +232,7 @@ class TurnReader(Reader):
 
 
 States = tuple[Tensor, Tensor]
-"""States of CER and of SI, two of ``(B, T, 2d)``."""
+"""States of CER and of SI, each ``(B, T, 2d)``."""
 
 
 class SpeakerMTL(ErcMethod):
@@ -267,8 +267,8 @@ class SpeakerMTL(ErcMethod):
     def loss(self, output: States, batch: Batch) -> dict[str, Tensor]:
         """``L_cer + λ·L_si``, or with learnt weights ``Σ exp(−s)·L + s/2`` (Kendall et al. 2018).
 
-        A batch of extra dialogues alone has no emotion to learn; nor is anything computed of SI
-        where λ = 0, so that not one random number is drawn for it.
+        A batch with only extra dialogues has no emotion to learn. If λ = 0, nothing of SI is
+        computed, so that no random number is drawn for it.
         """
         logits = self.scores(output, batch)
         cer = F.cross_entropy(logits, batch["labels"]) if len(logits) else logits.sum()
@@ -289,7 +289,7 @@ class SpeakerMTL(ErcMethod):
         return self.network.emotions(output[0], batch["targets"])
 
     def states(self, batch: Batch) -> Tensor:
-        """States of CER ``(N, 2d)``, the bridge crossed."""
+        """States of CER after the bridge ``(N, 2d)``."""
         return self(batch)[0].flatten(0, 1)[batch["targets"]]
 
     def extra_metrics(self, output: States, batch: Batch) -> dict[str, Tensor]:
@@ -308,7 +308,7 @@ class SpeakerMTL(ErcMethod):
     # --- the main speakers and the extra SI corpus
 
     def prepare(self, data: ErcDataModule) -> None:
-        """Find the main speakers, if weights did not bring theirs."""
+        """Find the main speakers, unless loaded weights have theirs."""
         head = self.network.si_head
         if (
             "train" in data.splits
@@ -329,8 +329,8 @@ class SpeakerMTL(ErcMethod):
         """The training dialogues of the extra corpus that share nothing with dev and test.
 
         Raises:
-            ErcBenchError: dialogues of dev or test are among them, or SI names speakers and none of
-                them speaks there.
+            ErcBenchError: some overlap with dev or test and may not be dropped, or all do; or SI
+                names speakers and none of the main speakers speaks in them.
         """
         if not (self.config.extra_corpus and self.config.si_weight):
             return ()
@@ -352,18 +352,18 @@ class SpeakerMTL(ErcMethod):
         return further
 
     def epoch_examples(self, data: ErcDataModule, epoch: int) -> np.ndarray | None:
-        """The corpus's own dialogues, and of the extra corpus a share that changes every epoch."""
+        """The corpus's own dialogues, and a part of the extra corpus, another one every epoch."""
         extra = is_extra(data.columns["train"])
         if not extra.any():
             return None
         wanted = round(self.config.extra_ratio * np.count_nonzero(~extra))
-        rng = np.random.default_rng((data.seed, epoch, 1))  # the shuffle has no 1
-        # Drawn without return; a corpus too small for its share is gone through again.
+        rng = np.random.default_rng((data.seed, epoch, 1))  # the seed of the shuffle has no 1
+        # Drawn without replacement; if the extra corpus is too small, its dialogues are repeated.
         drawn = np.resize(rng.permutation(np.flatnonzero(extra)), wanted)
         return np.concatenate([np.flatnonzero(~extra), drawn])
 
     def _apart(self, corpus: Corpus, own: Corpus) -> np.ndarray:
-        """Which training dialogues of ``corpus`` share nothing with dev and test of ``own``."""
+        """Whether each train dialogue of ``corpus`` shares nothing with dev and test of ``own``."""
         scored = [
             d for split in ("dev", "test") if split in own.contents for d in own.dialogues(split)
         ]
@@ -372,10 +372,10 @@ class SpeakerMTL(ErcMethod):
             return ~met
         count = f"{met.sum()} of the {len(met)} training dialogues of {corpus.name}"
         if self.config.extra_overlap == "drop" and not met.all():
-            say(f"{count} stand in dev or test of {own.name} and are left out.")
+            say(f"{count} are in dev or test of {own.name} and are left out.")
             return ~met
         raise ErcBenchError(
-            f"extra_corpus={corpus.name}: {count} stand in part or whole in dev or test of "
+            f"extra_corpus={corpus.name}: {count} are in part or whole in dev or test of "
             f"{own.name} (the same utterance of more than {LONG} words, three turns in a row, or "
             "all turns), so its scores would not be held-out. Leave those out with "
             "extra_overlap=drop, or take another corpus."

@@ -1,8 +1,8 @@
 """The network of speaker-ID multi-task learning: two tasks side by side, and the bridge between.
 
-It reads a batch of dialogues as ``SpeakerMTL.collate`` makes it: the turns of all of them in
-chunks of similar length, and ``cells``, the place of each in the grid of dialogues and turns
-``(B·T,)``. Above the encoder everything is float32.
+It reads a batch of dialogues as ``TurnReader.collate`` makes it: all turns in chunks of similar
+length, and ``cells``, the place of each turn in the grid of dialogues and turns ``(B·T,)``. Above
+the encoder everything is float32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAIR_SIZE = 128
 """Size of a turn's vector in the comparison of two turns."""
 
 Answers = tuple[Tensor, Tensor, Tensor]
-"""Of every answer to the SI task its loss, whether it is right, and its weight (0 = no answer)."""
+"""Answers to the SI task: the losses, whether each is right, and the weights (0 = no answer)."""
 
 
 class PrivateVector(nn.Module):
@@ -41,7 +41,7 @@ class PrivateVector(nn.Module):
 
 
 class Context(nn.Module):
-    """A GRU over the turns of each dialogue; both ways with d/2 each, or forwards with d."""
+    """A GRU over the turns of each dialogue: both ways with d/2 units each, or forwards with d."""
 
     def __init__(self, size: int, causal: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Context(nn.Module):
         self.gru = nn.GRU(size, hidden, batch_first=True, bidirectional=not causal)
 
     def forward(self, turns: Tensor, counts: list[int]) -> Tensor:
-        """``(B, T, d)`` of dialogues with ``counts`` turns → ``(B, T, d)``, 0 behind their ends."""
+        """``(B, T, d)`` of dialogues with ``counts`` turns → ``(B, T, d)``, 0 after their ends."""
         packed = pack_padded_sequence(
             turns, torch.tensor(counts), batch_first=True, enforce_sorted=False
         )
@@ -58,7 +58,7 @@ class Context(nn.Module):
 
 
 class Bridge(nn.Module):
-    """What CER reads from SI: cross-attention inside the dialogue, residual and LayerNorm."""
+    """Cross-attention from CER to SI in a dialogue, with a residual connection and LayerNorm."""
 
     def __init__(self, size: int, causal: bool, dropout: float) -> None:
         super().__init__()
@@ -113,8 +113,8 @@ class SpeakerPairs(nn.Module):
     def forward(self, states: Tensor, speakers: Tensor, present: Tensor) -> Answers:
         """An answer for every turn and every earlier one: ``(B, T, s)`` → three of ``(B, T, T)``.
 
-        ``[x_i; 1] U [x_j; 1]``. The answers of a turn weigh 1 together, however many they are, so
-        that a dialogue counts by its length and not by the square of it.
+        ``[x_i; 1] U [x_j; 1]``. The weights of a turn's answers add up to 1, so a dialogue counts
+        by its length and not by the square of it.
         """
         turns = F.pad(self.project(states), (0, 1), value=1.0)
         logits = self.biaffine(turns) @ turns.transpose(1, 2)
@@ -135,7 +135,7 @@ class SpeakerMTLNetwork(nn.Module):
         main_speakers: K of the SI form ``names``; None for the form ``pairs``.
         causal: whether no turn may see a later one.
         stop_gradient: whether the bridge keeps CER's gradient from the SI side.
-        with_bridge: False leaves CER without SI's states; all initial weights are the same.
+        with_bridge: False = CER does not read SI's states; all initial weights are the same.
         dropout: of utterance vectors, states and attention; ``head_dropout``: before the heads.
     """
 
@@ -158,11 +158,12 @@ class SpeakerMTLNetwork(nn.Module):
         self.cer_vector, self.si_vector = PrivateVector(size), PrivateVector(size)
         self.shared_context = Context(size, causal)
         self.cer_context, self.si_context = Context(size, causal), Context(size, causal)
-        bridge = Bridge(2 * size, causal, dropout)  # built in any case, for the random numbers
+        # Always built, so that the parts after it start with the same weights in either case.
+        bridge = Bridge(2 * size, causal, dropout)
         self.bridge = bridge if with_bridge else None
         self.dropout = nn.Dropout(dropout)
         self.cer_head = nn.Sequential(nn.Dropout(head_dropout), nn.Linear(2 * size, classes))
-        # Built and used last: without it everything else draws the same random numbers.
+        # Built and used last, so that everything else draws the same random numbers without it.
         self.si_head = (
             SpeakerPairs(2 * size, head_dropout)
             if main_speakers is None
@@ -182,9 +183,9 @@ class SpeakerMTLNetwork(nn.Module):
         return empty.index_copy(0, turns["cells"], vectors).view(*grid, -1)
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """States of CER, the bridge crossed, and of SI: two of ``(B, T, 2d)``.
+        """States of CER after the bridge, and of SI: each ``(B, T, 2d)``.
 
-        Where the text of ``turns`` names the speakers, ``nameless_turns`` is what SI reads.
+        If the texts of ``turns`` name the speakers, SI reads ``nameless_turns``.
         """
         present, counts = batch["present"], batch["counts"]
         shape = tuple(present.shape)
