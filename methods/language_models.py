@@ -140,8 +140,13 @@ def find_prompt(name: str) -> Prompt:
         ) from error
 
 
-def checked_digests(prompts: Sequence[str], held: Sequence[str]) -> list[str]:
+def checked_digests(prompts: Sequence[str], held: Sequence[str], setting: str) -> list[str]:
     """Return the SHA-256 of each prompt.
+
+    Args:
+        prompts: names or files of prompts.
+        held: their digests in the settings of a finished run; empty in a new one.
+        setting: name of the setting that has the digests.
 
     Raises:
         ErcBenchError: ``held`` is not empty and differs.
@@ -152,7 +157,7 @@ def checked_digests(prompts: Sequence[str], held: Sequence[str]) -> list[str]:
         raise ErcBenchError(
             f"The prompt {', '.join(changed or prompts)} is not the one that these settings were "
             "made with: its file has changed. Put the old file in its place, or leave out "
-            "prompt_digests, which makes it another run."
+            f"{setting}, which makes it another run."
         )
     return digests
 

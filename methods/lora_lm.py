@@ -76,7 +76,7 @@ class LoraLMConfig(MethodConfig):
         if self.bits not in (4, 16):
             raise ErcBenchError(f"The setting bits={self.bits} is neither 4 nor 16.")
         held = [self.prompt_digest] if self.prompt_digest else []
-        (self.prompt_digest,) = checked_digests([self.prompt], held)
+        (self.prompt_digest,) = checked_digests([self.prompt], held, "prompt_digest")
 
 
 class ChatReader(Reader):

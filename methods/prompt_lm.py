@@ -124,11 +124,11 @@ class PromptLMConfig(MethodConfig):
             )
         if len(set(self.prompts)) < LEAST_PROMPTS or len(set(self.prompts)) < len(self.prompts):
             raise ErcBenchError(
-                f"The setting prompts={self.prompts} names too few: give {LEAST_PROMPTS} or more "
-                "different ones. Another prompt can change a model's score by many points, so a "
+                f"The setting prompts={self.prompts} must name {LEAST_PROMPTS} or more prompts, "
+                "each only once. Another prompt can change a model's score by many points, so a "
                 "row has to say how far apart the scores of its prompts are."
             )
-        self.prompt_digests = checked_digests(self.prompts, self.prompt_digests)
+        self.prompt_digests = checked_digests(self.prompts, self.prompt_digests, "prompt_digests")
 
 
 @dataclass(frozen=True)

@@ -390,9 +390,10 @@ def test_masked_names_may_be_the_setting(few, tiny_causal, tmp_path) -> None:
 # --- settings
 
 
-def test_a_run_needs_three_prompts() -> None:
-    with pytest.raises(ErcBenchError, match="3 or more"):
-        PromptLMConfig(prompts=["plain", "question"])
+@pytest.mark.parametrize("prompts", [["plain", "question"], ["plain", "question", "plain"]])
+def test_a_run_needs_three_prompts(prompts: list[str]) -> None:
+    with pytest.raises(ErcBenchError, match="3 or more prompts, each only once"):
+        PromptLMConfig(prompts=prompts)
 
 
 def test_a_prompt_that_changed_is_another_run(tmp_path: Path) -> None:
