@@ -300,7 +300,7 @@ def test_the_worker_refuses_other_code_and_other_settings(experiments, tmp_path:
         attempt.file.write_text(json.dumps(document))
         assert work(attempt).returncode == 1
         failure = json.loads(attempt.ended.read_text())["failure"]
-        assert "is not as it was where the grid was begun" in failure
+        assert "with which the grid was begun" in failure
         assert not attempt.job.place.record.exists()
 
 

@@ -1,8 +1,8 @@
 """The processes of one run on several devices.
 
-On one machine they are started here, and end with this process. On several, ``srun`` or
-``torchrun`` starts the same command for every device: the first process does the run as if it were
-alone, and tells the others what to train with it.
+On one machine, this process starts the others, and they end with it. On several machines, ``srun``
+or ``torchrun`` starts the same command for every device. The first process does the run as if it
+were alone, and tells the others what to train with it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from erc_bench.method.devices import Position
 from erc_bench.progress import console, say
 
 GRACE = 20.0
-"""Seconds that processes have to end in before they are killed."""
+"""Seconds that processes get to end before they are killed."""
 
 
 def check(wanted: Devices) -> None:
-    """Raise an error if there are not so many here, or nobody starts their processes."""
+    """Raise an error if there are not so many devices, or if nothing starts their processes."""
     if wanted.each < 1 or wanted.nodes < 1:
         raise ErcBenchError(
             f"--devices {wanted.each} --nodes {wanted.nodes} leaves nothing to train on: give 1 or "
@@ -67,8 +67,8 @@ def check(wanted: Devices) -> None:
 
 
 def started_outside() -> tuple[Position, str, int] | None:
-    """Which of the processes of ``torchrun`` or ``srun`` this one is, and the first one's address
-    and port; None where this process was started alone."""
+    """Position of this process among those of ``torchrun`` or ``srun``, and the first one's address
+    and port; None if this process was started alone."""
     environ = os.environ
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= environ.keys():
         count = int(environ["WORLD_SIZE"])
@@ -87,12 +87,12 @@ def started_outside() -> tuple[Position, str, int] | None:
 
 
 class Team:
-    """The processes of a run, as one of them sees the others.
+    """The processes of a run, as seen by one of them.
 
     Args:
-        wanted: what to train on.
-        work: what the others do, ``work(task)``, while the first does its own part of it. It is
-            imported by its name in their processes.
+        wanted: the devices to train on.
+        work: the function that the others call, ``work(task)``, while the first process does its
+            own part of the task. Their processes import it by its name.
     """
 
     def __init__(self, wanted: Devices, work: Callable[[Any], Any]) -> None:
@@ -108,7 +108,7 @@ class Team:
         return self.outside is not None and self.outside[0].rank > 0
 
     def follow(self) -> Any:
-        """The life of a process that is not the first: what that tells all of them at the end."""
+        """Do the tasks of the first process, and return the result that it sends at the end."""
         assert self.outside is not None
         console.quiet = True
         with self._joined(*self.outside):
@@ -121,7 +121,7 @@ class Team:
 
     @contextlib.contextmanager
     def leading(self) -> Iterator[None]:
-        """Be the first process of those that ``srun`` or ``torchrun`` started."""
+        """Inside, be the first of the processes that ``srun`` or ``torchrun`` started."""
         if self.outside is None:
             yield
             return
@@ -133,19 +133,19 @@ class Team:
                     devices.first(None)
 
     def end(self, result: Any) -> None:
-        """Tell those that ``srun`` or ``torchrun`` started that it is over."""
+        """Tell the processes that ``srun`` or ``torchrun`` started that the run is over."""
         if self.outside is not None:
             self.told = True
             devices.first(("end", result))
 
     @contextlib.contextmanager
     def working(self, task: Any) -> Iterator[None]:
-        """Inside, all processes are at a task."""
+        """Inside, all processes work on a task."""
         if self.wanted.count == 1:
             yield
         elif self.outside is not None:
             devices.first(("work", task))
-            self.told = True  # a failure in here is found in the next thing that is said
+            self.told = True  # if this fails, the others notice it when they next communicate
             yield
             self.told = False
         else:
@@ -197,19 +197,19 @@ def _free_port() -> int:
 
 
 Others = list[tuple[BaseProcess, Connection]]
-"""The processes beside the first, and what each says before it fails."""
+"""The processes beside the first, each with a connection that says why it failed."""
 
 
 @contextlib.contextmanager
 def _ending(others: Others) -> Iterator[None]:
-    """End the other processes if something fails in here; the reason is theirs, if any."""
+    """End the other processes if something fails in here; raise their reason, if they have one."""
     try:
         yield
     except Exception as error:
         reason = None if isinstance(error, ErcBenchError) else _failure(others)
         _end(others, 0.0)
         own = " ".join(str(error).split())
-        if reason is not None and own not in reason:  # else it is the same in all of them
+        if reason is not None and own not in reason:  # else all of them failed alike
             raise ErcBenchError(reason) from error
         raise
     except BaseException:
@@ -218,7 +218,7 @@ def _ending(others: Others) -> Iterator[None]:
 
 
 def _failure(others: Others, seconds: float = 2.0) -> str | None:
-    """Why one of the other processes failed; None where none of them did."""
+    """Why one of the other processes failed; None if none of them did."""
     wait([process.sentinel for process, _ in others], seconds)
     for process, results in others:
         with contextlib.suppress(EOFError, OSError):
@@ -240,12 +240,12 @@ def _end(others: Others, seconds: float) -> None:
 
 
 def _watch(others: Others, over: threading.Event) -> None:
-    """End this process where another has failed and the wait for it would be endless."""
+    """End this process if another one has failed and this one would wait for it forever."""
     while not over.is_set():
         wait([process.sentinel for process, _ in others], 1.0)
         if any(process.exitcode for process, _ in others):
             break
-    # What waits for it in C++ can't be interrupted; what can be has failed by then.
+    # A wait in C++ can't be interrupted. Any other wait has failed by the end of the grace period.
     if not over.wait(GRACE):
         say(_failure(others) or "Another process of this run failed.")
         os._exit(1)
@@ -259,7 +259,7 @@ def _follow(
     task: Any,
     results: Connection,
 ) -> None:
-    """The life of a process that was started here."""
+    """Do the part of a task in a process that was started here."""
     # Ctrl-C on a terminal reaches every process there; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()

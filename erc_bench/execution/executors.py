@@ -1,9 +1,10 @@
-"""Executors: what starts the workers of a grid, here or on a cluster.
+"""Executors start the workers of a grid, on this machine or on a cluster.
 
-An executor only starts processes and says which are gone. It schedules nothing itself and carries
-no results: how a job ended stands in a file (:mod:`erc_bench.execution.jobs`), what came out of it
-in the record. One of a site's own is a class like :class:`Executor`, named in an entry point of the
-group ``erc_bench.executors``; it is called with its options, ``--resources NAME.option=value``.
+An executor only starts processes and reports which of them are gone. It does no scheduling and
+passes on no results: a file says how a job ended (:mod:`erc_bench.execution.jobs`), and the record
+holds the results. A site can add an executor of its own: a class like :class:`Executor`, named in
+an entry point of the group ``erc_bench.executors``. The class is called with its options, which
+the user gives as ``--resources NAME.option=value``.
 """
 
 from __future__ import annotations
@@ -28,66 +29,69 @@ class Gone:
     """A worker that is no longer there."""
 
     reason: str
-    """How it came to its end, to go behind "its worker"."""
+    """How it ended, in words that follow "its worker"."""
     again: bool = False
-    """It was not the run's doing: preempted, its machine lost, its time over."""
+    """Whether to try again: it was preempted, or lost its machine, or its time was over."""
     status: int | None = None
-    """The exit status of the worker, where it is known."""
+    """The exit status of the worker, if it is known."""
 
 
 class Executor(Protocol):
     """Starts workers and says which are gone."""
 
     name: str
-    """As its entry point has it."""
+    """The name of its entry point."""
     outlives: bool
-    """Whether what it started goes on when this process ends."""
+    """Whether its workers go on when this process ends."""
     queues: bool
-    """Whether a job may wait in it before it begins."""
+    """Whether a job may wait in its queue before it begins."""
     most: int
-    """How many jobs it takes in one call of :meth:`start`."""
+    """The largest number of jobs for one call of :meth:`start`."""
     seconds: float
-    """How long to wait between two looks."""
+    """Seconds between two checks of the workers."""
 
     def machine(self) -> tuple[bool, bool]:
         """Whether there are GPUs, and whether a run may have a part of one."""
         ...
 
     def start(self, attempts: Sequence[Attempt], at_once: int | None) -> list[str]:
-        """Start a worker for each job, or queue it; returns what the engine calls each.
+        """Start or queue a worker for each job; returns the engine's names of the workers.
 
         Args:
-            attempts: whose ``command`` is to be run where there are their ``resources``.
+            attempts: the jobs. The ``command`` of each is to be run with its ``resources``.
             at_once: how many of them may run at the same time; None = as many as there is room for.
 
         Raises:
-            ErcBenchError: the engine takes none.
+            ErcBenchError: the engine does not take the jobs.
         """
         ...
 
     def gone(self, handles: Collection[str]) -> Mapping[str, Gone]:
-        """Which of these workers are no longer there, nor going to be. Asked for all at once."""
+        """Return those of these workers that have ended, or that will never begin.
+
+        One call asks for all workers.
+        """
         ...
 
     def reap(self, handles: Collection[str]) -> None:
-        """Let go of workers whose job is over: they are about to end, if they have not."""
+        """Release workers whose job is over. They have ended or are about to end."""
         ...
 
     def wait(self, seconds: float) -> None:
-        """Sleep, or for less where the engine says that something happened."""
+        """Sleep for so long, or only until the engine reports that something happened."""
         ...
 
     def stop(self, handles: Collection[str]) -> None:
-        """End these workers, and take back those that have not begun."""
+        """Stop these workers, and cancel those that have not begun."""
         ...
 
     def close(self) -> None:
-        """Give back what the executor itself holds."""
+        """Release what the executor itself holds."""
         ...
 
 
 def make_executor(name: str, options: Mapping[str, str]) -> Executor:
-    """The executor of a name.
+    """Return the executor with a name.
 
     Raises:
         ErcBenchError: there is no such executor, its package is missing, or an option is wrong.
@@ -100,7 +104,7 @@ def check_options(engine: str, options: Mapping[str, str], known: Collection[str
     """Refuse options that an engine does not have.
 
     Raises:
-        ErcBenchError: it does not have one of them.
+        ErcBenchError: the engine does not have one of them.
     """
     for name in options:
         if name not in known:
@@ -111,48 +115,48 @@ def check_options(engine: str, options: Mapping[str, str], known: Collection[str
 
 
 LATE_SECONDS = 60.0
-"""How long a file that was written elsewhere may not be seen here yet, over NFS."""
+"""How long it may take, over NFS, until a file of another machine is seen here."""
 
 
 @dataclass
 class Dispatch:
-    """How the jobs of a grid are given to an executor."""
+    """Gives the jobs of a grid to an executor and follows them to their end."""
 
     executor: Executor
     folder: JobFolder
     resources: Resources = field(default_factory=Resources)
-    """What each run needs, as far as it was said."""
+    """What each run needs, as far as it was given."""
     workers: int | None = None
-    """How many at a time; None = all at once, the engine has a queue."""
+    """How many jobs run at a time; None = all, in the engine's queue."""
     threads: int | None = None
-    """Of each run; None = as many as it has cores."""
+    """Threads of each run; None = one for each of its cores."""
     retries: int = 3
-    """How often a job is queued again whose worker was lost through no fault of its run."""
+    """How often a job is queued again if its worker was lost through no fault of the run."""
     detach: bool = False
-    """Start all, and leave without waiting for any."""
+    """Whether to start all jobs and return without waiting for them."""
     leave: Callable[[int], bool] = lambda _: False
-    """Asked at Ctrl-C, where jobs go on without this process: whether so many shall."""
+    """Called at Ctrl-C, if jobs can go on without this process: whether so many jobs shall."""
 
     def __post_init__(self) -> None:
         self.running: dict[str, Attempt] = {}
-        """What is queued or at work, by the engine's names."""
+        """The attempts that are queued or running, by the engine's names."""
         self.again: list[Job] = []
         self.kept: set[str] = set()
-        """Attempts that failed, whose files stay to be seen."""
+        """Names of failed attempts. The files that say how they ended are kept."""
         self.tries: dict[str, int] = {}
         self.late: dict[str, float] = {}
         self.left = False
-        """Jobs were left behind, to go on without this process."""
+        """Whether jobs were left to go on without this process."""
         self.machine = self.executor.machine()
 
     def work_off(self, jobs: Iterator[Job]) -> Generator[Ended, None, None]:
-        """Have jobs done, and yield each when it is over.
+        """Do jobs, and yield each when it is over.
 
-        A job is drawn only when it can be started. Closed early, this stops what is running, if it
-        is not to be left.
+        A job is taken from ``jobs`` only when it can be started. If the generator is closed early,
+        it stops the running jobs, unless they are to be left.
 
         Raises:
-            ErcBenchError: the engine takes no jobs, or does not see the folder.
+            ErcBenchError: the engine takes no jobs, or a machine does not see the folder.
         """
         try:
             while True:
@@ -185,7 +189,7 @@ class Dispatch:
         return [*drawn, *islice(jobs, room - len(drawn))]
 
     def _start(self, drawn: Sequence[Job]) -> None:
-        """Send jobs and have them started."""
+        """Write the files of jobs and start their workers."""
         gpus, shares = self.machine
         batches: dict[str, list[tuple[Job, int, Resources]]] = {}
         for job in drawn:
@@ -204,7 +208,7 @@ class Dispatch:
                 self.folder.note_queued(started, self.executor.name)
 
     def _look(self) -> list[Ended]:
-        """What is over since the last look."""
+        """The jobs that ended since the last look."""
         found = []
         ended = self.folder.ended() - self.kept
         over = [handle for handle, attempt in self.running.items() if attempt.name in ended]
@@ -232,12 +236,12 @@ class Dispatch:
         return found
 
     def _is_late(self, handle: str, how: Gone) -> bool:
-        """Whether a worker that did its job has left a file that is not seen here yet."""
+        """Whether a worker did its job, and its file may just not be seen here yet."""
         deadline = self.late.setdefault(handle, time.monotonic() + LATE_SECONDS)
         return how.status == DONE and time.monotonic() < deadline
 
     def _lost(self, attempt: Attempt, how: Gone) -> Ended | None:
-        """What a worker that is gone and did not say how it ended means; None = once more.
+        """The end of a job whose worker is gone and did not say how it ended; None = try again.
 
         Raises:
             ErcBenchError: its machine does not see the folder.
@@ -254,15 +258,15 @@ class Dispatch:
 
 
 def _resumed(job: Job) -> Job:
-    """The same job, going on with what there is."""
+    """The same job, which goes on from its checkpoint instead of beginning anew."""
     return replace(job, options={**job.options, "restart": False})
 
 
 def _failure(how: Gone, attempt: Attempt) -> str:
-    """Why there is no record of a run whose worker is gone, in one paragraph."""
+    """One paragraph that says why a run whose worker is gone has no record."""
     if how.status == STOPPED and not how.again:
         return "it was stopped; the same command goes on from the last epoch that ended."
-    if how.status == FAILED:  # which a worker is that could not write how it ended
+    if how.status == FAILED:  # the worker could not write how it ended
         return f"its worker {how.reason}, and could not say why{_said(attempt)}."
     tried = f" It was tried {attempt.tries} times." if attempt.tries > 1 else ""
     return (
@@ -272,8 +276,10 @@ def _failure(how: Gone, attempt: Attempt) -> str:
 
 
 def _said(attempt: Attempt) -> str:
-    """The last line of what the engine kept, in brackets behind a space; of a worker that could
-    write into its log it has none."""
+    """The last line of the engine's output, in brackets after a space; empty without output.
+
+    A worker that could open its log has written there instead.
+    """
     last = last_line(attempt.output)
     return f" ({last[:200].rstrip('.')})" if last else ""
 
@@ -282,12 +288,12 @@ def _unseen(folder: JobFolder) -> str:
     return (
         f"A machine of the cluster does not see the folder {folder.path}, so it can't do a run of "
         "this grid, nor leave its record. Name a folder that all machines share under the same "
-        "path with --leaderboard-dir, for example one of your home. Nothing that was begun is lost."
+        "path with --leaderboard-dir, for example one of your home. No run that was begun is lost."
     )
 
 
 def refuse_nodes(resources: Resources) -> None:
-    """Raise where a run of a grid is to have several machines."""
+    """Raise an error if a run of a grid is to have several machines."""
     if (resources.nodes or 1) > 1:
         raise ErcBenchError(
             f"--resources nodes={resources.nodes}: a run of a grid has one machine. Leave it out."

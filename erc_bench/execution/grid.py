@@ -1,9 +1,9 @@
 """Grids: many runs, side by side.
 
-A grid hands its runs as :class:`Job` to an :class:`Executor`. What is finished is read from the
-records alone, so that several grids may share a folder: a run that another process is doing is
-looked at last, and its record is used when it appears. Jobs that outlive the command are found
-again when it is given again.
+A grid hands its runs as :class:`Job` to an :class:`Executor`. Only the records say which runs are
+finished, so several grids may share a folder: a run that another process is doing is looked at
+last, and its record is used when it appears. Jobs that outlive the command are found again when the
+command is given again.
 """
 
 from __future__ import annotations
@@ -50,30 +50,30 @@ from erc_bench.training.frameworks import quiet_frameworks
 from erc_bench.training.precision import measured_for_all
 
 POLL_SECONDS = 1.0
-"""Seconds between two looks at the runs that other processes are at."""
+"""Seconds between two checks of the runs that other processes are doing."""
 
 LINE_SECONDS = 60.0
-"""Seconds between two reports of the runs at work, where there is no terminal."""
+"""Seconds between two reports of the running runs, if there is no terminal."""
 
 MOST_NAMED = 3
-"""Runs of other processes that are named."""
+"""The largest number of other processes' runs that are named."""
 
 
 @dataclass
 class Report:
-    """What came out of a grid."""
+    """The results of a grid."""
 
     scores: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    """The corpus's figure on test of every seed, by method and corpus."""
+    """The test scores of all seeds, by method and corpus."""
     on_dev: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    """The same on dev."""
+    """The dev scores of all seeds, by method and corpus."""
     metrics: dict[str, Metric] = field(default_factory=dict)
-    """What each corpus is judged by, as far as a run is finished."""
+    """The metric of each corpus that has a finished run."""
     failures: list[Ended] = field(default_factory=list)
     impossible: dict[str, list[str]] = field(default_factory=dict)
     """Runs that could not even be begun, by the reason."""
     left: int = 0
-    """Runs that were left to go on without this process."""
+    """How many runs were left to go on without this process."""
 
     @property
     def failed(self) -> int:
@@ -81,7 +81,7 @@ class Report:
         return len(self.failures) + sum(map(len, self.impossible.values()))
 
     def complaints(self) -> list[str]:
-        """One paragraph for all runs that failed alike, and where their logs are."""
+        """One paragraph for each reason: the runs that failed for it, and where their logs are."""
         alike: dict[str, list[Job]] = defaultdict(list)
         for ended in self.failures:
             alike[ended.failure].append(ended.job)
@@ -93,7 +93,7 @@ class Report:
         return lines
 
     def render(self, out: Any) -> None:
-        """Print methods × corpora, the mean over seeds: dev first, and test where it was scored."""
+        """Print means over seeds, methods × corpora: dev first, then test if it was scored."""
         splits = [(name, s) for name, s in (("dev", self.on_dev), ("test", self.scores)) if s]
         seeds = max((len(s) for _, scores in splits for s in scores.values()), default=0)
         if not seeds:
@@ -120,7 +120,7 @@ class Report:
 
 
 def _kind(experiment: Experiment) -> tuple[str, str]:
-    """What the seeds of a mean have in common: the method, or a variant of it, and the corpus."""
+    """The method, or a variant of it, and the corpus: what the seeds of a mean have in common."""
     return experiment.method_and_variant, experiment.dataset
 
 
@@ -143,21 +143,21 @@ def run_grid(
     detach: bool = False,
     **options: Any,
 ) -> Report:
-    """Do every run that is not finished yet; one that fails stops none of the others.
+    """Do every run that is not finished yet. A run that fails does not stop the others.
 
     Args:
         experiments: the runs, each once.
         root: folder of the records and checkpoints.
-        workers: how many at a time; None is what this machine does well, or all that a cluster has
+        workers: how many runs at a time; None = as many as suit this machine, or as a cluster has
             room for.
-        executor: what does them; processes of this machine if nothing else is said.
-        resources: what each run needs, as far as it was said.
+        executor: the executor; None = processes of this machine.
+        resources: what each run needs, as far as it was given.
         retries: how often a run is queued again after preemption, a lost machine or its time limit.
         detach: queue all runs and return.
         options: further arguments of :func:`erc_bench.execution.run.run`.
 
     Raises:
-        ErcBenchError: nothing can be written where the records belong, or the executor can't do it.
+        ErcBenchError: the folder can't be written to, or the executor can't do the runs.
     """
     jobs, impossible = plan(experiments, root, options)
     return do_jobs(
@@ -183,17 +183,17 @@ def do_jobs(
     retries: int = 3,
     detach: bool = False,
 ) -> Report:
-    """Do every job that is not finished yet; else as :func:`run_grid`.
+    """Do every job that is not finished yet, as :func:`run_grid` does.
 
     Args:
-        jobs: each once, in the order in which they are begun.
+        jobs: the jobs, each once, in the order in which they are begun.
         root: folder of the records and checkpoints.
-        impossible: what can't be done, with the reason; the report has it too.
-        workers: how many at a time.
-        executor: what does them.
-        resources: what each needs.
-        retries: how often one is queued again.
-        detach: queue all and return.
+        impossible: runs that can't be done, each with the reason. The report has them too.
+        workers: how many jobs at a time.
+        executor: the executor.
+        resources: what each job needs.
+        retries: how often a job is queued again.
+        detach: queue all jobs and return.
     """
     executor = executor or Local()
     if detach and not executor.outlives:
@@ -204,7 +204,7 @@ def do_jobs(
     try:
         (root / "runs").mkdir(parents=True, exist_ok=True)
         start = filesystem_time(root / "runs")
-    except OSError as error:  # said once, not of each run
+    except OSError as error:  # one error instead of one for each run
         raise cannot_write(root, error) from error
     grid = _Grid(jobs, impossible, start)
     waiting = grid.unfinished()
@@ -256,7 +256,10 @@ def do_jobs(
 
 
 def _close(folder: JobFolder, dispatch: Dispatch, report: Report, runs: set[str]) -> None:
-    """Count what was left to go on; if nothing was, delete a folder that has no other runs."""
+    """Count the runs that were left to go on.
+
+    If there are none, delete the folder, unless runs of other commands are queued in it.
+    """
     if dispatch.left:
         report.left = len(dispatch.running)
     elif {queued.run for queued in folder.queued()} <= runs:
@@ -272,7 +275,7 @@ def _forget(root: Path, finished: set[str]) -> None:
 
 
 def _threads(workers: int) -> int:
-    """Threads of each of so many runs on this machine."""
+    """How many threads each run gets, with so many runs at a time on this machine."""
     import torch
 
     return max(1, min(torch.get_num_threads(), cores() // workers))
@@ -281,9 +284,9 @@ def _threads(workers: int) -> int:
 def _folder(
     root: Path, executor: Executor, jobs: Sequence[Job]
 ) -> tuple[JobFolder, dict[str, Queued]]:
-    """The folder of a grid: of an earlier command whose runs are still queued, else a new one.
+    """Choose the folder of a grid: an earlier command's with runs still queued, else a new one.
 
-    Returns the folder, and what of it is still queued of these jobs, by the run.
+    Returns the folder, and those of these jobs that are still queued in it, by the run.
     """
     wanted = {job.place.name for job in jobs}
     for folder in job_folders(root):
@@ -297,7 +300,7 @@ def _folder(
 
 
 def _queued_elsewhere(root: Path, own: JobFolder) -> set[str]:
-    """Runs that another command, which is at work now, has in the queue of an engine."""
+    """Runs that other commands have queued with an engine. Only commands at work now count."""
     others = [folder for folder in job_folders(root) if folder.name != own.name]
     return {queued.run for folder in others if folder.is_held() for queued in folder.queued()}
 
@@ -305,10 +308,10 @@ def _queued_elsewhere(root: Path, own: JobFolder) -> set[str]:
 def plan(
     experiments: Sequence[Experiment], root: Path, options: Mapping[str, Any]
 ) -> tuple[list[Job], list[tuple[Experiment, str]]]:
-    """The place of every run, and the runs that can't be done, with the reason.
+    """Return a job for every run, and the runs that can't be done, each with the reason.
 
-    Every corpus is read once, further ones too, and every encoder's weights: their contents
-    are a part of a run's identity.
+    Every corpus, including further ones, and every encoder's weights are read once, because their
+    contents are a part of a run's identity.
     """
     digests: dict[str, str] = {}
     missing: dict[str, str] = {}
@@ -338,9 +341,9 @@ def plan(
 
 
 class _Grid:
-    """How far a grid is, and what the user sees of it.
+    """The progress of a grid, and its display.
 
-    The display has a thread of its own, so a run may end while it is drawn.
+    The display has a thread of its own, so a run may end while the display is drawn.
     """
 
     dispatch: Dispatch
@@ -352,7 +355,7 @@ class _Grid:
         start: float = 0.0,
     ) -> None:
         self.start = start
-        """By the clock of the filesystem: records that are newer were made meanwhile."""
+        """When the grid began, by the filesystem's clock. Newer records were made since then."""
         self.total = len(jobs)
         self.repeatable = all(job.repeatable for job in jobs)
         self.left = {job.place.name: job for job in jobs}
@@ -366,7 +369,7 @@ class _Grid:
             self.report.impossible.setdefault(reason, []).append(experiment.name)
 
     def unfinished(self) -> list[Job]:
-        """The jobs that are left to do; the others are counted."""
+        """Return the jobs that are left to do, and count the others."""
         for job in list(self.left.values()):
             if result := self._result(job):
                 self._count(job, result)
@@ -386,10 +389,11 @@ class _Grid:
         return left
 
     def _result(self, job: Job) -> Result | None:
-        """What a job came to, where a record makes it superfluous.
+        """The result of a job that has a record already; None if the job is still to be done.
 
-        With ``force`` only one that somebody made since this grid began. A broken one is none, and
-        the run will say so; nor is one whose run was killed before it had tidied up.
+        With ``force``, only a record counts that was made since this grid began. A broken record
+        does not count, and the run will report it. The record of a run that was killed before it
+        had tidied up does not count either.
         """
         with contextlib.suppress(ErcBenchError, OSError):
             made = job.place.done_file.stat().st_mtime
@@ -418,8 +422,10 @@ class _Grid:
     def startable(
         self, waiting: list[Job], put_off: list[Job], elsewhere: set[str]
     ) -> Iterator[Job]:
-        """Yield the jobs that nobody is doing and that have no record yet; put the others that have
-        none into ``put_off``."""
+        """Yield the jobs that have no record yet and that no other command is doing.
+
+        Jobs without a record that another command is doing are put into ``put_off``.
+        """
         for job in waiting:
             if job.place.is_taken():
                 put_off.append(job)
@@ -471,7 +477,7 @@ class _Grid:
         say(f"[{self.total - len(self.left)}/{self.total}] {job.place.name}  {text}")
 
     def leave_to_others(self, jobs: list[Job]) -> None:
-        """Wait a moment if these are all that is left and other processes are at them."""
+        """Wait a moment for the last jobs, if there are any. Other processes are doing them."""
         if jobs and not self.others:
             shown = [f"{job.place.name}{job.place.holder()}" for job in jobs[:MOST_NAMED]]
             more = f", and {len(jobs) - MOST_NAMED} more" if len(jobs) > MOST_NAMED else ""
@@ -502,11 +508,11 @@ class _Grid:
         except (KeyboardInterrupt, EOFError):
             return True
 
-    # --- what is seen meanwhile ---
+    # --- the display ---
 
     def display(self) -> contextlib.AbstractContextManager[Any]:
-        """Keeps :meth:`picture` on the terminal; where there is none, :meth:`lines` say the same
-        once a minute."""
+        """Show :meth:`picture` on the terminal; without a terminal, print :meth:`lines` once a
+        minute."""
         if console.quiet:
             return contextlib.nullcontext()
         if not console.is_terminal:
@@ -532,7 +538,7 @@ class _Grid:
             reporter.join()
 
     def lines(self) -> list[str]:
-        """A line for every run that is running, with the last of its log, and one for all."""
+        """A line for every running run, with the last line of its log, and a line for all runs."""
         lines = []
         for name in self._at_work():
             clock, job = self.running.get(name), self.left.get(name)
@@ -541,7 +547,7 @@ class _Grid:
         return [*lines, self.summary()]
 
     def picture(self) -> Group:
-        """A line for every run that is running, the last of its log, and a bar for all."""
+        """A line for every running run, with the last line of its log, and a bar for all runs."""
         runs = Table.grid(padding=(0, 2))
         for _ in range(3):
             runs.add_column(no_wrap=True, overflow="ellipsis")
@@ -574,7 +580,7 @@ class _Grid:
         return ", ".join(text for text, shown in parts.items() if shown)
 
     def _at_work(self) -> list[str]:
-        """Names of the runs that a worker is at; of the others an engine's queue."""
+        """Names of the runs that a worker is doing. The others are in an engine's queue."""
         attempts = list(self.dispatch.running.values())
         if not self.dispatch.executor.queues:
             return [attempt.job.place.name for attempt in attempts]
@@ -582,7 +588,7 @@ class _Grid:
         return [attempt.job.place.name for attempt in attempts if attempt.name in begun]
 
     def _seconds_left(self) -> float | None:
-        """Estimated from the finished runs of the same method and corpus, else from all."""
+        """Estimate from the finished runs of the same method and corpus, else from all of them."""
         every = [seconds for kind in list(self.seconds.values()) for seconds in kind]
         if not every or not self.left:
             return None

@@ -1,15 +1,15 @@
-"""Runs as jobs: what a worker needs to do one, in a file, and how it ended, in another.
+"""Jobs of a grid as files: one file tells a worker what to do, another says how the job ended.
 
-A grid has a folder of its own below ``<root>/jobs``, which it holds while it is at work:
+Each grid has its own folder below ``<root>/jobs``, which it holds while it is at work:
 
 - ``sent/<name>.json``: a job, written by the grid.
-- ``begun/<name>.json``: who does it, written by the worker.
-- ``ended/<name>.json``: how it ended, written by the worker at once and whole. A job that was
-  stopped, or whose machine was lost, has none.
-- ``output/<name>.txt``: what the engine has to say, where it keeps that in files.
-- ``batches/<batch>.json``: what an engine that goes on without the grid calls its jobs.
+- ``begun/<name>.json``: which process does it, written by the worker.
+- ``ended/<name>.json``: how it ended, written by the worker, whole or not at all. A job that was
+  stopped, or whose machine was lost, has no such file.
+- ``output/<name>.txt``: the engine's own output, if it keeps that in files.
+- ``batches/<batch>.json``: the engine's names of the jobs, if it goes on without the grid.
 
-The record of a run is the only truth of what came out of it; these files are deleted with the grid.
+Only the record of a run holds its results. These files are deleted when the grid is over.
 """
 
 from __future__ import annotations
@@ -41,32 +41,32 @@ from erc_bench.settings.experiment import Experiment, Tuned, resolve
 from erc_bench.settings.registry import corpus_source, method_class, own_modules
 
 VERSION = 1
-"""Of the form of a job's file."""
+"""The version of the format of a job's file."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a grid, and all that is needed to do it elsewhere."""
+    """One run of a grid, with all that is needed to do it on another machine."""
 
     experiment: Experiment
     place: Place
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of :func:`erc_bench.execution.run.run`."""
     repeatable: ClassVar[bool] = True
-    """Whether the user can have it done again by ``--force``."""
+    """Whether the user can repeat it with ``--force``."""
 
     def do(self, runs_at_once: int) -> None:
-        """Do it in this process, as one of so many at a time."""
+        """Do the run in this process, as one of so many at a time."""
         from erc_bench.execution.run import run
 
         options = {"expected": self.place, "runs_at_once": runs_at_once, **self.options}
         run(self.experiment, self.place.root, **options)
 
     def result(self) -> Result | None:
-        """What it came to, if it is over.
+        """The result of the job; None if it is not over.
 
         Raises:
-            RecordError: a file stands in the record's place that is none.
+            RecordError: the file in the record's place is not a record.
         """
         no_test = bool(self.options.get("no_test"))
         found = self.place.summary() or (self.place.untested() if no_test else None)
@@ -84,12 +84,12 @@ class Job:
 
     @property
     def file(self) -> Path:
-        """What it leaves when it is over."""
+        """The file that the job leaves when it is over."""
         place = self.place
         return place.untested_file if self.options.get("no_test") else place.record
 
     def document(self) -> dict[str, Any]:
-        """The job as plain data, for a worker elsewhere."""
+        """The job as plain data, for its worker."""
         place = self.place
         return {
             "experiment": experiment_document(self.experiment),
@@ -101,10 +101,10 @@ class Job:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Job:
-        """The job of a :meth:`document`.
+        """Return the job that a :meth:`document` describes.
 
         Raises:
-            ErcBenchError: its settings are others here.
+            ErcBenchError: its settings are different on this machine.
         """
         experiment = experiment_of(document["experiment"])
         place = Place(
@@ -120,67 +120,67 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job came to, as its grid shows it."""
+    """The result of a job, as its grid shows it."""
 
     test: float | None
-    """The corpus's figure on test in percent; None where test is not scored, or not to be shown."""
+    """The score on test in percent; None if test is not scored, or not to be shown."""
     metric: Metric
     text: str
     seconds: float | None
-    """How long it took; None where that is not known."""
+    """How long the job took; None if that is unknown."""
     dev: float | None = None
-    """The same on dev."""
+    """The score on dev in percent."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that is over; its run has a record unless something else is said."""
+    """A job that is over. Its run has a record, unless the fields say something else."""
 
     job: Job
     failure: str = ""
     """Why there is no record, in one paragraph."""
     taken: bool = False
-    """Another process is at the same run."""
+    """Whether another process is at the same run."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A job that was sent to be done, once."""
+    """One attempt to do a job."""
 
     job: Job
     folder: Path
-    """Of the grid, absolute."""
+    """The folder of the grid, as an absolute path."""
     name: str
-    """``<batch>-<number>``, the number from 0 on."""
+    """``<batch>-<number>``; the numbers begin with 0."""
     resources: Resources
     tries: int = 1
-    """Which attempt at the job it is."""
+    """The number of this attempt at the job, counted from 1."""
     retries: int = 0
-    """How often an engine itself may put it again, where its time is over."""
+    """How often the engine itself may queue it again after its time limit."""
 
     @property
     def file(self) -> Path:
-        """The job, as the worker reads it."""
+        """The file of the job, which the worker reads."""
         return self.folder / "sent" / f"{self.name}.json"
 
     @property
     def begun(self) -> Path:
-        """Who does it."""
+        """The file that says which process does it."""
         return self.folder / "begun" / f"{self.name}.json"
 
     @property
     def ended(self) -> Path:
-        """How it ended."""
+        """The file that says how it ended."""
         return self.folder / "ended" / f"{self.name}.json"
 
     @property
     def output(self) -> Path:
-        """What the engine has to say."""
+        """The file of the engine's own output."""
         return self.folder / "output" / f"{self.name}.txt"
 
     @property
     def command(self) -> list[str]:
-        """What a process has to be started with."""
+        """The command that starts its worker."""
         return [sys.executable, "-m", "erc_bench.execution.worker", str(self.file)]
 
 
@@ -189,7 +189,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Sent:
-    """What a job's file holds for the worker."""
+    """The content of a job's file, for the worker."""
 
     job: Job
     code: str
@@ -200,7 +200,7 @@ class Sent:
 
 
 def write_job(attempt: Attempt, threads: int, runs_at_once: int) -> None:
-    """Write a job for its worker.
+    """Write the file of a job.
 
     Raises:
         OSError: it can't be written.
@@ -221,19 +221,19 @@ def write_job(attempt: Attempt, threads: int, runs_at_once: int) -> None:
 
 
 def read_job(path: Path) -> Sent:
-    """The job in a file.
+    """Read the file of a job.
 
     Raises:
         FileNotFoundError: there is no such file here.
-        ErcBenchError: it is of another version, or its settings are others here.
+        ErcBenchError: it is of another version, or its settings are different on this machine.
     """
     document = json.loads(path.read_text(encoding="utf-8"))
     if document.get("version") != VERSION:
-        raise ErcBenchError(_other("erc-bench"))
+        raise ErcBenchError(_other("the version of erc-bench"))
     module, _, kind = document["kind"].partition(":")
     found = getattr(import_module(module), kind, None)
     if not (isinstance(found, type) and issubclass(found, Job)):
-        raise ErcBenchError(_other(f"{module}.{kind}"))
+        raise ErcBenchError(_other(f"the class {module}.{kind}"))
     return Sent(
         found.of(document["job"]),
         document["code"],
@@ -244,7 +244,7 @@ def read_job(path: Path) -> Sent:
 
 
 def experiment_document(experiment: Experiment) -> dict[str, Any]:
-    """An experiment as plain data: how it is resolved, and what has to come of it."""
+    """An experiment as plain data: what it is resolved from, and the settings that must result."""
     return {
         "method": experiment.method,
         "dataset": experiment.corpus,
@@ -258,10 +258,10 @@ def experiment_document(experiment: Experiment) -> dict[str, Any]:
 
 
 def experiment_of(document: Mapping[str, Any]) -> Experiment:
-    """The experiment of an :func:`experiment_document`.
+    """Return the experiment that an :func:`experiment_document` describes.
 
     Raises:
-        ErcBenchError: its settings are others here.
+        ErcBenchError: its settings are different on this machine.
     """
     experiment = resolve(
         document["method"],
@@ -272,7 +272,7 @@ def experiment_of(document: Mapping[str, Any]) -> Experiment:
         overrides=document["overrides"],
     )
     if json.loads(json.dumps(experiment.settings)) != document["settings"]:
-        raise ErcBenchError(_other(f"what the settings of {document['method']} are"))
+        raise ErcBenchError(_other(f"the settings of {document['method']}"))
     tuned = Tuned(**document["tuned"]) if document["tuned"] else None
     return replace(experiment, tuned=tuned)
 
@@ -281,7 +281,7 @@ def check_code(sent: Sent) -> None:
     """Refuse a job of a grid that was begun with other code.
 
     Raises:
-        ErcBenchError: the code is another here.
+        ErcBenchError: the code on this machine is different.
     """
     if code_digest(sent.job.experiment) != sent.code:
         raise ErcBenchError(_other("the code of erc-bench or of a plug-in"))
@@ -289,9 +289,9 @@ def check_code(sent: Sent) -> None:
 
 def _other(what: str) -> str:
     return (
-        f"On {platform.node()} {what} is not as it was where the grid was begun, so the run was "
-        "not done. Install the same on all machines, let it be while a grid is at work, and give "
-        "the command again."
+        f"{platform.node()} does not have {what} with which the grid was begun, so the run was "
+        "not done. Install the same on all machines, do not change it while a grid is at work, "
+        "and give the command again."
     )
 
 
@@ -308,7 +308,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _write(path: Path, document: Any) -> None:
-    """A file that is there whole or not at all, though perhaps not after a power cut."""
+    """Write a JSON file that is there whole or not at all, except perhaps after a power cut."""
     with replacing(path, temporary_name(path)) as file:
         file.write(json.dumps(document, separators=(",", ":")).encode())
 
@@ -317,7 +317,7 @@ def _write(path: Path, document: Any) -> None:
 
 
 def _digest_of(files: Iterable[Path]) -> str:
-    """Of what files hold, in whatever folders they were installed."""
+    """The digest of the contents of files. It does not depend on their folders."""
     digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -333,7 +333,7 @@ def _own_code() -> str:
 
 
 OWN_CODE = _own_code()
-"""Of the code that is imported now; hours later another may be checked out."""
+"""The digest of the code that is imported now. Hours later other code may be checked out."""
 
 
 @cache
@@ -345,7 +345,7 @@ def _brought(*names: str) -> str:
 
 
 def code_digest(experiment: Experiment) -> str:
-    """Digest of the code that does a run: ours, and the files that bring its method and corpus."""
+    """The digest of the code of a run: ours, and the modules that hold its method and corpus."""
     method, corpus = method_class(experiment.method), type(corpus_source(experiment.corpus))
     brought = _brought(method.__module__, corpus.__module__)
     return hashlib.sha256(f"{OWN_CODE} {brought}".encode()).hexdigest()
@@ -356,13 +356,13 @@ def code_digest(experiment: Experiment) -> str:
 
 @dataclass(frozen=True)
 class Queued:
-    """A job in the queue of an engine, or at work there."""
+    """A job that an engine has queued or is running."""
 
     executor: str
     handle: str
-    """What the engine calls it."""
+    """The engine's name of the job."""
     name: str
-    """Of the attempt."""
+    """The name of the attempt."""
     run: str
     """``method/dataset/hash/seedK``."""
 
@@ -372,7 +372,7 @@ class JobFolder:
 
     Args:
         root: folder of the records.
-        name: of an earlier grid; None is a new one.
+        name: name of an earlier grid; None = a new one.
     """
 
     def __init__(self, root: Path, name: str | None = None) -> None:
@@ -382,10 +382,10 @@ class JobFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder and hold it, as the one command that is at this grid.
+        """Make the folder and hold it, so that no other command works on this grid.
 
         Raises:
-            ErcBenchError: it can't be written to.
+            ErcBenchError: another process is at this grid, or the folder can't be written to.
         """
         try:
             for part in ("sent", "begun", "ended", "output", "batches"):
@@ -401,17 +401,17 @@ class JobFolder:
             raise
 
     def describe(self, executor: str, jobs: Sequence[Job]) -> None:
-        """Say what the grid is, for ``erc-bench grid status``.
+        """Write a description of the grid, for ``erc-bench grid status``.
 
         Args:
-            executor: its name.
-            jobs: all that are to be done.
+            executor: name of the executor.
+            jobs: all jobs that are to be done.
         """
         records = [str(job.file.relative_to(job.place.root)) for job in jobs]
         _write(self.path / "grid.json", {"executor": executor, "records": records})
 
     def description(self) -> Mapping[str, Any]:
-        """What :meth:`describe` said; empty if it is not there."""
+        """The description that :meth:`describe` wrote; empty if there is none."""
         return _read(self.path / "grid.json") or {}
 
     def send(
@@ -421,13 +421,13 @@ class JobFolder:
         runs_at_once: int,
         retries: int = 0,
     ) -> list[Attempt]:
-        """Write jobs for their workers, a batch.
+        """Write the files of a batch of jobs.
 
         Args:
-            jobs: each with the number of the attempt and what it needs.
-            threads: of each; None is one for each of its cores.
+            jobs: each with the number of its attempt and its resources.
+            threads: threads of each job; None = one for each of its cores.
             runs_at_once: how many runs share a machine, for the records.
-            retries: how often an engine itself may put each again.
+            retries: how often the engine itself may queue each job again.
 
         Raises:
             ErcBenchError: they can't be written.
@@ -448,15 +448,15 @@ class JobFolder:
         """Note the jobs that an engine has queued, for commands that come later.
 
         Args:
-            attempts: a batch, by what the engine calls its jobs.
-            executor: its name.
+            attempts: the attempts of a batch, by the engine's names of the jobs.
+            executor: name of the executor.
         """
         queued = [[handle, a.name, a.job.place.name] for handle, a in attempts.items()]
         batch = next(iter(attempts.values())).name.rpartition("-")[0]
         _write(self.path / "batches" / f"{batch}.json", {"executor": executor, "queued": queued})
 
     def queued(self) -> list[Queued]:
-        """The jobs that engines have queued and of which nobody has taken note yet."""
+        """The jobs that engines have queued, without those whose end was taken note of."""
         found = []
         sent = self.sent()
         for path in sorted((self.path / "batches").glob("*.json")):
@@ -475,7 +475,7 @@ class JobFolder:
         return self._names("begun")
 
     def sent(self) -> set[str]:
-        """Names of the attempts that were sent and not yet taken note of."""
+        """Names of the attempts that were sent, without those whose end was taken note of."""
         return self._names("sent")
 
     def _names(self, part: str) -> set[str]:
@@ -487,23 +487,23 @@ class JobFolder:
         return {name[:-5] for name in names if name.endswith(".json") and name[0] != "."}
 
     def worker(self, name: str) -> Mapping[str, Any]:
-        """Who does an attempt: ``host``, ``process``, ``since``; empty where nobody does."""
+        """The process that does an attempt: ``host``, ``process``, ``since``; empty if none."""
         return _read(self.path / "begun" / f"{name}.json") or {}
 
     def run_of(self, name: str) -> Mapping[str, Any]:
-        """The job of an attempt, as plain data; empty if it is not there."""
+        """The job of an attempt, as plain data; empty if its file is absent."""
         return _read(self.path / "sent" / f"{name}.json") or {}
 
     def end_of(self, name: str) -> Mapping[str, Any]:
-        """How an attempt ended: ``failure``, ``taken``, ``run``; empty if it has not."""
+        """How an attempt ended: ``failure``, ``taken``, ``run``; empty if it has not ended."""
         return _read(self.path / "ended" / f"{name}.json") or {}
 
     def drop(self, attempt: Attempt, *, keep_end: bool = False) -> None:
         """Delete the files of an attempt that is over.
 
         Args:
-            attempt: which.
-            keep_end: leave what it said at its end, for ``erc-bench grid status``.
+            attempt: the attempt.
+            keep_end: keep the file that says how it ended, for ``erc-bench grid status``.
         """
         files = [attempt.file, attempt.begun, attempt.output]
         for file in files if keep_end else [*files, attempt.ended]:
@@ -511,7 +511,7 @@ class JobFolder:
                 file.unlink()
 
     def delete(self) -> None:
-        """Delete the folder: nothing is left to be done."""
+        """Delete the folder, when nothing is left to be done."""
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()
@@ -521,12 +521,12 @@ class JobFolder:
         return is_held(self.path)
 
     def holder(self) -> str:
-        """Which command that is, in brackets behind a space."""
+        """The process that is at this grid, in brackets after a space."""
         return holder(self.path)
 
 
 def jobs_folder(root: Path) -> Path:
-    """Where the folders of the grids of a store lie."""
+    """The folder that holds the folders of a store's grids."""
     return Path(os.path.abspath(root)) / "jobs"
 
 
@@ -540,10 +540,10 @@ def job_folders(root: Path) -> list[JobFolder]:
 
 
 def read_end(attempt: Attempt) -> Ended:
-    """How an attempt ended, by what its worker wrote.
+    """Read how an attempt ended, as its worker wrote it.
 
     Raises:
-        OSError: there is nothing.
+        OSError: there is no such file.
     """
     said = json.loads(attempt.ended.read_text(encoding="utf-8"))
     return Ended(attempt.job, str(said["failure"]), bool(said["taken"]))

@@ -1,4 +1,4 @@
-"""The executor of this machine, and how many runs it does well at a time."""
+"""The executor for this machine, and the number of runs that suits it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SIZES = ("encoder", "batch_size", "max_len", "accumulate", "precision")
 """Settings that change how much of a GPU a run needs."""
 
 GRACE = 30.0
-"""Seconds that processes have to stop in before they are killed."""
+"""Seconds that processes get to stop before they are killed."""
 
 
 # --- how many at a time ---
 
 
 def default_workers(experiments: Sequence[Experiment]) -> tuple[int, str]:
-    """How many runs this machine does well at a time, and why, as a bracket behind the number."""
+    """How many runs at a time suit this machine, and the reason in brackets after a space."""
     return sane_workers(experiments, cores(), _free_gpu_memory(), free_memory())
 
 
@@ -45,11 +45,17 @@ def sane_workers(
     gpu_memory: float | None,
     memory: float | None = None,
 ) -> tuple[int, str]:
-    """:func:`default_workers` for so many cores, GiB free on the GPU (None: no GPU), and GiB free.
+    """Return :func:`default_workers` for a machine.
 
-    Small encoders leave a big GPU idle. On a CPU a run of one thread is done with a training step
-    sooner than in proportion: its threads wait for each other, so each core has a run of its own
-    (``python -m benchmarks.grids threads``).
+    Small encoders leave a big GPU idle. On a CPU, N threads do a training step less than N times as
+    fast as one thread, because they wait for each other. So each core gets a run of its own
+    (measured by ``python -m benchmarks.grids threads``).
+
+    Args:
+        experiments: the runs.
+        cores: number of cores.
+        gpu_memory: GiB free on the GPU; None without a GPU.
+        memory: GiB of free main memory; None if unknown.
     """
     if gpu_memory is None:
         from erc_bench.training.environment import why_no_gpu
@@ -63,7 +69,7 @@ def sane_workers(
     given = {text.partition("=")[0].rpartition(".")[2] for e in experiments for text in e.overrides}
     if changed := [name for name in SIZES if name in given]:
         return 1, (
-            f" (what a run with its own {' and '.join(changed)} needs of the GPU is not known; "
+            f" (how much of the GPU a run with its own {' and '.join(changed)} needs is not known; "
             "--jobs sets another number)"
         )
     need = max(gpu_memory_gib(e.preset) for e in experiments)
@@ -82,7 +88,7 @@ def cores() -> int:
 
 
 def free_memory() -> float | None:
-    """GiB of memory that processes may still take; None where the system does not tell."""
+    """GiB of memory that processes may still take; None if the system does not tell."""
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -101,7 +107,7 @@ def _free_gpu_memory() -> float | None:
 
     if not torch.cuda.is_available():
         return None
-    # CUDA keeps some memory for every process that asks, so another one asks and ends.
+    # CUDA keeps some memory in every process that asks, so a process that ends at once asks.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as asking:
         free, _ = asking.submit(torch.cuda.mem_get_info).result()
     return free / 2**30
@@ -111,11 +117,11 @@ def _free_gpu_memory() -> float | None:
 
 
 class Local:
-    """Workers that are processes of this machine. They end with this process, however it ends.
+    """Executor whose workers are processes of this machine.
 
-    A worker is forked, where there is such a thing, from a process that has imported what takes
-    long, and all of our own code: the runs of a grid have the same, whatever is checked out
-    meanwhile.
+    The workers end with this process, however it ends. If the system can fork, a worker is forked
+    from a process that has imported the slow libraries and all of our own code. So all runs of a
+    grid have the same code, whatever is checked out meanwhile.
     """
 
     name = "local"
@@ -130,13 +136,13 @@ class Local:
         self.processes: dict[str, BaseProcess] = {}
 
     def machine(self) -> tuple[bool, bool]:
-        """Whether there are GPUs; all of its processes may share them."""
+        """Whether there are GPUs, and True: the processes may share one."""
         import torch
 
         return torch.cuda.is_available(), True
 
     def start(self, attempts: Sequence[Attempt], at_once: int | None) -> list[str]:
-        """Start a process for each."""
+        """Start a process for each attempt."""
         for attempt in attempts:
             surroundings = os.getcwd(), dict(os.environ)
             process = self.context.Process(
@@ -163,11 +169,11 @@ class Local:
         return found
 
     def reap(self, handles: Collection[str]) -> None:
-        """Wait for processes that are about to end: another run needs what they hold."""
+        """Wait for processes that are about to end, since another run needs what they hold."""
         stop([self.processes.pop(name) for name in handles if name in self.processes], GRACE)
 
     def wait(self, seconds: float) -> None:
-        """Until one of them ends."""
+        """Wait until a process ends, but at most so many seconds."""
         sentinels = [process.sentinel for process in self.processes.values()]
         if sentinels:
             wait(sentinels, seconds)
@@ -182,14 +188,14 @@ class Local:
         stop(processes, GRACE)
 
     def close(self) -> None:
-        """Wait for those whose job is done."""
+        """Wait for the processes whose job is done."""
         stop(list(self.processes.values()), GRACE)
         self.processes.clear()
 
 
 def _processes() -> Any:
-    """How processes begin: forked from one that has imported what takes long, where there are
-    such; never from this one, which has threads."""
+    """How processes are started: forked from one that has imported the slow libraries, if the
+    system can fork, else spawned. This process has threads, so it is never forked itself."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -201,8 +207,10 @@ def _processes() -> Any:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """A process that begins here starts no OpenMP threads: they don't survive a fork, and whoever
-    was forked would wait for them."""
+    """Let a process that is started inside start no OpenMP threads.
+
+    They don't survive a fork, and the forked process would wait for them.
+    """
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
@@ -214,7 +222,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _work(file: Path, surroundings: tuple[str, dict[str, str]]) -> None:
-    """The life of a process of :class:`Local`."""
+    """Do the job in a file, in a process of :class:`Local`."""
     end_with_parent()
     folder, environment = surroundings
     os.chdir(folder)
@@ -224,7 +232,7 @@ def _work(file: Path, surroundings: tuple[str, dict[str, str]]) -> None:
 
 
 def _died(status: int | None) -> str:
-    """How a process came to its end, to go behind "its worker"."""
+    """How a process ended, in words that follow "its worker"."""
     if status is None:
         return f"gave no answer and did not end within {GRACE:g} s, so it was killed"
     if status < 0:

@@ -1,4 +1,4 @@
-"""Processes that this one starts: how they end, whatever becomes of this one."""
+"""How the processes that this one starts are ended."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from multiprocessing.process import BaseProcess
 
 
 def end_with_parent() -> None:
-    """From now on this process ends with the one that started it, however that ends: a command
-    that is killed leaves nobody behind who still holds a run."""
+    """Let this process end as soon as the one that started it ends, however that ends.
+
+    So a command that is killed leaves no process behind that still holds a run.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -27,7 +29,7 @@ def end_with_parent() -> None:
 def stop(processes: Sequence[BaseProcess], seconds: float) -> list[int | None]:
     """Wait for processes that are about to end, and kill those that don't.
 
-    Returns the exit status of each; None is one that had to be killed here.
+    Returns the exit status of each; None for one that had to be killed here.
     """
     deadline = time.monotonic() + seconds
     try:

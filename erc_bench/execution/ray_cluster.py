@@ -1,7 +1,7 @@
-"""The executor of a Ray cluster, by Ray Core alone.
+"""The executor for a Ray cluster. It uses only Ray Core.
 
-Ray finds a place for each run and starts a process there that starts the worker. It retries nothing
-and carries nothing but the worker's exit status; logs go to our own files.
+Ray chooses a machine for each run and starts a process there, and this process starts the worker.
+Ray retries nothing and returns nothing but the worker's exit status. Logs go to our own files.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from erc_bench.progress import say
 GIB = 2**30
 
 GRACE = 20.0
-"""Seconds that a worker has to stop in before it is killed."""
+"""Seconds that a worker gets to stop before it is killed."""
 
 SHARED = ("ERC_BENCH_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "WANDB_", "XDG_", "PYTHONPATH")
-"""Beginnings of the environment variables that a worker has from the command."""
+"""Prefixes of the environment variables that a worker gets from the command."""
 
 
 def _reach(address: str) -> None:
-    """Raise an OSError if nobody listens at ``HOST:PORT``; Ray itself would ask for minutes."""
+    """Raise an OSError if nothing listens at ``HOST:PORT``. Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class Ray:
-    """Runs as tasks of Ray. They end with this process.
+    """Executor that does runs as Ray tasks. The tasks end with this process.
 
     Args:
-        options: ``address`` of a cluster; else ``$RAY_ADDRESS``; else one is started on this
-            machine.
+        options: ``address`` of a cluster. Without it, ``$RAY_ADDRESS`` is used. Without both, a
+            cluster is started on this machine.
 
     Raises:
         ErcBenchError: Ray is not installed, or there is no cluster at the address.
@@ -58,7 +58,7 @@ class Ray:
 
     def __init__(self, options: Mapping[str, str]) -> None:
         check_options(self.name, options, ("address",))
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends usage reports
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             import ray
@@ -88,11 +88,11 @@ class Ray:
         self.warned = False
 
     def machine(self) -> tuple[bool, bool]:
-        """Whether the cluster has GPUs; Ray gives parts of one."""
+        """Whether the cluster has GPUs, and True: a run may have a part of one."""
         return bool(self.ray.cluster_resources().get("GPU")), True
 
     def start(self, attempts: Sequence[Attempt], at_once: int | None) -> list[str]:
-        """Give tasks to Ray."""
+        """Start a Ray task for each attempt."""
         shared = {name: v for name, v in os.environ.items() if name.startswith(SHARED)}
         task = self.ray.remote(_work)
         for attempt in attempts:
@@ -104,7 +104,7 @@ class Ray:
         return [attempt.name for attempt in attempts]
 
     def _warn(self, needs: Mapping[str, Any]) -> None:
-        """Say once that no machine of the cluster has room for a run; one may still join."""
+        """Say once if no machine of the cluster is large enough for a run. One may still join."""
         names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         room = any(all(r.get(names[n], 0) >= needs[n] for n in needs) for r in nodes)
@@ -133,8 +133,8 @@ class Ray:
             return list(over)
         except (self.ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
             raise ErcBenchError(
-                f"The Ray cluster is lost ({str(error).splitlines()[0]}). The same command goes on "
-                "with what the runs had when there is one again."
+                f"The Ray cluster is lost ({str(error).splitlines()[0]}). Give the same command "
+                "again when there is a cluster: the runs go on from the last epoch that ended."
             ) from error
 
     def _how(self, task: Any) -> Gone:
@@ -154,16 +154,16 @@ class Ray:
         return Gone(f"ended with status {status}", again=status == STOPPED, status=status)
 
     def reap(self, handles: Collection[str]) -> None:
-        """Wait for processes that are about to end: Ray gives their room to another."""
+        """Forget tasks whose job is over. Ray frees their resources when they end."""
         self._over([self.tasks.pop(name) for name in handles if name in self.tasks], 0, 1)
 
     def wait(self, seconds: float) -> None:
-        """Until one of the tasks is over."""
+        """Wait until a task is over, but at most so many seconds."""
         if not self._over(list(self.tasks.values()), seconds, 1) and not self.tasks:
             time.sleep(seconds)
 
     def stop(self, handles: Collection[str]) -> None:
-        """Cancel tasks; their workers have a moment to end."""
+        """Cancel tasks, and give their workers a moment to end."""
         tasks = [self.tasks.pop(name) for name in handles if name in self.tasks]
         for task in tasks:
             self.ray.cancel(task)
@@ -175,7 +175,7 @@ class Ray:
 
 
 def _needs(resources: Resources) -> dict[str, Any]:
-    """What a task needs, in Ray's words."""
+    """The resources of a task as options of Ray."""
     refuse_nodes(resources)
     return {
         "num_cpus": resources.cpus or 1,
@@ -185,11 +185,14 @@ def _needs(resources: Resources) -> dict[str, Any]:
 
 
 def _work(arguments: list[str], shared: Mapping[str, str], output: str) -> int:
-    """What runs on a machine of the cluster: a worker, which ends with this; its exit status."""
+    """Run a worker on a machine of the cluster and return its exit status.
+
+    The worker ends with this process.
+    """
     command = [sys.executable, *arguments, TIED]
     try:
         said: Any = Path(output).open("ab")  # noqa: SIM115  closed below
-    except OSError:  # the folder is not here, as the worker will find
+    except OSError:  # the folder is not on this machine, which the worker will report
         said = subprocess.DEVNULL
     process = subprocess.Popen(
         command, env={**os.environ, **shared}, stdin=subprocess.PIPE, stdout=said, stderr=said

@@ -1,4 +1,4 @@
-"""What the record of a run says: its figures, its predictions, and where it was made."""
+"""Makes the record of a run: its metrics, its predictions, and where it was made."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def make_record(
     plugin: Mapping[str, str],
     wall_seconds: float,
 ) -> Record | Untested:
-    """The record of a run, or what it leaves where test was not predicted.
+    """Return the record of a run, or what the run leaves instead if test was not predicted.
 
     Args:
         experiment: what was run.
-        trained: the method with the weights that were evaluated, and the course of the training.
+        trained: the method with the weights that were evaluated, and the log of the training.
         identity: the contents of the corpora and the encoder that it read.
-        predictions: its answers on dev, and on test where that is to be scored.
+        predictions: its answers on dev, and on test if that is to be scored.
         model: name and SHA-256 of the file that holds its weights.
         plugin: distribution and version of the package that brought the method.
         wall_seconds: how long the whole run took.
@@ -90,10 +90,10 @@ def make_record(
 
 
 def with_test(untested: Untested, trained: Trained, predicted: Predicted, seconds: float) -> Record:
-    """The record of a run that had left test unscored.
+    """Return the record of a run that had left test unscored.
 
     Args:
-        untested: what it left.
+        untested: what the run left instead of a record.
         trained: the method with its weights.
         predicted: its answers on test.
         seconds: how long that took.
@@ -106,19 +106,19 @@ def with_test(untested: Untested, trained: Trained, predicted: Predicted, second
     document["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     training, before = document.get("training", {}), document.get("environment", {})
     training["wall_seconds"] = round((training.get("wall_seconds") or 0) + seconds, 1)
-    # Test may be scored by other code, or elsewhere, than it was trained.
+    # Test may be scored with other code, or on another machine, than the training used.
     document["environment"] = {**before, **joined([before, trained.log.environment])}
     return typed(document, Record)
 
 
 def encoder_part(identity: Identity, trained: Trained | None = None) -> dict[str, Any]:
-    """The encoder that a run read, and what its method has to say of it once it is trained."""
+    """The encoder that a run read, with what its method records about it after the training."""
     told = trained.method.recorded() if trained else {}
     return {"name": identity.encoder, "digest": identity.encoder_digest, **told}
 
 
 def training_part(experiment: Experiment, trained: Trained, wall_seconds: float) -> dict[str, Any]:
-    """The course of a training and what it took."""
+    """The part of a record about the training: its course, memory and time."""
     return {
         **trained.log.figures(experiment.config.select_on),
         "parameters": sum(p.numel() for p in trained.method.parameters()),
@@ -135,14 +135,14 @@ def scored(
     gold, classes = data.gold[predicted.rows], predicted.classes
     answered = (classes != NO_ANSWER).tolist()
     rounded = [[round(p, 4) for p in row] for row in predicted.probabilities.tolist()]
-    # Of what is stored, so that the metrics can be recomputed from the record.
+    # The metrics use the stored values, so that they can be recomputed from the record.
     stored = torch.tensor(rounded) if trained.method.gives_probabilities else None
     figures = evaluate(classes, gold, corpus.labels.names, stored, corpus.metric)
     if again := predicted.extra.keys() & {*figures, "no_answer"}:
         raise ErcBenchError(
             f"The method {type(trained.method).__name__} reports a metric {min(again)!r} of its "
-            "own, which is the name of one that is computed for every method alike. Give its "
-            "extra_metrics other names."
+            "own, but a metric of this name is computed for every method. Give its extra_metrics "
+            "other names."
         )
     rows = [row if there else None for row, there in zip(rounded, answered, strict=True)]
     return {**figures, **predicted.extra}, {
@@ -155,8 +155,8 @@ def scored(
 
 
 def peak_memory_mib() -> float | None:
-    """Peak memory in MiB: allocated on the GPU, else resident in this process; None where the
-    system does not tell."""
+    """Peak memory in MiB: allocated on the GPU, else resident in this process; None if the system
+    does not tell."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     status = Path("/proc/self/status")
@@ -173,7 +173,7 @@ def peak_memory_mib() -> float | None:
 
 
 def forget_peak_memory() -> None:
-    """Count peak memory from here on: a run's figure is not that of the run before it."""
+    """Count peak memory from here on, so that a run's figure does not include earlier runs."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""What a run needs of a machine, said once for every executor."""
+"""The resources that a run needs, in the same terms for every executor."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from erc_bench.settings.presets import memory_gib, presets
 
 @dataclass(frozen=True)
 class Devices:
-    """What a run is trained on. It is no setting: the training is the same on any number."""
+    """The devices of a training. They are not a setting: any number gives the same training."""
 
     each: int = 1
-    """Devices of a machine."""
+    """Devices of each machine."""
     nodes: int = 1
-    """Machines."""
+    """Number of machines."""
     sharded: bool = False
     """Whether each device keeps only its part of the weights and of the optimiser's state."""
 
     @property
     def count(self) -> int:
-        """Devices in all."""
+        """Number of devices of all machines together."""
         return self.each * self.nodes
 
 
@@ -36,35 +36,35 @@ ONE_DEVICE = Devices()
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run has to itself. None: a default by what the run is, or the engine's own."""
+    """The resources of one run. None means a default for the run, or the engine's own default."""
 
     cpus: int | None = None
-    """Cores, a thread each."""
+    """Cores, with one thread for each."""
     gpus: float | None = None
-    """GPUs, or a part of one where the engine can share it."""
+    """GPUs, or a part of one if the engine can share it."""
     memory_gib: float | None = None
-    """Memory of the machine."""
+    """Main memory."""
     minutes: float | None = None
-    """Longest duration; a run that is not finished then goes on in another job."""
+    """Time limit. A run that is not finished by then goes on in another job."""
     devices: int | None = None
-    """GPUs, or on a CPU processes, that one training is spread over; on each node."""
+    """GPUs of each node that one training is spread over; on a CPU, processes."""
     nodes: int | None = None
     """Machines that one training is spread over."""
     options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Options of engines in their own words: ``{"slurm": {"partition": "gpu"}}``."""
+    """Options of each engine, by the engine's own names: ``{"slurm": {"partition": "gpu"}}``."""
 
     def of(self, engine: str) -> dict[str, str]:
         """The options of one engine."""
         return dict(self.options.get(engine, {}))
 
     def for_run(self, experiment: Experiment, *, gpus: bool, shares: bool) -> Resources:
-        """With defaults for what was not said, by what the run is.
+        """Return these resources with defaults for a run where no value was given.
 
         Args:
             experiment: the run.
-            gpus: whether there are GPUs to be had.
-            shares: whether a run may have a part of one. Then one with an encoder that is made for
-                a CPU has such a part, else none.
+            gpus: whether there are GPUs.
+            shares: whether a run may have a part of a GPU. If so, a run with a preset for the CPU
+                gets :data:`SMALL_SHARE` of one, else no GPU.
         """
         known = presets().get(experiment.preset)
         small = known is not None and known.on_cpu
@@ -83,24 +83,24 @@ CORES_PER_RUN = 2
 """Cores of a run on a GPU: one computes, the other makes batches."""
 
 SMALL_SHARE = 0.25
-"""The part of a GPU that a run has whose encoder is made for a CPU, where GPUs are shared."""
+"""The part of a GPU for a run with a preset for the CPU, if GPUs are shared."""
 
 HOST_MEMORY_GIB = 12.0
-"""Memory of the machine beside a GPU: the process with its libraries, a checkpoint, the corpus."""
+"""Main memory of a run on a GPU: the process with its libraries, a checkpoint, the corpus."""
 
 NUMBERS = tuple(f.name for f in fields(Resources) if f.name != "options")
 WHOLE = ("cpus", "devices", "nodes")
 
 
 def parse_resources(given: Sequence[str], engines: Sequence[str]) -> Resources:
-    """Resources as the command line has them; later ones win.
+    """Return the resources that the command line gives. Later ones win.
 
     Args:
         given: ``key=value``, ``engine.key=value``, or YAML files of the same.
         engines: names of the executors.
 
     Raises:
-        ErcBenchError: there is no such resource, engine or file, or a value is no number above 0.
+        ErcBenchError: there is no such resource, engine or file, or a value is not above 0.
     """
     found = Resources()
     for text in given:
@@ -133,7 +133,7 @@ def _with(found: Resources, key: str, value: Any, engines: Sequence[str], where:
         entries = {option: value} if dot else value
         options = {str(name): _text(entry, where) for name, entry in entries.items()}
         if "" in options:
-            raise ErcBenchError(f"{where}: the name of an option is missing behind {engine!r}.")
+            raise ErcBenchError(f"{where}: the name of an option is missing after {engine!r}.")
         together = {**found.options, engine: {**found.of(engine), **options}}
         return replace(found, options=together)
     known = [*NUMBERS, *(f"{name}.…" for name in engines)]

@@ -47,12 +47,12 @@ class Outcome:
     """A finished run: its record and where it is."""
 
     record: Record | Untested
-    """:class:`Untested` where test was not to be scored."""
+    """:class:`Untested` if test was not to be scored."""
     path: Path
     skipped: bool = False
-    """It was finished before and not done again."""
+    """Whether it was finished before and not done again."""
     elsewhere: bool = False
-    """Another process of a run on several devices did it, and says so."""
+    """Whether another process of a run on several devices did it, and reports it."""
 
 
 def run(
@@ -70,28 +70,28 @@ def run(
 ) -> Outcome:
     """Train, select on dev, score test once, and leave a record.
 
-    A run is finished, and not done again, when there is a record of the same method, settings and
-    seed on a corpus of the same contents with an encoder of the same weights. One that was
-    interrupted goes on from the last epoch that ended.
+    A finished run is not done again. A run is finished if there is a record with the same method,
+    settings, seed, corpus contents and encoder weights. An interrupted run goes on from the last
+    epoch that ended.
 
     Args:
         experiment: what to run; its seed is set before anything is built.
         root: folder of the records and checkpoints.
-        data_dir: where the corpora are, before the usual places.
-        restart: begin an interrupted run anew. What it had is given up when the first epoch of the
-            new one has ended.
-        force: do it again though it is finished; the old record and its model stand until the new
-            record is done.
-        no_test: leave test unscored. The run is no record then, and no leaderboard shows it; the
-            same call without this scores test by the model that is kept.
+        data_dir: where to look for corpora before the usual places.
+        restart: begin an interrupted run anew. Its checkpoints are deleted when the first epoch of
+            the new one has ended.
+        force: repeat a finished run. The old record and its model are kept until the new record
+            is written.
+        no_test: leave test unscored. The run leaves no record then, and no leaderboard shows it.
+            The same call without this scores test with the model that was kept.
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
         runs_at_once: how many runs of its command are done at a time, at most; for the record.
-        expected: the place of the run as whoever sent it here knows it.
-        devices: what it is trained on.
+        expected: the place that the run must have, if a grid sent it.
+        devices: the devices to train on.
 
     Raises:
         RunTakenError: another process is at the same run.
-        ErcBenchError: whatever else a user can mend.
+        ErcBenchError: anything else that a user can mend.
     """
     if devices.count > 1 and not method_class(experiment.method).several_devices:
         raise ErcBenchError(
@@ -149,7 +149,7 @@ def _run(
             f"which the grid was begun: {place.run} here, {expected.run} there. Give the command "
             "again."
         )
-    if expected is None:  # else a grid has said it, with the process
+    if expected is None:  # else the worker has said it
         say(f"Run {place.name}, preset {experiment.preset}")
     if force and no_test and place.record.exists():
         raise ErcBenchError(
@@ -162,7 +162,7 @@ def _run(
     with place.locked() as held:
         if force and place.done_file.exists():
             with contextlib.suppress(RecordError, OSError):
-                place.tidy_up()  # of the finished run: an interrupted repetition goes on
+                place.tidy_up()  # keeps newer files: an interrupted repetition goes on
         found = None if force else place.done(no_test=no_test)
         if found is not None:
             place.tidy_up()
@@ -201,7 +201,7 @@ def _run(
 
 
 def _kept(experiment: Experiment, place: Place) -> Untested | None:
-    """A run that is trained and has not scored test, if its model is here and was trained."""
+    """Return the :class:`Untested` of a run if its trained model is here; else None."""
     untested = place.untested()
     if untested is None or untested.model is None or not method_class(experiment.method).trains:
         return None
@@ -213,8 +213,10 @@ def _kept(experiment: Experiment, place: Place) -> Untested | None:
 
 @contextlib.contextmanager
 def writing_below(root: Path, folder: Path) -> Iterator[None]:
-    """Whoever can't write below ``root``, or has no room, is told so as a user needs it; where the
-    error names no file, it is ``folder``."""
+    """Turn an OSError about a full disk, or about writing below ``root``, into an ErcBenchError.
+
+    If the OSError names no file, the message names ``folder``.
+    """
     try:
         yield
     except OSError as error:
@@ -226,10 +228,10 @@ def writing_below(root: Path, folder: Path) -> Iterator[None]:
 
 
 def load_corpus(dataset: str, data_dir: Path | None) -> Corpus:
-    """A corpus that a run can be done on.
+    """Load a corpus that a run can be done on.
 
     Raises:
-        ErcBenchError: it can't be had, has no emotions, or lacks a split.
+        ErcBenchError: it can't be loaded, has no emotion labels, or lacks a split.
     """
     corpus = corpus_source(dataset).load(data_dir)
     if not corpus.labels:
@@ -248,12 +250,13 @@ def load_corpus(dataset: str, data_dir: Path | None) -> Corpus:
 
 
 def identify(experiment: Experiment, digests: dict[str, str], data_dir: Path | None) -> Identity:
-    """What tells a run from others of the same settings: the contents of what it reads.
+    """The identity of a run: the contents of what it reads, which the settings do not fix.
 
     Args:
         experiment: the run.
-        digests: of the corpora that were read, its own among them; further ones are added.
-        data_dir: where corpora are, before the usual places.
+        digests: digests of the corpora that were read, including the run's own. Those of further
+            corpora are added.
+        data_dir: where to look for corpora before the usual places.
     """
     kind = method_class(experiment.method)
     encoder = kind.encoder_identity(experiment.config)
@@ -272,8 +275,8 @@ def identify(experiment: Experiment, digests: dict[str, str], data_dir: Path | N
 def build(
     experiment: Experiment, corpus: Corpus, data_dir: Path | None
 ) -> tuple[ErcMethod, ErcDataModule]:
-    """A method, seeded before it is built, and its data."""
-    gc.collect()  # the model of a run before this one
+    """Set the seed, then build a method and its datamodule."""
+    gc.collect()  # the model of the run before this one
     forget_peak_memory()
     seed_everything(experiment.seed, workers=True, verbose=False)
     method = method_class(experiment.method)(experiment.config, corpus.labels)
@@ -282,7 +285,7 @@ def build(
 
 @dataclass(frozen=True)
 class Task:
-    """What every device of a run is told."""
+    """What every device of a run must know."""
 
     experiment: Experiment
     folder: Path
@@ -294,23 +297,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """What came out of the training."""
+    """The result of a training."""
 
     trained: Trained
     state: Mapping[str, Tensor]
-    """What the method saves of its weights."""
+    """The weights that the method saves."""
     predictions: Mapping[str, Predicted]
 
 
 def _follow(task: Task) -> None:
-    """What every device but the first does of a run."""
+    """Do the part of a run that every device except the first does."""
     with quiet_frameworks():
         corpus = load_corpus(task.experiment.corpus, task.data_dir)
         _train(task, *build(task.experiment, corpus, task.data_dir))
 
 
 def _train(task: Task, method: ErcMethod, data: ErcDataModule, **options: Any) -> Done:
-    """What all devices of a run do together."""
+    """Do the part of a run that all devices do together: train and predict."""
     trained = train(
         method,
         data,
@@ -372,9 +375,9 @@ def _score_test(
     clock: Stopwatch,
     tracker: Tracker,
 ) -> Record:
-    """The record of a run that is trained already, by the model that it kept."""
+    """Score test with the model that a trained run kept, and write the record."""
     assert untested.model is not None
-    say("Trained before: test is scored by the model that was kept.")
+    say("Trained before: test is scored with the model that was kept.")
     weights = place.folder / untested.model.file
     if sha256_of(weights) != untested.model.sha256:
         raise ErcBenchError(
@@ -390,11 +393,11 @@ def _score_test(
 
 
 def out_of_gpu_memory(experiment: Experiment, error: Exception) -> ErcBenchError:
-    """What a run says whose GPU has too little memory."""
+    """The error of a run whose GPU has too little memory."""
     return ErcBenchError(
-        f"The memory of the GPU does not suffice for {experiment.name} "
+        f"The GPU has too little memory for {experiment.name} "
         f"({str(error).split('. ')[0]}). Let it have the GPU alone (--jobs 1, and nothing else on "
-        "it), set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, or take precision=bfloat16 or "
-        "a smaller batch_size (with accumulate, see the method's card): another configuration. "
+        "it), set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, or change the configuration: "
+        "precision=bfloat16, or a smaller batch_size (with accumulate, see the method's card). "
         "The same command goes on from the last epoch."
     )

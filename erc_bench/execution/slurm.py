@@ -1,7 +1,8 @@
-"""The executor of a Slurm cluster: ``sbatch`` for a batch of runs, ``squeue`` for all at once.
+"""The executor for a Slurm cluster: ``sbatch`` for a batch of runs, ``squeue`` for all at once.
 
-What came of a run is read from files; Slurm is only asked which jobs it still has, and
-``scontrol show job`` of one that died without a word. ``sacct`` is not used: accounting may be off.
+The results of runs are read from files. Slurm is only asked which jobs it still has, and about a
+job that ended without writing a file (``scontrol show job``). ``sacct`` is not used, because
+accounting may be off.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from erc_bench.execution.worker import DONE, STOPPED
 from erc_bench.progress import say
 
 SQUEUE_SECONDS = 10.0
-"""Between two questions to Slurm. Jobs that are over say so themselves, in a file."""
+"""Seconds between two calls of ``squeue``. Jobs that are over say so themselves, in a file."""
 
 MISSED_SECONDS = 15.0
-"""How long a job must be missing before it is believed."""
+"""How long a job must be missing from ``squeue`` before it counts as gone."""
 
 WARNING_SECONDS = 90
 """How long before its time limit a run is told to stop. Slurm may tell it a minute earlier."""
 
 PATIENCE_SECONDS = 600.0
-"""How long a controller that does not answer is waited for when there is a job to hand in."""
+"""How long to wait for a controller that does not answer when a job is to be submitted."""
 
 ANSWER_SECONDS = 120.0
 """How long one command of Slurm may take."""
@@ -52,7 +53,7 @@ OVER = {
     "CANCELLED": "was cancelled in Slurm",
     "OUT_OF_MEMORY": "ran out of memory (--resources memory_gib=… asks for more)",
 }
-"""States in which it is not."""
+"""States after which it is not."""
 
 SCRIPT = """#!/bin/bash
 warned=
@@ -70,7 +71,7 @@ if [ -z "$warned" ]; then
         status=$?
         kill -0 $worker 2>/dev/null || break
     done
-    # A worker in its first second dies of the warning: it was stopped all the same.
+    # The warning kills a worker in its first second. That counts as stopped, too.
     [ -n "$warned" ] && [ $status = $((128 + $(kill -l USR1))) ] && status={stopped}
 fi
 # It was told that its time is nearly over, and stopped after the last epoch that ended.
@@ -83,11 +84,11 @@ exit $status
 
 
 class Slurm:
-    """Runs as jobs of Slurm, an array for those that need the same.
+    """Executor that does runs as Slurm jobs, with one array for runs that need the same.
 
     Args:
-        options: of ``sbatch``, by their long names; ``setup`` holds lines of shell that each job
-            begins with.
+        options: options of ``sbatch``, by their long names; ``setup`` holds lines of shell that
+            each job begins with.
 
     Raises:
         ErcBenchError: there is no Slurm here.
@@ -111,17 +112,17 @@ class Slurm:
         self.most = max(1, min(LARGEST_BATCH, int(limit[1]) if limit else LARGEST_BATCH))
         self.next_look = 0.0
         self.missing: dict[str, float] = {}
-        """Since when a job has not been there."""
+        """Since when each job has been missing from ``squeue``."""
         self.silent = False
 
     def machine(self) -> tuple[bool, bool]:
-        """Whether there are GPUs; Slurm gives whole ones."""
+        """Whether there are GPUs, and False: a run can't have a part of one."""
         partition = self.options.get("partition")
         chosen = [f"--partition={partition}"] if partition else []
         return "gpu" in _ask("sinfo", "--noheader", "--format=%G", *chosen), False
 
     def start(self, attempts: Sequence[Attempt], at_once: int | None) -> list[str]:
-        """Hand in an array of jobs."""
+        """Submit an array of jobs."""
         first = attempts[0]
         batch = first.name.rpartition("-")[0]
         throttle = f"%{at_once}" if at_once else ""
@@ -155,11 +156,11 @@ class Slurm:
         return [f"{number}_{i}" for i in range(len(attempts))]
 
     def _given(self) -> list[tuple[str, str]]:
-        """The options of ``sbatch`` that were given; one may have several values."""
+        """The given options of ``sbatch``. An option may have several values."""
         return [(n, value) for n, text in self.options.items() for value in text.split("\n")]
 
     def gone(self, handles: Collection[str]) -> dict[str, Gone]:
-        """Which jobs Slurm no longer has. It is asked only every :data:`SQUEUE_SECONDS`."""
+        """The jobs that Slurm no longer has. It is asked only every :data:`SQUEUE_SECONDS`."""
         if not handles or time.monotonic() < self.next_look:
             return {}
         self.next_look = time.monotonic() + SQUEUE_SECONDS
@@ -181,7 +182,7 @@ class Slurm:
         return found
 
     def reap(self, handles: Collection[str]) -> None:
-        """Slurm does it."""
+        """Do nothing: Slurm does it."""
 
     def wait(self, seconds: float) -> None:
         """Sleep."""
@@ -194,14 +195,14 @@ class Slurm:
             _ask("scancel", *ordered[first : first + 200])
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
 
 def _needs(resources: Resources) -> list[str]:
     """What a job needs, as options of ``sbatch``.
 
     Raises:
-        ErcBenchError: Slurm has no such thing.
+        ErcBenchError: Slurm can't give this.
     """
     gpus = resources.gpus or 0
     if gpus != int(gpus):
@@ -222,11 +223,11 @@ def _needs(resources: Resources) -> list[str]:
 
 
 def _how(handle: str) -> Gone:
-    """What became of a job that Slurm no longer lists."""
+    """How a job ended that Slurm no longer lists."""
     try:
         shown = _ask("scontrol", "show", "job", "--oneliner", handle)
     except ErcBenchError:
-        # Of a task of an array that was cancelled before it began nothing is left but the others.
+        # If a task was cancelled before it began, Slurm knows only the other tasks of its array.
         with contextlib.suppress(ErcBenchError):
             _ask("scontrol", "show", "job", "--oneliner", handle.partition("_")[0])
             return Gone("was cancelled in Slurm before it began")
@@ -262,10 +263,10 @@ SILENT = (
 
 
 def _ask(*words: str, given: str = "") -> str:
-    """What a command of Slurm prints.
+    """Run a command of Slurm and return its output.
 
     Raises:
-        ErcBenchError: it failed; it says why.
+        ErcBenchError: the command failed. The message has the command's own reason.
     """
     try:
         done = subprocess.run(

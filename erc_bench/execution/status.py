@@ -1,4 +1,4 @@
-"""How far the grids of a store are, as any machine sees that shares it."""
+"""The progress of the grids of a store, as any machine that shares the store sees it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from erc_bench.files import last_line
 from erc_bench.records.store import record_files
 
 MOST_SHOWN = 40
-"""Runs at work that are listed."""
+"""The largest number of running runs that are listed."""
 
 
 def print_status(out: Any, root: Path) -> None:
-    """Print each grid that is not over: who is at it, and what each of its runs does.
+    """Print each grid that is not over: which command is at it, and what each of its runs does.
 
     Args:
         out: a console.

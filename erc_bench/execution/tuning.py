@@ -1,7 +1,7 @@
-"""Random search: trials that see train and dev alone, then fresh seeds of the best one's settings.
+"""Random search: trials that see only train and dev, then new seeds with the best trial's settings.
 
-A trial is a job of a grid as a run is: skipped where it is over, resumed where it was interrupted,
-held by one process at a time. What it leaves is a :class:`erc_bench.records.trials.Trial`.
+A trial is a job of a grid, as a run is. It is skipped if it is over, resumed if it was interrupted,
+and held by one process at a time. It leaves a :class:`erc_bench.records.trials.Trial`.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class Searched:
-    """A search and its trials, as far as they are over."""
+    """A search, and those of its trials that are over."""
 
     study: Study
     trials: list[Trial]
-    """In order of their numbers, those that failed among them."""
+    """In order of their numbers, including those that failed."""
     missing: list[int]
     """Numbers of the trials that are not over."""
 
     @property
     def best(self) -> Trial | None:
-        """The trial whose settings are chosen; None where none finished."""
+        """The trial whose settings are chosen; None if no trial finished."""
         return best_of(self.trials)
 
     def chosen(self, seed: int) -> Experiment:
@@ -92,18 +92,18 @@ def search(
     retry: bool = False,
     **on_grid: Any,
 ) -> tuple[list[Searched], list[str]]:
-    """Do the trials of some searches that are not over yet.
+    """Do the trials of several searches that are not over yet.
 
-    The first trial of every search comes first, then the second of every one: whenever it is
-    stopped, each has had as many as the others, or one more.
+    The first trials of all searches come first, then all second trials, and so on. So
+    whenever this is stopped, the searches differ by at most one trial.
 
     Args:
-        studies: one a method and corpus.
-        trials: how many each has, trial 0 among them.
+        studies: one for each method and corpus.
+        trials: how many trials each has, including trial 0.
         root: folder of the trials and checkpoints.
-        data_dir: where the corpora are, before the usual places.
+        data_dir: where to look for corpora before the usual places.
         restart: begin interrupted trials anew.
-        retry: do trials again that failed; those that diverged would do so again.
+        retry: repeat trials that failed. Those that diverged are not repeated.
         on_grid: further arguments of :func:`erc_bench.execution.grid.do_jobs`.
 
     Returns:
@@ -149,7 +149,7 @@ class TrialJob(Job):
         do_trial(self, runs_at_once)
 
     def document(self) -> dict[str, Any]:
-        """The trial as plain data, for a worker elsewhere."""
+        """The trial as plain data, for its worker."""
         study = self.study
         searched = {
             "experiment": experiment_document(study.base),
@@ -161,7 +161,7 @@ class TrialJob(Job):
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> TrialJob:
-        """The trial of a :meth:`document`."""
+        """Return the trial that a :meth:`document` describes."""
         run, searched = Job.of(document), document["study"]
         study = Study(
             experiment_of(searched["experiment"]),
@@ -187,7 +187,7 @@ class TrialJob(Job):
 
 
 def _trial_job(job: Job, study: Study, retry: bool) -> TrialJob:
-    """The job of a trial, from one of a run with its settings."""
+    """Return the job of a trial, made from the job of a run with the trial's settings."""
     experiment, run = job.experiment, job.place
     number = experiment.seed - FIRST_TRIAL_SEED
     place = TrialPlace.of_trial(
@@ -203,14 +203,14 @@ def _trial_job(job: Job, study: Study, retry: bool) -> TrialJob:
 
 
 def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
-    """Train with a trial's settings, score dev, and leave a file of it.
+    """Train with a trial's settings, score dev, and write the trial's file.
 
-    Test's labels are taken out of the corpus before anything is made of it. A training that
-    diverges, or fails for another reason than its surroundings, is a trial that failed.
+    The labels of test are removed from the corpus before anything else is done with it. If the
+    training diverges or fails, the file says so. Errors that a user can mend leave no file.
 
     Raises:
         RunTakenError: another process is at the same trial.
-        ErcBenchError: whatever else a user can mend; nothing is left then.
+        ErcBenchError: anything else that a user can mend.
     """
     clock = Stopwatch()
     experiment, place = job.experiment, job.place
@@ -235,7 +235,7 @@ def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
 
 
 def without_test_labels(corpus: Corpus) -> Corpus:
-    """A corpus whose test turns are there, as context and for their vectors, but have no label."""
+    """Return a corpus without the labels of test. The turns stay, as context and for vectors."""
     hidden = tuple(
         replace(dialogue, utterances=tuple(replace(u, label=None) for u in dialogue.utterances))
         for dialogue in corpus.contents["test"]
@@ -246,7 +246,7 @@ def without_test_labels(corpus: Corpus) -> Corpus:
 def _train_and_score(
     job: TrialJob, corpus: Corpus, runs_at_once: int, clock: Stopwatch
 ) -> dict[str, Any]:
-    """What a trial came to, as fields of a :class:`Trial`."""
+    """Train and score a trial; returns the result as fields of a :class:`Trial`."""
     experiment, options = job.experiment, job.options
     restart = bool(options.get("restart"))
     try:
@@ -259,7 +259,7 @@ def _train_and_score(
         raise
     except torch.OutOfMemoryError as error:
         return {"outcome": FAILED, "reason": str(out_of_gpu_memory(experiment, error))}
-    except Exception as error:  # whatever such settings do to a method
+    except Exception as error:  # drawn settings may break a method in any way
         traceback.print_exc()
         return {"outcome": FAILED, "reason": explain(error, "its log shows where")}
     seconds = clock.seconds + trained.log.earlier_seconds
@@ -273,8 +273,10 @@ def _train_and_score(
 
 
 def _trial(job: TrialJob, fields: dict[str, Any], seconds: float) -> Trial:
-    """The file of a trial; of one that was not trained to its end all that is known of its training
-    is how long it took."""
+    """Return a trial as its file holds it.
+
+    If the training did not finish, only its duration is known.
+    """
     experiment, study, identity = job.experiment, job.study, job.place.identity
     document = {
         "study": study.hash,
@@ -305,10 +307,10 @@ def _trial(job: TrialJob, fields: dict[str, Any], seconds: float) -> Trial:
 
 
 def reuse_record(job: Job) -> None:
-    """Give a tuned run the record of the same run under another mark, if there is one.
+    """Copy the record for a tuned run from the same run under another mark, if there is one.
 
-    The same settings, seed, corpus and encoder may be on record already: not tuned, because the
-    preset's own settings were the best, or after fewer trials.
+    The same settings, seed, corpus and encoder may have a record already: from a run that was not
+    tuned, if the preset's own settings were the best, or from a search with fewer trials.
     """
     place, experiment = job.place, job.experiment
     assert experiment.tuned is not None
@@ -326,7 +328,7 @@ def reuse_record(job: Job) -> None:
         model = other.folder / record.model.file
         try:
             with place.locked(), writing_below(place.root, place.folder):
-                if model.is_file():  # else it is not here: the record alone, as in a clone
+                if model.is_file():  # else only the record is here, as in a clone
                     _link(model, place.folder / record.model.file)
                 tuned = typed(asdict(experiment.tuned), Search)
                 marked = msgspec.structs.replace(
@@ -344,7 +346,7 @@ def reuse_record(job: Job) -> None:
 
 
 def _link(file: Path, link: Path) -> None:
-    """The same file under another name; a copy where the disk can't have it twice."""
+    """Link a file under another name, or copy it if the disk can't link it."""
     temporary = temporary_name(link)
     try:
         os.link(file, temporary)

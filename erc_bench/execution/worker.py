@@ -1,8 +1,9 @@
-"""One run, in a process that is there for nothing else: ``python -m erc_bench.execution.worker``.
+"""The worker, a process that does one job: ``python -m erc_bench.execution.worker``.
 
-Every executor starts this with the file of a job. How it ended stands in a file when it is over,
-and roughly in the exit status: :data:`DONE`, :data:`FAILED`, :data:`STOPPED` by a signal before a
-time limit or a preemption, or :data:`UNSEEN`, the folder of the grid is not on this machine.
+Every executor starts it with the file of a job. At the end the worker writes a file that says how
+the job ended. Its exit status says this roughly: :data:`DONE`; :data:`FAILED`; :data:`STOPPED` by
+a signal before a time limit or a preemption; or :data:`UNSEEN` if the folder of the grid is not on
+this machine.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ DONE, FAILED, UNSEEN, STOPPED = 0, 1, 66, 75
 """Exit statuses."""
 
 TIED = "--tied"
-"""Argument of a worker that ends with the process whose pipe its standard input is."""
+"""Argument that makes a worker end when its standard input ends."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do the job in a file; returns the exit status."""
+    """Do the job in the file that the arguments name; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     tied = TIED in arguments
     (file,) = (Path(argument) for argument in arguments if argument != TIED)
@@ -42,15 +43,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def work(file: Path, *, tied: bool = False) -> int:
-    """The life of a worker.
+    """Do the job in a file as a worker; returns the exit status.
 
     Args:
         file: the job.
-        tied: end when standard input ends, with the process that writes there.
+        tied: end when standard input ends, which it does with the process that writes there.
     """
     # Ctrl-C on a terminal reaches every process there; the grid stops each by SIGTERM, once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("SIGTERM", "SIGUSR1"):  # Windows has no second
+    for name in ("SIGTERM", "SIGUSR1"):  # Windows has no SIGUSR1
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
     if tied:
@@ -99,7 +100,7 @@ def perform(sent: Sent, again: bool) -> Ended | None:
 
     Args:
         sent: the job.
-        again: an engine has begun the same job before, so that ``restart`` was obeyed already.
+        again: whether an engine has begun the same job before. Then ``restart`` was obeyed already.
     """
     import torch
 
@@ -108,7 +109,7 @@ def perform(sent: Sent, again: bool) -> Ended | None:
         job = replace(job, options={**job.options, "restart": False})
     try:
         torch.set_num_threads(sent.threads)
-        # Whoever comes second at a run writes this into the log of the first, too.
+        # A second worker at the same run writes into the same log: this line says which it is.
         now, by = f"{datetime.now():%Y-%m-%d %H:%M:%S}", f"process {os.getpid()}"
         where = f"{by} on {platform.node()}"
         say(f"{now}  Run {job.place.name}, {job.experiment.preset}, {where}")
@@ -137,7 +138,7 @@ def _go_to(directory: str) -> None:
 
 
 def _write_output_to(log: Path) -> None:
-    """Everything that this process prints goes behind what is in the file already."""
+    """Append everything that this process prints to a file."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
@@ -148,13 +149,19 @@ def _write_output_to(log: Path) -> None:
 
 
 def _leave_slurm_to_us() -> None:
-    """Lightning would take a process in a job of Slurm for one of several, and requeue it."""
+    """Remove Slurm's environment variables.
+
+    With them, Lightning would take this process for one of several, and would requeue the job.
+    """
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         del os.environ[name]
 
 
 def _end_with_input() -> None:
-    """A machine whose engine is lost leaves nobody behind who still holds a run."""
+    """End this process when standard input ends.
+
+    So a machine whose engine is lost keeps no worker that still holds a run.
+    """
     while os.read(0, 1 << 10):
         pass
     os._exit(FAILED)
