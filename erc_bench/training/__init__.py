@@ -1,1 +1,1 @@
-"""One training: its Trainer, checkpoints, curves and surroundings."""
+"""One training: its Trainer, checkpoints, curves and environment."""

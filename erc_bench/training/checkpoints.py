@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written whole or not at all, found again where a folder was moved."""
+"""Checkpoints of a training. They are written whole or not at all, and found after a move."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from erc_bench.method.contract import ErcMethod
 
 
 class Checkpoint(ModelCheckpoint):
-    """A checkpoint that knows its files again when the folder was moved."""
+    """Lightning's checkpoint callback, which here finds its files after the folder was moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:
@@ -30,14 +30,18 @@ class Checkpoint(ModelCheckpoint):
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Checkpoints that are there whole or not at all, on whatever disk they lie."""
+    """Writes checkpoints whole or not at all, on any disk."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         save_whole(checkpoint, Path(path))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours; a file that is none is an error that says what to do."""
+    """Read a checkpoint of ours.
+
+    Raises:
+        ErcBenchError: the file is not one. The message says what to do.
+    """
     try:
         if path.suffix == ".safetensors":  # from the hub
             return {"state_dict": load_file(path)}
@@ -53,7 +57,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(method: ErcMethod, path: Path) -> dict[str, Any]:
-    """Put the weights of a checkpoint into a method; returns all of the checkpoint.
+    """Load the weights of a checkpoint into a method; returns the whole checkpoint.
 
     Raises:
         ErcBenchError: it can't be read, or is of another method or version.
@@ -63,13 +67,13 @@ def load_checkpoint(method: ErcMethod, path: Path) -> dict[str, Any]:
         method.load_saved_state(checkpoint["state_dict"])
     except RuntimeError as error:
         heading, *misfits = str(error).splitlines()
-        if not heading.startswith("Error(s) in loading state_dict"):  # how torch tells a misfit
+        if not heading.startswith("Error(s) in loading state_dict"):  # how torch reports a mismatch
             raise
         raise ErcBenchError(
             f"The checkpoint {path} does not fit {type(method).__name__} as it is now "
             f"({' '.join(misfits)[:200].strip()}). "
-            "Use the version of erc-bench that made it, or begin anew with --restart, a finished "
-            "run with --force."
+            "Use the version of erc-bench that made it, or begin anew with --restart, or repeat a "
+            "finished run with --force."
         ) from error
     return checkpoint
 
@@ -84,7 +88,7 @@ def save_whole(checkpoint: Any, path: Path) -> None:
         with whole_file(path, temporary_name(path)) as file:
             torch.save(checkpoint, file)
     except RuntimeError as error:  # how torch reports a write that failed
-        if type(error) is not RuntimeError:  # but this is the GPU's
+        if type(error) is not RuntimeError:  # a subclass comes from the GPU
             raise
         inside = error.__context__  # what happened in Python while torch wrote
         if isinstance(inside, KeyboardInterrupt):

@@ -22,13 +22,13 @@ REPOSITORY = Path(__file__).parent.parent.parent
 """Where the code lies, if it was not installed from a package."""
 
 CODE = ("erc_bench", "methods", "datamodules", "experiments")
-"""Folders of the repository that make what a run is."""
+"""Folders of the repository that a run depends on."""
 
 PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "datasets")
 
 
 def environment(trainer: Trainer, runs_at_once: int) -> dict[str, Any]:
-    """Code, versions and device of a training, one of so many runs of its command at a time."""
+    """Code, versions and device of a training. Its command does so many runs at a time."""
     return {
         "device": device_name(),
         "devices": trainer.world_size,
@@ -37,14 +37,16 @@ def environment(trainer: Trainer, runs_at_once: int) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "git_commit": COMMIT,
         "python": platform.python_version(),
-        # Some builds of PyTorch name themselves (+cu130) only where they are imported.
+        # Some builds of PyTorch tell their full version (+cu130) only when they are imported.
         "versions": {name: version(name) for name in PACKAGES} | {"torch": str(torch.__version__)},
     }
 
 
 def joined(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The environments of a training's parts as one: what was not the same all the time has all
-    its values, in order, as ``a → b``."""
+    """Join the environments of a training's parts into one.
+
+    A value that changed is given as ``a → b``, with all its values in order.
+    """
     together: dict[str, Any] = {}
     for name, value in environments[-1].items():
         values = [each.get(name, "unknown") for each in environments]
@@ -72,7 +74,7 @@ def why_no_gpu() -> str:
 
 
 LARGE = 50_000_000
-"""Parameters of a model above which a training without a GPU takes hours."""
+"""Number of parameters above which a training without a GPU takes hours."""
 
 
 def is_large(module: torch.nn.Module) -> bool:
@@ -81,10 +83,10 @@ def is_large(module: torch.nn.Module) -> bool:
 
 
 def small_hint(method: torch.nn.Module | None = None) -> str:
-    """What ends a note on a long training without a GPU: the preset for the CPU, if there is one.
+    """The end of a note on a long training without a GPU, with the preset for the CPU if any.
 
     Args:
-        method: what is trained; None for what is trained by all methods alike.
+        method: the method that is trained; None if the training serves all methods alike.
     """
     name = method_name(type(method))
     preset = cpu_preset() if method is None else method_entry(name).on_cpu if name else ""
@@ -92,12 +94,12 @@ def small_hint(method: torch.nn.Module | None = None) -> str:
 
 
 def processor() -> Mapping[str, Any]:
-    """What PyTorch knows of the processor; empty where it knows nothing."""
+    """What PyTorch knows about the processor; empty if it knows nothing."""
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def git_commit(root: Path = REPOSITORY) -> str | None:
-    """The commit of this code, with ``-dirty`` where that was changed; None outside git."""
+    """The commit of this code, with ``-dirty`` if the code was changed; None outside git."""
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
         return None
@@ -115,4 +117,4 @@ def git_commit(root: Path = REPOSITORY) -> str | None:
 
 
 COMMIT = git_commit()
-"""Of the code that is imported now; hours later another may be checked out."""
+"""The commit of the code that is imported now. Hours later another may be checked out."""

@@ -1,4 +1,4 @@
-"""Lightning, transformers and datasets, kept from printing and from swallowing Ctrl-C."""
+"""Keeps Lightning, transformers and datasets from printing and from swallowing Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Lightning turns Ctrl-C into an exit; here it stays a KeyboardInterrupt."""
+    """Inside, Ctrl-C stays a KeyboardInterrupt. Lightning turns it into an exit."""
     try:
         yield
     except SystemExit:

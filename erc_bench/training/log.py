@@ -1,4 +1,4 @@
-"""The course of a training: its curves, its pace, and what the user sees of it."""
+"""The log of a training: its curves, its speed, and the progress that the user sees."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from erc_bench.progress import Stopwatch, bar, duration, say
 from erc_bench.training.environment import environment, is_large, joined, small_hint
 
 PROBE_STEPS = 8
-"""Steps after which the length of an epoch is estimated, the first not counted."""
+"""Steps after which the duration of an epoch is estimated. The first step is not timed."""
 
 
 class TrainingLog(Callback):
     """Keeps the curves, seeds each epoch, and shows progress.
 
-    Every epoch is seeded from the run's seed and its number, so that a resumed run draws what the
-    uninterrupted one would have drawn. The curves travel in the checkpoint, and with them where the
-    epochs so far were trained.
+    The seed of an epoch comes from the run's seed and the epoch's number, so that a resumed run
+    draws the same random numbers as an uninterrupted one. The checkpoint holds the curves, and the
+    environments of the epochs so far.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class TrainingLog(Callback):
         self.metric = metric
         self.runs_at_once = runs_at_once
         self.measured = dict(measured or {})
-        """What was measured of the processor, for the record."""
+        """Measurements of the processor, for the record."""
         self.environments: list[dict[str, Any]] = []
         self.curves: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -56,7 +56,7 @@ class TrainingLog(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.environments = [{}]  # to checkpoints that do not say it
+        self.environments = [{}]  # for a checkpoint without them
         self.__dict__.update(state_dict)
         self.earlier_seconds = self.seconds
 
@@ -64,7 +64,7 @@ class TrainingLog(Callback):
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Where it was trained; of a run resumed elsewhere, all the places in order."""
+        """The environment of the training. A run resumed elsewhere has all of them, in order."""
         return joined(self.environments)
 
     def best_epoch(self, select_on: str) -> int:
@@ -73,14 +73,14 @@ class TrainingLog(Callback):
         return int(np.nanargmin(values) if select_on == "loss" else np.nanargmax(values))
 
     def not_trained(self, trainer: Trainer) -> None:
-        """Note where a method runs that does not train."""
+        """Note the environment of a method that does not train."""
         self.environments = [self._environment(trainer)]
 
     def _environment(self, trainer: Trainer) -> dict[str, Any]:
         return {**environment(trainer, self.runs_at_once), **self.measured}
 
     def figures(self, select_on: str) -> dict[str, Any]:
-        """Epochs, time and pace of the training, and its curves; nothing of no training."""
+        """Epochs, time, speed and curves of the training; empty without a training."""
         if not self.curves:
             return {}
         training = self.seconds - self.validation_seconds
@@ -95,7 +95,7 @@ class TrainingLog(Callback):
         }
 
     def oracle_gap(self, select_on: str) -> float:
-        """Best figure on test over epochs minus that of the selected epoch."""
+        """The best test score of all epochs minus that of the selected epoch."""
         values = [epoch[f"test/{self.metric.name}"] for epoch in self.curves]
         return max(values) - values[self.best_epoch(select_on)]
 
@@ -146,7 +146,7 @@ class TrainingLog(Callback):
             )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not at the validation's start, where a method may do work that belongs to its training.
+        # Not in on_validation_start: a method may do work there that belongs to its training.
         self.validation = Stopwatch()
         if self.bar.tasks:
             self.bar.update(self.task, description="Scoring dev")

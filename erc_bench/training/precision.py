@@ -1,7 +1,7 @@
-"""In which precision a training multiplies.
+"""The precision of a training's matrix products.
 
-``auto`` is what the hardware does well. On a CPU that is measured: processors that have
-instructions for bfloat16 can still be slower with it than in float32.
+``auto`` chooses what suits the hardware. On a CPU it measures that, because a processor with
+instructions for bfloat16 can still be slower in bfloat16 than in float32.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ CLEARLY_FASTER = 1.2
 """How many times as fast bfloat16 must be on a CPU to be chosen."""
 
 SHAPE = (512, 384, 1536)
-"""Rows, inputs and outputs of the linear layer that is timed: one of a small encoder's."""
+"""Rows, inputs and outputs of the linear layer that is timed: a layer of a small encoder."""
 
 REPEATS = 5
 
 TOLD = "ERC_BENCH_BFLOAT16_SPEEDUP"
-"""Environment variable by which a grid tells its processes what it measured."""
+"""Environment variable with the speed-up that a grid measured for its processes."""
 
 Times = dict[str, float]
-"""Seconds of a product, forward and backward, in ``float32`` and ``bfloat16``."""
+"""Seconds of a linear layer, forward and backward, in ``float32`` and in ``bfloat16``."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision of a training and why it is this one."""
+    """The precision of a training, and the reason for it."""
 
     chosen: str
     """``float32``, ``bfloat16`` or ``float16``."""
     why: str
     """The reason, as the end of a sentence."""
     bfloat16_speedup: float | None = None
-    """How many times as fast as float32 bfloat16 was, where that was measured."""
+    """How many times as fast as float32 bfloat16 was; None if that was not measured."""
 
     @property
     def lightning(self) -> str:
@@ -62,18 +62,18 @@ class Precision:
         return f"Precision: {self.chosen}, {self.why}."
 
     def measured(self) -> dict[str, float]:
-        """What was measured, for the environment in a record; nothing where nothing was."""
+        """The measurement, for the environment in a record; empty if nothing was measured."""
         if self.bfloat16_speedup is None:
             return {}
         return {"bfloat16_speedup": round(self.bfloat16_speedup, 2)}
 
 
 def choose_precision(wanted: str) -> Precision:
-    """The precision for a setting: the one that is named, or for ``auto`` what suits the hardware.
+    """Return the precision for a setting: the named one, or for ``auto`` what suits the hardware.
 
-    A GPU takes bfloat16 where it has it, else float16. A CPU takes bfloat16 where it was measured
-    to be at least :data:`CLEARLY_FASTER` times as fast as float32; the figure is remembered for
-    the processor, so that all runs on a machine agree.
+    A GPU uses bfloat16 if it supports it, else float16. A CPU uses bfloat16 if it was measured to
+    be at least :data:`CLEARLY_FASTER` times as fast as float32. The measurement is cached for the
+    processor, so that all runs on a machine agree.
     """
     if wanted != "auto":
         if wanted not in LIGHTNING:
@@ -98,9 +98,9 @@ def trainer_precision(wanted: str) -> str:
 
 @cache
 def bfloat16_speedup() -> float:
-    """How many times as fast as in float32 this processor multiplies in bfloat16.
+    """How many times as fast as float32 bfloat16 is on this processor.
 
-    Measured once for a processor and a PyTorch, and read from the cache from then on.
+    It is measured once for each processor and PyTorch, and read from the cache from then on.
     """
     told = os.environ.get(TOLD)
     return float(told) if told else _remembered(_cache_file(), measure)
@@ -108,9 +108,11 @@ def bfloat16_speedup() -> float:
 
 @contextlib.contextmanager
 def measured_for_all(precisions: Iterable[str]) -> Iterator[None]:
-    """Measure before the processes that begin here, and tell them the figure: so that all runs of
-    a grid agree, even where the cache can't be written. With nothing on ``auto``, or a GPU, do
-    nothing."""
+    """Measure the speed-up once for all processes that are started inside.
+
+    So all runs of a grid agree, even if the cache can't be written. Nothing is done if no precision
+    is ``auto``, or if there is a GPU.
+    """
     if "auto" not in precisions or torch.cuda.is_available() or TOLD in os.environ:
         yield
         return
@@ -122,15 +124,15 @@ def measured_for_all(precisions: Iterable[str]) -> Iterator[None]:
 
 
 def measure() -> Times:
-    """Seconds of processor time that a linear layer takes forward and backward, in one thread.
+    """Measure the processor time of a linear layer, forward and backward, in one thread.
 
-    As in training the weights are in float32, and autocast converts them every time. The best of
-    a few, or of two where bfloat16 is hopeless: without instructions for it a processor needs
-    twenty times as long.
+    As in training, the weights are in float32, and autocast converts them every time. The shortest
+    of :data:`REPEATS` times counts. The repetitions end early if bfloat16 is hopeless: a processor
+    without instructions for it needs twenty times as long.
     """
     threads = torch.get_num_threads()
     rows, inputs, outputs = SHAPE
-    # The stream that a training draws from is not touched.
+    # A generator of its own, so that a training draws the same random numbers as without this.
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(rows, inputs, generator=generator).requires_grad_()
     weight = torch.randn(outputs, inputs, generator=generator).requires_grad_()
@@ -147,7 +149,7 @@ def measure() -> Times:
     try:
         with torch.enable_grad():
             times = {"float32": float("inf"), "bfloat16": float("inf")}
-            seconds(False), seconds(True)  # what is done only once, such as making kernels
+            seconds(False), seconds(True)  # warm-up: some work is done only once
             for _ in range(REPEATS):
                 times["float32"] = min(times["float32"], seconds(False))
                 times["bfloat16"] = min(times["bfloat16"], seconds(True))
@@ -159,10 +161,10 @@ def measure() -> Times:
 
 
 def _remembered(path: Path, measure: Callable[[], Times]) -> float:
-    """The ratio of the times in a file, or of times measured now, which are put there.
+    """The ratio of the times in a file. Without the file, measure the times and write them to it.
 
-    Of several processes that measure at once all take the figures of the one that was first. What
-    can't be read is measured anew; where nothing can be written, every process measures.
+    If several processes measure at once, all use the times of the one that was first. If the file
+    can't be read, the times are measured anew. If it can't be written, every process measures.
     """
     if (found := _read(path)) is not None:
         return found
@@ -215,7 +217,7 @@ def _dependencies() -> list[Any]:
 
 
 def _processor() -> Any:
-    """What is said of the processor by the system and by PyTorch."""
+    """What the system and PyTorch say about the processor."""
     said = {}
     lasting = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
     with contextlib.suppress(OSError):

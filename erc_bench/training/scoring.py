@@ -1,4 +1,4 @@
-"""Scores of a split while a method is trained, and its answers when it is."""
+"""Scores of a split during the training of a method, and its answers afterwards."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from erc_bench.training.frameworks import interruptible
 
 
 class DivergedError(ErcBenchError):
-    """A training whose weights or scores are no numbers."""
+    """Raised when the weights or scores of a training are not finite numbers."""
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a method answers to the N labelled utterances of a split, in corpus order."""
+    """A method's answers for the N labelled utterances of a split, in corpus order."""
 
     rows: Tensor
-    """Their rows in the data ``(N,)``."""
+    """Rows of the utterances in the data ``(N,)``."""
     classes: Tensor
-    """``(N,)``; −1 where there is no answer."""
+    """``(N,)``; −1 without an answer."""
     probabilities: Tensor
-    """``(N, C)``; NaN where there is no answer."""
+    """``(N, C)``; NaN without an answer."""
     extra: dict[str, float]
     """The method's extra metrics, in percent."""
 
 
 SPLITS = ("dev", "test")
-"""What is scored after an epoch; test for the oracle gap only."""
+"""The splits that are scored after an epoch; test is scored for the oracle gap only."""
 
 
 class Scoring(Callback):
-    """Gathers scores over batches and devices; logs the corpus's figure, which selects, and
-    macro-F1.
+    """Gathers scores over batches and devices, and logs the corpus's metric and macro-F1.
 
-    It also tells a method that an epoch's training batches are done, before dev is scored.
+    The corpus's metric selects the epoch, unless the loss does. Before dev is scored, the callback
+    also tells the method that the training batches of the epoch are done.
     """
 
     def __init__(self, data: ErcDataModule | None = None) -> None:
@@ -55,7 +55,7 @@ class Scoring(Callback):
         self.loss: Tensor | None = None
 
     def _begin(self, module: Any, split: str) -> None:
-        """Begin with a split, of which this device may get no batch."""
+        """Begin with a split. This device may get no batch of it."""
         none = torch.empty(0, dtype=torch.long, device=module.device)
         self.predictions[split] = Predictions().to(module.device)
         self.predictions[split].update(none, none.new_empty(0, len(module.labels)))
@@ -63,15 +63,15 @@ class Scoring(Callback):
     @staticmethod
     def _is_own(loader: Any, batch_idx: int) -> bool:
         """Whether a batch is scored by this device, and not repeated from another."""
-        own = getattr(loader.sampler, "own", None)  # a loader of others gives all to one device
+        own = getattr(loader.sampler, "own", None)  # a foreign loader gives all to one device
         return own is None or batch_idx < own
 
     def _add(self, split: str, batch: Any, outputs: Any) -> None:
         self.predictions[split].update(batch["rows"], outputs["scores"])
 
     def take(self, split: str) -> tuple[Tensor, Tensor, int]:
-        """Rows ``(N,)`` in corpus order and scores ``(N, C)``, and how many this device scored;
-        they are forgotten here."""
+        """Return a split's rows ``(N,)`` in corpus order and scores ``(N, C)``, and how many this
+        device scored. They are removed from here."""
         gathered = self.predictions.pop(split)
         here = sum(map(len, gathered.rows))
         rows, scores = gathered.compute()
@@ -138,15 +138,15 @@ class Scoring(Callback):
 def predict(
     trainer: Trainer, method: ErcMethod, data: ErcDataModule, split: str, *, few: bool = False
 ) -> Predicted:
-    """What a method answers to every labelled utterance of a split, each scored once.
+    """Return a method's answers for every labelled utterance of a split, each scored once.
 
-    Of a whole split a trained method answers something, or its training diverged; of ``few``
-    utterances it may answer none.
+    If a trained method answers nothing on a whole split, its training diverged. On ``few``
+    utterances it may answer nothing.
 
     Raises:
         RuntimeError: an utterance is missing, doubled or unlabelled, or a method that does not
-            train gives scores that are no numbers (a defect of the method).
-        DivergedError: the training diverged: its weights or scores are no numbers.
+            train gives scores that are not finite numbers (a defect of the method).
+        DivergedError: the training diverged: its weights or scores are not finite numbers.
     """
     scoring = next(c for c in trainer.callbacks if isinstance(c, Scoring))  # type: ignore[attr-defined]
     scoring.counts = {}
@@ -171,7 +171,7 @@ def predict(
 
 
 def _check_finite(method: ErcMethod, scores: Tensor, split: str, few: bool) -> None:
-    """Tell an utterance without an answer, a row of NaN, from a training that diverged."""
+    """Raise an error if scores are not finite numbers. A whole row of NaN means no answer."""
     without = scores.isnan().all(dim=1)
     diverged = not scores[~without].isfinite().all()
     if method.trains:
@@ -180,10 +180,10 @@ def _check_finite(method: ErcMethod, scores: Tensor, split: str, few: bool) -> N
     if diverged and not method.trains:
         raise RuntimeError(
             f"{type(method).__name__} gives scores on {split} that are neither finite numbers nor "
-            "a whole row of NaN, which is no answer."
+            "a whole row of NaN, which stands for no answer."
         )
     if diverged:
         raise DivergedError(
-            f"{type(method).__name__} gives scores on {split} that are no numbers: the training "
-            "diverged. Lower the learning rates, or use precision=float32."
+            f"{type(method).__name__} has weights, or scores on {split}, that are not finite "
+            "numbers: the training diverged. Lower the learning rates, or use precision=float32."
         )

@@ -1,9 +1,8 @@
-"""Encoders whose weights are shared out among the devices (PyTorch's FSDP2).
+"""Shards the weights of encoders among the devices (PyTorch's FSDP2).
 
-Each device keeps its part of every weight, of its gradient and of its state in the optimiser; a
-layer's weights are put together while it is computed. All else of a method stays whole on every
-device. What is saved and loaded are whole weights: a checkpoint does not tell on how many devices
-it was made.
+Each device keeps its part of every weight, of the weight's gradient and of the optimiser's state. A
+layer's weights are gathered while the layer is computed. The rest of a method stays whole on every
+device. Checkpoints hold whole weights, so they do not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -30,21 +29,22 @@ def encoders(method: nn.Module) -> Iterator[PreTrainedModel]:
 
 
 def checkpoint_layers(method: nn.Module) -> None:
-    """Let the layers of a method's encoders be computed again in the backward pass.
+    """Turn on gradient checkpointing: the backward pass computes encoder layers again.
 
     Raises:
-        ErcBenchError: it has no encoder that could.
+        ErcBenchError: the method has no encoder that can do this.
     """
     found = list(encoders(method))
     unable = [e.config.model_type for e in found if not e.supports_gradient_checkpointing]
     if unable or not found:
-        why = f"its encoder ({unable[0]}) can't do that" if unable else "it has no encoder"
+        why = f"its encoder ({unable[0]}) does not support it" if unable else "it has no encoder"
         raise ErcBenchError(
-            f"checkpointing=true computes the layers of an encoder again to save memory, and of "
-            f"{type(method).__name__} {why}. Leave it out; micro_batch=N saves memory as well."
+            "checkpointing=true computes the layers of an encoder again to save memory. "
+            f"{type(method).__name__} can't do this: {why}. Leave it out; micro_batch=N saves "
+            "memory as well."
         )
     for encoder in found:
-        # Its name in newer versions of transformers.
+        # The method's name in newer versions of transformers.
         enable = getattr(
             encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable
         )
@@ -52,10 +52,10 @@ def checkpoint_layers(method: nn.Module) -> None:
 
 
 def shard(method: nn.Module) -> None:
-    """Share out the weights of a method's encoders, layer by layer.
+    """Shard the weights of a method's encoders, layer by layer.
 
     Raises:
-        ErcBenchError: it has no encoder.
+        ErcBenchError: the method has no encoder, or PyTorch is too old.
     """
     try:
         from torch.distributed.device_mesh import init_device_mesh
@@ -78,21 +78,21 @@ def shard(method: nn.Module) -> None:
                 fully_shard(layer, mesh=mesh)
         fully_shard(encoder, mesh=mesh)
         for module in encoder.modules():
-            if isinstance(module, FSDPModule) and not on_gpu:  # gloo has no mean
+            if isinstance(module, FSDPModule) and not on_gpu:  # gloo can't average
                 module.set_force_sum_reduction_for_comms(True)
     method.register_state_dict_post_hook(_whole_state)
     method.register_load_state_dict_pre_hook(_own_parts)
 
 
 def whole(values: Any) -> Any:
-    """Nested values with every tensor that is shared out put together, on all devices."""
+    """Return nested values with every sharded tensor gathered to a whole one, on all devices."""
     from torch.distributed.tensor import DTensor
 
     return tree_map_only(DTensor, lambda t: t.full_tensor(), values)
 
 
 def part_like(value: Any, like: Any) -> Any:
-    """This device's part of a whole tensor, if another of the same shape is shared out."""
+    """This device's part of a whole tensor, if ``like`` of the same shape is sharded."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(like, DTensor) or not isinstance(value, Tensor):
@@ -110,7 +110,7 @@ def is_shared_out(value: Tensor) -> bool:
 
 
 def clip_gradients(parameters: Iterator[nn.Parameter], bound: float) -> None:
-    """Clip the norm of all gradients together, some of which may be shared out."""
+    """Clip the norm of all gradients together. Some of them may be sharded."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = [torch.linalg.vector_norm(g) for g in gradients]
     total = torch.linalg.vector_norm(torch.stack(whole(norms)))

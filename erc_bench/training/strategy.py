@@ -18,14 +18,14 @@ from erc_bench.training.sharding import is_shared_out, part_like, shard, whole
 
 
 class GatheredDDP(DDPStrategy):
-    """Lightning's DDP with the gradients' mean of :mod:`erc_bench.method.devices`.
+    """Lightning's DDP, with gradients averaged by :mod:`erc_bench.method.devices`.
 
-    PyTorch's own wrapper averages while the backward pass is running, but allows one backward pass
-    for a forward pass, through the same parameters on every device. Here a method may have several,
-    through whichever parameters it likes, as in adversarial training.
+    PyTorch's own wrapper averages gradients during the backward pass. It allows only one backward
+    pass for a forward pass, through the same parameters on every device. Here a method may have
+    several backward passes, through any parameters, as in adversarial training.
 
     Args:
-        sharded: share out the weights of encoders; see :mod:`erc_bench.training.sharding`.
+        sharded: shard the weights of encoders; see :mod:`erc_bench.training.sharding`.
     """
 
     def __init__(self, sharded: bool = False) -> None:
@@ -34,15 +34,15 @@ class GatheredDDP(DDPStrategy):
         self._accumulating = False
 
     def setup_distributed(self) -> None:
-        """The processes are joined already, and nothing is seeded again."""
+        """Set the ranks only: the processes are joined already, and nothing is seeded again."""
         self.set_world_ranks()
 
     def setup(self, trainer: Trainer) -> None:
-        """As of any strategy: DDP's own would send all weights again before every test."""
+        """Set up as any strategy does: DDP's own would send all weights again before every test."""
         Strategy.setup(self, trainer)
 
     def _setup_model(self, model: nn.Module) -> Any:
-        """Begin a training with the same weights everywhere."""
+        """Begin a training with the same weights on every device."""
         assert isinstance(model, LightningModule)
         if model.trainer.state.fn == TrainerFn.FITTING:
             devices.take_over_state(model)
@@ -52,7 +52,7 @@ class GatheredDDP(DDPStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Let the gradients be those of this device until the last of accumulated batches."""
+        """Keep the gradients of this device alone until the last of the accumulated batches."""
         self._accumulating = True
         try:
             yield
@@ -64,11 +64,11 @@ class GatheredDDP(DDPStrategy):
         if not self._accumulating:
             assert self.lightning_module is not None
             parameters = self.lightning_module.parameters()
-            # FSDP has averaged those of what is shared out.
+            # FSDP has averaged the gradients of sharded parameters.
             devices.average_gradients(p for p in parameters if not is_shared_out(p))
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The state of an optimiser, put together."""
+        """The whole state of an optimiser, gathered from all devices."""
         return whole(super().optimizer_state(optimizer))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -81,7 +81,7 @@ class GatheredDDP(DDPStrategy):
 
 
 class _Joined(LightningEnvironment):
-    """The processes as they are known to :mod:`erc_bench.method.devices`."""
+    """Tells Lightning which processes :mod:`erc_bench.method.devices` has joined."""
 
     @property
     def creates_processes_externally(self) -> bool:

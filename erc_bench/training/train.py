@@ -1,5 +1,7 @@
-"""One training, from a method and its data to selected weights: the only place that builds a
-Trainer."""
+"""One training, from a method and its data to selected weights.
+
+No other module builds a Trainer.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ class Trained:
     log: TrainingLog
 
     def predict(self, split: str) -> Predicted:
-        """What the method answers to every labelled utterance of a split."""
+        """Return the method's answers for every labelled utterance of a split."""
         if self.method.prepared_for != self.data.corpus.digest:
             _prepare(self.method, self.data)  # it has predicted other dialogues since
         with enabled(self.method.config.speedups):
@@ -61,15 +63,15 @@ def train(
     logger: Any = False,
     runs_at_once: int = 1,
 ) -> Trained:
-    """Prepare a method, fit it, put the weights of the epoch that is best on dev into it, adapt it.
+    """Prepare a method, fit it, load the weights of the epoch that is best on dev, and adapt it.
 
-    A training that was interrupted goes on from the last epoch that ended: ``last.ckpt`` in
-    ``folder``. A method that does not train is only prepared.
+    An interrupted training goes on from the last epoch that ended (``last.ckpt`` in ``folder``). A
+    method that does not train is only prepared.
 
     Args:
-        method: seeded before it was built.
+        method: the method; the seed was set before it was built.
         data: its examples, with train and dev.
-        folder: of the checkpoints.
+        folder: folder of the checkpoints.
         restart: begin with the first epoch; what an interrupted training left is deleted when that
             epoch has ended.
         callbacks: further callbacks of the Trainer.
@@ -100,7 +102,7 @@ def _train(
     last = folder / LAST
     checkpoint = last if method.trains and last.exists() and not restart else None
     if checkpoint is not None:
-        # What a method prepares may depend on what it had learnt, as the vectors it read.
+        # What a method prepares may depend on its checkpoint, such as on the vectors that it read.
         done = load_checkpoint(method, checkpoint)["epoch"] + 1
         say(f"Going on after epoch {done} of {method.config.epochs} (--restart begins anew).")
     prepare(method, data)
@@ -125,12 +127,12 @@ def _train(
 def trained_before(
     method: ErcMethod, data: ErcDataModule, weights: Path, runs_at_once: int = 1
 ) -> Trained:
-    """A method with the weights of a training that is over.
+    """Return a method with the weights of a training that is over.
 
     Args:
-        method: as it was built for the training.
+        method: the method, built as for the training.
         data: its examples.
-        weights: the file with what the method saves of its weights.
+        weights: the file with the weights that the method saved.
         runs_at_once: how many runs of one command are done at a time; for the record.
     """
     set_up_backends()
@@ -162,10 +164,10 @@ def build_trainer(
     callbacks: Sequence[Callback] = (),
     logger: Any = False,
 ) -> Trainer:
-    """The Lightning Trainer of a run: checkpoints selected on dev, on all devices that are joined.
+    """Build the Lightning Trainer of a run. It selects on dev, and uses all joined devices.
 
-    A method with manual optimisation accumulates and clips by itself. Without a folder the Trainer
-    is for predicting alone.
+    A method with manual optimisation accumulates and clips gradients itself. Without a folder, the
+    Trainer is only for predicting.
     """
     config = method.config
     every: list[Callback] = [Scoring(data), _FreeGradients(), *callbacks]
@@ -177,19 +179,19 @@ def build_trainer(
             filename="best-{epoch}",
             monitor=monitor,
             mode=mode,
-            save_top_k=2,  # `last` names the one before until it has been written itself
+            save_top_k=2,  # `last` names the previous best until it is written again
             save_weights_only=True,
             **options,
         )
-        # A checkpoint of its own: Lightning's save_last saves only when the best is saved. It comes
-        # second, so that it knows which the best is.
+        # A callback of its own, since Lightning's save_last saves only when the best is saved. It
+        # comes second, so that it knows which checkpoint is the best.
         last = Checkpoint(folder, filename="last", **options)
         if config.patience:
             every.append(_Patience(monitor, mode=mode, patience=config.patience))
         every += [_ClipGradients(), _DeleteEarlierAttempt(folder), best, last]
     here = devices.position()
     return Trainer(
-        # Not "auto", which would take an Apple GPU: all else here asks for CUDA or the CPU.
+        # Not "auto", which would take an Apple GPU: the rest of the code asks for CUDA or the CPU.
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=here.count // here.nodes,
         num_nodes=here.nodes,
@@ -212,9 +214,9 @@ def build_trainer(
 
 
 class _FreeGradients(Callback):
-    """Frees the gradients after a step, which Lightning keeps through the next forward pass.
+    """Frees the gradients after a step. Lightning keeps them through the next forward pass.
 
-    A method with manual optimisation does it by itself.
+    A method with manual optimisation frees them itself.
     """
 
     def on_train_batch_end(
@@ -227,7 +229,7 @@ class _FreeGradients(Callback):
 
 
 class _ClipGradients(Callback):
-    """Clips the gradient's norm, which Lightning refuses to do with a fused optimiser."""
+    """Clips the gradient's norm. Lightning refuses to do that with a fused optimiser."""
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         bound = pl_module.config.gradient_clip
@@ -239,9 +241,9 @@ class _ClipGradients(Callback):
 
 
 class _DeleteEarlierAttempt(Callback):
-    """Deletes what an interrupted training left when another one has ended its first epoch.
+    """Deletes an interrupted training's checkpoints when a new one has ended its first epoch.
 
-    That epoch's own checkpoint is written right after it.
+    The checkpoint of that epoch is written right afterwards.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -263,7 +265,7 @@ class _Patience(EarlyStopping):
 
 
 def _selecting(trainer: Trainer) -> Checkpoint:
-    """The checkpoint of a Trainer that follows dev."""
+    """The checkpoint callback of a Trainer that selects on dev."""
     found = trainer.checkpoint_callback
     assert isinstance(found, Checkpoint)
     return found
