@@ -1,6 +1,6 @@
-"""What the settings of a method are: name, kind, default, and the comment beside each.
+"""Descriptions of a method's settings: name, kind, default, and the comment beside each.
 
-The comments of a configuration's dataclass are the one place where a setting is described.
+The comments in a configuration's dataclass are the only place that describes a setting.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ class Setting:
     """One setting."""
 
     name: str
-    """As ``key=value`` names it: ``features.lr``."""
+    """The name in ``key=value``: ``features.lr``."""
     kind: str
-    """``int``, ``float``, ``true or false``, ``text``, or the words it can be."""
+    """``int``, ``float``, ``true or false``, ``text``, or the allowed words."""
     default: str
     text: str
-    """One line; empty where the source has none."""
+    """One line; empty if the source has no comment."""
 
 
 def settings_of(config: type, within: str = "") -> list[Setting]:
-    """Every setting of a configuration class, those of its groups behind it.
+    """Every setting of a configuration class, followed by the settings of its groups.
 
     Args:
         config: a dataclass, such as a method's ``Config``.
-        within: what stands before the names, as ``evaluation.`` of a group.
+        within: a prefix for the names, such as ``evaluation.`` for a group.
     """
     kinds = typing.get_type_hints(config)
     texts: dict[str, str] = {}
@@ -77,11 +77,13 @@ def _written(value: Any) -> str:
 
 
 def _comments(config: type) -> dict[str, str]:
-    """The comment beside each field of a class, above it, or the first paragraph of the string
-    below it; not of its bases."""
+    """The comment of each field of a class, without the fields of its bases.
+
+    The comment stands beside the field or above it, or is the first paragraph of the string below.
+    """
     try:
         source = textwrap.dedent(inspect.getsource(config))
-    except (OSError, TypeError):  # made in a console, say
+    except (OSError, TypeError):  # a class without a source file
         return {}
     found: dict[str, str] = {}
     names = set(config.__annotations__)

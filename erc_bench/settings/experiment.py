@@ -1,11 +1,11 @@
 """One typed configuration: method defaults < corpus < preset < variant < ``key=value``.
 
-A method's settings are a dataclass that extends :class:`MethodConfig`; its YAML file holds what is
-said of it (``title``, ``paper``, ``family``, ``context``, ``trains``, ``gpu_memory_gib`` by preset
-where it is not what ``presets.yaml`` says), then ``defaults``, ``corpora`` (per corpus),
-``presets`` and ``variants`` (the method without one of its parts), and ``space``, what is drawn
-from when it is tuned (:mod:`erc_bench.settings.space`). What comes out is an :class:`Experiment`:
-the resolved settings, and the hash over them that identifies finished runs.
+A method's settings are a dataclass that extends :class:`MethodConfig`. The method's YAML file first
+describes the method (``title``, ``paper``, ``family``, ``context``, ``trains``, and
+``gpu_memory_gib`` by preset if it differs from ``presets.yaml``). Then come ``defaults``,
+``corpora`` (settings per corpus), ``presets``, ``variants`` (the method without one of its parts)
+and ``space``, the values that a search draws from (:mod:`erc_bench.settings.space`). The result is
+an :class:`Experiment`: the resolved settings, and the hash over them that identifies finished runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from erc_bench.settings.registry import experiment_file
 S = TypeVar("S")
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
-"""What settings of a type take, in words."""
+"""The values that settings of a type take, in words."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ class Tuned:
     """The search that chose the settings of an experiment."""
 
     trials: int
-    """How many it had, those that failed among them."""
+    """The number of trials, including those that failed."""
     sampler: str
     sampler_seed: int
     space: Mapping[str, Mapping[str, list[Any]]]
-    """What the trials drew from; see :mod:`erc_bench.settings.space`."""
+    """The values that the trials drew from; see :mod:`erc_bench.settings.space`."""
     chosen: int
-    """The trial whose settings these are; 0 is the preset."""
+    """The trial whose settings these are; trial 0 has the preset's settings."""
     digest: str
     """SHA-256 over the trials and their scores on dev."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run to be done: which method on which corpus with which settings and seed."""
+    """One run to be done: its method, corpus, settings and seed."""
 
     method: str
     dataset: str
@@ -57,22 +57,22 @@ class Experiment:
     seed: int
     config: MethodConfig
     overrides: tuple[str, ...] = ()
-    """Each setting once, its value in one form: ``lr=1e-4`` is ``lr=0.0001``."""
+    """Each setting once, with its value in one form: ``lr=1e-4`` is ``lr=0.0001``."""
     variant: str = ""
-    """The part that the method is without; empty for all of it."""
+    """The name of the variant, which lacks a part of the method; empty for the whole method."""
     tuned: Tuned | None = None
-    """How its settings were chosen; None where nobody searched for them."""
+    """The search that chose the settings; None if the settings were not searched for."""
     own_corpus: str = ""
-    """The file of a corpus of one's own; empty for a registered one."""
+    """The file of the user's own corpus; empty for a registered corpus."""
 
     @property
     def corpus(self) -> str:
-        """What finds its corpus: a file of one's own, or the name."""
+        """The name under which the corpus is found: the user's own file, or a registered name."""
         return self.own_corpus or self.dataset
 
     @property
     def method_and_variant(self) -> str:
-        """``eacl``; ``eacl:no-angle`` of a variant."""
+        """``eacl``, or ``eacl:no-angle`` for a variant."""
         return ":".join(part for part in (self.method, self.variant) if part)
 
     @cached_property
@@ -84,9 +84,9 @@ class Experiment:
     def hash(self) -> str:
         """12 hexadecimal digits over the settings; the same settings have the same hash.
 
-        Settings that were :func:`~erc_bench.method.config.added_later` count only where they are
-        not at their default, so that a hash is for good; those that are
-        :func:`~erc_bench.method.config.unhashed` never do.
+        Settings that were :func:`~erc_bench.method.config.added_later` count only if they differ
+        from their default, so that a hash is for good. Settings that are
+        :func:`~erc_bench.method.config.unhashed` never count.
         """
         text = json.dumps(_hashed(self.config), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -106,8 +106,10 @@ class Experiment:
 
 
 def method_sheet(method: str) -> dict[str, Any]:
-    """The YAML file of a method: what is said of it, defaults, corpora, presets, variants,
-    space. It is not to be changed."""
+    """The content of a method's YAML file, from its title to its space.
+
+    Callers must not change it.
+    """
     path = experiment_file(method)
     return _sheet(path, path.read_text(encoding="utf-8"))
 
@@ -134,7 +136,7 @@ def resolve(
     overrides: Iterable[str] = (),
     variant: str = "",
 ) -> Experiment:
-    """The configuration of one run; without a preset, of the default one.
+    """Return the configuration of one run. Without ``preset`` it has the default preset.
 
     Raises:
         ErcBenchError: an unknown preset, variant or key (the message names the nearest), a value
@@ -207,7 +209,7 @@ class Variant:
     settings: Mapping[str, Any]
     """By their dotted names."""
     paired: bool
-    """Whether a seed has the same initial weights and batches as with all parts."""
+    """Whether a seed has the same initial weights and batches as with the whole method."""
 
 
 def variants(method: str) -> dict[str, Variant]:
@@ -229,7 +231,7 @@ def variants(method: str) -> dict[str, Variant]:
 
 
 def stored_config(method: str, settings: Mapping[str, Any], where: str) -> MethodConfig:
-    """The settings of a method as a record holds them; what it lacks has the method's default.
+    """Return the settings in a record as a configuration. Absent ones have the method's default.
 
     Raises:
         ErcBenchError: the method no longer has such a setting, or a value is of the wrong type;
@@ -246,7 +248,7 @@ def stored_config(method: str, settings: Mapping[str, Any], where: str) -> Metho
 
 
 def with_overrides(settings: S, overrides: Iterable[str]) -> S:
-    """A dataclass of settings, with ``key=value`` for some of them.
+    """Return a dataclass of settings with some of them overridden by ``key=value``.
 
     Raises:
         ErcBenchError: as :func:`resolve`.
@@ -260,7 +262,7 @@ def with_overrides(settings: S, overrides: Iterable[str]) -> S:
 
 
 def _hashed(config: Any) -> dict[str, Any]:
-    """The settings that a hash is over, as plain data."""
+    """The settings that the hash is computed from, as plain data."""
     found: dict[str, Any] = {}
     for each in fields(config):
         value = getattr(config, each.name)
@@ -319,7 +321,7 @@ def _merge(config: Any, layer: Mapping[str, Any], where: str) -> Any:
 
 
 def _misfit(config: Any, layer: Mapping[str, Any], error: Exception) -> str:
-    """Which setting a layer does not fit, and what it takes, to end an error message with."""
+    """The end of an error message: the setting that a layer does not fit, and what it takes."""
     from omegaconf import DictConfig, OmegaConf
 
     single = (k for k, value in layer.items() if not isinstance(value, Mapping))

@@ -1,4 +1,4 @@
-"""What is known of each method without importing it."""
+"""What is known about each method without importing it."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from erc_bench.settings.registry import method_names
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A method as its YAML file describes it; what that leaves out is empty."""
+    """A method as its YAML file describes it. A field that the file lacks is empty."""
 
     name: str
     title: str
     paper: str
     family: str
-    """What it is built like, such as ``recurrent``."""
+    """The kind of model, such as ``recurrent``."""
     context: str
-    """``past`` or ``full``, as its default settings have it."""
+    """``past`` or ``full``, with its default settings."""
     trains: str
-    """What is learnt."""
+    """The parts that are learnt."""
     gpu_memory_gib: dict[str, float]
-    """What a run is estimated to need of a GPU, by preset."""
+    """The estimated GPU memory of a run in GiB, by preset."""
     on_cpu: str
-    """The preset that is made for a machine without a GPU; "" = there is none."""
+    """The preset that is made for a machine without a GPU; "" if there is none."""
 
     @property
     def memory(self) -> str:
-        """``24 / 16 / 4``: GiB by preset, without those that only try something out."""
+        """``24 / 16 / 4``: GiB by preset, without the presets that only try something out."""
         ranked = (n for n in self.gpu_memory_gib if not (n in presets() and presets()[n].tryout))
         return " / ".join(f"{self.gpu_memory_gib[name]:g}" for name in ranked)
 
     @property
     def needs_gpu(self) -> str:
-        """Whether it can't do without a GPU, and the preset for a machine that has none."""
+        """Whether it needs a GPU, and the preset for a machine that has none."""
         return f"no, with preset {self.on_cpu}" if self.on_cpu else "yes"
 
 
 def method_entry(name: str) -> MethodEntry:
-    """What is known of one method.
+    """Return what is known about one method.
 
     Raises:
-        ErcBenchError: there is no such method, or its YAML file is not in order.
+        ErcBenchError: there is no such method, or its YAML file is invalid.
     """
     sheet = method_sheet(name)
     own = sheet.get("presets") or {}

@@ -1,4 +1,4 @@
-"""What is known of the presets, from ``presets.yaml`` beside the methods' settings."""
+"""The presets, from ``presets.yaml`` beside the methods' settings."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Preset:
     name: str
     description: str
     gpu_memory_gib: float
-    """What a run is estimated to need of a GPU."""
+    """The estimated GPU memory of a run in GiB."""
     memory_gib: float
-    """What a run is estimated to need of the machine's memory without a GPU."""
+    """The estimated main memory of a run without a GPU, in GiB."""
     on_cpu: bool = False
-    """Made for a machine without a GPU."""
+    """Whether it is made for a machine without a GPU."""
     tryout: bool = False
-    """It shows that something runs; its scores are never ranked."""
+    """Whether it only shows that something runs. Its scores are never ranked."""
 
 
 @cache
 def presets() -> dict[str, Preset]:
-    """All presets by name; the first is what a run has if nothing else is said."""
+    """All presets by name. The first one is the default."""
     import yaml
 
     path = resources.files("erc_bench.experiments") / "presets.yaml"
@@ -34,7 +34,7 @@ def presets() -> dict[str, Preset]:
 
 
 def default_preset() -> str:
-    """The name of the preset that a run has if nothing else is said."""
+    """The name of the default preset."""
     return next(iter(presets()))
 
 
@@ -45,13 +45,13 @@ def is_tryout(preset: str) -> bool:
 
 
 def gpu_memory_gib(preset: str) -> float:
-    """GiB of a GPU to reckon with for a run; a preset of a method's own counts as the largest."""
+    """The estimated GPU memory of a run in GiB. A method's own preset counts as the largest."""
     known = presets().get(preset)
     return known.gpu_memory_gib if known else max(p.gpu_memory_gib for p in presets().values())
 
 
 def memory_gib(preset: str) -> float:
-    """GiB of memory to reckon with for a run without a GPU, as :func:`gpu_memory_gib` has them."""
+    """The estimated main memory of a run without a GPU in GiB, like :func:`gpu_memory_gib`."""
     known = presets().get(preset)
     return known.memory_gib if known else max(p.memory_gib for p in presets().values())
 

@@ -1,9 +1,10 @@
-"""Entry points → methods and corpora, with a helpful "did you mean".
+"""Finds methods, corpora and executors by their entry points, with a helpful "did you mean".
 
-A package of anybody's joins by the same entry points as ours: ``erc_bench.methods`` names a class
-of :class:`erc_bench.method.contract.ErcMethod`, ``erc_bench.datamodules`` one of
-:class:`erc_bench.corpus.source.CorpusSource`. The settings of a method are a YAML file that carries
-its name: beside the method's module, or in ``erc_bench.experiments``. Listing imports no method.
+Any package can add methods and corpora by the same entry points as ours. ``erc_bench.methods``
+names a class of :class:`erc_bench.method.contract.ErcMethod`, ``erc_bench.datamodules`` a class of
+:class:`erc_bench.corpus.source.CorpusSource`. The settings of a method are in a YAML file with the
+method's name, beside the method's module or in ``erc_bench.experiments``. Listing methods imports
+none of them.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ EXECUTORS = "erc_bench.executors"
 
 @dataclass(frozen=True)
 class _Plugin:
-    """What a package brings."""
+    """A method, corpus or executor that a package brings."""
 
     point: EntryPoint
     package: dict[str, str]
-    """Its name (``distribution``) and version, read at once: on a relative search path they can't
-    be read from another folder later."""
+    """The package's name (``distribution``) and version. They are read at once, because with a
+    relative search path they can't be read from another folder later."""
 
 
 @cache
 def _points(group: str) -> dict[str, _Plugin]:
-    """What all packages bring to a group, by name.
+    """The plug-ins that all packages bring to a group, by name.
 
     Raises:
-        ErcBenchError: two packages bring something of one name.
+        ErcBenchError: two packages bring plug-ins of the same name.
     """
     plugins: dict[str, _Plugin] = {}
     for point in entry_points(group=group):
@@ -94,14 +95,14 @@ def method_names() -> list[str]:
 
 
 def method_name(kind: type) -> str:
-    """The name of a method by its class; "" where it is not registered."""
+    """The name of a method by its class; "" if it is not registered."""
     value = f"{kind.__module__}:{kind.__qualname__}"
     return next((name for name, p in _points(METHODS).items() if p.point.value == value), "")
 
 
 def method_class(name: str) -> type[ErcMethod]:
     """The class of a method by its name; an unknown name is an error that names the nearest."""
-    # With the first one come PyTorch, transformers and Lightning. There is no model yet that would
+    # The first method imports PyTorch, transformers and Lightning. There is no model yet that would
     # be frozen with them.
     first = "lightning" not in sys.modules
     with no_garbage_collection(freeze=first):
@@ -114,12 +115,13 @@ def corpus_names() -> list[str]:
 
 
 def corpus_source(name: str, others: Sequence[str] = ()) -> CorpusSource:
-    """The source of a corpus by its name, or of one's own by its folder or ``corpus.yaml``.
+    """Return the source of a registered corpus by its name, or of the user's own by its folder or
+    ``corpus.yaml``.
 
     ``others`` are names that the error offers beside the registered ones.
 
     Raises:
-        ErcBenchError: an unknown name (the nearest is named), or what is wrong with the folder.
+        ErcBenchError: the name is unknown (the nearest is named), or the folder has a fault.
     """
     if name in _points(CORPORA):
         return _load(CORPORA, "dataset", name)()
@@ -136,7 +138,7 @@ def corpus_source(name: str, others: Sequence[str] = ()) -> CorpusSource:
 
 
 def refuse_taken(name: str, where: Path) -> None:
-    """Refuse a name for a corpus of one's own that a registered one has."""
+    """Raise an error if the user's own corpus has the name of a registered one."""
     if name.lower() in _points(CORPORA):
         raise ErcBenchError(f"{where}: {name!r} is the name of another corpus. Give yours another.")
 
@@ -149,12 +151,12 @@ def is_own_corpus(name: str) -> bool:
 
 
 def confusable_labels(corpus: str) -> tuple[tuple[str, str], ...]:
-    """Pairs of labels that annotators and models take for each other; none of an unknown corpus."""
+    """Pairs of labels that annotators and models confuse; empty for an unknown corpus."""
     return corpus_source(corpus).confusable if corpus in _points(CORPORA) else ()
 
 
 def corpus_metric(corpus: str) -> Metric:
-    """What a corpus is judged by; the usual metric for an unknown one."""
+    """The metric of a corpus; the usual metric for an unknown corpus."""
     return corpus_source(corpus).metric if corpus in _points(CORPORA) else Metric()
 
 
@@ -164,7 +166,7 @@ def executor_names() -> list[str]:
 
 
 def executor_class(name: str) -> Any:
-    """What makes an executor (see :mod:`erc_bench.execution.executors`), by its name."""
+    """The class of an executor by its name; see :mod:`erc_bench.execution.executors`."""
     return _load(EXECUTORS, "executor", name)
 
 

@@ -1,4 +1,4 @@
-"""Search spaces: what ``erc-bench tune`` draws the settings of its trials from.
+"""Search spaces: the values that ``erc-bench tune`` draws the settings of its trials from.
 
 A method's YAML file holds its space under ``space``: settings by their dotted names, each with one
 range::
@@ -28,7 +28,7 @@ from erc_bench.settings.experiment import Experiment, flat, method_sheet, resolv
 from erc_bench.settings.registry import experiment_file
 
 RANDOM = "random"
-"""The sampler: every trial is drawn by itself, from all of the space."""
+"""The sampler: every trial is drawn independently, from the whole space."""
 
 SCALES = ("log", "uniform", "choice")
 
@@ -36,16 +36,17 @@ DIGITS = 3
 """Significant digits of a number that is drawn."""
 
 FIRST_TRIAL_SEED = 1_000_000
-"""Trial k is trained with the seed that is k more: none of them is the seed of a later run."""
+"""Trial k is trained with this seed plus k, which is not the seed of any later run."""
 
 Space = Mapping[str, Mapping[str, list[Any]]]
-"""Settings by their dotted names, each with its scale and what that holds: ``{"lr": {"log": [1e-5,
-1e-3]}}``. Nothing in it is relative."""
+"""Settings by their dotted names, each with its scale and values. No value is relative.
+
+An example: ``{"lr": {"log": [1e-5, 1e-3]}}``."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A search: one method on one corpus, and what its trials are drawn from."""
+    """A search: one method on one corpus, and the space that its trials are drawn from."""
 
     base: Experiment
     """Trial 0: the preset's settings, with those that the user fixed."""
@@ -55,7 +56,7 @@ class Study:
 
     @property
     def hash(self) -> str:
-        """12 hexadecimal digits over all that the trials depend on but their number."""
+        """12 hexadecimal digits over all that the trials depend on, except their number."""
         base = self.base
         parts = [base.method, base.dataset, base.hash, self.space, self.sampler, self.sampler_seed]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
@@ -88,24 +89,24 @@ class Study:
 
 
 def study(base: Experiment, sampler_seed: int = 0) -> Study:
-    """The search around some settings. What an override of theirs sets is fixed and not drawn.
+    """Return the search around some settings. Settings that they override are fixed, not drawn.
 
     Raises:
-        ErcBenchError: the method has no space, or one with a fault, or all of it is fixed; or the
+        ErcBenchError: the method has no space or a faulty one, all of the space is fixed, or the
             settings ask for test.
     """
     if base.config.evaluation.oracle:
         raise ErcBenchError(
-            "A search never looks at test: leave evaluation.oracle=true out. The gap of the chosen "
-            "settings is had by `erc-bench run` with them."
+            "A search never looks at test: leave evaluation.oracle=true out. For the oracle gap of "
+            "the chosen settings, use `erc-bench run` with them."
         )
     found = space_of(base)
     fixed = {text.partition("=")[0] for text in base.overrides}
     space = {key: values for key, values in found.items() if key not in fixed}
     if not space:
         raise ErcBenchError(
-            f"Nothing is left to be tuned of {base.method}: its space has {listed(found)}, and all "
-            "of it is fixed by key=value."
+            f"Nothing of {base.method} is left to tune: its space has {listed(found)}, and all of "
+            "it is fixed by key=value."
         )
     return Study(base, space, sampler_seed)
 
@@ -114,8 +115,8 @@ def space_of(experiment: Experiment) -> Space:
     """The space of a method around its settings, as its YAML file has it.
 
     Raises:
-        ErcBenchError: there is none, it names a setting that the method does not have, or a range
-            is none.
+        ErcBenchError: the method has no space, the space names a setting that the method does not
+            have, or a range is invalid.
     """
     path = experiment_file(experiment.method)
     sheet = method_sheet(experiment.method).get("space")
@@ -135,22 +136,22 @@ def space_of(experiment: Experiment) -> Space:
 
 
 def _range(entry: Any, value: str, where: str) -> dict[str, list[Any]]:
-    """One scale and what it holds, relative numbers multiplied by the present ``value``."""
+    """Check a range and return its scale and values; relative ones are multiplied by ``value``."""
     given = dict(entry) if isinstance(entry, Mapping) else {}
     relative = given.pop("relative", False)
     scale, held = next(iter(given.items()), ("", None))
     if len(given) != 1 or scale not in SCALES or not isinstance(held, list) or len(held) < 2:
         raise ErcBenchError(
-            f"{where}: {entry!r} is no range. One is `log: [lowest, highest]`, `uniform: [lowest, "
-            "highest]` or `choice: [one, another, …]`; with `relative: true` in multiples of the "
-            "preset's value."
+            f"{where}: {entry!r} is not a range. Write `log: [lowest, highest]`, `uniform: "
+            "[lowest, highest]` or `choice: [one, another, …]`, with `relative: true` if the "
+            "numbers are multiples of the preset's value."
         )
     numbers = all(type(v) in (int, float) and math.isfinite(v) for v in held)
     if (scale != "choice" or relative) and not numbers:
         raise ErcBenchError(f"{where}: {held!r} are not numbers.")
     if relative:
         held = [_rounded(float(value) * v) for v in held]
-        if value.isdigit():  # a whole number, of which 0 often means something else
+        if value.isdigit():  # a whole number; 0 often means something else
             held = list(dict.fromkeys(max(min(1, int(value)), round(v)) for v in held))
     if scale != "choice" and (len(held) != 2 or not held[0] < held[1]):
         raise ErcBenchError(f"{where}: {scale} takes two numbers, the lower first, not {held!r}.")
@@ -162,7 +163,7 @@ def _range(entry: Any, value: str, where: str) -> dict[str, list[Any]]:
 def draw(space: Space, seed: int, number: int) -> tuple[str, ...]:
     """The settings of trial ``number``, as overrides in the order of their names.
 
-    They depend on the arguments alone, so a trial is the same whichever were drawn before.
+    They depend only on the arguments, so a trial does not depend on those that were drawn before.
     """
     rng = np.random.default_rng((seed, number))
     drawn = []
