@@ -1,8 +1,8 @@
 """Weights & Biases: one W&B run for every run, and a report that compares methods.
 
-The record is what counts. W&B is told the same, and nothing that goes wrong with it fails a run.
-What is set by wandb's own means (``wandb login``, ``wandb offline``, ``WANDB_PROJECT``,
-``WANDB_ENTITY``, ``WANDB_MODE`` …) holds here too. No text of a corpus goes there.
+The record is what counts. W&B gets the same data, and no failure of W&B fails a run. wandb's own
+settings (``wandb login``, ``wandb offline``, ``WANDB_PROJECT``, ``WANDB_ENTITY``, ``WANDB_MODE`` …)
+apply here too. No text of a corpus is sent to W&B.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from erc_bench.progress import say
 MODES = ("online", "offline", "off")
 
 PROJECT = "erc-bench"
-"""The W&B project where wandb itself is told none."""
+"""The W&B project if wandb's own settings name none."""
 
 RESULT = "result"
-"""Key of the table with a run's one line: variant, seed, the corpus's figure on test."""
+"""Key of the table with the one line of a run: variant, seed, test score."""
 
 PATIENCE: dict[str, Any] = {
     "init_timeout": 30.0,
     "finish_timeout": 60.0,
     "finish_timeout_raises": True,
-    # finish_timeout does not hold for artifacts: W&B would try for hours to bring them in.
+    # finish_timeout does not apply to artifacts: W&B would try for hours to upload them.
     "x_graphql_timeout_seconds": 10.0,
     "x_graphql_retry_max": 2,
     "x_graphql_retry_wait_max_seconds": 4.0,
@@ -34,32 +34,32 @@ PATIENCE: dict[str, Any] = {
     "x_file_transfer_retry_max": 2,
     "x_file_transfer_retry_wait_max_seconds": 4.0,
 }
-"""Settings of wandb: how long its server may take to accept a run, and to take it in at its end.
-What it did not take is on disk, for ``wandb sync``. Curves are streamed apart from this."""
+"""Settings of wandb: how long its server may take to accept a run, and to receive it at its end.
+What it did not receive is on disk, for ``wandb sync``. Curves are streamed apart from this."""
 
 NAMES = {"run": "online", "shared": "online", "dryrun": "offline", "disabled": "off"}
-"""What wandb calls its modes, where it is something else than here."""
+"""Our names of wandb's modes, by wandb's names, if the two differ."""
 
 
 def wandb_mode(wanted: str | None, root: Path) -> str:
     """How runs are logged: ``online``, ``offline`` or ``off``.
 
-    As wanted; else as ``WANDB_MODE`` or wandb's settings say; else online if somebody is logged
-    in. If it is offline, one line says how to upload the runs later.
+    The mode is the wanted one, else that of ``WANDB_MODE`` or wandb's settings, else online if
+    somebody is logged in. If it is offline, one line says how to upload the runs later.
 
     Args:
         wanted: what the user asked for, or None.
-        root: folder of the records; W&B's files go to its ``wandb``.
+        root: folder of the records. W&B's files go to its folder ``wandb``.
 
     Raises:
-        ErcBenchError: ``WANDB_MODE`` is none of wandb's modes, or online is wanted and nobody is
+        ErcBenchError: ``WANDB_MODE`` is not a mode of wandb, or online is wanted and nobody is
             logged in.
     """
     given = wanted or os.environ.get("WANDB_MODE", "").lower()
     mode = NAMES.get(given, given) or None
     if mode not in (*MODES, None):
         known = [*MODES[:2], *NAMES]
-        raise ErcBenchError(f"WANDB_MODE={given} is no mode of W&B." + did_you_mean(given, known))
+        raise ErcBenchError(f"WANDB_MODE={given} is not a W&B mode." + did_you_mean(given, known))
     if mode == "off":
         return mode
     try:
@@ -74,7 +74,7 @@ def wandb_mode(wanted: str | None, root: Path) -> str:
             mode = "offline"
     except ErcBenchError:
         raise
-    except Exception as error:  # wandb raises whatever its parts do
+    except Exception as error:  # wandb may raise any error
         say(f"W&B can't be used ({reason(error)}); the runs go on without it.")
         return "off"
     if mode == "offline":
@@ -83,8 +83,9 @@ def wandb_mode(wanted: str | None, root: Path) -> str:
 
 
 def wandb_settings(mode: str | None = None) -> Any:
-    """wandb's settings, from its files and environment variables, with ours: quiet and patient only
-    for so long. A ``mode`` stands above both.
+    """Return wandb's settings, from its files and environment variables, together with ours.
+
+    Ours make wandb quiet and limit its patience. A given ``mode`` overrides files and environment.
     """
     # Reports of wandb's own errors would wait for a missing network when the process ends.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -100,18 +101,18 @@ def wandb_project() -> str:
 
 
 def logged_in() -> bool:
-    """Whether there is a key for W&B's server. Nobody is asked for one, nor is it tried."""
+    """Whether there is a key for W&B's server. The user is not asked for one; it is not tried."""
     import wandb
 
     before = wandb_settings().mode
     try:
-        wandb_settings("online")  # told to be offline, wandb would not look for a key
+        wandb_settings("online")  # in offline mode, wandb would not look for a key
         return bool(wandb.login(prompt=False, verify=False))
     finally:
         wandb_settings(before)
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, on one line."""
+    """The reason for an error, on one line."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -37,7 +37,7 @@ SEEDS_CHART = {
         },
     ],
 }
-"""A Vega-Lite chart of the corpus's figure by method: each seed a point, mean and sd (n − 1)."""
+"""A Vega-Lite chart of test scores by method: each seed a point, mean and sd (n − 1)."""
 
 
 def save_report(
@@ -49,18 +49,19 @@ def save_report(
 ) -> str:
     """Save a report that compares the methods on a corpus; returns its address.
 
-    It stays up to date: W&B draws it from whatever runs there are. A run repeated with ``--force``
-    is a second finished W&B run of its seed and counts twice until the older one is deleted there.
+    It stays up to date, because W&B draws it from the runs that are there. A run repeated with
+    ``--force`` is a second finished W&B run of its seed. It counts twice until the older one is
+    deleted there.
 
     Args:
         dataset: the corpus.
         preset: runs with this preset are compared.
-        project: where the runs are; None = where this machine logs to.
-        entity: whose project; None = whose this machine logs to.
-        metric: what the corpus is judged by.
+        project: the project of the runs; None = the one that this machine logs to.
+        entity: the owner of the project; None = the one that this machine logs to.
+        metric: the metric of the corpus.
 
     Raises:
-        ErcBenchError: the package is missing, nobody is logged in, or W&B did not take it.
+        ErcBenchError: the package is missing, nobody is logged in, or W&B did not take the report.
     """
     try:
         import wandb_workspaces.reports.v2  # noqa: F401
@@ -84,7 +85,7 @@ def save_report(
         return made.save().url
     except ErcBenchError:
         raise
-    except Exception as error:  # wandb raises whatever its parts do
+    except Exception as error:  # wandb may raise any error
         raise ErcBenchError(
             f"W&B did not take the report ({reason(error)}). Check the network, and that the "
             "project is there: runs logged offline are uploaded with `wandb sync`."
@@ -92,7 +93,7 @@ def save_report(
 
 
 def _seeds_chart(api: Any, entity: str) -> str | None:
-    """Id of a new custom chart, or None where the server has none."""
+    """Make a custom chart and return its id; None if the server can't make it."""
     try:
         return api.create_custom_chart(
             entity=entity,
@@ -103,7 +104,7 @@ def _seeds_chart(api: Any, entity: str) -> str | None:
             spec=SEEDS_CHART,
         )
     except Exception as error:
-        say(f"W&B has no chart of seeds by method ({reason(error)}); they are drawn by seed.")
+        say(f"W&B can't make a chart of seeds by method ({reason(error)}); it shows them by seed.")
         return None
 
 
@@ -117,8 +118,8 @@ def report(
 ) -> Any:
     """The report, not yet saved.
 
-    ``chart`` is the id of :data:`SEEDS_CHART` on the server. What is compared are *variants*: a
-    method with the settings that differ from its preset's.
+    ``chart`` is the id of :data:`SEEDS_CHART` on the server. The report compares *variants*: a
+    variant is a method with the settings that differ from its preset's.
     """
     import wandb_workspaces.reports.v2 as wr
 

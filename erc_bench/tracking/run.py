@@ -1,4 +1,4 @@
-"""A run's W&B run: config, curves, figures, predictions, and the record itself."""
+"""The W&B run of a run: config, curves, metrics, predictions, and the record itself."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ from erc_bench.tracking import RESULT, logged_in, reason, wandb_project, wandb_s
 from erc_bench.training.log import TrainingLog
 
 RATE_STEPS = 10
-"""Learning rates and the loss are logged every so many steps of the optimiser."""
+"""Steps of the optimiser between two points of the learning rates and of the loss."""
 
 LONGEST_TAG = 64
 
 
 class Tracker:
-    """The W&B run of one run; all its methods do nothing in mode ``off``, or once W&B failed.
+    """The W&B run of one run. All methods do nothing in mode ``off``, or after W&B failed.
 
-    A context: leaving it finishes the W&B run, by an exception with an exit code other than 0.
+    This is a context manager. Leaving it finishes the W&B run; after an exception, with an exit
+    code other than 0.
 
     Args:
         experiment: what is run.
-        root: folder of the records; W&B's files go to its ``wandb``.
+        root: folder of the records. W&B's files go to its folder ``wandb``.
         mode: ``online``, ``offline`` or ``off``.
     """
 
@@ -63,8 +64,9 @@ class Tracker:
 
         Args:
             encoder: name of the encoder.
-            resumed: the run goes on from a checkpoint. It is a W&B run of its own that begins with
-                the curves of the epochs before: what was logged after the checkpoint is not in it.
+            resumed: whether the run goes on from a checkpoint. It then has a new W&B run, which
+                begins with the curves of the epochs before. What was logged after the checkpoint
+                is not in it.
         """
         if self.mode == "off":
             return
@@ -85,7 +87,7 @@ class Tracker:
                 self.run.define_metric(curve, step_metric=axis)
 
     def _start_online(self, encoder: str, resumed: bool) -> str | None:
-        """Begin an online run, or say why that can't be."""
+        """Begin an online run. If that fails, return the reason."""
         if not logged_in():
             return "not logged in"
         try:
@@ -112,7 +114,7 @@ class Tracker:
         if experiment.tuned is not None:
             identity["tuned"] = asdict(experiment.tuned)
         return wandb.init(
-            # One of its own: under a sweep every run would get the sweep's.
+            # An id of its own: in a sweep, every run would get the sweep's id.
             id=secrets.token_hex(4),
             project=wandb_project(),
             group=f"{experiment.dataset}/{experiment.method}",
@@ -125,7 +127,7 @@ class Tracker:
             reinit="create_new",
             settings=wandb.Settings(
                 console="off",
-                # The difference to the last commit may hold text of a corpus.
+                # The diff to the last commit may hold text of a corpus.
                 disable_git=True,
                 disable_code=True,
             ),
@@ -133,22 +135,24 @@ class Tracker:
 
     @property
     def logger(self) -> WandbLogger | bool:
-        """What the Trainer logs to."""
+        """The logger for the Trainer; False without a W&B run."""
         return _Logger(self) if self.run is not None else False
 
     def callbacks(self) -> list[Callback]:
-        """What the Trainer calls besides."""
+        """Further callbacks for the Trainer."""
         return [_Curves(self)] if self.run is not None else []
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """Log a point of some curves; those of epochs have an ``epoch``, counted from 1."""
+        """Log a point of some curves. Points of epochs have an ``epoch``, counted from 1."""
         if self.run is not None:
             with self._unharmed("logging"):
                 self.run.log(dict(values))
 
     def complete(self, record: Record | Untested, path: Path) -> None:
-        """Log what came out: figures, confusion matrix, predictions, and the record's file; of
-        test nothing where that was not scored."""
+        """Log the results: metrics, confusion matrix, predictions, and the record's file.
+
+        Nothing of test is logged if test was not scored.
+        """
         if self.run is None:
             return
         with self._unharmed("logging the results"):
@@ -200,12 +204,12 @@ class Tracker:
 
     @contextlib.contextmanager
     def _unharmed(self, doing: str) -> Iterator[None]:
-        """Whatever goes wrong with W&B in here is one line; the run goes on without it."""
+        """Inside, an error of W&B is reported in one line, and the run goes on without W&B."""
         shown = logging.raiseExceptions
         logging.raiseExceptions = False  # wandb's own log may be what can't be written
         try:
             yield
-        except Exception as error:  # wandb raises whatever its parts do
+        except Exception as error:  # wandb may raise any error
             say(f"W&B failed when {doing} ({reason(error)}); that does no harm to the run itself.")
             run, self.run = self.run, None
             with contextlib.suppress(Exception, SystemExit):
@@ -215,19 +219,19 @@ class Tracker:
 
 
 def _abandon(run: Any) -> None:
-    """Finish a W&B run that failed; where that can't be, the next one gets a new service."""
+    """Finish a W&B run that failed. If that is impossible, the next one gets a new service."""
     import wandb
 
     with contextlib.suppress(Exception):
         if run is not None:
             run.finish(exit_code=1)
             return
-    if wandb.run is None:  # else somebody else's would go too, in whose process this is
+    if wandb.run is None:  # else this would also end a run of the program that calls us
         wandb.teardown()
 
 
 class _Logger(WandbLogger):
-    """Lightning's logger on a tracker's run."""
+    """Lightning's logger for a tracker's run."""
 
     def __init__(self, tracker: Tracker) -> None:
         super().__init__(experiment=tracker.run)
@@ -240,16 +244,16 @@ class _Logger(WandbLogger):
 
 
 class _Curves(Callback):
-    """Logs learning rates and loss by step, and of a resumed run the epochs before.
+    """Logs learning rates and loss by step, and for a resumed run the curves of earlier epochs.
 
-    Lightning's own monitor would show the rates of the step before where a method sets them, and
-    adds them to what the record stores.
+    Lightning's own monitor is not used. If a method sets the rates, it would show those of the step
+    before, and it adds the rates to what the record stores.
     """
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
         self.step = -1
-        """The last at which a loss was logged."""
+        """The last step at which a loss was logged."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         (history,) = (c for c in trainer.callbacks if isinstance(c, TrainingLog))  # type: ignore[attr-defined]
@@ -269,22 +273,23 @@ class _Curves(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log a batch's loss, where a step of the optimiser has followed it."""
+        """Log a batch's loss, if a step of the optimiser has followed it."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         step = trainer.global_step - 1
         if step % RATE_STEPS or step == self.step or not isinstance(loss, Tensor):
             return
         self.step = step
-        # Lightning has divided it by the batches that a step accumulates.
+        # Lightning has divided it by the number of batches that a step accumulates.
         whole = float(loss.detach()) * trainer.accumulate_grad_batches
         self.tracker.log({"step/loss": whole, "optimizer_step": step})
 
 
 def variant(experiment: Experiment) -> str:
-    """What is compared: method, the part that it is without, settings that differ from the
-    preset's, their hash's beginning, and in how many trials they were found, if they were.
+    """The name by which a report compares runs.
 
-    Runs have the same one only if all their settings are the same, however they were given.
+    It has the method and its variant, the settings that differ from the preset's, the beginning of
+    the settings' hash, and the number of trials if the settings are tuned. Runs have the same name
+    only if all their settings are the same, however they were given.
     """
     preset = flat(resolve(experiment.method, experiment.corpus, preset=experiment.preset).settings)
     here = flat(experiment.settings)
@@ -312,8 +317,8 @@ def _numbers(values: Mapping[str, Any], group: str) -> dict[str, float]:
 
 
 def prediction_rows(predictions: Predictions, labels: list[str]) -> list[list[Any]]:
-    """Utterance id, gold and predicted label, the latter's probability, whether it is right; None
-    where there is no such thing."""
+    """A row for each utterance: id, gold label, predicted label, the latter's probability, and
+    whether it is right. A label or probability that is absent is None."""
     rows = predictions.probabilities or [None] * len(predictions.ids)
     return [
         [
