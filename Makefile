@@ -1,14 +1,14 @@
-# make demo   install what the demo needs, train EACL on the demo corpus, print its score and where
-#             the page of it lies
+# make demo   install what the demo needs, train EACL on the demo corpus, print its score and the
+#             path of its page
 # make test   install everything, run the tests
-# make slow lint types   what CI checks besides
+# make slow lint types   the other checks of CI
 # make docs   the documentation as a site, in build/docs
 # make results   the leaderboard and the documentation's tables, from the records
-# make bench  how fast training is against the usual recipe
+# make bench  the speed of training compared with the usual recipe
 
 PYTHON ?= python3
 VENV ?= .venv
-# One epoch of a few batches that read short windows, so that it ends within two minutes on two
+# One epoch of a few batches with short windows, so that the demo takes less than two minutes on two
 # cores.
 DEMO ?= epochs=1 max_batches=15 max_len=64 stage2_epochs=3
 
@@ -23,7 +23,7 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: $(VENV)/.dev
-	# Some of them wait for a cluster most of the time, so there are more workers than cores.
+	# Some tests mostly wait for a cluster, so there are more workers than cores.
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "slow and not timed" -n 3 --dist loadfile
 	$(VENV)/bin/python -m pytest -m timed
 
