@@ -1,1 +1,1 @@
-"""Documentation, and what writes its tables."""
+"""The documentation, and the commands that write its tables and picture."""

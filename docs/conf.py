@@ -1,7 +1,7 @@
-"""The documentation as a site: ``make docs`` builds it into ``build/docs``.
+"""Sphinx configuration of the documentation: ``make docs`` builds the site into ``build/docs``.
 
-Pages are the Markdown files of this folder. Cards of methods, the command line, settings and the
-Python interface are made from their sources when the site is built.
+The pages are the Markdown files of this folder. The pages of the methods, the command line, the
+settings, the glossary and the Python interface are made from their sources when the site is built.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from erc_bench import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = ROOT / "docs" / "made"
-"""Pages that are made; not under version control."""
+"""Folder of the pages that are made from sources; not under version control."""
 REPOSITORY = "https://github.com/erc-bench/erc-bench"
 
 project = "erc-bench"
@@ -32,7 +32,7 @@ autodoc_typehints = "description"
 
 
 def make_pages() -> None:
-    """Write the pages that come from sources."""
+    """Write the pages that are made from sources."""
     from erc_bench.cli import app
     from erc_bench.settings.registry import method_names
 
@@ -55,8 +55,8 @@ def _settings() -> str:
     from erc_bench.method.config import MethodConfig
 
     return (
-        "# Settings\n\nEvery method has these, given as `key=value` or in a YAML of "
-        "`experiments/`. The page of a method lists its own, and other defaults.\n\n"
+        "# Settings\n\nEvery method has these settings. Give them as `key=value` or in a YAML file "
+        "of `experiments/`. The page of a method lists its own settings and defaults.\n\n"
         f"{_rows(MethodConfig)}\n"
     )
 
@@ -77,7 +77,7 @@ def _rows(config: type) -> str:
 
 
 def _links(app: Any, page: str, source: list[str]) -> None:
-    """Links between files lead to the pages made of them, or to the repository."""
+    """Rewrite links between files: to the pages made from these files, or to the repository."""
 
     def moved(match: re.Match[str]) -> str:
         target, anchor = match[1], match[2] or ""

@@ -1,7 +1,7 @@
-"""The picture of README.md: a corpus's rows as dots, drawn from ``leaderboard.json``.
+"""The picture of README.md: the scores of a corpus's rows, drawn from ``leaderboard.json``.
 
-A dot is a seed, the line beneath the 95 % interval of the mean over seeds, the stroke the mean, the
-ring what is published of the method.
+A dot is a seed, the vertical stroke is the mean over seeds, and the horizontal line is its 95 %
+interval. A ring is the published score of the method.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from html import escape
 from typing import Any
 
 WIDTH, LEFT, RIGHT, TOP, LINE = 720, 190, 20, 44, 26
-"""In pixels: the whole, the names, the margin behind, what is above the rows, a row."""
+"""In pixels: the whole width, the left margin with the names, the right margin, the space above the
+rows, and the height of a row."""
 
 STYLE = """\
 text { font: 13px system-ui, sans-serif; fill: #24292f } .title { font-weight: 600 }
@@ -26,11 +27,11 @@ text { fill: #e6edf3 } .small { fill: #9198a1 } .grid { stroke: #3d444d }
 
 
 def picture(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """An SVG image.
+    """Return the picture as SVG.
 
     Args:
-        title: what is shown.
-        rows: the name of each row, and the row as ``leaderboard.json`` has it.
+        title: the title above the rows.
+        rows: the name of each row, and the row as it is in ``leaderboard.json``.
     """
     values = [value for _, row in rows for value in row["values"]]
     values += [row["published"]["score"] for _, row in rows if row["published"]]

@@ -1,11 +1,12 @@
-"""Writes the leaderboard from its records; from both the tables of README.md and the documentation,
-and README's picture; and the table of the methods from their YAML files.
+"""Write the leaderboard, the tables of README.md and the documentation, and README's picture.
 
     python -m docs.tables            # or: make results
-    python -m docs.tables --check    # writes nothing; exit 1 if something is stale
+    python -m docs.tables --check    # write nothing; exit with 1 if something is out of date
 
-A table stands in its page between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; the names
-are those of :data:`TABLES`. What is between is overwritten.
+The leaderboard is made from its records, and the tables from the leaderboard and the records. The
+table of the methods is made from their YAML files. The place of a table in its page is between
+``<!-- table: NAME -->`` and ``<!-- end of table -->``; the text between them is overwritten. The
+names are those of :data:`TABLES`.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ PAGES = (
 )
 PICTURE = ROOT / "docs" / "leaderboard.svg"
 SHOWN = "meld"
-"""The corpus of README's picture and table."""
+"""The corpus of the picture and the table in README.md."""
 CONTROL = "finetune"
 USUAL_PRESET = "small"
-"""Rows that do not say their preset have this one, as the pages say."""
+"""The preset of the rows whose names do not mention a preset; the pages say so."""
 
 FIGURES = ("context", "seeds", "test", "dev", "selected by", "minus `finetune`, test", "p, Holm")
 """The columns of :func:`figures` and :func:`minus_control`."""
@@ -53,14 +54,17 @@ PLACE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end of table -->)", re.DO
 
 @cache
 def corpora() -> dict[str, Any]:
-    """The corpora of ``leaderboard.json`` that have runs, by name."""
+    """Return the corpora of ``leaderboard.json`` that have runs, by name."""
     board = json.loads((BOARD / "leaderboard.json").read_text(encoding="utf-8"))
     return {corpus["name"]: corpus for corpus in board["corpora"] if corpus["tracks"]}
 
 
 def rows_of(corpus: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The rows of a corpus with the track of each: those of one budget and preset together, highest
-    first. Predictions made elsewhere are no results of ours."""
+    """Return the rows of a corpus, each with its track.
+
+    Rows of one budget and preset are together, the highest score first. Predictions made elsewhere
+    are left out, since they are not our results.
+    """
     rows = [(row, track) for track in corpora()[corpus]["tracks"] for row in track["rows"]]
     ours = [(row, track) for row, track in rows if not row["external"]]
 
@@ -72,18 +76,21 @@ def rows_of(corpus: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def trials(row: dict[str, Any]) -> int:
-    """From how many trials of a search its settings were chosen; 0 where nobody searched."""
+    """The number of trials that a row's settings were chosen from; 0 without a search."""
     return row["tuned"]["trials"] if row["tuned"] else 0
 
 
 def of_presets(corpus: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Those of :func:`rows_of` that are whole methods with the settings of their presets."""
+    """The rows of :func:`rows_of` that are whole methods with the settings of their presets."""
     return [(row, track) for row, track in rows_of(corpus) if not (row["tuned"] or row["variant"])]
 
 
 def results() -> str:
-    """Our figures by corpus with the presets' settings, and the differences from the control with
-    the same encoder. Tuned rows are in :func:`tuned`, variants in :func:`ablations`."""
+    """The table of our figures with the presets' settings, by corpus.
+
+    It has the difference of each row from the control with the same encoder. Tuned rows are in
+    :func:`tuned`, variants in :func:`ablations`.
+    """
     head = ("corpus", "", *FIGURES)
     body = [
         [corpora()[corpus]["title"], row_name(row), *figures(row), *minus_control(row, track)]
@@ -94,7 +101,7 @@ def results() -> str:
 
 
 def costs() -> str:
-    """What a run took, by corpus, method and preset."""
+    """The table of the time and memory of a run, by corpus, method and preset."""
     head = ("corpus", "", "seeds", "minutes a run", "peak GiB", "on", "GPU GiB, estimated")
     estimated = {m.name: m.gpu_memory_gib for m in method_entries()}
     body = []
@@ -118,7 +125,7 @@ def costs() -> str:
 
 
 def machines(row: dict[str, Any]) -> set[str]:
-    """``AMD EPYC, 1 thread``, of the records of a row."""
+    """The machines in the records of a row, such as ``AMD EPYC, 1 thread``."""
     found = set()
     for name in row["records"]:
         made = json.loads((BOARD / name).read_bytes()).get("environment") or {}
@@ -130,16 +137,18 @@ def machines(row: dict[str, Any]) -> set[str]:
 
 
 def figure() -> str:
-    """README's picture."""
+    """The picture of README.md as SVG."""
     rows = [(row_name(row).replace("`", ""), row) for row, _ in of_presets(SHOWN)]
     title = f"Weighted-F1 on {corpora()[SHOWN]['title']}, test, in percent"
     return picture(title, rows)
 
 
 def tuned() -> str:
-    """The tuned rows: a table for each corpus that has some, minus the method with the settings of
-    its preset, and minus the control that was tuned in as many trials. Nothing where there are
-    none."""
+    """The tables of the tuned rows, one for each corpus that has some; empty if no corpus has any.
+
+    They have the difference of each row from the method with the settings of its preset, and from
+    the control that was tuned in the same number of trials.
+    """
     head = ("", "trials", *FIGURES[:-2], "minus its preset, test", *FIGURES[-2:])
     found = []
     for corpus, board in corpora().items():
@@ -157,8 +166,10 @@ def tuned() -> str:
 
 
 def ablations() -> str:
-    """Methods without each of their parts, a table for each method and corpus that has some.
-    Nothing where there are none."""
+    """The tables of methods without each of their parts, one for each method and corpus.
+
+    Empty if there are no variants.
+    """
     found = []
     for board in corpora().values():
         for each in map(ablation_of, board["ablations"]):
@@ -167,7 +178,7 @@ def ablations() -> str:
 
 
 def published(corpus: str) -> str:
-    """Our figures on a corpus beside the published ones."""
+    """The table of our figures on a corpus beside the published ones."""
     body = []
     for row, _ in of_presets(corpus):
         paper, cell = row["published"], ""
@@ -180,7 +191,7 @@ def published(corpus: str) -> str:
 
 
 def commands() -> list[str]:
-    """The command that repeats each row, one a row."""
+    """Return a command for each row that repeats it."""
     found = []
     for corpus in corpora():
         for row, _ in rows_of(corpus):
@@ -193,7 +204,7 @@ def commands() -> list[str]:
             if search and search["sampler_seed"]:
                 command += f" --sampler-seed {search['sampler_seed']}"
             first = seeds == list(range(1, len(seeds) + 1))
-            # `tune` has no --seed: it trains all up to the last.
+            # `tune` has no --seed: it trains all seeds up to the last one.
             every = f" --seeds {max(seeds) if search else len(seeds)}"
             command += every if search or first else f" --seed {_words(seeds)}"
             found.append(_words([command, *map(shlex.quote, given(row))]))
@@ -201,7 +212,7 @@ def commands() -> list[str]:
 
 
 def commits() -> list[str]:
-    """The commits that the records of each row name, in the order of :func:`commands`."""
+    """Return the commits in the records of each row, in the order of :func:`commands`."""
     found = []
     for corpus in corpora():
         for row, _ in rows_of(corpus):
@@ -212,14 +223,14 @@ def commits() -> list[str]:
 
 
 def reproduced() -> str:
-    """The commands as a block, each with the commits of its records."""
+    """The commands as a block of code, each with the commits of its records."""
     width = max(map(len, commands()))
     lines = [f"    {c:{width}}  # {at}" for c, at in zip(commands(), commits(), strict=True)]
     return "\n".join(["", *lines, ""])
 
 
 def methods() -> str:
-    """The methods that have a card, with what they are."""
+    """The table of the methods that have a card."""
     body = []
     for m in method_entries():
         card = f"methods/{m.name.replace('-', '_')}.md"
@@ -243,7 +254,10 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def row_name(row: dict[str, Any]) -> str:
-    """``SACL-LSTM, `base` ``; of a tuned row without what its trials drew."""
+    """The name of a row, such as ``SACL-LSTM, `base` ``.
+
+    For a tuned row it is without the settings that its trials drew.
+    """
     parts = [row["title"] + (", the control" if row["method"] == CONTROL else "")]
     parts += [f"`{row['preset']}`"] if row["preset"] != USUAL_PRESET else []
     parts += [f"`{row['variant']}`"] if row["variant"] else []
@@ -255,17 +269,20 @@ def row_name(row: dict[str, Any]) -> str:
 
 
 def given(row: dict[str, Any]) -> list[str]:
-    """The overrides of its command: what a trial drew, its search draws again."""
+    """The overrides of a row's command, without those that a trial drew: the search draws them."""
     return given_settings(row["overrides"], row["tuned"])
 
 
 def mean(row: dict[str, Any]) -> str:
-    """``60.80 ± 0.18``: the half-width of the 95 % interval over seeds, from two seeds on."""
+    """A score such as ``60.80 ± 0.18``.
+
+    ± is the half-width of the 95 % interval over seeds; it is left out for a single seed.
+    """
     return spread(row["mean"], row["seed_interval"])
 
 
 def figures(row: dict[str, Any]) -> list[str]:
-    """Whether it reads later turns, seeds, test, dev, and what selected the epoch."""
+    """The first cells of a row: context, number of seeds, test, dev, and the selection metric."""
     dev = f"{row['dev_score']:.2f}" if row["dev_score"] is not None else "–"
     return [row["context"], str(len(row["seeds"])), mean(row), dev, selection(row["selection"])]
 
@@ -273,7 +290,8 @@ def figures(row: dict[str, Any]) -> list[str]:
 def minus_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]:
     """The difference from the control of the track with its 95 % interval, and p after Holm.
 
-    The control has the same preset and nothing of its own set; it is empty where there is none.
+    The control has the same preset and no other settings of its own. Both are empty if the track
+    has no control, or if the row is the control.
     """
     rows = track["rows"]
     wanted: tuple[Any, ...] = (CONTROL, row["preset"], "", [])
@@ -292,9 +310,11 @@ def minus_control(row: dict[str, Any], track: dict[str, Any]) -> tuple[str, str]
 
 
 def minus_preset(row: dict[str, Any], track: dict[str, Any], corpus: str) -> str:
-    """The difference of a tuned row from the same method and encoder with the settings of its
-    preset, with its 95 % interval; in words where the preset won, empty where it has not been
-    run."""
+    """The difference of a tuned row from the same method with the settings of its preset.
+
+    It has its 95 % interval; both rows have the same encoder. If the settings of the preset won
+    the search, a sentence says so. Empty if the preset has not been run.
+    """
     if row["tuned"]["chosen"] == 0:
         return "the preset won"
     for other, of_track in of_presets(corpus):
@@ -312,19 +332,19 @@ def _words(parts: Iterable[Any]) -> str:
 
 
 def with_tables(page: str) -> str:
-    """A page with its tables written anew.
+    """Return a page with its tables replaced by current ones.
 
     Raises:
-        KeyError: a table that is none of :data:`TABLES`.
+        KeyError: the page has a table that is not in :data:`TABLES`.
     """
     return PLACE.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}\n{place[3]}", page)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the leaderboard and the tables, or with ``--check`` say which of them are stale.
+    """Write the leaderboard and the tables, or with ``--check`` say which of them are out of date.
 
     Raises:
-        KeyError: a table is none of :data:`TABLES`.
+        KeyError: a page has a table that is not in :data:`TABLES`.
     """
     parser = argparse.ArgumentParser(prog="python -m docs.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
