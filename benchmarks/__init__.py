@@ -1,1 +1,1 @@
-"""How fast the methods train against the usual recipe: python -m benchmarks."""
+"""The speed of training compared with the usual recipe: python -m benchmarks."""

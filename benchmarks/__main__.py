@@ -1,23 +1,26 @@
-"""How fast the methods train against the usual recipe, side by side in one process.
+"""Compare the speed of training with the usual recipe, side by side in one process.
 
     python -m benchmarks --preset small base --encoder base=FOLDER
 
 The usual recipe (``benchmarks/recipe*.py``) pads every example to max_len tokens, tokenises it in
 the data loader, draws random batches, takes contrastive scores from expanded (n, m, d) tensors,
-loops in Python where published code does, and scores dev and test after every epoch. Ours is a
-training under Lightning's Trainer as `erc-bench run` does it, and scores dev. Both train the same
-encoder from the same weights: before anything is timed, their losses over the first steps of a
-training without dropout are compared, in float32.
+loops in Python wherever published code does, and scores dev and test after every epoch. Ours is a
+training under Lightning's Trainer, as in `erc-bench run`, and scores dev. Both train the same
+encoder from the same weights. Before anything is timed, both are trained for a few steps without
+dropout in float32, and their losses must be equal.
 
-No whole epoch is run. After one round to warm up, --steps rounds are measured: four training
-batches of ours, one of the recipe. Ours are taken at even distances from the epoch's batches
-sorted by length, since they differ in it. Batches of the evaluation are measured in the same way,
-but eight of ours and two of the recipe; those of SPCL's passes over train (ours has one an epoch
-and one more in a run, the published code two) all at once, those of the recipe right after ours.
-An epoch then is the mean seconds of a batch × the number of batches, summed over these parts; the
-reading and tokenising that ours does once for all epochs is not in it, nor are checkpoints.
-Vectors of utterances are drawn at random: neither side makes them within an epoch. What is said of
-single rounds is the ratio with the training batches of each round alone in place of their mean.
+No whole epoch is run. One round warms up, then --steps rounds are measured. A round is four
+training batches of ours and one of the recipe. Our batches differ in length, so those of the epoch
+are sorted by length and the measured ones are taken at even distances. Batches of the evaluation
+are measured in the same way, eight of ours and two of the recipe. The batches of SPCL's passes over
+train are measured all at once, those of the recipe right after ours. (Ours has one pass for each
+epoch and one more for the run, the published code has two for each epoch.)
+
+The time of an epoch is the sum over these parts of the mean seconds of a batch × the number of
+batches. It is without checkpoints, and without the reading and tokenising that ours does once for
+all epochs. Vectors of utterances are drawn at random, since neither side computes them within an
+epoch. "In single rounds" is the lowest and the highest ratio if the training batches of a single
+round are used instead of the mean over all rounds.
 """
 
 from __future__ import annotations
@@ -54,14 +57,14 @@ from .side_by_side import (
 
 
 def arguments() -> argparse.Namespace:
-    """What the command was asked for."""
+    """Parse the command line."""
     parser = parser_of("benchmarks", __doc__)
     native = trainer_precision("auto") == "bf16-mixed"
     parser.add_argument(
         "--method", nargs="+", choices=RECIPES, default=list(RECIPES), help="(default: all)"
     )
     parser.add_argument("--preset", nargs="+", default=["small"], help="(default: small)")
-    # The recipes know the settings of no other.
+    # The recipes only have the settings for these corpora.
     parser.add_argument(
         "--dataset", choices=("meld", "demo"), default="meld", help="(default: meld)"
     )
@@ -70,30 +73,32 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="[PRESET=]FOLDER",
-        help="a folder with the encoder of a preset, or of all",
+        help="a folder with the encoder for one preset, or for all presets",
     )
     parser.add_argument(
         "--precision",
         nargs="+",
         choices=("float32", "bfloat16"),
         default=["float32", "bfloat16"] if native else ["float32"],
-        help="of ours; in bfloat16 it is compared with the recipe in both",
+        help="precision of ours; ours in bfloat16 is compared with the recipe in both precisions",
     )
-    parser.add_argument("--steps", type=positive, default=6, help="of the recipe (default: 6)")
     parser.add_argument(
-        "--threads", type=positive, help="of PyTorch; default: as many as it chooses"
+        "--steps", type=positive, default=6, help="rounds that are measured (default: 6)"
     )
-    parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
+    parser.add_argument(
+        "--threads", type=positive, help="threads of PyTorch (default: PyTorch chooses)"
+    )
+    parser.add_argument("--no-memory", action="store_true", help="do not measure the peak memory")
     add_settings(parser)
     parser.add_argument("--peak-memory-of", choices=("ours", "recipe"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def check(case: Case, corpus: Corpus) -> float:
-    """Compare the losses of both sides; the largest difference, as a share of the loss.
+    """Compare the losses of both sides and return the largest difference, as a share of the loss.
 
     Raises:
-        SystemExit: they differ.
+        SystemExit: the losses differ.
     """
     with quiet():
         ours, theirs = (np.array(values) for values in losses(case, corpus))
@@ -109,7 +114,7 @@ def check(case: Case, corpus: Corpus) -> float:
 
 @cache
 def memory(case: Case, side: str) -> str:
-    """Peak memory of one side in a process of its own; "failed" where it did not get through."""
+    """Peak memory of one side in MiB, in a process of its own; "failed" if the process failed."""
     command = [sys.executable, "-m", "benchmarks", "--peak-memory-of", side]
     command += ["--method", case.method, "--preset", case.preset, "--dataset", case.dataset]
     command += ["--precision", case.precision, "--threads", str(torch.get_num_threads())]
@@ -139,12 +144,12 @@ HEADER = (
 
 
 def print_row(cells: Sequence[str]) -> None:
-    """A row of the table."""
+    """Print a row of the table."""
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def figures(utterances: int, ours: Epoch, theirs: Epoch) -> list[str]:
-    """What a row says of speed."""
+    """The cells of a row about speed."""
     ratios = theirs.rounds() / ours.rounds()
     return [
         f"{utterances / ours.seconds():.1f}",
@@ -156,13 +161,13 @@ def figures(utterances: int, ours: Epoch, theirs: Epoch) -> list[str]:
 
 
 def parts(name: str, epoch: Epoch) -> str:
-    """What the seconds of an epoch are made of."""
+    """A line with the seconds of an epoch and the parts of this sum."""
     terms = [f"{n} × {epoch.step(part)[0]:.3f} s {part}" for part, n in epoch.batches.items()]
     return f"  {name}: {epoch.seconds():.0f} s = {' + '.join(terms)}"
 
 
 def conditions(corpus: Corpus, utterances: int, args: argparse.Namespace) -> str:
-    """Under which all is measured."""
+    """A sentence with the conditions of the measurement: corpus, machine and versions."""
     return (
         f"{corpus.name}, {utterances} training utterances; {device_name()}, {os.cpu_count()} "
         f"cores, {torch.get_num_threads()} threads; torch {torch.__version__}, Python "
@@ -172,11 +177,11 @@ def conditions(corpus: Corpus, utterances: int, args: argparse.Namespace) -> str
 
 
 def measure(case: Case, corpus: Corpus, utterances: int, args: argparse.Namespace) -> None:
-    """Print the rows of a case: against the recipe in float32, and in its own precision."""
+    """Print the rows of a case: against the recipe in float32 and in the precision of the case."""
     say("  comparing the losses of both sides …")
     difference = check(replace(case, precision="float32"), corpus)
     precisions = list(dict.fromkeys(("float32", case.precision)))
-    say(f"  measuring {args.steps + 1} rounds of training, and as needed of dev and test …")
+    say(f"  measuring {args.steps + 1} rounds of training, and batches of dev and test …")
     with quiet():
         ours, recipes = compare(case, corpus, args.steps, precisions)
     say(parts("ours", ours))
@@ -184,7 +189,7 @@ def measure(case: Case, corpus: Corpus, utterances: int, args: argparse.Namespac
         say(parts(f"the usual recipe in {precision}", theirs))
         peaks = ["", ""]
         if not args.no_memory:
-            say("  measuring the peak of memory …")
+            say("  measuring the peak memory …")
             other = replace(case, precision=precision)
             peaks = [memory(case, "ours"), memory(other, "recipe")]
         first = [f"{case.method}, {case.preset}", case.precision, precision]
@@ -192,7 +197,7 @@ def measure(case: Case, corpus: Corpus, utterances: int, args: argparse.Namespac
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all cases and print the table."""
     args = arguments()
     set_up_backends()
     if args.threads:
@@ -210,7 +215,7 @@ def main() -> None:
             say(f"{m} is left out: it trains in float32 alone (--precision float32).")
     if not cases:
         sys.exit(2)
-    for case in cases:  # what is wrong with one is said before another is measured
+    for case in cases:  # report a wrong setting of any case before measuring another
         case.settings()
     if args.peak_memory_of:
         with quiet():

@@ -1,4 +1,4 @@
-"""What the commands of the benchmarks share."""
+"""Functions that the commands of the benchmarks share."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from erc_bench.settings.registry import corpus_source, method_names
 from erc_bench.training.frameworks import quiet_frameworks
 
 SET_HERE = ("epochs", "max_batches", "precision")
-"""Settings that a benchmark gives every case."""
+"""Settings that the benchmark itself sets in every case."""
 
 
 def setting(text: str) -> str:
-    """KEY=VALUE, but for what a benchmark sets itself."""
+    """Check KEY=VALUE of a command line; the settings in :data:`SET_HERE` are refused."""
     if text.partition("=")[0] in SET_HERE:
         raise argparse.ArgumentTypeError(
-            f"{text!r} would be overwritten: {', '.join(SET_HERE)} are the benchmark's own "
+            f"{text!r} would be overwritten: the benchmark itself sets {', '.join(SET_HERE)} "
             "(`python -m benchmarks` has --precision for the precision)"
         )
     return text
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Have a parser take the settings of all that is measured."""
+    """Add the option ``--set``, for settings of everything that is measured."""
     parser.add_argument(
-        "--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE", help="settings of all"
+        "--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE", help="for all methods"
     )
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on, of a command line."""
+    """Parse a positive whole number of a command line."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
@@ -46,18 +46,18 @@ CONTROL = "finetune"
 
 
 def language_models() -> list[str]:
-    """The methods whose encoder is a language model."""
+    """Return the names of the methods whose encoder is a language model."""
     return [each.name for each in method_entries() if each.family == "language model"]
 
 
 def ordered() -> list[str]:
-    """All methods: the control first, language models last."""
+    """Return the names of all methods: the control first, language models last."""
     last = language_models()
     return sorted(method_names(), key=lambda name: (name != CONTROL, name in last, name))
 
 
 def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser of ``python -m MODULE``, which is described as it is written."""
+    """Return the parser of ``python -m MODULE``, which shows the description as it is."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
@@ -66,23 +66,23 @@ def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def encoder_of(preset: str, given: list[str]) -> str:
-    """The folder given for a preset, or for all; "" = the preset's own."""
+    """The folder given for a preset, or for all presets; "" if none was given."""
     folders = {name: folder for name, equals, folder in (g.partition("=") for g in given) if equals}
     return folders.get(preset, next((g for g in given if "=" not in g), ""))
 
 
 def load(name: str) -> Corpus:
-    """The corpus; where it can't be had, the generated one."""
+    """Load a corpus; if it is not available, load the generated one instead."""
     try:
         return corpus_source(name).load(None)
     except ErcBenchError as error:
-        say(f"{error} The demo corpus, which is generated, is taken instead.")
+        say(f"{error} The demo corpus, which is generated, is used instead.")
         return corpus_source("demo").load(None)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing of what a training says."""
+    """Suppress the messages of a training."""
     console.quiet = True
     try:
         with quiet_frameworks():
@@ -92,7 +92,7 @@ def quiet() -> Iterator[None]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command; what a user can mend, and Ctrl-C, end it with one line."""
+    """Run a command; Ctrl-C and errors that a user can correct end it with one line."""
     try:
         main()
     except ErcBenchError as error:

@@ -1,19 +1,19 @@
-"""What a grid costs, and how many runs a machine does best at a time.
+"""Measure what a grid costs, and how many runs at a time are fastest on this machine.
 
     python -m benchmarks.grids threads --dataset meld --preset small --set max_batches=20
     python -m benchmarks.grids executor --executor local
     python -m benchmarks.grids cluster --runs 10000 --workers 1000
 
-`threads`: the training of as many runs as there are cores, a thread each, against one run that has
-a thread for each core; utterances a second, of all runs together.
+`threads` compares one run with a thread for each core with as many runs as there are cores, each
+with one thread. It prints the utterances per second of all runs together.
 
-`executor`: seconds that a grid adds to a run: runs of a few steps one after another, each reckoned
-by its own stopwatch, against the time that the whole grid took. The executor's own start, of a Ray
-for example, is told apart.
+`executor` prints the seconds that a grid adds to a run. Runs of a few steps are done one after
+another. Their own times, as in their records, are subtracted from the time of the whole grid. The
+start of the executor, of Ray for example, is printed separately.
 
-`cluster`: a grid on a cluster that is only played, in another process: a run is a sleep of one to
-ten seconds and leaves a record as large as MELD's; the store and its files are real. The processor
-time of the grid's own process is divided by the runs, and by the looks at all of them.
+`cluster` runs a grid on a simulated cluster, which is another process: a run sleeps for one to ten
+seconds and leaves a record as large as MELD's. The store and its files are real. The processor time
+of the grid's own process is divided by the number of runs, and by the number of runs × checks.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ OURS = Path(__file__).parent.parent / "leaderboard"
 
 
 def experiments(args: argparse.Namespace, runs: int) -> list[Experiment]:
-    """So many runs that differ in their seeds."""
+    """Return ``runs`` runs that differ only in their seeds."""
     first = resolve(args.method, args.dataset, preset=args.preset, overrides=args.set)
     return [replace(first, seed=seed) for seed in range(1, runs + 1)]
 
 
 def threads(args: argparse.Namespace) -> None:
-    """Runs of one thread against one run of all threads."""
+    """Compare runs of one thread each with one run of all threads."""
     print("| runs at a time | threads of each | utterances/s together | ratio |")
     print("|---|---|---|---|")
     rates = []
@@ -70,7 +70,7 @@ def threads(args: argparse.Namespace) -> None:
 
 
 def executor(args: argparse.Namespace) -> None:
-    """What an executor adds to a run."""
+    """Measure the time that an executor adds to a run."""
     needs = parse_resources(args.resources, executor_names())
     start = time.perf_counter()
     engine = make_executor(args.executor, needs.of(args.executor))
@@ -84,15 +84,15 @@ def executor(args: argparse.Namespace) -> None:
             raise ErcBenchError(" ".join(report.complaints()))
         trainings = [read_record(path).training for path in record_files(Path(folder))]
     own = sum(float(t.wall_seconds or 0) for t in trainings if t)
-    print(f"{args.executor}: {started - start:.1f} s until it is there; a run takes")
-    print(f"{own / args.runs:.1f} s by itself, and the grid adds {(took - own) / args.runs:.1f} s.")
+    print(f"{args.executor}: {started - start:.1f} s until it is started; a run itself takes")
+    print(f"{own / args.runs:.1f} s, and the grid adds {(took - own) / args.runs:.1f} s.")
 
 
-# --- a cluster that is only played ---
+# --- a simulated cluster ---
 
 
 def play(jobs: Any, workers: int, record: bytes) -> None:
-    """Sleep for each job, so many at a time, and leave its record and its end."""
+    """Sleep for each job, ``workers`` jobs at a time, and write its record and its end file."""
     chance = random.Random(1)
     at_work: list[tuple[float, str, str]] = []
     waiting: list[tuple[str, str]] = []
@@ -118,7 +118,7 @@ def play(jobs: Any, workers: int, record: bytes) -> None:
 
 
 class Played:
-    """An executor whose cluster is a process that sleeps."""
+    """An executor whose cluster is a process that only sleeps."""
 
     name = "played"
     outlives = False
@@ -134,45 +134,45 @@ class Played:
         self.looks = 0
 
     def machine(self) -> tuple[bool, bool]:
-        """No GPUs."""
+        """There are no GPUs."""
         return False, False
 
     def start(self, attempts: Sequence[Attempt], at_once: int | None) -> list[str]:
-        """Send them there."""
+        """Send the jobs to the other process."""
         root = Path.cwd()
         self.jobs.send([(str(root / a.job.place.record), str(a.ended)) for a in attempts])
         return [attempt.name for attempt in attempts]
 
     def gone(self, handles: Collection[str]) -> Mapping[str, Gone]:
-        """None ever is."""
+        """No worker is ever gone."""
         self.looks += 1
         return {}
 
     def reap(self, handles: Collection[str]) -> None:
-        """Nothing is to be done."""
+        """Do nothing."""
 
     def wait(self, seconds: float) -> None:
         """Sleep."""
         time.sleep(seconds)
 
     def stop(self, handles: Collection[str]) -> None:
-        """End them all."""
+        """End the other process, and so all jobs."""
         self.process.kill()
 
     def close(self) -> None:
-        """Say that there are no more."""
+        """Tell the other process that there are no more jobs."""
         self.jobs.send(None)
         self.process.join()
 
 
 def large_record(experiment: Experiment, folder: Path) -> bytes:
-    """A record as large as MELD's that passes for one of the run."""
+    """Return a record as large as MELD's that is accepted as a record of the run."""
     (job,), impossible = plan([experiment], folder, {})
     if impossible:
         raise ErcBenchError(impossible[0][1])
     kept = sorted((OURS / "records" / "meld").glob("*/*.json"))
     if not kept:
-        raise ErcBenchError(f"There is no record of MELD in {OURS} to take the size of.")
+        raise ErcBenchError(f"There is no record of MELD in {OURS}, to take its size.")
     document = json.loads(kept[0].read_text())
     identity = job.place.identity
     document["dataset_digest"] = identity.corpus_digest
@@ -183,7 +183,7 @@ def large_record(experiment: Experiment, folder: Path) -> bytes:
 
 
 def cluster(args: argparse.Namespace) -> None:
-    """The grid's own work for many runs."""
+    """Measure the processor time of the grid itself for many runs."""
     wanted = experiments(args, args.runs)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         root = Path(folder)
@@ -202,14 +202,14 @@ def cluster(args: argparse.Namespace) -> None:
             read_summary(path)
         reading = (time.process_time() - before) / 10
     visits = args.runs * engine.looks
-    print(f"{args.runs} runs, {args.workers} workers, {took:.0f} s, {engine.looks} looks")
+    print(f"{args.runs} runs, {args.workers} workers, {took:.0f} s, {engine.looks} checks of all")
     print(f"processor time of the grid: {used:.1f} s, {1e3 * used / args.runs:.2f} ms a run,")
-    print(f"of which {1e3 * reading:.2f} ms read its record; {1e3 * used / visits:.4f} ms a run")
-    print("and look.")
+    print(f"{1e3 * reading:.2f} ms of it to read its record; {1e3 * used / visits:.4f} ms a run")
+    print("and check.")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Do the measurement that the command line asks for and print it."""
     parser = parser_of("benchmarks.grids", __doc__)
     parser.add_argument("what", choices=("threads", "executor", "cluster"))
     parser.add_argument("--method", default="finetune", help="(default: finetune)")
@@ -217,10 +217,10 @@ def main() -> None:
     parser.add_argument("--preset", default="smoke", help="(default: smoke)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings")
     parser.add_argument("--runs", type=positive, default=4, help="(default: 4)")
-    parser.add_argument("--workers", type=positive, default=1000, help="played (default: 1000)")
+    parser.add_argument("--workers", type=positive, default=1000, help="simulated (default: 1000)")
     parser.add_argument("--executor", default="local", help="(default: local)")
     parser.add_argument("--resources", nargs="+", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--folder", help="in which all is written (default: a temporary one)")
+    parser.add_argument("--folder", help="for the files of the runs (default: temporary)")
     args = parser.parse_args()
     os.environ["WANDB_MODE"] = "disabled"
     say(f"{args.what} …")

@@ -1,26 +1,28 @@
-"""What a training step needs of memory, counted without computing anything.
+"""Count the memory that a training step needs, without computing anything.
 
     python -m benchmarks.memory
 
-A step holds the weights in float32 and AdamW's two moments of each (12 bytes a parameter), and,
-when the forward pass ends, every tensor that the backward pass is going to read. These are counted
-with autograd's hook for saved tensors over fake ones, which have shapes and no numbers; what shares
-its storage counts once. The gradients come as those tensors go, so that they need no room of their
-own as long as a batch is large. What a single operation takes besides is not counted.
+A step holds the weights in float32 and AdamW's two moments of each (12 bytes a parameter). When the
+forward pass ends, it also holds every tensor that the backward pass is going to read. These tensors
+are counted with autograd's hook for saved tensors. The tensors are fake: they have shapes and no
+numbers. Tensors that share a storage count once. Gradients appear while the saved tensors are
+freed, so they need no memory of their own as long as a batch is large. Memory inside a single
+operation is not counted.
 
-The encoders are built with random weights, in the sizes of those that the presets name, and the
-batch is the largest that is possible: every example of it as long as max_len. Two things differ by
-device. A GPU's attention is fused and keeps no probabilities, except MPNet's, which knows no such
-form; a CPU's keeps them wherever there is dropout. And a GPU keeps its dropout masks in half the
-room that is counted here.
+The encoders are built with random weights, in the sizes of the encoders that the presets name. The
+batch is the largest possible one: each of its examples has max_len tokens. Two things differ by
+device. On a GPU, attention is fused and keeps no probabilities, except in MPNet, which has no fused
+form; on a CPU, attention with dropout keeps them. And on a GPU, dropout masks take half of the
+memory that is counted here.
 
-A language model with adapters (lora-lm) holds its own weights in bfloat16 and, of each parameter of
-the adapters, weight, gradient and two moments in float32. Its layers are computed again in the
-backward pass: what is kept is the input of each, and the inside of one.
+A language model with adapters (lora-lm) holds its own weights in bfloat16. For each parameter of
+the adapters it holds weight, gradient and two moments in float32. Its layers are computed again in
+the backward pass, so only the input of each layer and the inside of one layer are kept.
 
-Small cases (on a GPU, all with fused attention) are also measured: the peak of the second step, in
-a process of its own. On a CPU that is resident memory, of an allocator that gives back at once; its
-attention is fused where it has no dropout, which is therefore off in those cases.
+Small cases (on a GPU, all cases with fused attention) are also measured: the peak of the second
+step, in a process of its own. On a CPU this is resident memory, with an allocator that returns
+freed memory at once. There attention is fused only without dropout, so dropout of attention is off
+in the fused cases.
 """
 
 from __future__ import annotations
@@ -66,13 +68,13 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "intermediate_size": 4096,
     },
 }
-"""Sizes of the encoders; what is not said is as in BERT-base."""
+"""Sizes of the encoders; sizes that are left out are those of BERT-base."""
 
 BY_DIALOGUE = ("speaker-mtl",)
-"""Methods that encode all turns of several dialogues in a batch, whatever number they are."""
+"""Methods that encode all turns of several dialogues in a batch, however many turns there are."""
 
 CUDA_GIB = 2
-"""What CUDA itself takes of a GPU."""
+"""Memory of a GPU that CUDA itself takes."""
 
 
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
@@ -106,27 +108,27 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
 """Sizes of the language models that the presets of lora-lm name."""
 
 ANSWER_TOKENS = 4
-"""Tokens of an answer, the one that ends it among them."""
+"""Tokens of an answer, with the one that ends it."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training step on a batch whose every row is of one length."""
+    """A training step on a batch whose rows all have the same length."""
 
     encoder: str
     batch: int
     length: int
     bfloat16: bool
     fused: bool
-    """Whether attention keeps no probabilities."""
+    """Whether attention is fused, so that it keeps no probabilities."""
 
     def build(self) -> Any:
-        """The encoder with random weights, and attention in the type that a run on a CPU has."""
+        """Build the encoder with random weights; attention has the same type as in a CPU run."""
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
         sizes = dict(ENCODERS[self.encoder])
         config = AutoConfig.for_model(sizes.pop("model_type"), **sizes)
         if self.fused:
-            # PyTorch's CPU kernel is fused only without this dropout, which then needs no room.
+            # PyTorch's CPU kernel is fused only without this dropout, so no masks are kept.
             config.attention_probs_dropout_prob = 0.0
         return AutoModel.from_config(config, add_pooling_layer=False).train()
 
@@ -139,10 +141,11 @@ class Case:
 
 
 def largest_batch(method: str, preset: str) -> Case | None:
-    """The batch for which a method with a preset needs most, all of its rows of full length.
+    """The batch of a method with a preset that needs the most memory: all rows have full length.
 
-    Of methods on utterance vectors it is one of the encoder's fine-tuning. None where the settings
-    do not say it (a batch of whole dialogues), or the encoder's sizes are not known here.
+    For methods on utterance vectors it is a batch of the encoder's fine-tuning. None if the
+    settings do not determine it (a batch of whole dialogues), or if the encoder's sizes are not
+    known here.
     """
     config: Any = resolve(method, "meld", preset=preset).config
     encoder = config.encoder.rpartition("/")[2].removeprefix("sup-simcse-")
@@ -153,7 +156,7 @@ def largest_batch(method: str, preset: str) -> Case | None:
 
 
 def counted(case: Case) -> tuple[int, int]:
-    """Bytes of weights and moments, and bytes that the forward pass leaves for the backward."""
+    """Bytes of weights and moments, and bytes that the forward pass keeps for the backward."""
     with FakeTensorMode():
         encoder = case.build()
         kept = left_for_backward(encoder, lambda: case.forward(encoder))
@@ -169,7 +172,7 @@ def left_for_backward(model: Any, forward: Callable[[], Any]) -> int:
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if sizes.setdefault(storage._cdata, storage.nbytes()):
-            kept.append(tensor)  # or another would get its number
+            kept.append(tensor)  # otherwise another storage could get the same number
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -178,7 +181,7 @@ def left_for_backward(model: Any, forward: Callable[[], Any]) -> int:
 
 
 class _Adapted(torch.nn.Module):
-    """A linear layer with an adapter as peft's, which can't be built of fake tensors."""
+    """A linear layer with an adapter like peft's, which can't be built from fake tensors."""
 
     def __init__(self, linear: torch.nn.Linear, rank: int) -> None:
         super().__init__()
@@ -193,7 +196,7 @@ class _Adapted(torch.nn.Module):
 
 @dataclass(frozen=True)
 class AdapterCase:
-    """A micro-batch of lora-lm whose every prompt is of one length, in bfloat16 on a GPU."""
+    """A micro-batch of lora-lm whose prompts have the same length, in bfloat16 on a GPU."""
 
     model: str
     batch: int
@@ -201,12 +204,12 @@ class AdapterCase:
     rank: int
 
     def counted(self) -> tuple[int, int]:
-        """Bytes of weights, and of adapters with gradients and moments; and bytes that are kept."""
+        """Bytes of weights and adapters, with gradients and moments, and bytes that are kept."""
         sizes = LANGUAGE_MODELS[self.model]
         layers, width = sizes["num_hidden_layers"], sizes["hidden_size"]
         with FakeTensorMode():
             frozen, trained = self._parameters(self._build(layers))
-            inside = self._kept(self._build(1))  # of one layer, and of what follows the last
+            inside = self._kept(self._build(1))  # one layer, and what follows the last
         inputs = 2 * layers * self.batch * (self.length + ANSWER_TOKENS) * width
         return 2 * frozen + 16 * trained, inputs + inside
 
@@ -242,7 +245,7 @@ class AdapterCase:
 
 
 def measured(case: Case) -> int:
-    """Bytes at the peak of a step of AdamW, without what the process held before."""
+    """Bytes at the peak of a step of AdamW, without those that the process held before."""
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     before = 0 if device == "cuda" else _status("VmRSS")
@@ -269,7 +272,7 @@ def _status(field: str) -> int:
 
 @contextmanager
 def giving_back() -> Iterator[None]:
-    """Processes started in here return freed memory to the system at once (glibc)."""
+    """Let processes that are started inside return freed memory to the system at once (glibc)."""
     before = dict(os.environ)
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"}
     try:
@@ -280,7 +283,7 @@ def giving_back() -> Iterator[None]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print both tables."""
     fused = torch.cuda.is_available()
     small = [
         Case("all-MiniLM-L6-v2", 32, 128, False, fused),
@@ -325,7 +328,7 @@ def main() -> None:
 
 
 def adapter_cases() -> dict[str, AdapterCase]:
-    """The micro-batch of lora-lm by the preset, as far as the sizes of its model are known."""
+    """The micro-batch of lora-lm by preset, for presets whose model has known sizes."""
     found = {}
     for preset in method_entry("lora-lm").gpu_memory_gib:
         config: Any = resolve("lora-lm", "meld", preset=preset).config
@@ -336,7 +339,7 @@ def adapter_cases() -> dict[str, AdapterCase]:
 
 
 def adapter_table() -> Table:
-    """The presets of lora-lm."""
+    """The table of the presets of lora-lm."""
     table = Table(title="Memory of a micro-batch of lora-lm in GiB")
     columns = ("micro-batch", "weights, adapters", "kept", "both")
     for column in ("model", *columns):

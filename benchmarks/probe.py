@@ -1,14 +1,16 @@
-"""What a trained encoder's vectors hold, and what a method reads off them.
+"""Compare a method with a logistic regression on the vectors of its trained encoder.
 
     python -m benchmarks.probe RUN [--leaderboard-dir DIR]
 
-The vectors that a method reads (the state of each window's mask) are standardised, and a logistic
-regression learns from those of train. Its weighted-F1 on dev beside the method's own tells whether
-what a method lacks is lacking in its vectors or in how it reads them. A classifier with a bias
-knows how frequent the classes are, a nearest anchor or prototype does not: what that is worth is
-told by the method's own scores plus a share of the log of train's class frequencies. All strengths
-of the penalty and all shares that were tried are printed, none is chosen; test is not looked at.
-For ``eacl``, ``spcl`` and ``finetune``, with the model of a finished run.
+RUN is a finished run of ``eacl``, ``spcl`` or ``finetune``. The vectors that its method classifies
+(the state of each window's mask) are standardised, and a logistic regression is trained on those of
+train. The command prints its weighted-F1 on dev beside that of the method. If the regression scores
+higher, the method loses something when it classifies the vectors; otherwise the vectors lack it.
+
+A classifier with a bias knows the frequencies of the classes; a nearest anchor or prototype does
+not. To show what this knowledge is worth, a share of the log of train's class frequencies is added
+to the method's own scores. All penalties and all shares that were tried are printed, and none is
+chosen. The test set is not used.
 """
 
 from __future__ import annotations
@@ -41,14 +43,14 @@ STRENGTHS = (0.001, 0.01, 0.1)
 """C of the regression, the inverse of its L2 penalty."""
 
 SHARES = (0.25, 0.5, 1.0)
-"""Of the log frequencies of the classes, which are added to a method's scores."""
+"""Factors of the log frequencies of the classes when they are added to a method's scores."""
 
 
 @torch.inference_mode()
 def computed(
     data: ErcDataModule, split: str, function: Callable[[Batch], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """``function(batch)`` ``(N, …)`` of a split's turns, and their gold labels ``(N,)``."""
+    """``function(batch)`` ``(N, …)`` for all turns of a split, and their gold labels ``(N,)``."""
     columns = data.columns[split]
     # Without SPCL's augmentation, which sees later turns.
     own = np.flatnonzero(~is_lookback(columns)) if "turn" in columns else None
@@ -60,7 +62,7 @@ def computed(
 
 
 def main() -> None:
-    """Print a line for the method and one for each way of reading."""
+    """Print a line for the method and one for each share and each regression."""
     parser = parser_of("benchmarks.probe", __doc__)
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--leaderboard-dir", type=Path, default=Path("leaderboard"))
@@ -69,13 +71,13 @@ def main() -> None:
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
     except ImportError:
-        sys.exit("The probe needs scikit-learn, of the extra dev: pip install -e '.[dev]'.")
+        sys.exit("The probe needs scikit-learn, from the extra dev: pip install -e '.[dev]'.")
     path = find_record(args.leaderboard_dir, args.run)
     record = read_record(path)
     if record.method not in READERS:
         raise ErcBenchError(
             f"{args.run} is a run of {record.method}, which reads no state of a mask; the probe "
-            f"is for {', '.join(READERS)}."
+            f"works with {', '.join(READERS)}."
         )
     model = Model(path, record)
     method: Any = model.method.eval()

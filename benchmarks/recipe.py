@@ -1,10 +1,10 @@
-"""What the usual recipes share.
+"""The base of the usual recipes.
 
-The usual recipe for training a method is what the repositories of the field have: a plain PyTorch
-script. Every example is padded to ``max_len`` tokens and tokenised when the data loader asks for
-it, batches are random, contrastive scores are taken from expanded ``(n, m, d)`` tensors, and every
-epoch ends with a full pass over dev and one over test. The encoder is the one ours has, as
-``AutoModel`` gives it; the layers above are copies of ours, so that both start from the same
+The usual recipe for training a method is a plain PyTorch script, as in the repositories of the
+field. Every example is padded to ``max_len`` tokens and tokenised when the data loader asks for it,
+batches are random, contrastive scores are taken from expanded ``(n, m, d)`` tensors, and every
+epoch ends with a full pass over dev and one over test. The encoder is the same as in ours, loaded
+with ``AutoModel``. The layers above it are copies of ours, so that both start from the same
 weights.
 """
 
@@ -26,15 +26,15 @@ from erc_bench.method.contract import ErcMethod
 
 
 class Recipe:
-    """A training script in pieces: what is done with one batch, and the loops around it.
+    """A training script in pieces: the work on one batch, and the loops around it.
 
     Args:
-        method: ours, whose settings and weights are taken over.
-        bfloat16: compute under autocast.
+        method: our method; the recipe takes its settings and weights.
+        bfloat16: whether to compute under autocast.
     """
 
     Method: type[ErcMethod]
-    """Ours, as it is measured."""
+    """Our method that is measured against the recipe."""
     passes = 0
     """Passes over the training split before every epoch."""
     network: Any
@@ -42,7 +42,7 @@ class Recipe:
 
     @staticmethod
     def overrides(config: Any) -> list[str]:
-        """Settings without which ours, as a preset has it, would do what the recipe leaves out."""
+        """Settings that turn off what ours does with a preset and the recipe does not."""
         return []
 
     def __init__(self, method: Any, bfloat16: bool = False) -> None:
@@ -52,11 +52,11 @@ class Recipe:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def dataset(self, dialogues: list[Dialogue], training: bool = False) -> Dataset:
-        """The items of dialogues, with ``sizes``, the number of turns read for each."""
+        """The items made from dialogues; ``sizes`` is the number of turns read for each item."""
         raise NotImplementedError
 
     def epoch_size(self, items: int) -> int:
-        """How many of the training items an epoch learns from."""
+        """The number of training items in an epoch."""
         return items
 
     collate: Any = None
@@ -70,14 +70,14 @@ class Recipe:
         raise NotImplementedError
 
     def scheduler(self, batches: int) -> Any:
-        """The schedule of the learning rate, by steps; None = the rate changes between epochs."""
+        """The schedule of the learning rate by steps; None if it changes only between epochs."""
         return None
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def train(self, loader: Any) -> Iterator[float]:
-        """An epoch; gives the loss after every step."""
+        """Train for an epoch and yield the loss after every step."""
         scheduler = self.scheduler(len(loader))
         self.network.train()
         for batch in loader:
@@ -92,7 +92,7 @@ class Recipe:
             yield loss.item()
 
     def evaluate(self, loader: Any) -> Iterator[None]:
-        """A pass over dev or test, a batch at a time."""
+        """Pass over dev or test, one batch at a time."""
         self.network.eval()
         predicted = []
         for batch in loader:
@@ -101,12 +101,15 @@ class Recipe:
             yield
 
     def survey(self, loader: Any) -> Iterator[None]:
-        """What is computed over the training items before an epoch, a batch at a time."""
+        """Pass over the training items before an epoch, one batch at a time."""
         yield from ()
 
 
 class Prompts(Dataset):
-    """One item a turn that is asked about, tokenised when it is read; a method's own says how."""
+    """One item for each turn that is asked about, tokenised when it is read.
+
+    Each method has a subclass that makes the text.
+    """
 
     def __init__(self, turns: Sequence[tuple], tokenizer: Any, max_len: int) -> None:
         self.turns = turns
@@ -119,7 +122,7 @@ class Prompts(Dataset):
 
 
 def pretrained(name: str) -> Any:
-    """The encoder as a script loads it."""
+    """Load an encoder as a script would."""
     return AutoModel.from_pretrained(find_encoder(name).folder, dtype=torch.float32)
 
 
@@ -140,9 +143,9 @@ def adamw(network: Any, config: Any) -> torch.optim.AdamW:
 
 
 def window(tokenizer: Any, texts: Sequence[str], max_len: int) -> list[list[int]]:
-    """Token ids, without CLS, of the turns of a window that ends with the queried one.
+    """Token ids, without CLS, of the turns of a window that ends with the queried turn.
 
-    ``texts`` are at most nine turns; the earliest are left out until the rest fits.
+    ``texts`` are at most nine turns. The earliest turns are left out until the rest fits.
     """
     turns = [tokenizer(text).input_ids[1:] for text in texts]
     while len(turns) > 2 and sum(len(turn) for turn in turns) + 8 + len(turns[-1]) > max_len:
@@ -151,7 +154,7 @@ def window(tokenizer: Any, texts: Sequence[str], max_len: int) -> list[list[int]
 
 
 def padded(ids: list[int], tokenizer: Any, max_len: int) -> tuple[Tensor, Tensor]:
-    """The last ``max_len`` tokens, padded to as many, and their attention mask."""
+    """The last ``max_len`` tokens, padded to ``max_len``, and their attention mask."""
     ids = ids[-max_len:]
     missing = max_len - len(ids)
     mask = [1] * len(ids) + [0] * missing

@@ -26,7 +26,7 @@ from .recipe import (
 
 
 class EACLPrompts(Prompts):
-    """One item a labelled turn: token ids, attention mask, label."""
+    """One item for each labelled turn: token ids, attention mask, label."""
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         dialogue, i = self.turns[index]
@@ -66,7 +66,7 @@ class EACLRecipe(Recipe):
 
     @torch.no_grad()
     def anchor(self, word: str) -> Tensor:
-        """Mean state of a label's word."""
+        """The mean state of a label's word."""
         inputs = self.tokenizer(word, return_tensors="pt").to(self.device)
         encoder = self.network["encoder"].eval()
         return encoder(inputs.input_ids, inputs.attention_mask).last_hidden_state[0].mean(dim=0)
@@ -76,7 +76,7 @@ class EACLRecipe(Recipe):
         return EACLPrompts(turns, self.tokenizer, self.config.max_len)
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """State of the mask token ``(B, d)``."""
+        """The state of the mask token ``(B, d)``."""
         states = self.network["encoder"](ids, attention_mask=mask).last_hidden_state
         return states[ids == self.tokenizer.mask_token_id]
 
@@ -94,7 +94,7 @@ class EACLRecipe(Recipe):
         return self.config.ce_weight * ce + (1 - self.config.ce_weight) * rest
 
     def angle_loss(self, anchors: Tensor) -> Tensor:
-        """Negative mean angle of each anchor to its nearest."""
+        """The negative mean angle between each anchor and its nearest anchor."""
         anchors = anchors - anchors.mean(dim=0)
         cosines = F.cosine_similarity(anchors[:, None], anchors[None], dim=-1)
         nearest = (cosines - 2 * torch.eye(len(anchors), device=anchors.device)).max(dim=1).values

@@ -1,8 +1,8 @@
-"""DialogueRNN and DAG-ERC written plainly: loops over the dialogues of a batch, over their turns,
-and over what each turn reads.
+"""The usual recipes for DialogueRNN and DAG-ERC, with plain loops.
 
-The vectors of the utterances are given, as they are in an epoch of ours: they are drawn at random
-here, since the time does not depend on them.
+They loop over the dialogues of a batch, over their turns, and over the turns that each turn reads.
+The vectors of the utterances are given, as in an epoch of ours. Here they are drawn at random,
+since the time does not depend on them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def emotion_states(network: Direction, vectors: Tensor, speakers: list[str]) -> 
     """The emotion states of one dialogue ``(T, h)`` (equations 1 to 6 of the paper), turn by turn.
 
     Args:
-        network: whose weights are taken.
-        vectors: of the turns ``(T, d)``.
-        speakers: of the turns.
+        network: the network with the weights.
+        vectors: those of the turns ``(T, d)``.
+        speakers: those of the turns.
     """
     g = e = vectors.new_zeros(network.global_cell.hidden_size)
     parties = {speaker: torch.zeros_like(g) for speaker in speakers}
@@ -63,7 +63,7 @@ def emotion_states(network: Direction, vectors: Tensor, speakers: list[str]) -> 
 def dialogue_rnn_logits(
     network: DialogueRNNNetwork, vectors: Tensor, speakers: list[str]
 ) -> Tensor:
-    """Logits ``(T, C)`` of the turns of one dialogue; arguments as :func:`emotion_states`."""
+    """Logits ``(T, C)`` of the turns of one dialogue; arguments as for :func:`emotion_states`."""
     states = emotion_states(network.directions[0], vectors, speakers)
     if len(network.directions) == 1:
         return network.head(states)
@@ -82,9 +82,9 @@ def dag_erc_logits(
     """Logits ``(T, C)`` of the turns of one dialogue, edge by edge.
 
     Args:
-        network: whose weights are taken.
-        vectors: of the turns ``(T, d)``.
-        speakers: of the turns.
+        network: the network with the weights.
+        vectors: those of the turns ``(T, d)``.
+        speakers: those of the turns.
         omega: how many previous turns of the same speaker a turn reads.
     """
     below = list(network.project(vectors).relu())

@@ -1,7 +1,7 @@
 """The usual recipe for SACL-LSTM: loops over dialogues and speakers, a matrix of all pairs.
 
-The vectors of the utterances are given, as they are in an epoch of ours: they are drawn at random
-here, since the time does not depend on them.
+The vectors of the utterances are given, as in an epoch of ours. Here they are drawn at random,
+since the time does not depend on them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Given(VectorMethod):
     """A method on vectors drawn at random."""
 
     def prepare(self, data: ErcDataModule) -> None:
-        """The vectors of all turns, the same in every call."""
+        """Draw the vectors of all turns; they are the same in every call."""
         generator = torch.Generator().manual_seed(0)
         self.features = torch.randn(len(data.ids), self.config.features.size, generator=generator)
         self.present = torch.ones(len(data.ids), dtype=torch.bool)
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 class Dialogues(Dataset):
-    """One item a dialogue: vectors ``(T, d)``, speakers, labels ``(T,)`` (−1 = none)."""
+    """One item for each dialogue: vectors ``(T, d)``, speakers, labels ``(T,)`` (−1 = none)."""
 
     def __init__(self, dialogues: list[Dialogue], vectors: dict[str, Tensor]) -> None:
         self.dialogues = [dialogue for dialogue in dialogues if dialogue.labelled]
@@ -65,7 +65,7 @@ class Dialogues(Dataset):
 
 
 class VectorRecipe(Recipe):
-    """A plain script for a method on vectors, of which it takes the network."""
+    """A plain script for a method on vectors; it uses a copy of the method's network."""
 
     @staticmethod
     def overrides(config: Any) -> list[str]:
@@ -123,7 +123,7 @@ class SACLRecipe(VectorRecipe):
         return focal + weight * len(labels) * contrast
 
     def train(self, loader: Any) -> Iterator[float]:
-        """An epoch with contextual adversarial training of both LSTMs in every step."""
+        """Train for an epoch, with contextual adversarial training of both LSTMs in every step."""
         self.network.train()
         for number, batch in enumerate(loader, 1):
             batch = [(v.to(self.device), who, y.to(self.device)) for v, who, y in batch]
@@ -148,7 +148,7 @@ class SACLRecipe(VectorRecipe):
             yield loss.item() / sum(int((labels >= 0).sum()) for _, _, labels in batch)
 
     def evaluate(self, loader: Any) -> Iterator[None]:
-        """A pass over dev or test; the loss is what selects."""
+        """Pass over dev or test; the loss is computed too, since it selects the epoch."""
         self.network.eval()
         predicted, losses = [], []
         for batch in loader:
@@ -162,7 +162,7 @@ class SACLRecipe(VectorRecipe):
 
 
 def states_of(lstm: torch.nn.LSTM, sequences: list[Tensor]) -> list[Tensor]:
-    """The states ``(T, 2d)`` of every sequence ``(T, d)``, from one call."""
+    """The states ``(T, 2d)`` of every sequence ``(T, d)``, computed in one call."""
     states, _ = lstm(pack_sequence(sequences, enforce_sorted=False))
     rows, lengths = pad_packed_sequence(states, batch_first=True)
     return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""The usual recipe for SPCL-CL: queues of vectors as lists, two passes over train an epoch."""
+"""The usual recipe for SPCL-CL: queues as lists of vectors, two passes over train each epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .recipe import Prompts, Recipe, adamw, contrastive_loss, padded, pretrained
 
 
 class SPCLPrompts(Prompts):
-    """One item a labelled turn, in training sometimes also an earlier turn of its window."""
+    """One item for each labelled turn; in training sometimes another for an earlier turn."""
 
     def __init__(
         self, dialogues: list[Dialogue], tokenizer: Any, max_len: int, augmentation: float
@@ -68,18 +68,18 @@ class SPCLRecipe(Recipe):
         return SPCLPrompts(dialogues, self.tokenizer, self.config.max_len, augmentation)
 
     def epoch_size(self, items: int) -> int:
-        return items // 2  # what the curriculum keeps
+        return items // 2  # the curriculum keeps about half
 
     def scheduler(self, batches: int) -> Any:
         return get_cosine_schedule_with_warmup(self.optimizer, self.config.warmup_steps, batches)
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """State of the mask token ``(B, d)``."""
+        """The state of the mask token ``(B, d)``."""
         states = self.network["encoder"](ids, attention_mask=mask).last_hidden_state
         return states[ids == self.tokenizer.mask_token_id]
 
     def survey(self, loader: Any) -> Iterator[None]:
-        """Class centres from one pass, each item's difficulty from another."""
+        """Compute the class centres in one pass, and the difficulty of each item in another."""
         self.network.eval()
         vectors: dict[int, list[Tensor]] = {c: [] for c in range(len(self.labels))}
         for h, labels in self.encoded(loader):
@@ -105,7 +105,7 @@ class SPCLRecipe(Recipe):
                 yield self.states(ids, mask).float(), labels
 
     def prototypes(self) -> tuple[Tensor, Tensor]:
-        """A mean of vectors drawn from each queue, and the classes they stand for."""
+        """The mean of vectors drawn from each queue, and the class of each mean."""
         means = []
         for c, queue in self.queues.items():
             if len(queue) >= self.config.support_size:
@@ -116,7 +116,7 @@ class SPCLRecipe(Recipe):
         return torch.stack(means), torch.tensor(list(self.queues), device=self.device)
 
     def push(self, h: Tensor, labels: Tensor) -> None:
-        """Vectors enter the queues, which are shuffled and cut."""
+        """Add vectors to the queues, then shuffle the queues and cut them."""
         for vector, label in zip(h.detach().float(), labels.tolist(), strict=True):
             if label in self.queues:
                 self.queues[label].append(vector)

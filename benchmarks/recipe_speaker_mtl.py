@@ -1,4 +1,4 @@
-"""The usual recipe for speaker-ID multi-task: one dialogue after another, every turn padded."""
+"""The usual recipe for Speaker-MTL: one dialogue after another, every turn padded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .recipe import Recipe, adamw, pretrained
 
 
 class Dialogues(Dataset):
-    """One item a dialogue: token ids and attention mask of its turns, speakers, labels."""
+    """One item for each dialogue: token ids and attention mask of its turns, speakers, labels."""
 
     def __init__(self, dialogues: list[Dialogue], tokenizer: Any, max_len: int) -> None:
         self.dialogues = [dialogue for dialogue in dialogues if dialogue.labelled]
@@ -45,7 +45,7 @@ class Dialogues(Dataset):
 
 
 class SpeakerMTLRecipe(Recipe):
-    """Speaker-ID multi-task, naming the main speakers, as a plain script."""
+    """Speaker-MTL, with the main speakers as classes, as a plain script."""
 
     Method = SpeakerMTL
 
@@ -86,7 +86,7 @@ class SpeakerMTLRecipe(Recipe):
             return net.cer_head(cer)[0], net.si_head.head(si)[0]
 
     def train(self, loader: Any) -> Iterator[float]:
-        """An epoch; the gradients of a batch's dialogues are added up, one after another."""
+        """Train for an epoch; the gradients of a batch's dialogues are added one after another."""
         scheduler = self.scheduler(len(loader))
         self.network.train()
         for batch in loader:

@@ -1,4 +1,4 @@
-"""The batches that stand for an epoch, and the clock of what is done with them."""
+"""A sample of the batches of an epoch, and the time that they take."""
 
 from __future__ import annotations
 
@@ -20,45 +20,57 @@ from erc_bench.method.data import ErcDataModule
 from erc_bench.method.reader import Batch
 
 PER_ROUND = 4
-"""Batches of ours for one of the recipe: ours differ in length, and are quicker."""
+"""Batches of ours for one of the recipe: ours differ in length and are faster."""
 EVALUATION_ROUNDS = 2
-"""Rounds of an evaluation, and of a pass over train, that are measured."""
+"""Measured rounds of an evaluation, and of a pass over train."""
 
 Laps = dict[str, list[np.ndarray]]
-"""For training, evaluation and survey the seconds of every batch: on the clock, of processor."""
+"""For each part of an epoch the seconds ``(2,)`` of every batch: on the clock, of the processor.
+
+The parts are ``train``, ``evaluate`` and ``survey``, which is a pass over train before an epoch.
+"""
 
 Choice = Callable[[Sequence[np.ndarray], np.ndarray, int, int], list[np.ndarray]]
-"""Of an epoch's batches of items ``sizes`` those that are done, in rounds of some batches each."""
+"""Chooses the batches that are run, from an epoch's batches.
+
+Its arguments are the batches, the sizes of the items, the number of rounds, and the batches of a
+round.
+"""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch of one side takes."""
+    """The time that an epoch of one side takes."""
 
     batches: dict[str, int]
-    """How many there are of training, evaluation and survey."""
+    """The number of batches in each part of the epoch."""
     laps: Laps
-    """Those measured."""
+    """The times of the measured batches."""
     steps: int
-    """Rounds of training that were measured."""
+    """The number of measured rounds of training."""
 
     def seconds(self, kind: int = 0) -> float:
-        """Mean of the measured batches × their number; of the clock (0) or the processor (1)."""
+        """Seconds of the epoch: the mean of the measured batches × the number of batches.
+
+        ``kind`` is 0 for time on the clock and 1 for processor time.
+        """
         return sum(n * self.step(part)[kind] for part, n in self.batches.items())
 
     def step(self, part: str) -> np.ndarray:
-        """Mean seconds ``(2,)`` of a batch."""
+        """The mean seconds ``(2,)`` of a batch of a part."""
         return np.mean(self.laps[part], axis=0)
 
     def rounds(self) -> np.ndarray:
-        """Seconds on the clock of the epoch, had all training batches been as in each round."""
+        """Seconds of the epoch on the clock, if all training batches were as in one round.
+
+        One figure for each round.
+        """
         of_round = np.reshape([lap[0] for lap in self.laps["train"]], (self.steps, -1)).mean(axis=1)
         return self.seconds() + self.batches["train"] * (of_round - of_round.mean())
 
 
 def now() -> np.ndarray:
-    """Seconds on the clock, and of this process on the processors: a busy machine slows only the
-    first."""
+    """Seconds ``(2,)`` on the clock and of processor time; a busy machine slows only the first."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return np.array([time.perf_counter(), time.process_time()])
@@ -67,11 +79,12 @@ def now() -> np.ndarray:
 def sample(
     batches: Sequence[np.ndarray], sizes: np.ndarray, rounds: int, per_round: int
 ) -> list[np.ndarray]:
-    """Batches for ``rounds`` rounds, and before them a round to warm up.
+    """Choose batches for ``rounds`` rounds, and before them a round to warm up.
 
-    The batches are sorted by size and taken at even distances, so that their mean is that of all;
-    every round has one of every ``per_round``-th of them. What warms up are others, as long as
-    there are some, at even distances too.
+    The batches are sorted by size and taken at even distances, so that their mean is that of all
+    batches. The sorted batches are divided into ``per_round`` parts, and every round has one batch
+    of each part. The round to warm up has other batches if there are enough, also at even
+    distances.
     """
     order = sorted(batches, key=lambda batch: sizes[batch].sum())
     wanted = rounds * per_round
@@ -87,16 +100,16 @@ def sample(
 def longest(
     batches: Sequence[np.ndarray], sizes: np.ndarray, rounds: int, per_round: int
 ) -> list[np.ndarray]:
-    """The two longest batches."""
+    """Choose the two longest batches."""
     return sorted(batches, key=lambda batch: -sizes[batch].sum())[:2]
 
 
 class SampledDataModule(ErcDataModule):
-    """Our data, of which only some batches are used; and the clock of what is done with them.
+    """Our datamodule with only some of the batches, and their times.
 
     Attributes:
-        batches: how many of each part an epoch has.
-        laps: seconds of the batches that were done.
+        batches: the number of batches in each part of an epoch.
+        laps: seconds of the batches that were run.
     """
 
     def __init__(
@@ -109,7 +122,7 @@ class SampledDataModule(ErcDataModule):
         self.laps: Laps = defaultdict(list)
 
     def sample(self, part: str, batches: list[np.ndarray], split: str) -> list[np.ndarray]:
-        """Those batches that are done."""
+        """Choose the batches of a part that are run."""
         self.batches[part] = len(batches)
         rounds = self.rounds if part == "train" else EVALUATION_ROUNDS
         return self.choose(batches, self.lengths(split), rounds, PER_ROUND)
@@ -128,8 +141,11 @@ class SampledDataModule(ErcDataModule):
     def encode(
         self, split: str, function: Callable[[Batch], Tensor], examples: np.ndarray | None = None
     ) -> tuple[Tensor, Tensor]:
-        """A pass over some of the batches; what it would have read of the others are copies, so
-        that all that follows has its whole size."""
+        """Pass over some of the batches.
+
+        The results for the other batches are copies of these, so that everything that follows has
+        its full size.
+        """
         loader = self.evaluation_loader(split, examples)
         batches = list(loader.sampler)
         every = np.sort(np.concatenate(batches)) if examples is None else examples
@@ -141,14 +157,14 @@ class SampledDataModule(ErcDataModule):
 
     @contextlib.contextmanager
     def lap(self, part: str, batches: float = 1) -> Iterator[None]:
-        """Measure what is done inside as so many batches."""
+        """Measure the time spent inside, and count it as this number of batches."""
         start = now()
         yield
         self.laps[part].append((now() - start) / batches)
 
 
 class InOrder(SampledDataModule):
-    """The first ``steps`` training batches in the order of the corpus; all else is done whole."""
+    """The first ``steps`` training batches in the order of the corpus; all other parts in full."""
 
     def __init__(self, corpus: Corpus, method: ErcMethod, steps: int) -> None:
         super().__init__(corpus, method, 1, lambda batches, *_: list(batches))
@@ -158,7 +174,7 @@ class InOrder(SampledDataModule):
         loader = super().train_dataloader()
         columns: Any = self.columns["train"]
         own = np.arange(len(columns["dialogue"]))
-        if "turn" in columns:  # without what augmentation may add
+        if "turn" in columns:  # without the examples that augmentation may add
             own = np.flatnonzero(columns["turn"] == columns["targets"].values)
         size = self.method.config.batch_size
         batches = np.split(own, range(size, len(own), size))[: self.steps]

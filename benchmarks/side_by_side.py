@@ -1,8 +1,8 @@
-"""An epoch of ours and one of the usual recipe, measured in one process, batch by batch in turn.
+"""Measure an epoch of ours and one of the usual recipe in one process, batch by batch in turn.
 
 Ours is a training under Lightning's Trainer, as ``erc-bench run`` builds it, over a sample of its
-batches. After every ``PER_ROUND`` batches of ours the recipe does one of its own, so that whatever
-disturbs the machine falls on both.
+batches. After every ``PER_ROUND`` batches of ours the recipe runs one of its own, so that any
+disturbance of the machine affects both.
 """
 
 from __future__ import annotations
@@ -61,25 +61,25 @@ RECIPES: dict[str, type[Recipe]] = {
     "speaker-mtl": SpeakerMTLRecipe,
 }
 TOLERANCE = 1e-4
-"""By how much of itself a loss may differ, in float32."""
+"""The largest relative difference of two losses in float32."""
 CHECKED = 3
-"""Steps whose losses are compared."""
+"""The number of steps whose losses are compared."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: a method as a preset has it, in a precision."""
+    """What is measured: a method with the settings of a preset, in a precision."""
 
     method: str
     preset: str
     dataset: str
     precision: str
     encoder: str = ""
-    """A folder instead of the preset's encoder."""
+    """A folder with an encoder to use instead of the preset's."""
     overrides: tuple[str, ...] = ()
 
     def settings(self, *overrides: str) -> MethodConfig:
-        """The method's settings.
+        """Resolve the method's settings.
 
         Raises:
             ErcBenchError: there is no such preset, setting or encoder.
@@ -87,35 +87,35 @@ class Case:
         given = [*self.overrides, "epochs=1", "max_batches=0", f"precision={self.precision}"]
         given += [f"encoder={self.encoder}"] * bool(self.encoder) + list(overrides)
         config = resolve(self.method, self.dataset, preset=self.preset, overrides=given).config
-        find_encoder(config.encoder)  # said before anything is measured, if it is not there
+        find_encoder(config.encoder)  # so that a missing encoder is reported before the measurement
         if self.method in RECIPES:
             given += RECIPES[self.method].overrides(config)
         return resolve(self.method, self.dataset, preset=self.preset, overrides=given).config
 
     def build(self, corpus: Corpus, *overrides: str) -> ErcMethod:
-        """The method with its pre-trained weights; the rest is the same for all of a case."""
+        """Build the method with its pre-trained weights; its other weights are those of seed 1."""
         config = self.settings(*overrides)
         seed_everything(1, verbose=False)
         return self.measured(config, corpus.labels)
 
     @property
     def measured(self) -> type[ErcMethod]:
-        """The method's class; of those with a recipe the one that is compared with it."""
+        """The class that is measured: the one that the recipe names, if there is a recipe."""
         known = self.method in RECIPES
         return RECIPES[self.method].Method if known else method_class(self.method)
 
 
 def in_float32_alone(method: str) -> bool:
-    """Whether it trains in float32 whatever the hardware, as methods on utterance vectors do."""
+    """Whether a method always trains in float32, as methods on utterance vectors do."""
     return method_class(method).Config().precision == "float32"
 
 
 PLAIN = Speedups(one_position=False, dropout_masks=False, low_precision_attention=False)
-"""A recipe has PyTorch's own dropout and attention, also while a training of ours goes on."""
+"""The recipes use PyTorch's own dropout and attention, even while a training of ours goes on."""
 
 
 class RecipeEpoch:
-    """The loops of a recipe over a sample of its batches, a batch whenever it is asked for."""
+    """The loops of a recipe over a sample of its batches, run one batch at a time."""
 
     def __init__(
         self, recipe: Recipe, corpus: Corpus, rounds: int, choose: Choice = sample
@@ -144,7 +144,7 @@ class RecipeEpoch:
         self.surveyed = loader(train, "survey", EVALUATION_ROUNDS) if recipe.passes else None
 
     def survey(self) -> None:
-        """All of the passes over train; only the last time is kept."""
+        """Run all passes over train; only the times of the last call are kept."""
         if self.surveyed is not None:
             self.laps["survey"] = []
             self.steps["survey"] = self.recipe.survey(self.surveyed)
@@ -152,7 +152,7 @@ class RecipeEpoch:
                 pass
 
     def step(self, part: str) -> bool:
-        """Do a batch; False when there is none left."""
+        """Run a batch; False if there is none left."""
         with enabled(PLAIN):
             start = now()
             try:
@@ -163,13 +163,13 @@ class RecipeEpoch:
         return True
 
     def epoch(self) -> Epoch:
-        """What was measured, without what warmed up."""
+        """The measured times, without those of the batches that warmed up."""
         laps = {p: laps if p == "survey" else laps[1:] for p, laps in self.laps.items()}
         return Epoch(self.batches, laps, len(laps["train"]))
 
 
 class Turns(Callback):
-    """Lets the recipes do a batch whenever ours has done ``PER_ROUND``."""
+    """Lets each recipe run a batch after every ``PER_ROUND`` batches of ours."""
 
     start: np.ndarray
 
@@ -189,7 +189,7 @@ class Turns(Callback):
             recipe.survey()
 
     def on_validation_start(self, *_: Any) -> None:
-        """Beside ours, which was just done: what the next epoch would begin with."""
+        """Run the passes over train before the next epoch; those of ours have just been run."""
         for recipe in self.recipes:
             recipe.survey()
 
@@ -209,20 +209,27 @@ class Turns(Callback):
 
 
 def train_epoch(method: ErcMethod, data: ErcDataModule, *callbacks: Callback) -> None:
-    """One epoch of ours, trained as a run is."""
+    """Train one epoch of ours, in the same way as a run."""
     with tempfile.TemporaryDirectory() as folder:
         train(method, data, Path(folder), callbacks=callbacks)
 
 
-# --- what is measured ---
+# --- the measurements ---
 
 
 def compare(
     case: Case, corpus: Corpus, rounds: int, recipes_in: Sequence[str], *callbacks: Callback
 ) -> tuple[Epoch, dict[str, Epoch]]:
-    """An epoch of ours, and of the recipe in each of the given precisions, of which there may be
-    none; ``callbacks`` see the training of ours."""
-    gc.collect()  # the networks of a case before this one
+    """Measure an epoch of ours, and of the recipe in each of the given precisions.
+
+    Args:
+        case: what is measured.
+        corpus: the corpus to train on.
+        rounds: the number of measured rounds.
+        recipes_in: the precisions of the recipe; it may be empty.
+        callbacks: further callbacks for the training of ours.
+    """
+    gc.collect()  # frees the networks of the case before this one
     method = case.build(corpus)
     data = SampledDataModule(corpus, method, rounds)
     prepare(method, data)
@@ -233,7 +240,7 @@ def compare(
         for precision in recipes_in
     }
     train_epoch(method, data, Turns(data, list(recipes.values())), *callbacks)
-    # Of the survey one measurement is many batches.
+    # A measurement of the survey is of many batches.
     warm = {"train": PER_ROUND, "evaluate": PER_ROUND, "survey": 1}
     laps = {part: of_part[warm[part] :] for part, of_part in data.laps.items()}
     ours = Epoch(data.batches, laps, rounds)
@@ -241,7 +248,7 @@ def compare(
 
 
 def without_dropout(module: nn.Module) -> None:
-    """Set all dropout of a module to 0."""
+    """Set every dropout of a module to 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
@@ -250,7 +257,7 @@ def without_dropout(module: nn.Module) -> None:
 
 
 class Losses(Callback):
-    """The loss of every step of ours."""
+    """Collects the loss of every step of ours."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -262,8 +269,8 @@ class Losses(Callback):
 def losses(case: Case, corpus: Corpus) -> tuple[list[float], list[float]]:
     """Losses of ours and of the recipe over the first steps of a training in float32.
 
-    The same weights at the start, the same examples, no dropout; the batches are small ones, and
-    the optimiser steps between them.
+    Both start from the same weights and read the same examples, without dropout. The batches are
+    small, and the optimiser steps after each.
     """
     dialogues = corpus.dialogues("train")
     enough = int(np.searchsorted(np.cumsum([len(d.labelled) for d in dialogues]), 24)) + 1
@@ -294,10 +301,10 @@ def losses(case: Case, corpus: Corpus) -> tuple[list[float], list[float]]:
 
 
 def peak_memory(case: Case, corpus: Corpus, side: str) -> float:
-    """MiB that one side takes at most, from its longest batches on.
+    """Peak memory of one side in MiB while it trains on its longest batches.
 
     Raises:
-        ErcBenchError: the system does not tell.
+        ErcBenchError: the system does not report the peak.
     """
     method = case.build(corpus)
     data = SampledDataModule(corpus, method, 1, longest)
@@ -317,5 +324,5 @@ def peak_memory(case: Case, corpus: Corpus, side: str) -> float:
                 pass
     peak = peak_memory_mib()
     if peak is None:
-        raise ErcBenchError("This system does not tell the peak of a process's memory.")
+        raise ErcBenchError("This system does not report the peak memory of a process.")
     return peak

@@ -1,16 +1,17 @@
-"""From the command to the first training step: processor time of a cached run.
+"""Measure the processor time from the command to the first training step, with warm caches.
 
     python -m benchmarks.startup --method eacl spcl --preset small
     python -m benchmarks.startup --against FOLDER
 
-Every figure is the processor time of a program of its own that is given `erc-bench run` and ends
-when Lightning hands it the first training batch. Two versions can be measured side by side: with
---against a folder that the other one was installed into (`pip install --no-deps --target FOLDER`
-in its checkout), which then uses the same Python and the same packages beside it; or the
-interpreter of an environment. The versions take turns, so that whatever disturbs the machine falls
-on both. The first run of each fills the caches and is not counted.
+Every figure is the processor time of a separate process that does `erc-bench run` and ends when
+Lightning gives it the first training batch. With --against, other versions are measured too. A
+version is a folder that it was installed into (`pip install --no-deps --target FOLDER` in its
+checkout), which then uses the same Python and the same other packages, or the interpreter of an
+environment. The versions take turns, so that any disturbance of the machine affects all of them.
+The first run of each version fills the caches and is not counted.
 
-Before its first step SPCL-CL passes over its training examples; `--set max_batches=1` leaves few.
+SPCL-CL passes over its training examples before its first step; with `--set max_batches=1` there
+are only a few.
 """
 
 from __future__ import annotations
@@ -43,18 +44,21 @@ def end_at_first_step(event, _):
 sys.addaudithook(end_at_first_step)
 sys.exit(main(sys.argv[1:]) or "The run ended before a training step.")
 """
-"""A program that runs a command of erc-bench. No name of erc-bench but the command line's stands in
-it, so that it is the same for every version; and it leaves it to the command what is imported when:
-Lightning is changed as soon as it has been imported."""
+"""A program that runs a command of erc-bench and ends at the first training step.
+
+The only name of erc-bench in it is that of the command line, so that it works with every version.
+It does not change the order of imports: it patches Lightning as soon as the command has imported
+it.
+"""
 
 
 def seconds_to_first_step(version: str, arguments: Sequence[str], folder: Path) -> float:
-    """Processor time of one `erc-bench run` until its first training step.
+    """Measure the processor time of one `erc-bench run` until its first training step.
 
     Args:
         version: the interpreter of an environment, or a folder that erc-bench was installed into.
-        arguments: of `erc-bench run`.
-        folder: an empty one, where the run leaves what it leaves.
+        arguments: those of `erc-bench run`.
+        folder: an empty folder, for the files of the run.
 
     Raises:
         ErcBenchError: the run failed, or made no step.
@@ -84,8 +88,10 @@ def seconds_to_first_step(version: str, arguments: Sequence[str], folder: Path) 
 
 
 def compare(versions: Sequence[str], arguments: Sequence[str], runs: int) -> list[list[float]]:
-    """The seconds of ``runs`` runs of each version, which take turns after one to fill the
-    caches."""
+    """Measure the seconds of ``runs`` runs of each version, in turn.
+
+    Before these, one run of each version fills the caches.
+    """
     seconds: list[list[float]] = [[] for _ in versions]
     for round_ in range(runs + 1):
         for version, of_version in zip(versions, seconds, strict=True):
@@ -97,21 +103,21 @@ def compare(versions: Sequence[str], arguments: Sequence[str], runs: int) -> lis
 
 
 def main() -> None:
-    """Measure and print a row for each method and version."""
+    """Measure each method and version, and print a row for each."""
     parser = parser_of("benchmarks.startup", __doc__)
     parser.add_argument("--method", nargs="+", default=["eacl"], help="(default: eacl)")
     parser.add_argument("--dataset", default="meld", help="(default: meld)")
     parser.add_argument("--preset", default="small", help="(default: small)")
-    parser.add_argument("--runs", type=positive, default=3, help="of each version (default: 3)")
+    parser.add_argument("--runs", type=positive, default=3, help="runs of a version (default: 3)")
     parser.add_argument(
         "--against",
         nargs="+",
         default=[],
         metavar="FOLDER",
-        help="other versions: folders they were installed into, or interpreters",
+        help="other versions: folders of their installation, or interpreters",
     )
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the run"
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the runs"
     )
     args = parser.parse_args()
     for version in args.against:

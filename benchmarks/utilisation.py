@@ -1,14 +1,14 @@
-"""Speed, memory and utilisation of the device of every method, without the recipe beside it.
+"""Measure speed, memory and device utilisation of every method, without the recipe.
 
     python -m benchmarks.utilisation --preset small base paper --random paper=roberta-large
 
-A training of ours over a sample of an epoch's batches, as `python -m benchmarks` takes it, in
-bfloat16 where the method does not train in float32 alone. The operations of a step are counted with
-PyTorch's counter on batches that are not timed: matrix products and attention, forward and
-backward, with what pads a batch; no recurrent layers of cuDNN, which it does not know. Utilisation
-is their rate as a share of the most that the device can do without sparsity. The peak of memory is
-that of the epoch's longest batches. With --random a preset's encoder is one of random weights, with
-the tokenizer of preset small: as fast and as large, and it learns nothing.
+It trains on a sample of an epoch's batches, chosen as in `python -m benchmarks`, in bfloat16 unless
+the method only trains in float32. The operations of a step are counted with PyTorch's counter on
+batches that are not timed. It counts matrix products and attention, forward and backward, including
+padding, but not the recurrent layers of cuDNN, which it does not know. Utilisation is the rate of
+these operations as a share of the highest rate of the device without sparsity. The peak memory is
+that of the epoch's longest batches. With --random a preset has an encoder with random weights and
+the tokenizer of preset small: it is as fast and as large as the real one, but learns nothing.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ TINY = {
     "num_attention_heads": 2,
     "intermediate_size": 64,
 }
-"""Sizes of an encoder that only shows that something runs."""
+"""Sizes of an encoder that is only for trying something out."""
 
 SHAPES = {**ENCODERS, "tiny": TINY}
-"""Sizes by what --random calls them."""
+"""Sizes by the name that --random takes."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of a method with a preset; a figure is None where it could not be had."""
+    """The figures of a method with a preset; a figure is None if it could not be measured."""
 
     method: str
     preset: str
@@ -80,19 +80,19 @@ class Row:
     utterances_per_second: float | None = None
     """In training, without the evaluation."""
     epoch_seconds: float | None = None
-    """Of training, evaluation on dev, and passes over train."""
+    """Seconds of an epoch: training, evaluation on dev, and passes over train."""
     step_milliseconds: float | None = None
     peak_mib: float | None = None
     tera_flops: float | None = None
     """10¹² floating-point operations a second, in training."""
     utilisation: float | None = None
-    """Their share of the device's most, in percent."""
+    """The share of the device's highest rate, in percent."""
     failure: str = ""
     """Why there are no figures."""
 
 
 class Operations(Callback):
-    """The floating-point operations of the first ``PER_ROUND`` batches, which warm up."""
+    """Counts the floating-point operations of the first ``PER_ROUND`` batches, which warm up."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
@@ -117,17 +117,17 @@ class Operations(Callback):
 
 
 def random_encoder(shape: str, folder: Path) -> str:
-    """Make a folder with an encoder of random weights; returns it.
+    """Save an encoder with random weights, and return its folder.
 
     Args:
         shape: one of :data:`SHAPES`.
-        folder: where it is made.
+        folder: the folder in which the encoder's own folder is made.
 
     Raises:
-        ErcBenchError: there is no such shape, or no encoder whose tokenizer it could have.
+        ErcBenchError: there is no such shape, or the encoder that gives the tokenizer is missing.
     """
     if shape not in SHAPES:
-        raise ErcBenchError(f"--random {shape}: there are the shapes {', '.join(SHAPES)}.")
+        raise ErcBenchError(f"--random {shape}: the known shapes are {', '.join(SHAPES)}.")
     named: Any = resolve(CONTROL, "demo", preset=cpu_preset()).config
     tokenizer = AutoTokenizer.from_pretrained(find_encoder(named.encoder).folder)
     sizes = dict(SHAPES[shape])
@@ -145,22 +145,22 @@ def random_encoder(shape: str, folder: Path) -> str:
 
 
 def why_not(method: str, random: bool) -> str:
-    """Why there is nothing to measure of a method; empty where there is."""
+    """Why a method can't be measured; empty if it can."""
     if not method_class(method).trains:
         return "it trains nothing"
     if random and method in language_models():
-        return "its encoder is a language model, of which no random one is made"
+        return "its encoder is a language model, and --random makes none of these"
     return ""
 
 
 def measure(case: Case, corpus: Corpus, rounds: int, most: float | None) -> dict[str, Any]:
-    """The figures of a :class:`Row`.
+    """Measure the figures of a :class:`Row`.
 
     Args:
         case: what is measured.
-        corpus: what it is trained on.
-        rounds: of ``PER_ROUND`` batches, after one that warms up.
-        most: operations a second that the device can do; None where that is not known.
+        corpus: the corpus to train on.
+        rounds: the number of rounds of ``PER_ROUND`` batches, after one that warms up.
+        most: the most operations per second that the device can do; None if not known.
     """
     operations = Operations()
     epoch, _ = compare(case, corpus, rounds, [], operations)
@@ -180,7 +180,7 @@ def measure(case: Case, corpus: Corpus, rounds: int, most: float | None) -> dict
 
 
 def most_operations(precision: str, given: float | None) -> float | None:
-    """Operations a second that the GPU can do in a precision; None where nobody knows."""
+    """The most operations per second that the GPU can do in a precision; None if not known."""
     if given is not None:
         return 1e12 * given if precision == "bfloat16" else None
     if not torch.cuda.is_available():
@@ -191,7 +191,7 @@ def most_operations(precision: str, given: float | None) -> float | None:
 
 
 def row(case: Case, corpus: Corpus, rounds: int, most: float | None, name: str) -> Row:
-    """Measure a case; what goes wrong is in the row, and stops none of the others."""
+    """Measure a case; an error is written into the row, so that other cases go on."""
     head = (case.method, case.preset, name, case.precision)
     try:
         with quiet():
@@ -207,12 +207,12 @@ def row(case: Case, corpus: Corpus, rounds: int, most: float | None, name: str) 
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows of a file that :func:`main` has written."""
+    """Read the rows of a file that :func:`main` has written."""
     return [Row(**each) for each in json.loads(file.read_bytes())] if file.is_file() else []
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what the file has no figures of yet."""
+    """Measure the methods and presets that have no figures in the file yet."""
     parser = parser_of("benchmarks.utilisation", __doc__)
     parser.add_argument(
         "--method", nargs="+", choices=ordered(), default=ordered(), help="(default: all)"
@@ -224,15 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="+",
         default=[],
         metavar="[PRESET=]SHAPE",
-        help=f"an encoder of random weights for a preset, or for all: {', '.join(SHAPES)}",
+        help=f"random weights for the encoder of one preset or all: {', '.join(SHAPES)}",
     )
-    parser.add_argument("--steps", type=positive, default=3, help="rounds (default: 3)")
+    parser.add_argument("--steps", type=positive, default=3, help="measured rounds (default: 3)")
     add_settings(parser)
     parser.add_argument(
-        "--peak-tflops", type=float, help="of the GPU in bfloat16, where Lightning does not know it"
+        "--peak-tflops", type=float, help="of the GPU in bfloat16, if Lightning does not know it"
     )
     parser.add_argument(
-        "--out", type=Path, help="JSON of all rows; what it has figures of is not measured again"
+        "--out", type=Path, help="JSON of all rows; rows with figures are not measured again"
     )
     args = parser.parse_args(arguments)
     set_up_backends()
