@@ -29,7 +29,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 
 def __getattr__(name: str) -> Any:
-    """A function of :mod:`erc_bench.api`, imported when it is asked for."""
+    """A function of :mod:`erc_bench.api`, imported on first use."""
     if name in __all__:
         from erc_bench import api
 

@@ -1,4 +1,4 @@
-"""What ``import erc_bench`` offers: a few typed functions for notebooks and scripts.
+"""The Python interface: a few typed functions for notebooks and scripts.
 
 Nothing heavy is imported before a function needs it.
 """
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from erc_bench.vectors import Encoded
 
 FOLDER = Path("leaderboard")
-"""Where records are, if nothing else is said; the command line's default too."""
+"""The default folder of the records, here and on the command line."""
 
 
 def load_corpus(name: str, *, data_dir: Path | str | None = None) -> Corpus:
-    """A corpus, from its files: ``load_corpus("meld").dialogues("test")``.
+    """Load a corpus from its files: ``load_corpus("meld").dialogues("test")``.
 
     Args:
-        name: as ``erc-bench data list`` has it, or the folder of one of your own.
-        data_dir: where the corpora are, before the usual places.
+        name: a name from ``erc-bench data list``, or the folder of your own corpus.
+        data_dir: folder of the corpora, searched before the usual places.
 
     Raises:
         ErcBenchError: there is no such corpus, or its files are missing or damaged.
@@ -47,11 +47,11 @@ class Run:
     path: Path
     """The file of its record."""
     record: Record
-    """Settings, figures and predictions, as ``run.record.metrics.test.weighted_f1``."""
+    """Settings, figures and predictions, such as ``run.record.metrics.test.weighted_f1``."""
 
     @cached_property
     def model(self) -> Model:
-        """The method with the run's weights, loaded when it is first asked for."""
+        """The method with the run's weights, loaded on first use."""
         from erc_bench.inference.model import Model
 
         return Model(self.path, self.record)
@@ -60,11 +60,12 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     def predict(self, dialogues: Sequence[Dialogue] | str) -> list[Answer]:
-        """An answer for every turn of some dialogues, or of a file of them; their labels are not
-        looked at.
+        """Predict the emotion of every turn of some dialogues, or of a file of them.
+
+        Labels of the dialogues are ignored.
 
         Raises:
-            ErcBenchError: what is given holds something else than dialogues, or none.
+            ErcBenchError: ``dialogues`` is empty, or holds something that is not a dialogue.
         """
         from erc_bench.corpus.conversation import Dialogue
         from erc_bench.inference.dialogue_files import read_dialogues
@@ -83,11 +84,15 @@ class Run:
 
 
 def load_run(name: str, *, folder: Path | str = FOLDER) -> Run:
-    """A finished run by its name, as much of ``method/dataset/hash/seedK`` as is enough; or one on
-    the Hugging Face hub, ``hf://user/repo`` or ``hf://user/repo@revision``.
+    """Load a finished run by its name, or from the Hugging Face hub.
+
+    Args:
+        name: enough of ``method/dataset/hash/seedK`` to mean one run only; or
+            ``hf://user/repo`` or ``hf://user/repo@revision`` for a run on the hub.
+        folder: the folder of the records.
 
     Raises:
-        ErcBenchError: no run is meant, or several are: they are listed.
+        ErcBenchError: no run has this name, or several match it; the message lists them.
     """
     from erc_bench.records.store import find_record, read_record
 
@@ -110,24 +115,26 @@ def run(
     force: bool = False,
     devices: int = 1,
 ) -> Run:
-    """Train, select on dev, score test once, and leave a record; a finished run is not done again.
+    """Train a method, select on dev, score test once, and write a record.
+
+    A finished run is read from its record instead, and an interrupted one is continued.
 
     Args:
-        method: as ``erc-bench methods`` has it.
-        dataset: as ``erc-bench data list`` has it, or the folder of one of your own.
-        preset: None is the default one.
-        variant: the part that the method is without; empty for all of it.
-        seed: of everything that is drawn.
+        method: a name from ``erc-bench methods``.
+        dataset: a name from ``erc-bench data list``, or the folder of your own corpus.
+        preset: None for the default preset.
+        variant: the part that is left out of the method; empty for the whole method.
+        seed: the seed of all random numbers.
         settings: settings to override, by their dotted names: ``{"evaluation.oracle": True}``.
-        folder: of the records and checkpoints.
-        data_dir: where the corpora are, before the usual places.
-        wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
-        restart: begin an interrupted run anew.
+        folder: the folder of the records and checkpoints.
+        data_dir: folder of the corpora, searched before the usual places.
+        wandb: how the run is logged to W&B: ``online``, ``offline`` or ``off``.
+        restart: start an interrupted run from the beginning.
         force: repeat a finished run.
-        devices: GPUs that train it together.
+        devices: number of GPUs that train together.
 
     Raises:
-        ErcBenchError: something that the caller can mend.
+        ErcBenchError: something that the caller can fix.
     """
     from erc_bench.execution.resources import Devices
     from erc_bench.execution.run import run as run_experiment
@@ -158,7 +165,7 @@ def run(
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:
-    """Settings as the command line has them, ``key=value``."""
+    """Settings in the form of the command line, ``key=value``."""
     import json
 
     return [
@@ -170,12 +177,13 @@ def _overrides(settings: Mapping[str, Any] | None) -> list[str]:
 def predict(
     run: Run | str, dialogues: Sequence[Dialogue] | str, *, folder: Path | str = FOLDER
 ) -> list[Answer]:
-    """What the model of a finished run says of every turn of some dialogues.
+    """Predict the emotion of every turn of some dialogues with the model of a finished run.
 
     Args:
         run: the run, or its name.
-        dialogues: whose turns need no labels; or a file of them, as `erc-bench predict` reads it.
-        folder: of the records, where ``run`` is a name.
+        dialogues: dialogues, or a file of them as `erc-bench predict` reads it. They need no
+            labels.
+        folder: the folder of the records, if ``run`` is a name.
     """
     return (load_run(run, folder=folder) if isinstance(run, str) else run).predict(dialogues)
 
@@ -189,22 +197,25 @@ def encode(
     folder: Path | str = FOLDER,
     data_dir: Path | str | None = None,
 ) -> Encoded:
-    """A vector for every turn: ``encode("roberta-base", "meld").save("meld.safetensors")``.
+    """Return a vector for every turn.
+
+    ``encode("roberta-base", "meld").save("meld.safetensors")`` writes them to a file.
 
     Args:
-        what: an encoder (hub id or folder); or a run, or its name: the state that it classifies.
-        dialogues: a corpus, or its name; or dialogues, or a file of them.
-        fine_tuned_on: the corpus that an encoder is fine-tuned on first, on single utterances;
-            empty: it is taken as it is.
-        settings: of an encoder's vectors, as ``{"max_len": 64}``.
-        folder: of the records, where ``what`` is a run's name.
-        data_dir: where the corpora are, before the usual places.
+        what: an encoder (hub id or folder); or a run or its name, whose vectors are the states
+            that it classifies.
+        dialogues: a corpus or its name; or dialogues, or a file of them.
+        fine_tuned_on: the corpus on whose single utterances an encoder is fine-tuned first; empty
+            to use the encoder as it is.
+        settings: settings of an encoder's vectors, such as ``{"max_len": 64}``.
+        folder: the folder of the records, if ``what`` is a run's name.
+        data_dir: folder of the corpora, searched before the usual places.
 
     Returns:
-        ``vectors`` ``(N, d)``, ``ids`` and ``save(path)``.
+        An object with ``vectors`` ``(N, d)``, ``ids`` and ``save(path)``.
 
     Raises:
-        ErcBenchError: something that the caller can mend.
+        ErcBenchError: something that the caller can fix.
     """
     from erc_bench.corpus.conversation import Corpus
     from erc_bench.inference import encoding
@@ -225,7 +236,7 @@ def encode(
 
 
 def load_leaderboard(folder: Path | str = FOLDER) -> pd.DataFrame:
-    """The leaderboard of the records in a folder as a table, one row a configuration.
+    """Return the leaderboard of a folder of records as a table, one row per configuration.
 
     The columns are those of ``leaderboard.csv``.
 

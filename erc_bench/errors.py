@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and the words that help them on."""
+"""The error that a user can fix, and helpers for its messages."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import errno
 from collections.abc import Iterable
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Numbers of the errors of a place that is full."""
+"""The ``errno`` values of a write for which there is no room."""
 
 
 class ErcBenchError(Exception):
-    """Something a user can mend: one paragraph that says what, where and what to do.
+    """An error that a user can fix.
 
-    The command line prints the message without a traceback and exits with status 2.
+    The message is one paragraph: what is wrong, where, and what to do. The command line prints it
+    without a traceback and exits with status 2.
     """
 
 
 def explain(error: Exception, where: str = "--debug shows where") -> str:
-    """One paragraph about an error: its own, if it is one that the user can mend."""
+    """One paragraph about an error; for an :class:`ErcBenchError`, its own message."""
     if isinstance(error, ErcBenchError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FULL:
@@ -31,19 +32,19 @@ def explain(error: Exception, where: str = "--debug shows where") -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like another one; None where none is like it."""
+    """The known name that is most similar to ``name``; None if none is similar."""
     near = difflib.get_close_matches(name[:100].lower(), known, n=1, cutoff=0.5)
     return near[0] if near else None
 
 
 def quoted(value: object, length: int = 60) -> str:
-    """A value from a file as an error shows it: in quotes, and not longer than a line."""
+    """A value from a file for an error message: in quotes, and cut to fit on a line."""
     text = repr(value)
     return text if len(text) <= length else f"{text[: length - 1]}… ({len(text):,} characters)"
 
 
 def listed(names: Iterable[object], most: int = 12) -> str:
-    """``"id, label, … (521 in all)"``; ``"nothing"`` where there is none."""
+    """Names as one text: ``"id, label, … (521 in all)"``, or ``"nothing"`` if there are none."""
     all_names = [str(name) for name in names]
     cut = [name if len(name) <= 40 else f"{name[:39]}…" for name in all_names[:most]]
     more = f", … ({len(all_names):,} in all)" if len(all_names) > most else ""
@@ -51,7 +52,7 @@ def listed(names: Iterable[object], most: int = 12) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'eacl'?"`` and the list of what there is, to end an error message with."""
+    """The end of an error message: ``" Did you mean 'eacl'?"`` and the list of known names."""
     known = sorted(known)
     near = nearest(name, known)
     hint = f" Did you mean {near!r}?" if near else ""

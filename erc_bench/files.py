@@ -1,4 +1,4 @@
-"""Files that have their name only when they are complete."""
+"""Files that are written whole or not at all, their digests, and the cache folder."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ UNWRITABLE = FULL | frozenset(
         errno.ENOTDIR,
     }
 )
-"""Numbers of the errors of a place that is full, closed, or no folder."""
+"""The ``errno`` values of a place that is full, not writable, or not a folder."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """A file to write under a temporary name, which takes its own when it is complete.
+    """Open a file under a temporary name; rename it to ``path`` once it is written.
 
     Raises:
-        OSError: it can't be written; nothing is left behind.
+        OSError: the file can't be written; nothing is left behind.
     """
     try:
         with temporary.open("wb") as file:
@@ -46,7 +46,7 @@ def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def whole_file(path: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """A file to write, which has its name as soon as all of it is on the disk, and never before.
+    """Open a file to write; it gets its name only once all of it is on the disk.
 
     Raises:
         ErcBenchError: it can't be written (no space, no permission); nothing is left behind.
@@ -62,19 +62,19 @@ def whole_file(path: Path, temporary: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a :func:`whole_file` of text."""
+    """Write text to a file with :func:`whole_file`."""
     with whole_file(path, temporary_name(path)) as file:
         file.write(text.encode("utf-8"))
 
 
 def temporary_name(path: Path, end: str = ".tmp") -> Path:
-    """A hidden name beside a file that nobody else writes under, on whatever machine."""
+    """A hidden name beside a file that no other process uses, on any machine."""
     host = re.sub(r"[^\w-]", "_", platform.node())[:60]
     return path.with_name(f".{path.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}{end}")
 
 
 def filesystem_time(folder: Path) -> float:
-    """The time by the clock of a folder's filesystem, to compare with the times of files there.
+    """The current time by the clock of a folder's filesystem, to compare with file times there.
 
     Raises:
         OSError: the folder can't be written to.
@@ -92,7 +92,7 @@ def cannot_write(path: Path, error: OSError) -> ErcBenchError:
     """The error for a place that can't be written to."""
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return ErcBenchError(
-            f"{path} can't be written: a file stands in the place of a folder on the way to it. "
+            f"{path} can't be written: a folder in this path is a file. "
             f"Choose another folder with {_chosen_by(path)}."
         )
     return ErcBenchError(
@@ -103,7 +103,7 @@ def cannot_write(path: Path, error: OSError) -> ErcBenchError:
 
 
 def _chosen_by(path: Path) -> str:
-    """What chooses the folder that a file of ours lies in."""
+    """The variable or option that sets the folder of one of our files."""
     return "XDG_CACHE_HOME" if cache_folder() in path.absolute().parents else "--leaderboard-dir"
 
 
@@ -118,7 +118,7 @@ def sha256_of(*paths: Path) -> str:
 
 
 def last_line(file: Path) -> str:
-    """The last line of a log that is not blank; empty where there is none."""
+    """The last line of a log that is not blank; empty if there is none."""
     with contextlib.suppress(OSError), file.open("rb") as log:
         log.seek(max(file.stat().st_size - 4096, 0))
         lines = log.read().decode(errors="replace").split("\n")
@@ -127,5 +127,5 @@ def last_line(file: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where downloads and all that can be made again are kept."""
+    """The folder of downloads and of everything that can be made again."""
     return platformdirs.user_cache_path("erc-bench", appauthor=False)

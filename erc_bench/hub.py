@@ -1,12 +1,12 @@
-"""``erc-bench hub push``: a finished run as a repository on the Hugging Face hub.
+"""``erc-bench hub push``: put a finished run into a repository on the Hugging Face hub.
 
-The repository is a store with one run (:mod:`erc_bench.records.fetching`), and has a model card and
+The repository is a store with one run (:mod:`erc_bench.records.fetching`), with a model card and
 ``config.json`` beside it::
 
     README.md, config.json
     records/<corpus>/<method>/<run>.json
     runs/<corpus>/<method>/<run>/model.safetensors
-    runs/<corpus>/<method>/<run>/encoder/    # of its utterance vectors, if one was fine-tuned
+    runs/<corpus>/<method>/<run>/encoder/    # made its utterance vectors, if it was fine-tuned
 
 No text of a corpus is in it: records hold ids, classes and counts.
 """
@@ -57,18 +57,18 @@ class Pushed:
 def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
     """Put a finished run on the hub, in a repository of its own.
 
-    It is private if nothing else is said: weights may tell of what they were trained on, and not
-    every corpus allows that they are given away. A run that is there already is replaced.
+    The repository is private by default: weights may reveal what they were trained on, and not
+    every corpus allows them to be given away. An earlier push of the same run is replaced.
 
     Args:
-        path: the file of its record.
+        path: the file of the run's record.
         repo: ``user/name``.
-        root: folder of the records, which know where corpora of one's own lie.
-        public: whether everybody may read it.
+        root: folder of the records, which say where a user's own corpora are.
+        public: whether everybody may read the repository.
 
     Raises:
-        ErcBenchError: there is no token, the run has no weights, or the repository is another
-            thing's.
+        ErcBenchError: there is no token, the run has no weights, or the repository holds something
+            else or is public without ``public``.
     """
     record = read_record(path)
     weights = model_file(path, record)
@@ -83,8 +83,8 @@ def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
     here = (named.get("encoder"), named.get("features.path"))
     for own in (name for name in here if name and Path(name).expanduser().exists()):
         say(
-            f"Note: the run reads {own} of this machine. That path is in what is pushed, and "
-            "whoever loads the run needs the same there."
+            f"Note: the run reads {own} on this machine. The pushed record names that path, and "
+            "whoever loads the run needs the same files there."
         )
     api = _api(repo)
     _check_repository(api, repo, path, record, public)
@@ -95,7 +95,7 @@ def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
             (folder / CARD).write_text(model_card(record, repo, source), encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise ErcBenchError(
-                f"What is to be pushed can't be written to {folder}: {error}. Make room, or "
+                f"The files to push can't be written to {folder}: {error}. Make room, or "
                 "name another folder for temporary files with TMPDIR."
             ) from error
         say(f"Uploading {run_name(path)} to {repo} …")
@@ -117,7 +117,7 @@ def push(path: Path, repo: str, root: Path, *, public: bool = False) -> Pushed:
 
 
 def _api(repo: str) -> HfApi:
-    """The hub's interface, for somebody who has a token."""
+    """The hub's client; the user must have a token."""
     from huggingface_hub import HfApi, get_token
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
@@ -133,10 +133,10 @@ def _api(repo: str) -> HfApi:
 
 
 def _check_repository(api: HfApi, repo: str, path: Path, record: Record, public: bool) -> None:
-    """Whether a run may go into a repository, which need not be there yet.
+    """Check that a run may be pushed to a repository, which need not exist yet.
 
     Raises:
-        ErcBenchError: it holds something else, or is public without that being asked for.
+        ErcBenchError: it holds something else, or is public although ``public`` is false.
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -157,15 +157,15 @@ def _check_repository(api: HfApi, repo: str, path: Path, record: Record, public:
         )
     if not info.private and not public:
         raise ErcBenchError(
-            f"The repository {repo} is public, and a run is private if nothing else is said. Give "
+            f"The repository {repo} is public, and a run is pushed privately by default. Give "
             "--public, another name, or make it private on the hub."
         )
     if info.private and public:
-        say(f"{repo} stays private: its page on the hub is where that is changed.")
+        say(f"{repo} stays private. Change that on its page on the hub.")
 
 
 def _source(record: Record, root: Path) -> CorpusSource | None:
-    """The source of a record's corpus; None where nothing is known of it here."""
+    """The source of a record's corpus; None if the corpus is not known here."""
     try:
         return find_corpus(record.dataset, root)
     except ErcBenchError:
@@ -176,7 +176,7 @@ def _source(record: Record, root: Path) -> CorpusSource | None:
 
 
 def _fill(folder: Path, path: Path, record: Record, weights: Path) -> None:
-    """Write the record, the weights and what else the model needs into a folder."""
+    """Write the record, the weights and everything else that the model needs to a folder."""
     from safetensors.torch import save_file
 
     from erc_bench.training.checkpoints import read_checkpoint
@@ -185,7 +185,7 @@ def _fill(folder: Path, path: Path, record: Record, weights: Path) -> None:
     run = folder / "runs" / place / path.stem
     run.mkdir(parents=True)
     state = read_checkpoint(weights)["state_dict"]
-    # Tensors that share their memory are written each for itself.
+    # Tensors that share memory are written separately.
     apart = {name: value.detach().clone().contiguous() for name, value in state.items()}
     save_file(apart, run / WEIGHTS, {"format": "pt"})
     _copy_encoder(weights.parent / ENCODER, run / ENCODER, path, record, state)
@@ -209,8 +209,10 @@ def _fill(folder: Path, path: Path, record: Record, weights: Path) -> None:
 def _copy_encoder(
     folder: Path, target: Path, path: Path, record: Record, state: Mapping[str, Any]
 ) -> None:
-    """Copy the encoder that was fine-tuned for a run's utterance vectors, if one was: from beside
-    its weights, where they came from the hub, else from where it was trained."""
+    """Copy the encoder that was fine-tuned for a run's utterance vectors, if there is one.
+
+    It lies beside the run's weights if they came from the hub, else in the cache.
+    """
     from erc_bench.vectors import VectorMethod, VectorMethodConfig, encoder_folder
 
     config = stored_config(record.method, record.config, f"{path}, config")
@@ -237,7 +239,7 @@ def _copy_encoder(
 
 
 def model_card(record: Record, repo: str, source: CorpusSource | None) -> str:
-    """The card of a run: what the hub shows, its figures in ``model-index``."""
+    """The model card of a run, which the hub shows; its figures are in ``model-index``."""
     import yaml
 
     judged, dev = record.judged_by, record.metrics.dev
@@ -295,13 +297,14 @@ are safetensors; the pre-trained encoder is fetched under its own name, and must
 ## Licence
 
 The weights were trained on {record.dataset}, whose licence is: {licence}. They also derive from the
-encoder, which has a licence of its own. Both bind whoever passes them on or uses them. No text of
-the corpus is in this repository: the record holds ids of utterances, classes and probabilities.
+encoder, which has a licence of its own. Both licences bind whoever uses the weights or passes them
+on. No text of the corpus is in this repository: the record holds ids of utterances, classes and
+probabilities.
 """
 
 
 def _figures(metrics: Metrics, judged: Metric) -> dict[str, float]:
-    """The figures of a split by their names, the corpus's own first."""
+    """The figures of a split by name; the corpus's metric comes first."""
     return {
         judged.title: metrics.score(judged),
         "weighted-F1": metrics.weighted_f1,
@@ -317,7 +320,7 @@ def _code(where: Environment) -> str:
 
 
 def _facts(record: Record, source: CorpusSource | None) -> dict[str, str]:
-    """What a reader has to know of a run, by what it is called."""
+    """The facts about a run that the card lists, by name."""
     official: dict[bool | None, str] = {
         True: "the official release",
         False: "another copy than the official release",

@@ -1,10 +1,13 @@
-"""Holding a folder alone, among the processes of one machine and of many that share a filesystem.
+"""Exclusive use of a folder, among the processes of one machine or of many that share a filesystem.
 
-Two locks are held at once. ``flock`` ends with its process, at once, however that ends; but some
-filesystems have none, and NFS mounted with ``nolock`` has one that other machines do not see. A
-lease is a file that its holder touches every :data:`BEAT_SECONDS`. Another machine may take it over
-when it has not changed for :data:`LEASE_SECONDS` by that machine's own stopwatch: no two clocks are
-compared. On the holder's own machine a process that is gone is known at once.
+Two locks are held at once: a ``flock`` and a lease. A ``flock`` is released as soon as its process
+ends, however it ends. But some filesystems have none, and on NFS mounted with ``nolock`` other
+machines do not see it.
+
+A lease is a file that its holder touches every :data:`BEAT_SECONDS`. Another machine may take it
+over once it has not changed for :data:`LEASE_SECONDS`. That machine measures the time with its own
+stopwatch, so no two clocks are compared. On the holder's own machine, a process that has ended is
+noticed at once.
 """
 
 from __future__ import annotations
@@ -28,23 +31,23 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.progress import say
 
 LEASE_SECONDS = 180.0
-"""How long a lease that nobody renews still holds. NFS may show a file's time a minute late."""
+"""How long a lease holds without being renewed. NFS may show a file's time a minute late."""
 
 BEAT_SECONDS = 20.0
 """How often a lease is renewed."""
 
 LOCK_SECONDS = 0.2
-"""How long a lock is waited for: whoever looks whether a folder is held has it for less."""
+"""How long to wait for a lock. :func:`is_held` keeps it for less."""
 
 EMPTY_SECONDS = 5.0
-"""How long a lease may be empty. Its process writes it as soon as it has made it, if it lives."""
+"""How long a lease may be empty. A process that is alive writes it right after creating it."""
 
 WITHOUT_FLOCK = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
-"""Numbers of the errors of a filesystem that has no ``flock``."""
+"""The ``errno`` values of a filesystem without ``flock``."""
 
 
 class HeldError(ErcBenchError):
-    """Another process holds the folder; the message says which, as far as it is known."""
+    """Raised when another process holds the folder. The message says which, if that is known."""
 
 
 class Hold:
@@ -56,17 +59,17 @@ class Hold:
         self.lease = _lease(folder, self._on_loss)
 
     def check(self) -> None:
-        """Look whether the lease is still this process's.
+        """Check that the lease is still this process's.
 
         Raises:
-            HeldError: it is not: this process was stopped for so long that another took it over.
+            HeldError: another process took it over, as this one was stopped for too long.
         """
         owner = self.lease.owner
         if self.lost or owner is None or owner.token != self.lease.token:
             raise HeldError(holder(self.folder))
 
     def _on_loss(self, _: Any) -> None:
-        """Stop what the main thread does; the lease's own thread calls this."""
+        """Interrupt the main thread. The lease's own thread calls this."""
         self.lost = True
         for number in (signal.SIGINT, signal.SIGTERM):
             if callable(signal.getsignal(number)):
@@ -76,17 +79,17 @@ class Hold:
 
 @contextlib.contextmanager
 def hold(folder: Path, *, patient: bool = False) -> Iterator[Hold]:
-    """Hold a folder that is there.
+    """Hold a folder.
 
-    Where a process of another machine holds it, this waits until it is seen to live, a minute or
-    so, or until its lease is over.
+    If a process on another machine holds it, this waits until that process turns out to be alive,
+    which takes a minute or so, or until its lease has run out.
 
     Args:
-        folder: is there already.
-        patient: wait for whoever holds it, however long, and say so.
+        folder: the folder; it must exist.
+        patient: wait for the process that holds it, however long, and tell the user.
 
     Raises:
-        HeldError: another process holds it, or took it over meanwhile.
+        HeldError: another process holds it, or took it over in the meantime.
         OSError: the folder can't be written to.
     """
     with _flock(folder, patient):
@@ -110,11 +113,11 @@ def hold(folder: Path, *, patient: bool = False) -> Iterator[Hold]:
 
 
 _watched: dict[Path, SoftFileLease] = {}
-"""The leases that were found held. How long one has not changed is known to whoever watches it."""
+"""The leases that were found held. Each object remembers how long its lease has not changed."""
 
 
 def is_held(folder: Path) -> bool:
-    """Whether another process holds a folder now. Cheap, and to be asked again and again."""
+    """Whether another process holds a folder now. Cheap, and meant to be called repeatedly."""
     leased = (folder / "lease").exists()
     if not leased and not (folder / "lock").exists():
         return False
@@ -128,11 +131,11 @@ def is_held(folder: Path) -> bool:
     except (HeldError, Timeout):
         return True
     except OSError:
-        return False  # whoever wants to hold it will say what is wrong with the place
+        return False  # whoever tries to hold the folder reports this error
 
 
 def holder(folder: Path) -> str:
-    """Which process holds a folder, in brackets behind a space, as far as it said so."""
+    """The process that holds a folder, as ``" (process … on …)"``; empty if it is not known."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         owner = json.loads((folder / "owner.json").read_text())
         since = f" since {owner['since']}" if "since" in owner else ""
@@ -141,7 +144,7 @@ def holder(folder: Path) -> str:
 
 
 def this_process() -> dict[str, Any]:
-    """What says to others who is at work: ``host``, ``process``, and ``since``, which is now."""
+    """What tells others about this process: ``host``, ``process``, and ``since``, which is now."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"host": platform.node(), "process": os.getpid(), "since": now}
 
@@ -158,14 +161,14 @@ def _lease(folder: Path, on_loss: Callable[[Any], None] | None = None) -> SoftFi
 
 @contextlib.contextmanager
 def _flock(folder: Path, patient: bool, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Hold the ``flock`` of a folder, where there is such a thing."""
+    """Hold the ``flock`` of a folder, if its filesystem has one."""
     lock = FileLock(folder / "lock", thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire(timeout=seconds, poll_interval=0.02)
     except Timeout:
         if not patient:
             raise HeldError(holder(folder)) from None
-        say(f"Another run is at {folder}{holder(folder)}; waiting for it.")
+        say(f"Another run uses {folder}{holder(folder)}; waiting for it.")
         lock.acquire()
     except NotImplementedError:
         pass
@@ -179,18 +182,18 @@ def _flock(folder: Path, patient: bool, seconds: float = LOCK_SECONDS) -> Iterat
 
 
 def _take(lease: SoftFileLease, patient: bool) -> None:
-    """Acquire a lease, from another machine's process too if that does not renew it.
+    """Acquire a lease; take it over if a process on another machine no longer renews it.
 
     Raises:
-        HeldError: that process lives.
+        HeldError: the process that holds it is alive.
     """
     folder = Path(lease.lock_file).parent
     with contextlib.suppress(Timeout):
         lease.acquire(timeout=LOCK_SECONDS, poll_interval=0.02)
         return
     say(
-        f"{folder} is held elsewhere{holder(folder)}. Looking whether that process lives; if its "
-        f"machine is lost, this goes on in {LEASE_SECONDS:.0f} s."
+        f"{folder} is held elsewhere{holder(folder)}. Checking whether that process is alive; if "
+        f"its machine is lost, this goes on in {LEASE_SECONDS:.0f} s."
     )
     seen = _touched(lease)
     while True:
@@ -203,12 +206,15 @@ def _take(lease: SoftFileLease, patient: bool) -> None:
 
 
 _empty: dict[Path, tuple[tuple[int, int], float]] = {}
-"""The leases that were found empty: which file it was, and when it was first seen."""
+"""The leases that were found empty: inode and time of the file, and when it was first seen."""
 
 
 def _remove_empty(lease: Path) -> None:
-    """Remove a lease that has been empty for :data:`EMPTY_SECONDS`: its process was killed between
-    making and writing it. ``filelock`` would take it for held for ever."""
+    """Remove a lease that has been empty for :data:`EMPTY_SECONDS`.
+
+    Its process was killed after creating and before writing it. ``filelock`` would treat it as
+    held for ever.
+    """
     with contextlib.suppress(OSError):
         file, now = lease.stat(), time.monotonic()
         mark = file.st_ino, file.st_mtime_ns
@@ -223,7 +229,7 @@ def _remove_empty(lease: Path) -> None:
 
 
 def _touched(lease: SoftFileLease) -> int | None:
-    """When a lease was renewed, by the filesystem's clock; None if there is none."""
+    """When a lease was last renewed, by the filesystem's clock; None if there is no lease."""
     with contextlib.suppress(OSError):
         return os.stat(lease.lock_file).st_mtime_ns
     return None

@@ -1,4 +1,4 @@
-"""What a user sees while something takes longer than a second."""
+"""Progress bars and notices for the user, on standard error."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from rich.progress import (
 Item = TypeVar("Item")
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-"""Progress and notices go here; results go to standard output. ``--quiet`` sets its ``quiet``."""
+"""Progress and notices go here, results to standard output. ``--quiet`` sets its ``quiet``."""
 
 
 def say(text: str) -> None:
-    """One plain line on the progress console."""
+    """Print one plain line on the progress console."""
     console.print(text, soft_wrap=True)
 
 
 @cache
 def say_once(text: str) -> None:
-    """One plain line, the first time that this is to be said."""
+    """Print one plain line, unless the same text was printed before."""
     say(text)
 
 
 def show_warning(message: Any, category: type[Warning], *place: Any, **options: Any) -> None:
-    """Our own warnings as one plain line, those of libraries not at all."""
+    """Print erc-bench's own warnings as one plain line, and ignore those of libraries."""
     if category.__module__.startswith("erc_bench"):
         say(f"Note: {message}")
 
 
 def bar() -> Progress:
-    """A progress bar that vanishes when done; nothing where there is no terminal."""
+    """A progress bar that disappears when done. Without a terminal, nothing is shown."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -55,7 +55,7 @@ def bar() -> Progress:
 
 
 def track(items: Iterable[Item], description: str) -> Iterator[Item]:
-    """Iterate with a progress bar; where there is no terminal, one line says what is being done."""
+    """Iterate with a progress bar. Without a terminal, print the description once instead."""
     if not console.is_terminal:
         say(f"{description} …")
     with bar() as progress:
@@ -67,7 +67,7 @@ def track(items: Iterable[Item], description: str) -> Iterator[Item]:
 
 
 def duration(seconds: float) -> str:
-    """``95`` → ``1 min 35 s``; hours and minutes above an hour."""
+    """Seconds as text: ``95`` → ``1 min 35 s``; above an hour, hours and minutes."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -77,7 +77,7 @@ def duration(seconds: float) -> str:
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """Counts the seconds since it was created."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
