@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_counted(change, words, answers, elsewhere, capsys)
         ("p.json", b'{"a": "joy", "b": ["fear"]}', ["an object by id must hold a label for each"]),
         ("p.json", b'{"columns": ["id", "label"], "data": [["a"]]}', ["1 values for 2 columns"]),
         ("p.csv", "id,label\na,joy\n".encode("utf-16-le"), ["looks like UTF-16 without a byte"]),
-        ("p.csv", b"\xff\xfei", ["says UTF-16, and its bytes are none"]),
+        ("p.csv", b"\xff\xfei", ["says UTF-16, but its bytes are not"]),
         ("p.csv", b"id,label\na,jo\0y\n", ["line 2: a zero byte"]),
         ("p.jsonl", b'{"label": "joy"}', ["line 1", "needs an 'id'", "there is: label"]),
         ("p.jsonl", b'{"id": "a"}', ["needs an 'id' and a 'label'"]),

@@ -328,7 +328,7 @@ MISTAKES = {
         r"line 3: labels must be .*quotes",
     ),
     "no such file": (sheet("talk.csv", "tlak.csv"), r"no file .*tlak\.csv"),
-    "a form that is not read": (sheet("talk.csv", "corpus.yaml"), "of no form that is read here"),
+    "a form that is not read": (sheet("talk.csv", "corpus.yaml"), "not in a format that is read"),
     "a column that is not there": (
         sheet("speaker: who", "speaker: whom"),
         r"talk\.csv, line 1: there is no column 'whom' for the speaker.*Did you mean 'who'",
@@ -347,7 +347,7 @@ MISTAKES = {
     ),
     "a label with a character that is not seen": (
         edited(3, emotion="calm\u200b"),
-        r"line 5: the label 'calm\\u200b' differs from 'calm' .*not seen",
+        r"line 5: the label 'calm\\u200b' differs from 'calm' .*invisible",
     ),
     "labels in other capitals": (edited(3, emotion="Calm"), r"line \d+: the label .*capitals only"),
     "a turn without a speaker": (edited(1, who=" "), r"talk\.csv, line 3: nobody speaks"),

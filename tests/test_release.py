@@ -70,12 +70,12 @@ def test_speakers_that_are_others_are_named_after_the_damage():
 
     damage, speakers = RELEASE.doubts(build(change))
     assert "replacement character" in damage
-    assert speakers.startswith("the speakers are others: 1 names, 'A' at 48 of 48")
+    assert speakers.startswith("the speakers differ: 1 names, 'A' at 48 of 48")
 
 
 def test_names_written_otherwise_are_a_doubt():
     (doubt,) = RELEASE.doubts(build(lambda u: replace(u, speaker=u.speaker.replace("’", "'"))))
-    assert doubt == "capitals, blanks or punctuation of some utterances or names are others"
+    assert doubt == "capitals, blanks or punctuation of some utterances or names differ"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The data of the field: utterances, dialogues, label sets and corpora, validated when built."""
+"""The data types: utterances, dialogues, label sets and corpora, validated when built."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPLITS = ("train", "dev", "test")
 class LabelSet:
     """The emotions of a corpus, as plain English words, in the order of the class index.
 
-    An empty one is that of a corpus without emotions, whose dialogues only say who speaks.
+    It is empty for a corpus without emotions, whose dialogues only say who speaks.
     """
 
     names: tuple[str, ...]
@@ -34,7 +34,7 @@ class LabelSet:
         return len(self.names)
 
     def index(self, name: str, where: str = "") -> int:
-        """Class index of a label; an unknown label is an error that names ``where`` it stands."""
+        """The class index of a label; the error for an unknown label begins with ``where``."""
         try:
             return self.names.index(name)
         except ValueError:
@@ -53,15 +53,16 @@ FIGURES: Mapping[str, str] = {
     "micro_f1": "micro-F1",
     "accuracy": "accuracy",
 }
-"""The figures that a corpus may be judged by, and what they are called."""
+"""The figures that a corpus may be judged by, and their titles."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The figure that a corpus is judged by: it selects on dev, heads every table, is compared.
+    """The figure that a corpus is judged by. It selects on dev, heads every table, and is compared.
 
-    Written ``weighted_f1``, ``macro_f1``, ``accuracy`` or ``micro_f1 without LABEL``. The label
-    left out counts neither as a class nor as a hit; over all labels micro-F1 would be accuracy.
+    Written as ``weighted_f1``, ``macro_f1``, ``accuracy`` or ``micro_f1 without LABEL``. The label
+    that is left out counts neither as a class nor as a hit. Over all labels, micro-F1 would equal
+    accuracy.
     """
 
     name: Figure = "weighted_f1"
@@ -69,7 +70,7 @@ class Metric:
 
     @classmethod
     def of(cls, text: str, labels: Sequence[str] | None) -> Metric:
-        """A metric as it is written, of a corpus with these labels (None: not known yet).
+        """Read a metric for a corpus with these labels (None: not known yet).
 
         Raises:
             ErcBenchError: there is no such metric, or no such label to leave out.
@@ -92,14 +93,14 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """``weighted-F1``, ``micro-F1 without neutral``."""
+        """The name to show, such as ``weighted-F1`` or ``micro-F1 without neutral``."""
         return FIGURES[self.name] + (f" without {self.without}" if self.without else "")
 
     def left_out(self, labels: Sequence[str]) -> int | None:
-        """The class that is left out; None where all count.
+        """The class index of the label that is left out; None if all labels count.
 
         Raises:
-            ErcBenchError: it is not in the label set.
+            ErcBenchError: the label is not in the label set.
         """
         return LabelSet(tuple(labels)).index(self.without, self.title) if self.without else None
 
@@ -109,7 +110,7 @@ class Utterance:
     """One turn of a dialogue.
 
     ``label`` is the class index, or None for a turn that is context only and never scored.
-    ``name`` is what a prompt calls the speaker, where ``speaker`` is only a code (IEMOCAP).
+    ``name`` is what a prompt calls the speaker, if ``speaker`` is only a code (IEMOCAP).
     """
 
     id: str
@@ -155,11 +156,11 @@ class Corpus:
     """The dialogues of each split, in corpus order."""
     digest: str
     """SHA-256 over everything a model can see: labels, splits, ids, speakers, texts; and over the
-    metric, where that is another than the usual one."""
+    metric, if it is not the default one."""
     official: bool = True
-    """Whether this is the official release, as far as is known; a made-up corpus always is."""
+    """Whether this is the official release, as far as known; always true for a made-up corpus."""
     metric: Metric = Metric()
-    """What it is judged by."""
+    """The figure that the corpus is judged by."""
 
     @classmethod
     def build(
@@ -170,11 +171,11 @@ class Corpus:
         official: bool = True,
         metric: Metric = Metric(),
     ) -> Corpus:
-        """Validate dialogues and hold them.
+        """Validate dialogues and make a corpus of them.
 
         Raises:
-            ErcBenchError: an id that stands twice, a label outside the label set, or a split
-                that is unknown, empty, or (unless the corpus has no emotions) without labels.
+            ErcBenchError: an id occurs twice, a label is outside the label set, or a split is
+                unknown, empty, or (unless the corpus has no emotions) without labels.
         """
         contents: dict[str, tuple[Dialogue, ...]] = {}
         seen: set[str] = set()
@@ -185,7 +186,7 @@ class Corpus:
                 raise ErcBenchError(f"{name}: unknown split {split!r}.{hint}")
             contents[split] = tuple(dialogues)
             _check(contents[split], seen, len(labels), f"{name}, {split}")
-            # The digests of committed records rest on this very form.
+            # The digests in committed records depend on this exact form.
             rows = [_row(dialogue) for dialogue in contents[split]]
             hasher.update(json.dumps([split, rows]).encode())
         if metric != Metric():
@@ -194,9 +195,9 @@ class Corpus:
 
     @cached_property
     def splits(self) -> datasets.DatasetDict:
-        """The splits as Hugging Face ``datasets``, made when they are first asked for.
+        """The splits as Hugging Face ``datasets``, made on first use.
 
-        One row a dialogue, with the columns ``id`` and ``utterances`` (a list of ``{id, speaker,
+        One row per dialogue, with the columns ``id`` and ``utterances`` (a list of ``{id, speaker,
         text, label, name}``; label −1 = unlabelled).
         """
         import datasets
@@ -222,7 +223,7 @@ class Corpus:
 
 
 def _row(dialogue: Dialogue) -> dict[str, Any]:
-    """A dialogue as one row of a split; the keys stand in alphabetical order."""
+    """A dialogue as one row of a split; its keys are in alphabetical order."""
     return {
         "id": dialogue.id,
         "utterances": [
@@ -239,7 +240,7 @@ def _row(dialogue: Dialogue) -> dict[str, Any]:
 
 
 def _check(dialogues: tuple[Dialogue, ...], seen: set[str], classes: int, where: str) -> None:
-    """Ids that stand once, labels of the label set, and something to score."""
+    """Check that ids are unique, labels are in the label set, and something is labelled."""
     labelled = False
     for u in (u for dialogue in dialogues for u in dialogue.utterances):
         if u.id in seen:

@@ -1,4 +1,4 @@
-"""Making a corpus of one's own: its ``corpus.yaml``, a split; and exporting any corpus's turns."""
+"""Creating and splitting a user's own corpus, and exporting the turns of any corpus."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from erc_bench.errors import ErcBenchError, did_you_mean, listed
 from erc_bench.files import write_atomically
 
 COUNTS = ("turn", "turn_id", "turn_number", "utterance_id", "utt_id")
-"""What a column is called whose numbers can be nothing else than those of turns."""
+"""Names of columns whose numbers can only be those of turns."""
 
 NAMES = {
     "dialogue": (
@@ -49,14 +49,14 @@ NAMES = {
     "turn": (*COUNTS, "position", "index", "order"),
     "split": ("split", "set", "part", "partition", "fold"),
 }  # fmt: skip
-"""What columns are called, the likeliest first."""
+"""Usual names of the columns of each role, the likeliest first."""
 
 UNFIT = {
     "id": "has empty or repeated values",
     "turn": "does not number the turns of each dialogue",
     "label": "holds one value, or nearly as many as there are rows",
 }
-"""Why a column of a likely name is not taken."""
+"""Why a column with a likely name is not used."""
 
 SPLIT_FILE = "splits.csv"
 
@@ -67,7 +67,7 @@ class Made:
 
     path: Path
     guesses: Sequence[str]
-    """What was guessed, a line each."""
+    """The guesses that were made, one line each."""
     source: OwnCorpus
 
 
@@ -82,15 +82,16 @@ def new_corpus(
     """Write a ``corpus.yaml`` for files of turns.
 
     Args:
-        folder: where it is put; made if need be.
-        files: one file for all turns, or one for each split, told by its name; or ``hf:NAME``.
-        name: of the corpus; the folder's where it is empty.
-        columns: which column holds what, where that is not to be guessed.
-        force: replace a ``corpus.yaml`` that is there.
+        folder: where ``corpus.yaml`` is written; created if need be.
+        files: one file for all turns, or one for each split with the split in its name; or
+            ``hf:NAME``.
+        name: the name of the corpus; if it is empty, the folder's name.
+        columns: the columns that are not to be guessed, by role.
+        force: replace an existing ``corpus.yaml``.
 
     Raises:
-        ErcBenchError: there is one already, a file is of no known form, a column that is needed
-            can't be told, or that of dialogues does not tell them apart.
+        ErcBenchError: there is a ``corpus.yaml`` already, a file has an unknown format, a needed
+            column is not found, or the guessed dialogue column does not tell dialogues apart.
     """
     path = folder / SHEET
     if path.exists() and not force:
@@ -117,7 +118,7 @@ def new_corpus(
 
 
 def _places(folder: Path, files: Sequence[str]) -> tuple[list[str], list[Row]]:
-    """The lines of ``corpus.yaml`` that say where the turns are, and some of them."""
+    """The lines of ``corpus.yaml`` that say where the turns are, and the turns."""
     if len(files) == 1 and files[0].startswith("hf:"):
         name = files[0].removeprefix("hf:")
         here = Path(name).is_dir()
@@ -148,7 +149,7 @@ def _places(folder: Path, files: Sequence[str]) -> tuple[list[str], list[Row]]:
 
 
 def _quoted(text: str) -> str:
-    """A name as YAML in a flow: plain where that is safe."""
+    """A name in YAML's flow style, without quotes if that is safe."""
     return text if re.fullmatch(r"[A-Za-z_./][\w./-]*", text) else json.dumps(text)
 
 
@@ -156,7 +157,7 @@ def _quoted(text: str) -> str:
 
 
 def by_name(rows: Sequence[Row]) -> dict[str, str]:
-    """The columns of rows by their names as :data:`NAMES` has them."""
+    """The columns of rows, by their names in the form of :data:`NAMES`."""
     return {
         column.strip().casefold().replace(" ", "_").replace("-", "_"): column
         for column in columns_of(rows)
@@ -164,8 +165,10 @@ def by_name(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def counting(rows: Sequence[Row], found: Mapping[str, str]) -> str:
-    """The column that numbers the turns of each dialogue, or is called as if it did; empty where
-    there is none, or where what is found of other roles is in it."""
+    """The column that numbers the turns of each dialogue, or is named as if it did.
+
+    Empty if there is none, or if it has another role already.
+    """
     if "turn" in found:
         return found["turn"]
     there = by_name(rows)
@@ -174,7 +177,7 @@ def counting(rows: Sequence[Row], found: Mapping[str, str]) -> str:
 
 
 def _check_dialogues(rows: Sequence[Row], found: Mapping[str, str]) -> None:
-    """Refuse a guessed column of dialogues that does not tell them apart."""
+    """Raise if a guessed dialogue column does not tell dialogues apart."""
     dialogue, column = found.get("dialogue", DIALOGUE), counting(rows, found)
     numbers = [as_whole(text_at(row, column, where)) if column else None for where, row in rows]
     counted = None not in numbers
@@ -195,17 +198,19 @@ def guess_columns(
     needed: Sequence[str] = NEEDED,
     remedy: str = "",
 ) -> tuple[dict[str, str], list[str]]:
-    """Which column holds what, by names and values, and what was guessed, a line each.
+    """Guess the column of each role, by names and values.
 
     Args:
         rows: the turns.
-        given: what is not to be guessed.
-        needed: what must be found.
-        remedy: what to do where something needed can't be told; the option ``--columns`` if it is
-            empty.
+        given: the columns that are not to be guessed, by role.
+        needed: the roles that must be found.
+        remedy: what to do if a needed role is not found; if empty, the option ``--columns``.
+
+    Returns:
+        The columns by role, and the guesses, one line each.
 
     Raises:
-        ErcBenchError: something that is given is not there, or what is needed can't be told.
+        ErcBenchError: a given column does not exist, or a needed one is not found.
     """
     there = columns_of(rows)
     shown = [column for column in there if not column.startswith("(")]
@@ -234,7 +239,7 @@ def guess_columns(
             guesses.append(f"{role}: no column; {free[0]!r} {UNFIT[role]}{first}")
         elif free and role in needed:
             for where, row in rows:
-                text_at(row, free[0], where)  # which says if it holds no text
+                text_at(row, free[0], where)  # raises if it holds no text
             empty.append(f"{free[0]!r} is empty")
     if "dialogue" in needed and "dialogue" not in found and DIALOGUE in there:
         guesses.append("dialogue: each entry of the file")
@@ -252,7 +257,7 @@ def guess_columns(
 
 
 def _fits(role: str, column: str, found: Mapping[str, str], rows: Sequence[Row]) -> bool:
-    """Whether the values of a column are such as its name promises."""
+    """Whether the values of a column fit the role that its name suggests."""
     if role in ("id", "turn"):
         return bool(rows) and not _first_unfit(role, column, found, rows)
     try:
@@ -269,8 +274,10 @@ def _fits(role: str, column: str, found: Mapping[str, str], rows: Sequence[Row])
 
 
 def _first_unfit(role: str, column: str, found: Mapping[str, str], rows: Sequence[Row]) -> str:
-    """The first row for which a column is not one of ids, or does not number the turns of each
-    dialogue, in brackets behind a blank; empty where it is one."""
+    """The first row whose value is not an id or a turn number, as ``" (…)"`` to end a message with.
+
+    Ids must be unique, and turn numbers must be unique in their dialogue. Empty if all rows fit.
+    """
     dialogue = found.get("dialogue", DIALOGUE) if role == "turn" else ""
     seen: set[object] = set()
     for where, row in rows:
@@ -279,7 +286,7 @@ def _first_unfit(role: str, column: str, found: Mapping[str, str], rows: Sequenc
         except ErcBenchError:
             value = ""
         key: object = value
-        if role == "turn":  # in each file by itself
+        if role == "turn":  # unique in a dialogue of one file
             key = as_whole(value), text_at(row, dialogue, where), where.rpartition(", ")[0]
         if not value or (role == "turn" and as_whole(value) is None):
             return f" ({where} has {value!r})"
@@ -294,30 +301,32 @@ def _first_unfit(role: str, column: str, found: Mapping[str, str], rows: Sequenc
 
 @dataclass(frozen=True)
 class Split:
-    """A split that was written down."""
+    """A split of a corpus that was written to a file."""
 
     path: Path
     dialogues: Mapping[str, int]
-    """How many, by split."""
+    """The number of dialogues of each split."""
     labels: Mapping[str, Mapping[str, int]]
-    """How many utterances of each label, by split."""
+    """The number of utterances of each label, by split."""
 
 
 def split_corpus(
     folder: Path, *, dev: float, test: float, seed: int = 1, force: bool = False
 ) -> Split:
-    """Split a corpus of one's own by dialogue, stratified by label, and write it down.
+    """Split a user's own corpus by dialogue, stratified by label.
 
-    ``splits.csv`` says the split of each dialogue, and a line in ``corpus.yaml`` names it.
+    The split of each dialogue is written to ``splits.csv``, and ``corpus.yaml`` gets a line that
+    names this file.
 
     Args:
-        folder: of the corpus.
+        folder: the folder of the corpus.
         dev: share of the labelled utterances; ``test`` likewise. The rest is train.
-        seed: of what is drawn.
+        seed: the seed of the random order.
         force: replace the split that an earlier call wrote.
 
     Raises:
-        ErcBenchError: it is split already, the shares are none, or there are too few dialogues.
+        ErcBenchError: the corpus is split already, the shares are not possible, or there are too
+            few dialogues.
     """
     if not (dev >= 0 and test >= 0 and 0 < dev + test < 1):
         raise ErcBenchError(
@@ -374,16 +383,17 @@ def _says_split_file(text: str) -> bool:
 
 
 def stratified(turns: Sequence[Turn], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """The split of each dialogue, such that every label has about its share in every split.
+    """Assign every dialogue to a split, so that every split gets about its share of every label.
 
-    Dialogues with rare labels come first, else in random order; each goes to the split where it
-    adds least to (or takes most from) the χ² distance of labels and dialogues from their shares.
+    Dialogues with rare labels are assigned first; otherwise the order is random. Each dialogue goes
+    to the split where the χ² distance of labels and dialogues from their shares grows the least or
+    falls the most.
     """
     names = sorted({turn.label for turn in turns if turn.label})
     dialogues = list(dict.fromkeys(turn.dialogue for turn in turns))
     row = {name: d for d, name in enumerate(dialogues)}
     counts = np.zeros((len(dialogues), len(names) + 1))
-    counts[:, -1] = 1  # dialogues are shared out evenly too
+    counts[:, -1] = 1  # the number of dialogues is balanced too
     for turn in turns:
         if turn.label:
             counts[row[turn.dialogue], names.index(turn.label)] += 1
@@ -398,7 +408,7 @@ def stratified(turns: Sequence[Turn], shares: Mapping[str, float], seed: int) ->
         added = ((so_far + counts[d] - wanted) ** 2 - (so_far - wanted) ** 2) / wanted
         chosen[d] = added.sum(1).argmin()
         so_far[chosen[d]] += counts[d]
-    for split in range(len(shares)):  # one without a dialogue takes one of the largest
+    for split in range(len(shares)):  # a split without a dialogue gets one of the largest
         if not (chosen == split).any():
             chosen[np.flatnonzero(chosen == np.bincount(chosen).argmax())[-1]] = split
     return {name: list(shares)[chosen[d]] for d, name in enumerate(dialogues)}
@@ -410,10 +420,10 @@ FIELDS = ("id", "dialogue", "turn", "speaker", "text", "asked")
 
 
 def export(corpus: Corpus, split: str, form: str, *, labels: bool = False) -> Iterator[str]:
-    """Every turn of a split as a line: of JSON, or of CSV behind a line of column names.
+    """Yield every turn of a split as a line of JSON, or of CSV after a line of column names.
 
-    ``asked`` says whether the turn is scored; a turn that is not is context. ``labels`` adds
-    ``gold``. What is predicted of the ids comes back with ``erc-bench score``.
+    ``asked`` says whether the turn is scored; other turns are context. ``labels`` adds ``gold``.
+    ``erc-bench score`` reads the predictions for the ids.
 
     Raises:
         ErcBenchError: the corpus has no such split.

@@ -1,4 +1,4 @@
-"""How much of a test split a model can have met in training."""
+"""How much of a test split a model may have seen in training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONG = 5
 
 @dataclass(frozen=True)
 class Seen:
-    """How many texts stand verbatim in another set of texts, of all and of the long ones."""
+    """How many texts occur in another set of texts too: of all texts, and of the long ones."""
 
     found: int
     total: int
@@ -31,14 +31,14 @@ class Seen:
 
 
 def words_only(text: str) -> str:
-    """The text in lower case without punctuation, to compare transcripts of different hands."""
+    """The text in lower case without punctuation, to compare transcripts by different people."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def seen(texts: Iterable[str], others: Iterable[str], verbatim: bool = True) -> Seen:
-    """How many ``texts`` stand among ``others``; unless ``verbatim``, compared by words only.
+    """Count the ``texts`` that occur among ``others``; unless ``verbatim``, compare words only.
 
-    What is long is decided on the text as it is printed.
+    Whether a text is long is decided on the text as it is printed.
     """
     form = str if verbatim else words_only
     known = {form(text) for text in others}
@@ -52,6 +52,6 @@ def seen(texts: Iterable[str], others: Iterable[str], verbatim: bool = True) -> 
 
 
 def shared_dialogues(dialogues: Iterable[Dialogue], others: Iterable[Dialogue]) -> int:
-    """How many dialogues stand, text for text, among the others."""
+    """How many dialogues have, text for text, the same turns as one of ``others``."""
     known = {tuple(u.text for u in dialogue.utterances) for dialogue in others}
     return sum(tuple(u.text for u in d.utterances) in known for d in dialogues)

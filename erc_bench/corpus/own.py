@@ -1,4 +1,4 @@
-"""A corpus of the user's own: a folder with a ``corpus.yaml`` that says what is where.
+"""A user's own corpus: a folder with a ``corpus.yaml`` that describes it.
 
     name: helpdesk
     licence: internal
@@ -7,10 +7,11 @@
     splits: {train: train.csv, dev: dev.csv, test: test.csv}
     columns: {dialogue: conv_id, speaker: who, text: utterance, label: emotion, id: msg_id}
 
-Instead of ``splits``, ``file`` names one file and ``split`` the column that says which split a turn
-is of, or ``split_file`` a CSV of dialogues and splits, which ``erc-bench data split`` writes.
-``hf`` names a data set of Hugging Face's (with ``revision`` and ``config``); then ``splits`` are
-its splits. Turns stand in file order inside a dialogue unless a column ``turn`` numbers them.
+Instead of ``splits``, ``file`` names one file for all turns. Then ``split`` names the column with
+the split of each turn, or ``split_file`` names a CSV of dialogues and splits, which
+``erc-bench data split`` writes. ``hf`` names a Hugging Face data set (with ``revision`` and
+``config``); then ``splits`` names its splits. The turns of a dialogue are in file order unless a
+column ``turn`` numbers them.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ KEYS = (
     "split", "split_file", "hf", "revision", "config", "columns",
 )  # fmt: skip
 ROLES = ("dialogue", "speaker", "text", "label", "id", "turn")
-"""What a column may hold; label, id and turn may be absent."""
+"""The roles of columns; label, id and turn may be absent."""
 
 NEEDED = ("dialogue", "speaker", "text")
 
 MOST_LABELS = 100
-"""A column with more different values than this holds something else than labels."""
+"""A column with more different values than this does not hold labels."""
 
 ALIASES = {
     "training": "train",
@@ -64,27 +65,27 @@ ALIASES = {
     "tst": "test",
     **{split: split for split in SPLITS},
 }
-"""How files call the splits."""
+"""The names that files give to the splits."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn as the files give it."""
+    """One turn as it is in the files."""
 
     where: str
     split: str | None
-    """None where the corpus is not split."""
+    """None if the corpus is not split."""
     dialogue: str
     speaker: str
     text: str
     label: str
-    """Empty: context only."""
+    """Empty for a turn that is context only."""
     id: str
     number: int | None
 
 
 def sheet_of(given: Path) -> Path:
-    """The ``corpus.yaml`` that a user names by its folder or itself.
+    """The ``corpus.yaml`` that a user names by its path or its folder.
 
     Raises:
         ErcBenchError: there is none.
@@ -107,7 +108,7 @@ class OwnCorpus(CorpusSource):
         given: the file, or its folder.
 
     Raises:
-        ErcBenchError: something in it is wrong; its line is named.
+        ErcBenchError: something in the file is wrong; the message names the line.
     """
 
     def __init__(self, given: Path) -> None:
@@ -138,21 +139,21 @@ class OwnCorpus(CorpusSource):
 
     @property
     def loaded_by(self) -> str:
-        """Its file: a name alone does not find it."""
+        """Its file, since a name alone does not find it."""
         return str(self.path.absolute())
 
     def load(self, data_dir: Path | None = None) -> Corpus:
-        """The corpus, from its files; ``data_dir`` is not looked at.
+        """Load the corpus from its files; ``data_dir`` is ignored.
 
         Raises:
-            ErcBenchError: a file or a turn in it is wrong; file and line are named.
+            ErcBenchError: a file or a turn in it is wrong; the message names file and line.
         """
         turns = self.turns()
         if any(turn.split is None for turn in turns):
             raise ErcBenchError(
                 f"{self.path}: the dialogues are not split into train, dev and test. "
                 f"`erc-bench data split {shlex.quote(str(self.folder))} --dev 0.1 --test 0.1 "
-                "--seed 1` does it, by dialogue and stratified by label, and writes it down."
+                "--seed 1` does it, by dialogue and stratified by label, and stores the split."
             )
         labels = self.labels_of(turns)
         try:
@@ -168,8 +169,11 @@ class OwnCorpus(CorpusSource):
         return Corpus.build(self.name, labels, filled, metric=self.metric)
 
     def _doubt(self, turns: Sequence[Turn], labels: LabelSet) -> None:
-        """Warn of labels that no turn has, or that no method can learn; of damaged texts, words for
-        nothing, and rows that all stand twice."""
+        """Warn about what is probably a mistake in the files.
+
+        These are labels that no turn or no turn of train has, damaged texts, words such as ``nan``
+        for missing values, and splits in which every turn is repeated.
+        """
         splits: dict[str, set[str | None]] = {name: set() for name in labels.names}
         for turn in turns:
             if turn.label:
@@ -191,9 +195,9 @@ class OwnCorpus(CorpusSource):
             nothing = [n for n, text in enumerate(texts) if text.casefold() in MISSING]
             if nothing:
                 caution(
-                    f"{turns[nothing[0]].where}: the {what} is {quoted(texts[nothing[0]])}, as "
-                    f"programs write that there is none; {len(nothing)} in all. They are taken as "
-                    "they stand."
+                    f"{turns[nothing[0]].where}: the {what} is {quoted(texts[nothing[0]])}, which "
+                    f"programs write for a missing value; {len(nothing)} in all. They are used as "
+                    "they are."
                 )
         doubled = []
         for split in SPLITS:
@@ -219,7 +223,7 @@ class OwnCorpus(CorpusSource):
         """The labels that ``corpus.yaml`` gives, else those of the turns.
 
         Raises:
-            ErcBenchError: no column holds labels, or what it holds can't be labels.
+            ErcBenchError: no column holds labels, or its values can't be labels.
         """
         return self.labels or _found_labels(turns, self.columns.get("label", ""), self.path)
 
@@ -227,11 +231,11 @@ class OwnCorpus(CorpusSource):
         """Every turn, checked, in file order.
 
         Args:
-            whole: not split by a file of splits, nor by a data set's own splits that nothing in
-                corpus.yaml names.
+            whole: ignore a file of splits, and a data set's own splits unless corpus.yaml names
+                them.
 
         Raises:
-            ErcBenchError: as :meth:`load`, but for a corpus that is not split.
+            ErcBenchError: as :meth:`load`, but the corpus need not be split.
         """
         sources = self._sources(whole=whole)
         for rows in sources.values():
@@ -275,7 +279,7 @@ class OwnCorpus(CorpusSource):
             )
         for key, needs in (("revision", "hf"), ("config", "hf")):
             if key in sheet and needs not in sheet:
-                raise self._wrong(key, f"{key} is of a data set of Hugging Face's, {needs}")
+                raise self._wrong(key, f"{key} is for a Hugging Face data set only, `{needs}`")
 
     @property
     def _split_again(self) -> str:
@@ -333,8 +337,10 @@ class OwnCorpus(CorpusSource):
     # --- the turns
 
     def _sources(self, *, whole: bool) -> dict[str | None, list[Row]]:
-        """The rows of each split; of None where the rows do not tell it. ``whole`` as in
-        :meth:`turns`."""
+        """The rows by split; under None if the place of a row does not say its split.
+
+        ``whole`` as in :meth:`turns`.
+        """
         given = self.sheet.get("splits", {})
         if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
             raise self._wrong(
@@ -374,7 +380,7 @@ class OwnCorpus(CorpusSource):
         name = self._text("hf").removeprefix("hf:")
         there = hugging_face(name, self.folder, revision, config)
         if "split" in self.sheet or "split_file" in self.sheet or (whole and not named):
-            several = len(there) > 1  # each counts its own dialogues
+            several = len(there) > 1  # each split numbers its own dialogues
             return {
                 None: [
                     (where, _of_split(fields, ALIASES.get(split, split)) if several else fields)
@@ -415,7 +421,7 @@ class OwnCorpus(CorpusSource):
                 )
 
     def _assigned(self) -> dict[str, str] | None:
-        """The split of each dialogue as the file of splits says it; None without such a file."""
+        """The split of each dialogue from the file of splits; None if there is no such file."""
         if "split_file" not in self.sheet:
             return None
         path = self.folder / self._text("split_file")
@@ -457,10 +463,10 @@ class OwnCorpus(CorpusSource):
 
 
 def split_named(text: str, where: str) -> str:
-    """A split, as files name it.
+    """The split that a file calls ``text``.
 
     Raises:
-        ErcBenchError: it is none.
+        ErcBenchError: it is not the name of a split.
     """
     split = ALIASES.get(text.lower())
     if split is None:
@@ -469,10 +475,10 @@ def split_named(text: str, where: str) -> str:
 
 
 def read_split_file(path: Path) -> dict[str, str]:
-    """Which split each dialogue is of, from a CSV with the columns dialogue and split.
+    """The split of each dialogue, from a CSV with the columns dialogue and split.
 
     Raises:
-        ErcBenchError: it can't be read, or a dialogue stands twice.
+        ErcBenchError: it can't be read, or a dialogue occurs twice.
     """
     columns, rows = csv_table(read_text(path), str(path))
     if not {"dialogue", "split"} <= set(columns):
@@ -490,18 +496,18 @@ def read_split_file(path: Path) -> dict[str, str]:
 
 
 def _numbered(split: str, dialogue: str) -> str:
-    """A dialogue that has no more than a number, in its split alone."""
+    """A name for a dialogue that only has a number, unique among the splits."""
     return f"{split}-{dialogue}"
 
 
 def _of_split(fields: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """The fields of a row, with a dialogue that is told from those of other splits."""
+    """The fields of a row; the split is put before a dialogue that is only a number."""
     number = str(fields.get(DIALOGUE, ""))
     return {**fields, **({DIALOGUE: _numbered(split, number)} if number.isdecimal() else {})}
 
 
 def _check(turns: Sequence[Turn], labels: LabelSet) -> None:
-    """No dialogue in two splits, no id twice, no number of a turn twice, no unknown label."""
+    """Raise for a dialogue in two splits, a repeated id or turn number, or an unknown label."""
     of_dialogue: dict[str, Turn] = {}
     of_id: dict[str, Turn] = {}
     of_number: dict[tuple[str, int], Turn] = {}
@@ -509,9 +515,9 @@ def _check(turns: Sequence[Turn], labels: LabelSet) -> None:
         word = turn.label.casefold()
         if word and word in MISSING and turn.label not in labels.names:
             raise ErcBenchError(
-                f"{turn.where}: the label is {quoted(turn.label)}, as programs write that there is "
-                f"none. Leave it empty if the turn has none. If it is a label, name it with the "
-                f"others in {SHEET}: `labels: [{json.dumps(turn.label)}, …]`."
+                f"{turn.where}: the label is {quoted(turn.label)}, which programs write for a "
+                f"missing value. Leave it empty if the turn has none. If it is a label, name it "
+                f"with the others in {SHEET}: `labels: [{json.dumps(turn.label)}, …]`."
             )
         if labels and turn.label:
             labels.index(turn.label, turn.where)
@@ -525,8 +531,8 @@ def _check(turns: Sequence[Turn], labels: LabelSet) -> None:
         if first.split != turn.split:
             raise ErcBenchError(
                 f"{turn.where}: the dialogue {quoted(turn.dialogue)} is in {turn.split} here and "
-                f"in {first.split} in {first.where}. A dialogue is of one split; where each file "
-                "counts its own dialogues, put the split before the number."
+                f"in {first.split} in {first.where}. A dialogue is of one split; if each file "
+                "numbers its own dialogues, put the split before the number."
             )
         if turn.id and of_id.setdefault(turn.id, turn) is not turn:
             raise ErcBenchError(
@@ -544,7 +550,7 @@ def _check(turns: Sequence[Turn], labels: LabelSet) -> None:
 
 
 def _check_entries(rows: Sequence[Row], turns: Sequence[Turn]) -> None:
-    """No dialogue twice where a file holds whole dialogues."""
+    """Raise if a dialogue occurs twice in files that hold whole dialogues."""
     begun: dict[str, Turn] = {}
     for (_, fields), turn in zip(rows, turns, strict=True):
         if fields.get(NUMBER) == 1 and begun.setdefault(turn.dialogue, turn) is not turn:
@@ -579,7 +585,7 @@ def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
         if other != name:
             by, shown = "its capitals only", repr
             if name.casefold() != other.casefold():
-                by, shown = "its blanks, or by characters that are not seen", ascii
+                by, shown = "its blanks, or by invisible characters", ascii
             raise ErcBenchError(
                 f"{turn.where}: the label {shown(name)} differs from {shown(other)} "
                 f"({first[other].where}) by {by}. Write them alike, or say with `labels: […]` that "
@@ -589,7 +595,7 @@ def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
 
 
 def _folded(name: str) -> str:
-    """A label without what is hardly seen: capitals, blanks, invisible and composed characters."""
+    """A label without hardly visible differences: capitals, blanks, invisible characters."""
     seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
     return " ".join(seen.split()).casefold()
 

@@ -1,7 +1,7 @@
-"""Whether a copy of a corpus is the official release, and what is the matter with one that is not.
+"""Whether a copy of a corpus is the official release, and how it differs if it is not.
 
-The text of a release is not kept here, only what tells another copy from it: a digest of the whole,
-one of the utterance ids, and two bytes of each dialogue.
+The text of a release is not kept here, only what tells another copy from it: digests of the whole,
+the utterance ids, the labels and the speakers, the class counts, and two bytes of each dialogue.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Release:
 
     @classmethod
     def of(cls, corpus: Corpus) -> Release:
-        """The figures of a corpus; how those in ``datamodules/releases.py`` were made."""
+        """Compute these figures for a corpus, as for those in ``datamodules/releases.py``."""
         marks = b"".join(map(fingerprint, _dialogues(corpus)))
         return cls(
             corpus.digest,
@@ -51,14 +51,14 @@ class Release:
         )
 
     def doubts(self, corpus: Corpus) -> list[str]:
-        """How a copy differs from the release, as sentences; none if it is the same.
+        """How a copy differs from the release, one phrase each; empty if it is the same.
 
-        A copy with other characters or speakers is usable and has doubts.
+        A copy with other characters or other speakers is still usable.
 
         Raises:
-            ErcBenchError: its labels are not the release's; or its ids would name other utterances
-                than the release's do: turns or dialogues are numbered otherwise or stand in
-                another order, or the words of most dialogues are others.
+            ErcBenchError: its labels are not the release's; or its ids would name other utterances,
+                since its turns or dialogues have other numbers or another order, or most dialogues
+                have other words.
         """
         if corpus.digest == self.digest:
             return []
@@ -94,10 +94,10 @@ class Release:
             )
         if _digest(_letters(u.speaker) for u in utterances) != self.speakers:
             found.append(_odd_speakers([u.speaker for u in utterances]))
-        return found or ["capitals, blanks or punctuation of some utterances or names are others"]
+        return found or ["capitals, blanks or punctuation of some utterances or names differ"]
 
     def _check_labels(self, corpus: Corpus) -> None:
-        """Refuse a copy with other labels: what is scored on it is another task."""
+        """Raise if the labels are not the release's: scores on them are of another task."""
         if _digest(str(u.label) for u in _utterances(corpus)) == self.labels:
             return
         ours = _classes(corpus)
@@ -118,9 +118,9 @@ class Release:
         theirs: list[bytes],
         other: list[int],
     ) -> None:
-        """Refuse a copy whose dialogues stand where the release has others."""
+        """Raise if the dialogues are not in the order of the release."""
         moved = (Counter(ours[i] for i in other) & Counter(theirs[i] for i in other)).total()
-        # Two edited dialogues can look like each other's by chance, two pairs hardly.
+        # By chance, one edited dialogue may have another's fingerprint; two hardly ever do.
         if moved > 1 and moved > len(other) / 4:
             first = next(i for i in other if ours[i] in {theirs[k] for k in other})
             place = next(k for k in other if theirs[k] == ours[first])
@@ -150,28 +150,28 @@ def _classes(corpus: Corpus) -> tuple[int, ...]:
 
 
 def _odd_speakers(speakers: list[str]) -> str:
-    """How speakers differ that are not the release's."""
+    """How the speakers of a copy differ from the release's."""
     empty = sum(not speaker.strip() for speaker in speakers)
     if empty:
         return f"{empty:,} of {len(speakers):,} utterances have no speaker"
     (most, times), *_ = Counter(speakers).most_common(1)
     return (
-        f"the speakers are others: {len(set(speakers)):,} names, {quoted(most)} at {times:,} of "
+        f"the speakers differ: {len(set(speakers)):,} names, {quoted(most)} at {times:,} of "
         f"{len(speakers):,} utterances"
     )
 
 
 def fingerprint(dialogue: Dialogue) -> bytes:
-    """Two bytes of the words of a dialogue, turn by turn.
+    """A digest of two bytes over the words of a dialogue, turn by turn.
 
-    It tells whether this is the dialogue, not whether it is intact.
+    It shows which dialogue this is, not whether it is intact.
     """
     words = "\n".join(_letters(u.text) for u in dialogue.utterances).lower()
     return hashlib.sha256(words.encode()).digest()[:WIDTH]
 
 
 def _letters(text: str) -> str:
-    """The ASCII letters and digits of a text: a damaged apostrophe changes nothing."""
+    """The ASCII letters and digits of a text; a damaged apostrophe does not change them."""
     return re.sub(r"[^a-zA-Z0-9]", "", re.sub(r"&#?\w+;", "", text))
 
 
@@ -179,7 +179,7 @@ def _dialogues(corpus: Corpus) -> Iterator[Dialogue]:
     return (dialogue for dialogues in corpus.contents.values() for dialogue in dialogues)
 
 
-# --- what text looks like when a program on the way misread it
+# --- traces of a program that misread the text
 
 _CONTRACTED = (
     r"(?:don|can|won|didn|isn|doesn|couldn|wouldn|wasn|aren|haven|shouldn){0}t"
@@ -192,25 +192,25 @@ _ANY_MARK = re.compile(  # an apostrophe, or whatever it was turned into
 _WITHOUT = re.compile(rf"\b(?:{_CONTRACTED.format('')})\b", re.IGNORECASE)
 _QUESTIONED = re.compile(rf"\b(?:{_CONTRACTED.format(' ?[?] ?')})\b", re.IGNORECASE)
 _TICKED = re.compile(rf"\b(?:{_CONTRACTED.format(' ?[`´] ?')})\b", re.IGNORECASE)
-# Never otherwise two words, as ``can t`` and ``that s`` might be in a text that was cut.
+# Without ``can t`` and ``that s``, which may be two words in a text that was cut.
 _SPACED = re.compile(
     r"\b(?:don|didn|isn|doesn|couldn|wouldn|wasn|aren|haven|shouldn) +t\b", re.IGNORECASE
 )
 # The bytes of UTF-8, read as Latin-1 or Windows-1252.
 _MOJIBAKE = re.compile(r"[ÂÃ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[€\x80-\x9f„€]")
-# … read as Mac Roman: ’ is ‚Äô there.
+# The bytes of UTF-8, read as Mac Roman, where ’ becomes ‚Äô.
 _MAC = re.compile(r"‚Ä[ôúùòìî¶]|√[©®¨°†§±∂º¢]")
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-fA-F]+|amp|quot|apos|lt|gt|nbsp|[lr]squo|[lr]dquo);")
 
 LOST = 0.1
-"""Above this share of contractions without their apostrophe it is not the writers' carelessness.
+"""Share of contractions without an apostrophe above which their writers are not the cause.
 
-Nor do more utterances than this have no text.
+Likewise, the share of utterances without text above which texts were lost.
 """
 
 
 def text_damage(texts: Iterable[str]) -> list[str]:
-    """What was done to texts on their way, each kind with its number and a sample."""
+    """The kinds of damage in texts, each as a phrase with its number and a sample."""
     texts = [text.replace("’", "'") for text in texts]
     if lost := _lost(texts):
         return [lost]
@@ -223,7 +223,7 @@ def text_damage(texts: Iterable[str]) -> list[str]:
 
 
 def lost_characters(texts: Sequence[str]) -> list[str]:
-    """:func:`text_damage` that nobody writes on purpose."""
+    """The kinds of :func:`text_damage` that nobody writes on purpose."""
     return _counted(
         ("hold UTF-8 that was read as Windows-1252 (mojibake)", _matches(texts, _MOJIBAKE)),
         ("hold UTF-8 that was read as Mac Roman (mojibake)", _matches(texts, _MAC)),
@@ -241,7 +241,7 @@ def _counted(*kinds: tuple[str, list[re.Match[str]]]) -> list[str]:
 
 
 def _lost(texts: list[str]) -> str:
-    """What to say of texts of which many are empty, or most are one; else nothing."""
+    """A phrase if many texts are empty or most are the same; else empty."""
     empty = sum(not text.strip() for text in texts)
     if empty > LOST * len(texts):
         return f"{empty:,} of {len(texts):,} utterances have no text"
@@ -256,7 +256,7 @@ def _matches(texts: Sequence[str], pattern: re.Pattern[str]) -> list[re.Match[st
 
 
 def _if_many(texts: Sequence[str], pattern: re.Pattern[str]) -> list[re.Match[str]]:
-    """The matches, if contractions are written so too often to be their writers'."""
+    """The matches, if they are too many contractions to come from the writers; else none."""
     found = _matches(texts, pattern)
     return found if len(found) > LOST * len(_matches(texts, _ANY_MARK)) else []
 

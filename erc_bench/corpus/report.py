@@ -1,4 +1,4 @@
-"""What ``erc-bench data list | prepare | stats | doctor`` print."""
+"""The output of ``erc-bench data list | prepare | stats | doctor``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from erc_bench.errors import ErcBenchError
 
 
 def data_list(console: Console, sources: Iterable[CorpusSource]) -> None:
-    """Every corpus: its number of classes, its licence, and what it is."""
+    """Print the number of classes, the licence and the description of every corpus."""
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
     for column in ("classes", "licence", "what"):
@@ -27,7 +27,7 @@ def data_list(console: Console, sources: Iterable[CorpusSource]) -> None:
         cells = (source.name, str(len(source.labels)), source.licence, source.description)
         table.add_row(*map(Text, cells))
     console.print(table)
-    _line(console, "`erc-bench data stats NAME` says more; `erc-bench data doctor` what is there.")
+    _line(console, "`erc-bench data stats NAME` says more; `erc-bench data doctor` checks files.")
 
 
 def data_prepare(
@@ -36,7 +36,7 @@ def data_prepare(
     """Find or download the files of the corpora, load them, and say where they are.
 
     Raises:
-        ErcBenchError: a file is neither there nor to be had, or does not hold what it should.
+        ErcBenchError: a file is absent and can't be downloaded, or does not hold what it should.
     """
     for source in sources:
         paths = source.prepare(data_dir)
@@ -52,12 +52,12 @@ def data_stats(
     data_dir: Path | None = None,
     related: Iterable[CorpusSource] = (),
 ) -> None:
-    """Sizes, labels, lengths, speakers and overlaps of one corpus, counted from its files.
+    """Print sizes, labels, lengths, speakers and overlaps of a corpus, counted from its files.
 
     Args:
-        console: where to.
+        console: where to print.
         source: the corpus.
-        data_dir: where the corpora are, before the usual places.
+        data_dir: folder of the corpora, searched before the usual places.
         related: other corpora that may hold utterances of its test split.
     """
     corpus = source.load(data_dir)
@@ -86,11 +86,11 @@ def data_stats(
 def data_doctor(
     console: Console, sources: Iterable[CorpusSource], data_dir: Path | None = None
 ) -> int:
-    """What is there of every corpus, what is missing or damaged, and where to get it.
+    """Print which files of every corpus are there, missing or damaged, and where to get them.
 
     Returns:
         The exit status: 0, or 1 if a file that is there fails its checksum or does not load.
-        A corpus that is merely missing is no fault.
+        A corpus that is merely missing is not a fault.
     """
     ill = False
     for source in sources:
@@ -113,7 +113,7 @@ def data_doctor(
 
 
 def _try_to_load(source: CorpusSource, data_dir: Path | None) -> tuple[str, str]:
-    """A corpus whose files are all there: what loading it says, and the colour of that."""
+    """Load a corpus whose files are all there; the verdict and its colour."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", CorpusWarning)
@@ -174,7 +174,7 @@ def _labels_table(corpus: Corpus, dialogues: Mapping[str, Sequence[Dialogue]]) -
 
 
 def _overlaps(dialogues: Mapping[str, Sequence[Dialogue]]) -> list[str]:
-    """What dev and test share with train, in words."""
+    """What dev and test share with train, one line each."""
     if "train" not in dialogues:
         return ["there is no train split that dev and test could share anything with"]
     lines = []
@@ -189,7 +189,7 @@ def _overlaps(dialogues: Mapping[str, Sequence[Dialogue]]) -> list[str]:
 
 
 def _met(corpus: Corpus, other: CorpusSource, data_dir: Path | None) -> str:
-    """How much of test stands in another corpus, in words."""
+    """How much of test occurs in another corpus, as one line."""
     what = f"test utterances that occur in {other.name}"
     if any(status.path is None for status in other.status(data_dir)):
         return f"{what}: not counted, its files are not here"
@@ -204,5 +204,5 @@ def _spread(values: list[int]) -> str:
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:
-    """One line as it is, unwrapped where nobody reads it on a terminal."""
+    """Print one line as it is, without markup or wrapping."""
     console.print(Text(text), style=style, soft_wrap=True)

@@ -1,20 +1,20 @@
 """Finding, downloading and checking the files of a corpus.
 
 A file is looked for under the folder given with ``--data-dir``, then under the one named by
-``ERC_BENCH_DATA``, then in the cache (``~/.cache/erc-bench``; ``XDG_CACHE_HOME`` is honoured), and
-is then downloaded into the cache where the licence allows. In a user's own folder it is also found
-where it lies near by, under its own name in capitals or not, if there is one such file
-(:func:`near_by`).
+``ERC_BENCH_DATA``, then in the cache (``~/.cache/erc-bench``; ``XDG_CACHE_HOME`` is honoured). If
+it is in none of them, it is downloaded into the cache if the licence allows. In a user's own
+folder, a file is also found in another place (:func:`near_by`), under its own name in upper or
+lower case, if there is only one such file.
 
 What a checksum decides:
 
-- A download is moved into place only after its checksum holds, so a file in the cache whose
-  checksum fails was damaged: an error.
+- A download is moved into place only after its checksum holds. So a file in the cache whose
+  checksum fails was damaged, which is an error.
 - A file in a user's own folder may be another copy of the same release (MELD's older copies differ
-  in one character). If what is read from it is what the official files give, or it has the
-  release's counts and ids, it loads with a :class:`CorpusWarning` that says how it differs, and
-  :attr:`Corpus.official` says whether the contents are the release's. One that does not is an error
-  that says what is off and that the checksum is not the official one.
+  in one character). It loads with a :class:`CorpusWarning` that says how it differs, if its
+  contents are those of the official files, or if it has the release's counts and ids.
+  :attr:`Corpus.official` says whether the contents are the release's. Any other file is an error
+  that says what is wrong and that the checksum is not the official one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TIMEOUT = 30  # seconds without an answer
 
 
 class CorpusWarning(UserWarning):
-    """A corpus is usable, but is not known to be the official release."""
+    """Issued when a corpus is usable, but not known to be the official release."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class CorpusFile:
     """One file of a corpus.
 
     ``path`` is relative to the data folder. ``checksum`` is ``"sha256:…"`` or ``"git-blob:…"``, the
-    SHA-1 that git gives the file, or empty where none is known. ``url`` is None where the licence
+    SHA-1 that git gives the file, or empty if none is known. ``url`` is None if the licence
     forbids a download. ``alternatives`` hold the same dialogues, at another path or in another
     form.
     """
@@ -71,7 +71,7 @@ class FileStatus:
     source: str
     """Where to get it: a URL, or whom to ask."""
     problem: str = ""
-    """Why it counts as missing although something like it is there, and what to do."""
+    """Why it counts as missing although a similar file is there, and what to do."""
 
     @property
     def state(self) -> str:
@@ -82,7 +82,7 @@ class FileStatus:
 
 
 def search_folders(data_dir: Path | None) -> list[Path]:
-    """The data folders in the order they are searched; one that is named must exist."""
+    """The data folders in the order they are searched; those that a user names must exist."""
     folders = []
     named = {"--data-dir": data_dir, "ERC_BENCH_DATA": os.environ.get("ERC_BENCH_DATA")}
     for origin, folder in named.items():
@@ -107,7 +107,7 @@ def checksum_of(path: Path, kind: str) -> str:
 
 
 def checksum_holds(path: Path, checksum: str) -> bool:
-    """Whether a file has this checksum, or none is known."""
+    """Whether a file has this checksum; true if no checksum is known."""
     return not checksum or checksum_of(path, checksum.partition(":")[0]) == checksum
 
 
@@ -136,7 +136,7 @@ def find(file: CorpusFile, data_dir: Path | None) -> FileStatus:
 
 
 def _unreadable(folder: Path, file: CorpusFile) -> str:
-    """What lies near a data folder that is a file of a corpus and can't be read as it is."""
+    """Why a corpus file near a data folder can't be read as it is, and what to do; else empty."""
     wanted = Path(file.path)
     copy = re.compile(
         rf"(?:copy of )?{re.escape(wanted.stem)}(?: ?\(\d+\)| copy)?{re.escape(wanted.suffix)}"
@@ -159,11 +159,11 @@ def _unreadable(folder: Path, file: CorpusFile) -> str:
 
 
 def _astray(folder: Path, versions: tuple[CorpusFile, ...]) -> list[tuple[Path, CorpusFile]]:
-    """Where the versions of a file lie near their place: one, or several that differ.
+    """The copies of a file, or of an alternative, near its place: one, or several that differ.
 
-    Nearest first: its path in other capitals, its path in a data folder that is the corpus's own,
-    then its name in any folder near by. There a file of another form, whose name may be anybody's
-    (``train_data.json``), must have the right checksum.
+    They are searched for by path in upper or lower case, by path in a data folder that is the
+    corpus's own, then by name in any folder near by. There an alternative must have the right
+    checksum, since its name may be a common one (``train_data.json``).
     """
     for version in versions:
         parts = Path(version.path).parts
@@ -186,7 +186,7 @@ def _astray(folder: Path, versions: tuple[CorpusFile, ...]) -> list[tuple[Path, 
 
 
 def _in_any_case(folder: Path, steps: tuple[str, ...]) -> Path | None:
-    """The file at a path below a folder, in capitals or not; None if there is none, or several."""
+    """The file at a path below a folder, in any case; None if there is none, or several."""
     places = [folder]
     for step in steps:
         places = [p for place in places for p in _entries(place) if p.name.lower() == step.lower()]
@@ -195,10 +195,10 @@ def _in_any_case(folder: Path, steps: tuple[str, ...]) -> Path | None:
 
 
 def near_by(folder: Path, corpus: str) -> Iterator[Path]:
-    """Folders in which the files of a corpus may lie when they are not in their place.
+    """Yield the folders that may hold the files of a corpus if these are not in their place.
 
-    The data folder itself and what is three levels below it, the folder above, and those beside the
-    data folder that are named like the corpus.
+    They are the data folder and those up to three levels below it, the folder above it, and the
+    folders beside it whose names begin with the corpus's, with the folders in them.
     """
     yield folder
     level, left = [folder], MOST_ENTRIES
@@ -216,13 +216,14 @@ def near_by(folder: Path, corpus: str) -> Iterator[Path]:
 
 
 LEVELS = 3
-"""How far below a data folder files are looked for: ``MELD-master/data/MELD`` is there."""
+"""How many levels below a data folder are searched: ``MELD-master/data/MELD`` has three."""
 MOST_ENTRIES = 2000
-"""A folder with more entries is not looked through: it is no data folder. Nor are more folders."""
+"""A folder with more entries is not searched, since it is not a data folder. Nor are more folders
+than this."""
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, hidden files left out; nothing if it can't be read."""
+    """The sorted entries of a folder, without hidden ones; none if it is unreadable or too big."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -235,7 +236,7 @@ def download(url: str, target: Path, checksum: str) -> Path:
     """Fetch a file under a temporary name and move it into place once its checksum holds.
 
     Raises:
-        ErcBenchError: no answer after a few attempts, or not the file expected.
+        ErcBenchError: there is no answer after a few attempts, or it is not the file expected.
     """
     import pooch
     import requests
@@ -280,38 +281,38 @@ def download(url: str, target: Path, checksum: str) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """The last cause of a failed request, without the layers it went through."""
+    """The first cause of a failed request, without the errors that were raised from it."""
     while error.__context__ is not None:
         error = error.__context__  # type: ignore[assignment]
     return f"{type(error).__name__}: {error}"
 
 
 class CorpusSource(ABC):
-    """A corpus as its files: what it is, where it comes from, and how it is read.
+    """The source of a corpus: what it is, where its files come from, and how they are read.
 
-    A corpus is one subclass, joined by an entry point of the group ``erc_bench.datamodules``. It
-    fills in the attributes and :meth:`parse`.
+    Each corpus is one subclass, registered by an entry point of the group
+    ``erc_bench.datamodules``. It sets the attributes and writes :meth:`parse`.
     """
 
     name: str
-    labels: LabelSet  # empty where there are no emotions, as in a corpus of speakers
+    labels: LabelSet  # empty if there are no emotions, as in a corpus of speakers
     description: str  # what the dialogues are, in one line
     classes: str  # who named the classes
     licence: str
     homepage: str
     citation: str
     release: str  # which of the releases in use this is
-    obtained: ClassVar[str] = ""  # how a user gets the files, where they are never downloaded
+    obtained: ClassVar[str] = ""  # how a user gets the files, if they are never downloaded
     files: ClassVar[Mapping[str, CorpusFile]] = {}  # split → file
     counts: ClassVar[Mapping[str, tuple[int, int]]] = {}  # split → dialogues, labelled utterances
-    metric: Metric = Metric()  # what it is judged by, in every method alike
+    metric: Metric = Metric()  # the figure it is judged by, for every method
     official: ClassVar[Release | None] = None  # what tells the release from another copy
-    confusable: ClassVar[tuple[tuple[str, str], ...]] = ()  # labels taken for each other, in pairs
-    related: ClassVar[tuple[str, ...]] = ()  # corpora that may hold the same utterances, by name
+    confusable: ClassVar[tuple[tuple[str, str], ...]] = ()  # pairs of labels often confused
+    related: ClassVar[tuple[str, ...]] = ()  # names of corpora that may hold the same utterances
 
     @property
     def loaded_by(self) -> str:
-        """What finds it again: its name, or the file of a corpus of one's own."""
+        """What loads it again: its name, or the file of a user's own corpus."""
         return self.name
 
     @abstractmethod
@@ -319,7 +320,7 @@ class CorpusSource(ABC):
         """Read the files into the dialogues of each split; errors name file and line."""
 
     def load(self, data_dir: Path | None = None) -> Corpus:
-        """The corpus, from its files (downloaded if need be), checked against its counts."""
+        """Load the corpus from its files, downloaded if need be, and check its counts."""
         found = self._available(data_dir)
         changed = [status for status in found.values() if not status.intact]
         for status in changed:
@@ -357,14 +358,14 @@ class CorpusSource(ABC):
         return replace(corpus, official=not doubts)
 
     def doubts(self, corpus: Corpus, changed: Sequence[FileStatus]) -> list[str]:
-        """Why this copy is not known to be the official release, in words; none if it is.
+        """Why this copy is not known to be the official release, one phrase each; empty if it is.
 
         Args:
             corpus: what the files hold.
             changed: the files whose checksum is not the official one.
 
         Raises:
-            ErcBenchError: its ids would name other utterances than the release's.
+            ErcBenchError: its labels are not the release's, or its ids would name other utterances.
         """
         if self.official is not None:
             return self.official.doubts(corpus)
@@ -375,23 +376,23 @@ class CorpusSource(ABC):
         return found
 
     def prepare(self, data_dir: Path | None = None) -> dict[str, Path]:
-        """Find every file or download it; the paths, one per split."""
+        """Find every file or download it; return the paths, one per split."""
         found = self._available(data_dir)
         return {key: status.path for key, status in found.items() if status.path}
 
     def status(self, data_dir: Path | None = None) -> list[FileStatus]:
-        """What is there and what is not; downloads nothing."""
+        """The status of every file; nothing is downloaded."""
         return list(self.locate(data_dir).values())
 
     def locate(self, data_dir: Path | None) -> dict[str, FileStatus]:
-        """The files by the key under which :meth:`parse` expects them."""
+        """The status of every file, by the key under which :meth:`parse` expects it."""
         found = {split: find(file, data_dir) for split, file in self.files.items()}
         if not self.obtained:
             return found
         return {split: replace(status, source=self.obtained) for split, status in found.items()}
 
     def check(self, splits: Mapping[str, list[Dialogue]]) -> None:
-        """Compare with the release's counts; an error says which figure is off."""
+        """Compare with the release's counts; the error says which figure is wrong."""
         for split, expected in self.counts.items():
             if split not in splits:
                 raise ErcBenchError(f"{self.name}: there is no {split}, which the release has.")
@@ -404,11 +405,11 @@ class CorpusSource(ABC):
                     )
 
     def notes(self, corpus: Corpus, data_dir: Path | None = None) -> list[str]:
-        """What a user of this corpus should know and ``data stats`` can count, a line each."""
+        """Facts that ``data stats`` counts for users of this corpus, one line each."""
         return []
 
     def _available(self, data_dir: Path | None) -> dict[str, FileStatus]:
-        """:meth:`locate`, with what is missing downloaded."""
+        """:meth:`locate`, with missing files downloaded."""
         found = self.locate(data_dir)
         for key, status in found.items():
             if status.problem:
@@ -433,10 +434,10 @@ def _paths(statuses: Sequence[FileStatus]) -> str:
 
 
 def caution(message: str) -> None:
-    """Say that a copy of a corpus is not as it should be, and what was done about it."""
+    """Warn that a copy of a corpus is not as it should be, and say what was done about it."""
     warnings.warn(message, CorpusWarning, stacklevel=2)
 
 
 def count(dialogues: Sequence[Dialogue]) -> tuple[int, int]:
-    """Dialogues and labelled utterances."""
+    """The numbers of dialogues and of labelled utterances."""
     return len(dialogues), sum(len(dialogue.labelled) for dialogue in dialogues)

@@ -1,4 +1,4 @@
-"""Reading the files of a corpus, so that whatever is wrong with one is named by file and line."""
+"""Reading the files of a corpus, with errors that name the file and the line."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ T = TypeVar("T")
 STANDARD_INPUT = "standard input"
 
 MISSING = frozenset(("", "nan", "none", "null", "n/a", "na", "<na>", "-"))
-"""How programs write that there is nothing, in lower case."""
+"""What programs write for a missing value, in lower case."""
 
-# UTF-32's little-endian mark begins with UTF-16's.
+# UTF-32's little-endian mark begins with UTF-16's, so it comes first.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -44,21 +44,24 @@ def read_text(path: Path) -> str:
 
 
 def read_given(name: str) -> tuple[str, str]:
-    """The text of a file that a user names, ``-`` being standard input, and what to call it."""
+    """The text of a file that a user names (``-``: standard input), and its name for errors."""
     if name == "-":
         return decoded(sys.stdin.buffer.read(), STANDARD_INPUT), STANDARD_INPUT
     return read_text(Path(name)), name
 
 
 def decoded(data: bytes, where: str, line: int = 1) -> str:
-    """UTF-8 text without its byte-order mark; a byte that is none is named by its line.
+    """Decode UTF-8 text, without its byte-order mark.
 
-    UTF-16 and UTF-32 are read too where a byte-order mark says that they are there.
+    UTF-16 and UTF-32 are decoded too if the text begins with their byte-order mark.
 
     Args:
         data: the bytes.
         where: what they were read from.
         line: the number of their first line.
+
+    Raises:
+        ErcBenchError: the bytes are not text; the message names the line if it is known.
     """
     marked = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
     try:
@@ -68,7 +71,7 @@ def decoded(data: bytes, where: str, line: int = 1) -> str:
     except UnicodeDecodeError as error:
         if marked:
             raise ErcBenchError(
-                f"{where}: its byte-order mark says {marked.upper()}, and its bytes are none "
+                f"{where}: its byte-order mark says {marked.upper()}, but its bytes are not "
                 f"({error.reason}). Save it as UTF-8."
             ) from error
         if b"\0" in data or any(map(data.startswith, _FORMATS)):
@@ -90,18 +93,18 @@ _FORMATS = {
     b"\x93NUMPY": "an array of NumPy",
     **{bytes((0x80, protocol)): "a pickle" for protocol in range(2, 6)},
 }
-"""What the first bytes of files say that are no text."""
+"""First bytes of files that are not text, and what such files are."""
 
 
 def _no_text(data: bytes, where: str, line: int) -> str:
-    """What bytes with zeros among them are: UTF-16 has one in every other place."""
+    """The error message for bytes that are not text. In UTF-16 every other byte is zero."""
     if kind := next((kind for start, kind in _FORMATS.items() if data.startswith(start)), ""):
         return f"{where} is no text but {kind}. Save it as CSV or JSON."
     zeros = max(data[::2].count(0), data[1::2].count(0))
     if zeros > 0.4 * (len(data) / 2):
         return f"{where} looks like UTF-16 without a byte-order mark. Save it as UTF-8."
     line += _line_ends(data[: data.index(0)])
-    return f"{where}, line {line}: a zero byte, so this is no text, or the file is damaged."
+    return f"{where}, line {line}: a zero byte, so this is not text, or the file is damaged."
 
 
 def _line_ends(data: bytes) -> int:
@@ -109,17 +112,19 @@ def _line_ends(data: bytes) -> int:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text. They end with LF, CRLF or CR, and with nothing else: a form feed or
-    U+2028 inside a turn is a part of it."""
+    """The lines of a text, which end with LF, CRLF or CR only.
+
+    A form feed or U+2028 inside a turn is a part of the turn.
+    """
     return re.split(r"\r\n|\r|\n", text)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Every row of a CSV file as its place (``"file, line 7"``) and the named columns, in order.
+    """Yield every row of a CSV file: its place (``"file, line 7"``) and the named columns in order.
 
     Raises:
-        ErcBenchError: a column is missing, a row has too few or too many fields, or a quotation
-            never ends (what a truncated file looks like).
+        ErcBenchError: a column is missing, a row has too few or too many fields, or a quoted field
+            never ends (as in a truncated file).
     """
     name = str(path)
     header, rows = _csv(read_text(path), name, columns, ",")
@@ -129,28 +134,31 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str
 
 
 SEPARATORS = "\t,;|"
-"""What may stand between the fields of a table."""
+"""The characters that may separate the fields of a table."""
 
 
 def separator_of(text: str) -> str:
-    """What separates the fields of a table: a tab if its header has one, else that of
-    :data:`SEPARATORS` which it has most often outside quotes; empty where it has none."""
+    """The character that separates the fields of a table; empty if its header has none.
+
+    It is a tab if the header has one, else the most frequent one of :data:`SEPARATORS` outside
+    quotes.
+    """
     head = re.sub(r'"[^"]*"', "", next(filter(str.strip, lines_of(text)), ""))
     found = "\t" if "\t" in head else max(SEPARATORS, key=head.count)
     return found if found in head else ""
 
 
 def csv_table(text: str, name: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The columns of CSV text, and every row as its last line and its fields by column.
+    """The columns of CSV text, and every row: the number of its last line, its fields by column.
 
     Args:
-        text: the text, its first line the header, which tells the separator.
-        name: what errors call it.
+        text: the text. Its first line is the header, which also shows the separator.
+        name: what errors call the text.
 
     Raises:
         ErcBenchError: as :func:`read_csv`.
     """
-    text = re.sub(r"\Asep=.(?=\r|\n)", "", text)  # what Excel is told the separator by
+    text = re.sub(r"\Asep=.(?=\r|\n)", "", text)  # tells Excel the separator
     header, rows = _csv(text, name, (), separator_of(text) or ",")
     return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows]
 
@@ -158,7 +166,7 @@ def csv_table(text: str, name: str) -> tuple[list[str], list[tuple[int, dict[str
 def _csv(
     text: str, name: str, columns: Sequence[str], delimiter: str
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The header of CSV text, and the number of each row's last line with its fields."""
+    """The header of CSV text, and every row: the number of its last line, its fields."""
     if "\n" not in text:
         text = text.replace("\r", "\n")  # the line ends of an old Mac
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
@@ -193,7 +201,7 @@ def _csv_body(reader: Any, width: int, name: str) -> Iterator[tuple[int, list[st
 
 
 def _csv_error(error: csv.Error, name: str, line: int) -> ErcBenchError:
-    """What is wrong with CSV text, where its reader gave up."""
+    """The error for CSV text that the reader could not parse."""
     reason = str(error)
     if "end of data" in reason:
         reason = "a double quote opens a field above, and none closes it; or the file is truncated"
@@ -201,13 +209,13 @@ def _csv_error(error: csv.Error, name: str, line: int) -> ErcBenchError:
 
 
 def _odd_row(row: list[str], width: int) -> str:
-    """What a row with another number of fields than the header looks like."""
+    """What is probably wrong with a row that has more or fewer fields than the header."""
     if row[0].lstrip().startswith("#"):
         return "CSV has no comments, so take the line out"
     if len(row) < width:
         return "the file looks truncated"
     if not any(row[width:]):
-        return "the line ends with a separator more than the header, which has to go"
+        return "the line ends with a separator more than the header; remove it"
     return "a field that holds the separator must stand in double quotes"
 
 
@@ -215,7 +223,7 @@ def whole_number(text: str, what: str, where: str) -> int:
     """The number that a field holds, as :func:`as_whole` reads it.
 
     Raises:
-        ErcBenchError: it is none, or negative.
+        ErcBenchError: it is not a whole number, or negative.
     """
     number = as_whole(text)
     if number is None:
@@ -224,9 +232,9 @@ def whole_number(text: str, what: str, where: str) -> int:
 
 
 def as_whole(text: str) -> int | None:
-    """The whole number that a text is; None if it is none.
+    """The whole number that a text is; None if it is not one.
 
-    ``007`` and ``12.0`` (what pandas makes of 12) are numbers.
+    ``007`` and ``12.0`` (which pandas writes for 12) are whole numbers.
     """
     if text.isdecimal():
         return int(text) if len(text) < 19 else None
@@ -235,23 +243,23 @@ def as_whole(text: str) -> int | None:
 
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file; one that does not parse is an error that names the line."""
+    """The contents of a JSON file; the error for one that does not parse names the line."""
     return parse_json(read_text(path), str(path))
 
 
 def parse_json(text: str, name: str) -> Any:
-    """The contents of JSON text that errors call by its name.
+    """The contents of JSON text; ``name`` is what errors call it.
 
     Raises:
-        ErcBenchError: it does not parse, a key stands twice in one object (one of them would be
-            lost), or half of a character (a lone surrogate) stands somewhere.
+        ErcBenchError: it does not parse, an object has a key twice (one value would be lost), or
+            it holds half of a character (a lone surrogate).
     """
     try:
         value = json.loads(text, object_pairs_hook=_object)
         if re.search(r"\\u[dD][89a-fA-F]", text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ErcBenchError(f"{name}: half of a character is no text ({error.reason}).") from error
+        raise ErcBenchError(f"{name}: half of a character is not text ({error.reason}).") from error
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         odd = odd_json(text, error) if isinstance(error, json.JSONDecodeError) else ""
@@ -260,7 +268,7 @@ def parse_json(text: str, name: str) -> Any:
 
 
 def odd_json(text: str, error: json.JSONDecodeError) -> str:
-    """What the place at which JSON does not parse looks like, to follow the parser's words."""
+    """The probable reason why JSON does not parse, to end the parser's message with; or empty."""
     before, rest = text[: error.pos].rstrip(), text[error.pos :].lstrip()
     if (rest[:1] in tuple("]}") and before.endswith(",")) or rest.strip() == ",":
         return "; JSON has no comma behind the last entry, so take it out"
@@ -273,7 +281,7 @@ def odd_json(text: str, error: json.JSONDecodeError) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, whose keys must differ."""
+    """A JSON object, whose keys must differ."""
     found = dict(pairs)
     if len(found) < len(pairs):
         (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
@@ -282,7 +290,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def expect(value: Any, kind: type[T], where: str) -> T:
-    """``value`` if it is a ``kind``; otherwise JSON of the wrong shape, named by its place."""
+    """``value`` if it is a ``kind``; otherwise an error that names its place is raised."""
     if not isinstance(value, kind):
         given = "null" if value is None else type(value).__name__
         raise ErcBenchError(
@@ -299,10 +307,10 @@ def field(record: Any, key: str, kind: type[T], where: str) -> T:
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Any, int]]:
-    """A YAML mapping that errors call by its name, and the line of each of its keys.
+    """A YAML mapping, and the line of each of its keys; ``name`` is what errors call it.
 
     Raises:
-        ErcBenchError: it is none, or a key stands twice; its line is named.
+        ErcBenchError: it is not a mapping, or a key occurs twice; the message names the line.
     """
     import yaml
 
@@ -324,7 +332,7 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Any, int]]:
 
 
 def _lines_of_keys(mapping: Any, name: str) -> dict[Any, int]:
-    """The line of each key of a mapping as YAML has it."""
+    """The line of each key of a mapping, given as a YAML node."""
     lines: dict[Any, int] = {}
     for key, _ in mapping.value:
         if key.value in lines:

@@ -1,7 +1,7 @@
-"""Files of turns in the forms that people have: CSV, TSV, JSON lines, JSON, Parquet, a folder of
-ConvoKit's, a data set of Hugging Face's. Every turn comes with the place at which it stands.
+"""Reading files of turns in the usual formats, and the place of every turn.
 
-Which of its fields is what is not known here; see :mod:`erc_bench.corpus.own`.
+The formats are CSV, TSV, JSON lines, JSON, Parquet, ConvoKit folders and Hugging Face data sets.
+What the fields of a turn mean is not known here; see :mod:`erc_bench.corpus.own`.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from erc_bench.corpus.text_files import (
 from erc_bench.errors import ErcBenchError, listed, quoted
 
 Row = tuple[str, Mapping[str, Any]]
-"""Where a turn stands (``"talk.csv, line 7"``), and its fields."""
+"""The place of a turn (``"talk.csv, line 7"``), and its fields."""
 
 CONVOKIT = "utterances.jsonl"
-"""The file of a folder in ConvoKit's form that holds the turns."""
+"""The file in a ConvoKit folder that holds the turns."""
 
 TABLES = (".csv", ".tsv", ".tab")
 
-FORMS = "CSV, TSV, JSON lines (.jsonl), JSON, Parquet, or a folder of ConvoKit's"
+FORMS = "CSV, TSV, JSON lines (.jsonl), JSON, Parquet, or a ConvoKit folder"
 
 DIALOGUE, NUMBER = "(dialogue)", "(number)"
-"""Fields that turns have where a file holds whole dialogues: the dialogue's id, or its number where
-it has none, and the turn's place in it."""
+"""Fields that turns get if a file holds whole dialogues: the dialogue's id, or its number if it has
+no id; and the turn's number in the dialogue."""
 
 
 def rows_of(path: Path) -> list[Row]:
-    """The turns of a file, in its order.
+    """The turns of a file, in file order.
 
     Raises:
-        ErcBenchError: it is not there, of no known form, damaged, or holds no turn.
+        ErcBenchError: the file is absent, damaged, in an unknown format, or holds no turn.
     """
     kind = path.suffix.lower()
     if path.is_dir():
@@ -62,14 +62,14 @@ def rows_of(path: Path) -> list[Row]:
     elif kind == ".parquet":
         rows = _parquet(path)
     else:
-        raise ErcBenchError(f"{path} is of no form that is read here: {FORMS}.")
+        raise ErcBenchError(f"{path} is not in a format that is read here: {FORMS}.")
     if not rows:
         raise ErcBenchError(f"{path} holds no turns.")
     return rows
 
 
 def columns_of(rows: Iterable[Row]) -> list[str]:
-    """The fields that turns have, those inside others with a dot (``meta.emotion``)."""
+    """The names of the fields of turns; those inside others have a dot (``meta.emotion``)."""
     found: dict[str, None] = {}
     for _, row in rows:
         for key, value in row.items():
@@ -81,7 +81,7 @@ def columns_of(rows: Iterable[Row]) -> list[str]:
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a field; of one inside another, ``meta.emotion``; None where there is none."""
+    """The value of a field, which may be inside another (``meta.emotion``); None if absent."""
     if column in row:
         return row[column]
     head, dot, rest = column.partition(".")
@@ -90,7 +90,7 @@ def value_at(row: Mapping[str, Any], column: str) -> Any:
 
 
 def text_at(row: Mapping[str, Any], column: str, where: str) -> str:
-    """A field as text without the blanks around it; empty where there is nothing.
+    """A field as text without the blanks around it; empty if it holds nothing.
 
     Raises:
         ErcBenchError: it holds several values, or bytes that are not UTF-8.
@@ -117,22 +117,22 @@ def text_at(row: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def check_places(places: Iterable[tuple[str, str, int | None]], remedy: str = "") -> None:
-    """Refuse names of dialogues that do not tell them apart.
+    """Raise if the names of dialogues do not tell them apart.
 
     Args:
-        places: where each turn stands, its dialogue, and its number in it if it has one.
-        remedy: a sentence more on what to do about a dialogue that comes back.
+        places: the place of each turn, its dialogue, and its number in the dialogue if it has one.
+        remedy: a further sentence on what to do about a dialogue that comes back.
 
     Raises:
-        ErcBenchError: a dialogue comes back behind others and its turns have no numbers, or a
-            number stands twice in it.
+        ErcBenchError: a dialogue comes back after others and its turns have no numbers, or a
+            dialogue has a number twice.
     """
     begun: dict[tuple[str, str], str] = {}
     back: dict[tuple[str, str], str] = {}
     numbered: dict[tuple[str, str, int], str] = {}
     before = None
     for where, dialogue, number in places:
-        key = where.rpartition(", ")[0], dialogue  # of each file by itself
+        key = where.rpartition(", ")[0], dialogue  # within each file
         if key in begun and key != before:
             back.setdefault(key, where)
         begun.setdefault(key, where)
@@ -155,7 +155,7 @@ def check_places(places: Iterable[tuple[str, str, int | None]], remedy: str = ""
 
 
 def table_rows(text: str, name: str) -> list[Row]:
-    """The turns of CSV or TSV text, which errors call by its name."""
+    """The turns of CSV or TSV text; ``name`` is what errors call it."""
     _, table = csv_table(text, name)
     return [(f"{name}, line {line}", row) for line, row in table]
 
@@ -183,7 +183,7 @@ def _document(path: Path) -> list[Row]:
 
 
 def _turns_in(value: Any) -> str:
-    """The field of a dialogue that holds its turns; empty if it is none."""
+    """The field of a dialogue that holds its turns; empty if ``value`` is not a dialogue."""
     if not isinstance(value, dict):
         return ""
     held = (k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict))
@@ -191,9 +191,9 @@ def _turns_in(value: Any) -> str:
 
 
 def _dialogues(several: Sequence[Any], name: str, first: int = 1) -> list[Row]:
-    """The turns of dialogues: each a list of turns, or an object that holds one.
+    """The turns of dialogues, each of which is a list of turns or an object that holds one.
 
-    Those without an id are numbered from ``first``.
+    Dialogues without an id are numbered from ``first``.
     """
     rows: list[Row] = []
     for d, dialogue in enumerate(several, first):
@@ -230,12 +230,12 @@ def _parquet(path: Path) -> list[Row]:
 def _convokit(folder: Path) -> list[Row]:
     """The turns of a ConvoKit corpus, each with its conversation's ``meta`` as ``conversation``.
 
-    The turns of a conversation stand together, each behind the one that it replies to, and in the
-    order of their times where all have one: the files of some corpora begin with the last turn.
+    The turns of a conversation are put together, each after the one that it replies to. If all have
+    a time, they are sorted by time. The files of some corpora begin with the last turn.
     """
     path = folder / CONVOKIT
     if not path.is_file():
-        raise ErcBenchError(f"{folder} is no folder of ConvoKit's: there is no {path}.")
+        raise ErcBenchError(f"{folder} is not a ConvoKit folder: there is no {path}.")
     conversations: dict[str, Any] = {}
     beside = folder / "conversations.json"
     if beside.is_file():
@@ -254,18 +254,18 @@ def _convokit(folder: Path) -> list[Row]:
 
 
 def _as_spoken(turns: list[Row]) -> list[Row]:
-    """The turns of a conversation of ConvoKit's in the order in which they were spoken."""
+    """The turns of a ConvoKit conversation in the order in which they were spoken."""
     waiting = {str(row.get("id", n)): (n, row) for n, (_, row) in enumerate(turns)}
     order: list[int] = []
     for key in list(waiting):
         chain = []
-        while key in waiting:  # up to what was said first, or is in order already
+        while key in waiting:  # back to the first turn, or to one that is in order already
             n, row = waiting.pop(key)
             chain.append(n)
             key = str(row.get("reply-to", row.get("reply_to")))
         order += reversed(chain)
     if len(order) < len(turns):
-        return turns  # ids stand twice, which is said later
+        return turns  # ids occur twice, which is reported later
     times = [_time(row.get("timestamp")) for _, row in turns]
     if not any(map(math.isnan, times)):
         order.sort(key=lambda n: times[n])
@@ -273,7 +273,7 @@ def _as_spoken(turns: list[Row]) -> list[Row]:
 
 
 def _time(value: Any) -> float:
-    """The time of a turn as a number; NaN if it is none."""
+    """The time of a turn as a number; NaN if it is not a number."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -283,19 +283,19 @@ def _time(value: Any) -> float:
 def hugging_face(
     name: str, folder: Path, revision: str | None, config: str | None
 ) -> dict[str, list[Row]]:
-    """The splits of a data set of Hugging Face's: of the hub, of its cache, or a folder.
+    """The splits of a Hugging Face data set, from the hub, its cache, or a folder.
 
-    A row is a turn; where a field holds a list, a row is a dialogue, and each such field has a
-    value for every turn. Numbers of classes become their names.
+    A row is a turn. If a field holds a list, a row is a dialogue, and each such field has a value
+    for every turn. Class numbers become class names.
 
     Args:
-        name: of the data set, or of a folder that ``folder`` holds.
+        name: the name of the data set, or of a folder in ``folder``.
         folder: where the corpus's own files are.
         revision: a commit, branch or tag.
-        config: which of several configurations.
+        config: the configuration, if there are several.
 
     Raises:
-        ErcBenchError: it can't be had.
+        ErcBenchError: the data set can't be loaded.
     """
     import datasets
     from datasets.utils import disable_progress_bars, enable_progress_bars
@@ -313,8 +313,8 @@ def hugging_face(
         reason = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
         raise ErcBenchError(
             f"The data set {where} can't be had ({reason}). Check its name, revision and the "
-            "network; without one it must be in the cache of Hugging Face's, or be a folder beside "
-            "corpus.yaml."
+            "network. Without a network it must be in the Hugging Face cache, or be a folder "
+            "beside corpus.yaml."
         ) from error
     finally:
         enable_progress_bars()
@@ -334,8 +334,8 @@ def _of_data_set(rows: Any, where: str) -> Iterator[Row]:
         lengths = {len(row[key]) for key in lists}
         if len(lengths) > 1:
             raise ErcBenchError(
-                f"{place}: the lists {listed(lists)} are of {listed(sorted(lengths))} values; a "
-                "row that is a dialogue has one for each turn."
+                f"{place}: the lists {listed(lists)} have {listed(sorted(lengths))} values; a row "
+                "that is a dialogue has one value for each turn."
             )
         for t in range(lengths.pop()):
             turn = {key: row[key][t] if key in lists else row[key] for key in row}
@@ -343,7 +343,7 @@ def _of_data_set(rows: Any, where: str) -> Iterator[Row]:
 
 
 def _class_names(kind: Any) -> list[str] | None:
-    """The names of the classes that a feature of a data set, or a list of it, counts."""
+    """The class names of a feature of a data set, or of a list of it; None if it has none."""
     kind = getattr(kind, "feature", kind)
     kind = kind[0] if isinstance(kind, list) else kind
     return getattr(kind, "names", None)
