@@ -746,7 +746,7 @@ def test_what_is_read_of_an_encoder_with_a_decoder_is_said(tmp_path: Path, capsy
     sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
     folder = build(tmp_path / "bart", "bart", **sizes)
     encoder = load_encoder(str(folder), 40)
-    assert "What is read of it are the decoder's last states" in capsys.readouterr().err
+    assert "The decoder's last states are used" in capsys.readouterr().err
     assert encoder(torch.full((1, 40), 7)).last_hidden_state.shape == (1, 40, 16)
 
 

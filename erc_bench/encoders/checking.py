@@ -1,4 +1,4 @@
-"""What can be wrong with the files of an encoder, and what a user does about it."""
+"""Checks of the files of an encoder, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HEADS = frozenset({"pooler", "cls", "lm_head", "classifier", "qa_outputs", "predictions"})
-"""Parts of a network that are not read here, so that their weights may be missing."""
+"""Parts of a network that are not used here, so their weights may be missing."""
 
 PADDING = (8, 16, 32, 64, 100, 128, 256, 512, 1000, 1024)
 """Embeddings are rounded up to a multiple of one of these: T5 has 32,128 for 32,100 entries,
@@ -26,12 +26,12 @@ SPARE = {
     (250037, 250002),  # Multilingual MiniLM, and what was made of it: multilingual-e5-small
     (32102, 31102),  # dbmdz's Italian XXL, trained with a wrong vocab_size
 }
-"""Embeddings and tokenizer entries of published encoders with another number of unused rows.
-Multilingual MiniLM also names another padding than its tokenizer."""
+"""Embeddings and tokenizer entries of published encoders whose numbers differ otherwise.
+Multilingual MiniLM also names another padding token than its tokenizer."""
 
 UNUSED = ("token_type_embeddings", "segment", "bias")
-"""Parts of names of matrices that are all zeros in published encoders: RoBERTa has one type of
-token, and some kinds have biases for each attention head."""
+"""Parts of the names of matrices that are all zeros in published encoders: RoBERTa has one type of
+token, and some kinds of encoder have biases for each attention head."""
 
 
 # --- tokenizers
@@ -48,8 +48,8 @@ def check_vocabulary(
     Args:
         tokenizer: as transformers loads it.
         config: what ``config.json`` says.
-        kind: transformers' class of it. A default of its own, for a token that an encoder does
-            not need to know, says nothing of the tokenizer.
+        kind: transformers' class of that configuration. Token ids that equal its defaults are not
+            compared, except for padding: they say nothing about the tokenizer.
         found: the encoder's files.
     """
     embeddings = config.get("vocab_size")
@@ -61,7 +61,7 @@ def check_vocabulary(
         f"{found.folder}."
     )
     vocabulary = tokenizer.get_vocab()
-    entries = max(vocabulary.values()) + 1  # an id without an entry is a row of the embeddings, too
+    entries = max(vocabulary.values()) + 1  # an id without an entry needs an embedding, too
     if (embeddings, entries) in SPARE:
         return
     if embeddings != entries and not _is_padding(embeddings, entries):
@@ -96,7 +96,7 @@ def check_vocabulary(
                 f"{who}: its {name} token has the id {own}, and config.json says {said} "
                 f"({name}_token_id). {remedy} If they do belong together, write {own} there."
             )
-    # BigBird has the two the other way round in the one file, and no harm comes of it.
+    # BigBird has the two swapped in one of the files, which does no harm.
     ends = [f"{name}_token_id" for name in ("bos", "eos")]
     told = {config[end] for end in ends if isinstance(config.get(end), int)}
     ids = {getattr(tokenizer, end) for end in ends} - {None}
@@ -108,15 +108,15 @@ def check_vocabulary(
 
 
 def _defaults(kind: type | None) -> Mapping[str, Any]:
-    """What a configuration of this class says of itself."""
+    """The default settings of a configuration class."""
     try:
         return {} if kind is None else vars(kind())
-    except Exception:  # of classes that are made of others
+    except Exception:  # classes that are made of others have no defaults
         return {}
 
 
 def _is_padding(embeddings: int, entries: int) -> bool:
-    """Whether so many embeddings are the entries, rounded up."""
+    """Whether the number of embeddings is that of the entries, rounded up."""
     return any(
         embeddings == -(-entries // multiple) * multiple
         for multiple in PADDING
@@ -130,12 +130,11 @@ def _is_padding(embeddings: int, entries: int) -> bool:
 def check_weights(
     encoder: Any, report: Mapping[str, Any], found: EncoderFiles, optional: frozenset[str]
 ) -> None:
-    """Raise if a weight of the encoder was not in its file, a layer of the file is not used, or
-    what was read are no trained weights.
+    """Raise if weights are missing, layers of the file are not used, or weights are not trained.
 
     Args:
         encoder: as transformers loads it.
-        report: transformers' own, of keys that are missing, unexpected or of another size.
+        report: transformers' report of the keys that are missing, unexpected or of another size.
         found: the encoder's files.
         optional: parts of the network whose weights may be missing.
     """
@@ -161,7 +160,7 @@ def _check_names(
         prefix = _prefix(missing, others)
         if prefix and len(weight_files(found.folder)) == 1:
             remedy = (
-                f"If all that is amiss is that their names begin with {prefix!r}, make a folder "
+                f"If it is only that their names begin with {prefix!r}, make a folder "
                 f"NEW with other names and name it: {renaming(found, prefix)}"
             )
         raise ErcBenchError(
@@ -184,21 +183,21 @@ def _part_of(key: str, parts: frozenset[str]) -> bool:
 
 
 def _prefix(missing: list[str], others: list[str]) -> str:
-    """What stands before the names of all weights that are missing; empty where nothing does."""
+    """The prefix under which ``others`` has all missing weights; empty if there is none."""
     prefixes = {key.removesuffix(missing[0]) for key in others if key.endswith(missing[0])}
     there = set(others)
     return next((p for p in sorted(prefixes) if p and all(p + key in there for key in missing)), "")
 
 
 def _check_values(encoder: Any, found: EncoderFiles) -> None:
-    """Raise if weights are not finite or matrices all zeros: one pass over them, nothing copied."""
+    """Raise if weights are not finite, or a matrix is all zeros: one pass, nothing copied."""
     import torch
 
     floats = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
     infinite, zeros, tensors = [], [], 0
     for name, weight in encoder.named_parameters():
         if not weight.numel() or weight.is_meta or weight.dtype not in floats:
-            continue  # of a language model that is loaded in a few bits, say
+            continue  # such as the weights of a quantised language model
         tensors += 1
         low, high = (float(bound) for bound in torch.aminmax(weight.detach()))
         if not (abs(low) < float("inf") and abs(high) < float("inf")):
@@ -215,7 +214,7 @@ def _check_values(encoder: Any, found: EncoderFiles) -> None:
 
 
 def _files_of(names: list[str], found: EncoderFiles) -> str:
-    """The files that weights are in, as far as that is known."""
+    """The files that hold some weights; all files if that is not known."""
     files = weight_files(found.folder)
     if len(files) > 1:
         index = next(found.folder.glob(f"*{files[0].suffix}.index.json"), None)
@@ -227,14 +226,14 @@ def _files_of(names: list[str], found: EncoderFiles) -> str:
 
 
 def refuse_nested(found: EncoderFiles) -> None:
-    """Raise if a ``pytorch_model.bin`` is the checkpoint of a training, which holds the weights
-    one level deeper."""
+    """Raise if a ``pytorch_model.bin`` is a training checkpoint, whose weights are one level
+    deeper."""
     import torch
 
     for path in () if found.safetensors else weight_files(found.folder):
         try:
             held = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # whatever is amiss with it, it was refused for something else
+        except Exception:  # the caller reports what is wrong with the file
             return
         for name, value in held.items() if isinstance(held, dict) else ():
             if isinstance(value, dict) and any(torch.is_tensor(v) for v in value.values()):
@@ -249,10 +248,10 @@ def refuse_nested(found: EncoderFiles) -> None:
 
 
 def tensors_alone(found: EncoderFiles, nested: str = "") -> str:
-    """A command that copies an encoder's folder, tokenizer included, into NEW without what is
-    pickled beside tensors; of a whole network or a training's checkpoint, the weights.
+    """A command that copies an encoder's folder to NEW and keeps only the tensors of its pickles.
 
-    With ``nested``, the name under which a checkpoint has them, it unpickles nothing else.
+    From a pickled network or a training checkpoint it takes the weights. With ``nested``, the key
+    of the weights in a checkpoint, it unpickles nothing that could run code.
     """
     names = (nested,) if nested else ("state_dict", "model_state_dict", "model")
     return (
@@ -267,8 +266,10 @@ def tensors_alone(found: EncoderFiles, nested: str = "") -> str:
 
 
 def renaming(found: EncoderFiles, prefix: str) -> str:
-    """A command that copies an encoder's folder with one file of weights into NEW, a prefix of
-    their names left out."""
+    """A command that copies an encoder's folder to NEW without a prefix of the weights' names.
+
+    The folder must have one file of weights.
+    """
     if found.safetensors:
         imports, file = "from safetensors.torch import load_file, save_file", "model.safetensors"
         load, save = "load_file(p)", "save_file(d, p, {'format': 'pt'})"

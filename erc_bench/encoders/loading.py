@@ -39,10 +39,10 @@ BERTS = ("bert", "roberta", "mpnet")
 """Types of encoders whose layers are built like BERT's."""
 
 POSITIONS = {"position_embeddings", "embed_positions", "wpe"}
-"""Names that modules with embeddings of positions have."""
+"""Names of modules that hold position embeddings."""
 
 BOM = b"\xef\xbb\xbf"
-"""The byte-order mark that some editors put before a text in UTF-8."""
+"""The byte-order mark that some editors put before UTF-8 text."""
 
 TOKENIZER = (
     "tokenizer.json",
@@ -87,7 +87,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         and not mask.lstrip
     ):
         # RoBERTa's mask takes the space before it. Old repositories do not say so, and transformers
-        # of version 5 adds it no longer.
+        # no longer adds it since version 5.
         own = AddedToken(mask.content, lstrip=True, normalized=False, special=True)
         tokenizer.add_special_tokens({"mask_token": own})
     # Turns are encoded whole and cut to the window afterwards.
@@ -96,7 +96,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         with panics_as_errors():
             before, after = special_tokens(tokenizer)
             tokenizer.backend_tokenizer.encode("☃ \u10fb")  # no vocabulary has all characters
-    except Exception as error:  # a bare one, of the tokenizers library
+    except Exception as error:  # the tokenizers library raises a bare one
         raise ErcBenchError(
             f"{who} can't read every text ({brief(error)}). Copy its tokenizer files again from "
             f"where the encoder comes from to {found.folder}."
@@ -108,7 +108,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"{who} puts nothing before a text and nothing after it{without}. The methods' inputs "
             f"begin with the CLS token ({tokenizer.cls_token}) that the encoder was trained with. "
             f"Copy the tokenizer files again from where the encoder comes from to {found.folder}; "
-            "if they are so there, too, choose an encoder of the kind of BERT or RoBERTa."
+            "if they are the same there, choose an encoder of the kind of BERT or RoBERTa."
         )
     if before != [tokenizer.cls_token_id]:
         said, ends = (
@@ -133,7 +133,7 @@ def _own_tokenizer(found: EncoderFiles) -> PreTrainedTokenizerBase:
 
     name = found.name
     if not has_tokenizer(found.folder):
-        # Transformers would make one of the special tokens alone, to which all text is unknown.
+        # Transformers would make one that knows nothing but the special tokens.
         raise ErcBenchError(
             f"The folder {found.folder} of the encoder {name!r} has no tokenizer: neither "
             "tokenizer.json nor vocab.txt, vocab.json with merges.txt, or a *.model file. Copy "
@@ -150,7 +150,7 @@ def _own_tokenizer(found: EncoderFiles) -> PreTrainedTokenizerBase:
     try:
         with panics_as_errors():
             tokenizer = AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False)
-    except Exception as error:  # of several libraries, about files of many forms
+    except Exception as error:  # several libraries raise many kinds of errors here
         raise ErcBenchError(
             f"The tokenizer of the encoder {name!r} can't be loaded from {found.folder} "
             f"({brief(error)}). One of its files "
@@ -179,17 +179,17 @@ def _tokenizer_files(folder: Path) -> list[str]:
 
 
 def said_of(name: str) -> dict[str, Any]:
-    """What an encoder's ``config.json`` says.
+    """The contents of an encoder's ``config.json``.
 
     Raises:
-        ErcBenchError: it is no JSON object.
+        ErcBenchError: it is not a JSON object.
     """
     path = find_encoder(name).folder / "config.json"
     check_fetched(path, "the configuration")
     try:
         said = json.loads(path.read_bytes())
         if not isinstance(said, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except ValueError as error:
         raise ErcBenchError(
             f"{path} of the encoder {name!r} can't be used ({brief(error)}). Download it again."
@@ -198,7 +198,7 @@ def said_of(name: str) -> dict[str, Any]:
 
 
 def _refuse_quantised(name: str) -> None:
-    """Raise if an encoder can't be fine-tuned, because its weights are a few bits each."""
+    """Raise if the weights of an encoder are quantised, so that it can't be fine-tuned."""
     path = find_encoder(name).folder / "config.json"
     if quantised := said_of(name).get("quantization_config"):
         kind = quantised.get("quant_method") if isinstance(quantised, dict) else None
@@ -210,13 +210,13 @@ def _refuse_quantised(name: str) -> None:
 
 
 def _refuse_decoder(name: str, config: Any) -> None:
-    """Raise if a token of an encoder could read only what stands before it."""
+    """Raise if the tokens of an encoder attend only to the tokens before them."""
     both = getattr(config, "is_encoder_decoder", False)
     if getattr(config, "is_decoder", False) and not both:
         raise ErcBenchError(
             f'{find_encoder(name).folder / "config.json"} says "is_decoder": true. A token would '
-            "then read only what stands before it, and the first one, of which the methods take "
-            "the state, nothing. Write false there if the weights are an encoder's."
+            "then attend only to the tokens before it, and the methods use the state of the first. "
+            "Write false there if the weights are an encoder's."
         )
 
 
@@ -232,7 +232,7 @@ def load_config(name: str) -> Any:
     said_of(name)
     try:
         return AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
-    except Exception as error:  # of several libraries, about anything that may stand there
+    except Exception as error:  # several libraries raise many kinds of errors here
         raise ErcBenchError(
             f"{path} of the encoder {name!r} can't be used ({brief(error)}). Download it again; "
             "encoders that bring their own code, or are newer than the installed transformers, "
@@ -241,7 +241,7 @@ def load_config(name: str) -> Any:
 
 
 def tokenizer_digest(name: str) -> str:
-    """SHA-256 of the tokenizer: of its files, or of what older forms are converted to."""
+    """SHA-256 of the tokenizer: of its files, or of what an older form is converted to."""
     folder = find_encoder(name).folder
     files = [folder / file for file in TOKENIZER]
     if files[0].exists():
@@ -256,10 +256,10 @@ def load_encoder(name: str, max_len: int = 0) -> PreTrainedModel:
 
     Args:
         name: hub id or folder.
-        max_len: tokens that it must be able to read.
+        max_len: how many tokens it must be able to read.
 
     Raises:
-        ErcBenchError: it can't be loaded, its weights are not all there, or it has fewer positions.
+        ErcBenchError: it can't be loaded, weights are missing, or it has fewer positions.
     """
     found = find_encoder(name)
     config = load_config(name)
@@ -273,9 +273,9 @@ def load_encoder(name: str, max_len: int = 0) -> PreTrainedModel:
     encoder.config.output_hidden_states = encoder.config.output_attentions = False
     if getattr(config, "is_encoder_decoder", False):
         say_once(
-            f"The encoder {name} has a decoder. What is read of it are the decoder's last states; "
-            "the decoder is given the same tokens, each one place later, and attends "
-            "to the encoder's states of all of them."
+            f"The encoder {name} has a decoder. The decoder's last states are used. The decoder "
+            "gets the same tokens, each one place later, and attends to the encoder's states of "
+            "all of them."
         )
     positions = most_positions(encoder)
     if positions is not None and max_len > positions:
@@ -296,8 +296,7 @@ def load_causal_lm(name: str, **options: Any) -> PreTrainedModel:
         options: further arguments of ``from_pretrained``: ``dtype``, ``quantization_config``.
 
     Raises:
-        ErcBenchError: it can't be loaded, is no causal language model, or its weights are not all
-            there.
+        ErcBenchError: it can't be loaded, is not a causal language model, or weights are missing.
     """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -325,7 +324,7 @@ def _with_weights(
     optional: frozenset[str] = HEADS,
     **options: Any,
 ) -> PreTrainedModel:
-    """The network with all of its weights, but for parts that are ``optional``."""
+    """Load a network with all of its weights; those of ``optional`` parts may be missing."""
     import torch
     from transformers import AutoModel
 
@@ -353,7 +352,7 @@ def _with_weights(
             f"if you trust their origin, make a folder NEW with the tensors alone and name it: "
             f"{tensors_alone(found)}"
         ) from error
-    except Exception as error:  # of several libraries, about files of many forms
+    except Exception as error:  # several libraries raise many kinds of errors here
         refuse_nested(found)
         raise ErcBenchError(
             f"The encoder in {found.folder} can't be loaded ({brief(error)}). Its weights are cut "
@@ -364,14 +363,14 @@ def _with_weights(
 
 
 def most_positions(encoder: Any) -> int | None:
-    """How many tokens an encoder can read, by its embeddings of positions; None: any number."""
+    """How many tokens an encoder can read, by its position embeddings; None for any number."""
     import torch
 
     found = []
     for name, module in encoder.named_modules():
         last = name.rpartition(".")[2]
         if isinstance(module, torch.nn.Embedding) and last in POSITIONS:
-            # RoBERTa's kind counts positions from behind the padding's index, BART's from 2.
+            # RoBERTa's kind counts positions from the index after the padding's, BART's from 2.
             offset = getattr(module, "offset", None)
             if offset is None:
                 offset = 0 if module.padding_idx is None else module.padding_idx + 1
@@ -380,9 +379,9 @@ def most_positions(encoder: Any) -> int | None:
 
 
 def _try_out(encoder: Any, name: str, max_len: int) -> None:
-    """Let an encoder of a kind that is not known here read something.
+    """Run an encoder of a kind that is not known here, and raise if it fails.
 
-    One that fails under bfloat16's autocast, as DeBERTa of version 1 does, is computed in float32.
+    If it fails only under bfloat16 autocast, as DeBERTa version 1 does, it is computed in float32.
     """
     import torch
 
@@ -428,7 +427,7 @@ def _try_out(encoder: Any, name: str, max_len: int) -> None:
 
 
 def _compute_in_float32(encoder: Any) -> None:
-    """From now on let an encoder be computed without autocast."""
+    """Make an encoder compute without autocast from now on."""
     import torch
 
     kind = type(encoder)
@@ -437,7 +436,7 @@ def _compute_in_float32(encoder: Any) -> None:
         with torch.autocast(self.device.type, enabled=False):
             return kind.forward(self, *args, **inputs)
 
-    # A class of the same name, which is written into a saved encoder's configuration.
+    # A class of the same name, since a saved encoder's configuration holds the name.
     encoder.__class__ = type(kind.__name__, (kind,), {"forward": forward})
 
 

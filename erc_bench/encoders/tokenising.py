@@ -1,4 +1,4 @@
-"""Texts to token ids: many in one call, each text once."""
+"""Turning texts into token ids: many in one call, each text once."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_TEXTS = 500_000
-"""Texts remembered at most; then all are forgotten."""
+"""Number of remembered texts above which all are forgotten."""
 
 ENOUGH = 1000
-"""Tokens of one call from which on it tells something how many of them are unknown."""
+"""Number of tokens in one call below which the share of unknown ones is not judged."""
 
 MANY_UNKNOWN = 0.05
-"""Share of unknown tokens that is said."""
+"""Share of unknown tokens from which on the user is told."""
 
 TOO_MANY_UNKNOWN = 0.5
-"""Share of unknown tokens from which on the tokenizer is not one for these texts."""
+"""Share of unknown tokens from which on the tokenizer is refused."""
 
 
 class TextEncoder:
     """A fast tokenizer that remembers what it has tokenised.
 
     Tokenising all prompts of MELD in one call takes 0.4 to 0.5 of the processor time of two calls
-    of the tokenizer a dialogue: half of them are repeated, and no offsets are made.
+    per dialogue: half of the prompts are repeated, and no offsets are computed.
 
-    Pickling it leaves out what it remembers.
+    A pickle of it does not contain what it remembers.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -45,7 +45,7 @@ class TextEncoder:
         """Tokenise texts beforehand, in one call.
 
         Raises:
-            ErcBenchError: most of what they say is unknown to the tokenizer.
+            ErcBenchError: half of their tokens, or more, are unknown to the tokenizer.
         """
         if len(self._known) > MOST_TEXTS:
             self._known.clear()
@@ -56,9 +56,10 @@ class TextEncoder:
             self._known.update(zip(new, ids, strict=True))
 
     def ids(self, texts: Iterable[str], max_len: int = 0) -> list[list[int]]:
-        """Token ids of each text with its special tokens, those of ``tokenizer(texts)``.
+        """Token ids of each text with its special tokens, as ``tokenizer(texts)`` gives them.
 
-        With ``max_len`` a text's end is cut off so that it has so many with its special tokens.
+        With ``max_len``, the end of a longer text is cut off, so that it has ``max_len`` tokens
+        including the special ones.
         """
         found = self._lookup(texts)
         if not max_len:
@@ -70,13 +71,15 @@ class TextEncoder:
         ]
 
     def continued(self, texts: Iterable[str]) -> list[list[int]]:
-        """Token ids of each text where another text stands before it: without the special tokens
-        that begin a sequence, with those that end a text."""
+        """Token ids of each text as the continuation of another text.
+
+        They lack the special tokens that begin a sequence, and have those that end a text.
+        """
         first = len(self.before)
         return [ids[first:] for ids in self._lookup(texts)]
 
     def _check_known(self, texts: list[str], ids: list[list[int]]) -> None:
-        """Say that many tokens of texts are unknown, and raise where most are."""
+        """Tell the user if many tokens are unknown; raise if half of them or more are."""
         around, unknown = len(self.before) + len(self.after), self.tokenizer.unk_token_id
         counts = [len(row) - around for row in ids]
         # Tokenizers without a token for what they don't know leave it out.
@@ -117,15 +120,15 @@ class TextEncoder:
 
 @contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Make an ordinary error of a panic of the tokenizers library, which is no ``Exception``.
+    """Turn a panic of the tokenizers library, which is not an ``Exception``, into a ValueError.
 
     Raises:
-        ValueError: what the panic said.
+        ValueError: there was a panic; the message is the panic's.
     """
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # it can't be imported
+        if type(error).__name__ != "PanicException":  # the class can't be imported
             raise
         raise ValueError(str(error)) from error
 
@@ -163,7 +166,7 @@ def separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _some_text(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """A letter; for a vocabulary that lacks even that, its own entries."""
+    """Yield a letter, then the vocabulary's own entries in case it lacks that letter."""
     yield "a"
     yield from sorted(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))
 
@@ -178,7 +181,7 @@ def _tokenised(
     try:
         found = backend.encode_batch_fast(texts, add_special_tokens=special)
     except TypeError:
-        # A half of a surrogate pair, which is no character, can't be handed on.
+        # Half of a surrogate pair is not a character, and the tokenizer does not take it.
         found = backend.encode_batch_fast(
             [t.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for t in texts],
             add_special_tokens=special,

@@ -1,6 +1,6 @@
-"""What makes training fast and could be left out: a switch for each, with what it gains.
+"""Optional speedups of training, with a switch for each.
 
-A training runs inside :func:`enabled`; when it is left, everything is as it was before.
+A training runs inside :func:`enabled`; afterwards everything is as it was before.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 @dataclass
 class Speedups:
-    """What a training may use to be faster. Each has a module of its own here, which says what
+    """The speedups that a training may use. Each has a module of its own here, which says how much
     it gains."""
 
     one_position: bool = True
     """The last layer of an encoder is computed only at the position that is read."""
     dropout_masks: bool = True
-    """Dropout masks on a CPU take four elements from every number drawn.
-    Other masks are drawn than without it."""
+    """On a CPU, every random number gives four elements of a dropout mask.
+    The masks differ from those without it."""
     low_precision_attention: bool = True
     """Attention on a CPU stays in the precision of autocast."""
 
@@ -28,13 +28,13 @@ _current = Speedups(one_position=True, dropout_masks=False, low_precision_attent
 
 
 def current() -> Speedups:
-    """What is switched on. Outside :func:`enabled` nothing of PyTorch's is replaced."""
+    """The current switches. Outside :func:`enabled`, nothing in PyTorch is replaced."""
     return _current
 
 
 @contextlib.contextmanager
 def enabled(speedups: Speedups) -> Iterator[None]:
-    """Switch on what is asked for, and off what is not, until the context is left.
+    """Switch the given speedups on, and the others off, until the context is left.
 
     Contexts may be nested; they hold for all threads of the process.
     """

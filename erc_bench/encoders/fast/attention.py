@@ -1,12 +1,12 @@
 """Attention on a CPU in the precision of autocast.
 
-A CPU computes attention that has dropout step by step, and PyTorch in float32 even where its inputs
-are of lower precision.
+On a CPU, attention with dropout is computed step by step. By default, PyTorch does so in float32
+even if the inputs are of lower precision.
 
-Gain: a step without it took 1.41 times the time in bfloat16 on a processor with instructions for it
-(``docs/notes/speed.md``), the same in float32. On a processor without them (AMD EPYC, Zen 3;
-MiniLM, 4 rows of 60 to 99 tokens, forward and backward, one thread, processor time) it is 0.93
-times as fast, and ``precision=auto`` takes float32 there.
+Gain: on a processor with instructions for bfloat16 (``docs/notes/speed.md``), a step without this
+took 1.41 times the time in bfloat16, and the same time in float32. On a processor without them (AMD
+EPYC, Zen 3; MiniLM, 4 rows of 60 to 99 tokens, forward and backward, one thread, processor time) a
+step with this is 0.93 times as fast, and ``precision=auto`` takes float32 there.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 
 @contextlib.contextmanager
 def low_precision_attention(on: bool = True) -> Iterator[None]:
-    """Let attention stay in the precision of its inputs, or not, until this is left.
+    """Let attention stay in the precision of its inputs, or not, until the context is left.
 
-    With a GPU nothing changes: its kernels do so anyway.
+    With a GPU nothing changes, since its kernels do so anyway.
     """
     before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(

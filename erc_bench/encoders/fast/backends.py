@@ -1,4 +1,4 @@
-"""Settings of the libraries under PyTorch, each in its function."""
+"""Settings of the libraries below PyTorch, one function each."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import torch
 
 
 def set_up_backends() -> None:
-    """All of them, before anything is computed. They hold for the process."""
+    """Apply all of these settings, before anything is computed. They hold for the process."""
     limit_kernel_cache()
     keep_float32()
     avoid_cudnn_attention()
 
 
 def limit_kernel_cache() -> None:
-    """oneDNN keeps the kernels of 64 shapes, if the environment does not say how many.
+    """Let oneDNN keep the kernels of 64 shapes, unless the environment says how many.
 
-    By itself it keeps 1024, and in bfloat16 every length of a batch makes some: memory grows all
-    through an epoch.
+    Its default is 1024. In bfloat16 every length of a batch adds some, so memory would grow
+    throughout an epoch.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def keep_float32() -> None:
-    """What is in float32 is in float32: cuDNN would multiply in TF32 inside recurrent layers."""
+    """Compute float32 in float32: cuDNN would multiply in TF32 inside recurrent layers."""
     torch.backends.cudnn.allow_tf32 = False
 
 
 def avoid_cudnn_attention() -> None:
-    """Attention is not left to cuDNN, as PyTorch does on an H100.
+    """Do not use cuDNN for attention, as PyTorch would on an H100.
 
-    It plans anew for every shape of a batch, and its gradients can be NaN with a mask of padding
+    cuDNN plans anew for every shape of a batch, and its gradients can be NaN with a padding mask
     (pytorch/pytorch#196678).
     """
     torch.backends.cuda.enable_cudnn_sdp(False)

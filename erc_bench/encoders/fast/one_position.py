@@ -1,8 +1,8 @@
-"""The encoder's states at one position of each row: its last layer attends from no other.
+"""The encoder's states at one position of each row; the last layer computes no others.
 
 Gain: 1.14 to 1.18 times as fast, forward and backward in float32, in processor time: MiniLM of 6
 layers, 32 rows of 60 to 99 tokens, one thread of an AMD EPYC (Zen 3). An encoder of more layers
-gains less, as it is the last one alone.
+gains less, since only its last layer is faster.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ KNOWN = ("bert", "roberta", "xlm-roberta", "camembert", "mpnet")
 def states_at(encoder: Any, positions: Tensor, **inputs: Tensor) -> Tensor:
     """The encoder's last hidden states at one position ``(B,)`` of each row ``(B, d)``.
 
-    In the last layer only these attend and go on: of the others it needs the keys and values. The
-    result is the same. An encoder of another build computes them all, as does every encoder where
-    ``Speedups.one_position`` is off.
+    The last layer computes only these; of the other positions it needs the keys and values. The
+    result is the same. An encoder of an unknown type computes all positions, and so does every
+    encoder if ``Speedups.one_position`` is off.
     """
     rows = torch.arange(len(positions), device=positions.device)
     if current().one_position and _is_known(getattr(encoder, "config", None)):
         encoder = _with_last_attention(encoder, lambda old: _AttentionAt(old, rows, positions))
     states = encoder(**inputs).last_hidden_state
-    # A last layer whose forward was replaced from outside has computed them all.
+    # If the last layer's forward was replaced from outside, it has computed all positions.
     return states[:, 0] if states.shape[1] == 1 else states[rows, positions]
 
 
@@ -50,8 +50,8 @@ def _is_known(config: Any) -> bool:
 def _with_last_attention(encoder: Any, replace: Any) -> Any:
     """The encoder, with another attention in its last layer.
 
-    Only the modules on the way there are copied, and none of their weights. The encoder itself is
-    left as it is, and the copy lives as long as something refers to it: gradient checkpointing
+    Only the modules that lead to that layer are copied, without their weights. The encoder itself
+    is left as it is. The copy lives as long as something refers to it, since gradient checkpointing
     computes its layer again in the backward pass.
     """
     last = _copy_of(encoder.encoder.layer[-1])
@@ -65,7 +65,7 @@ def _with_last_attention(encoder: Any, replace: Any) -> Any:
 
 
 def _copy_of(module: nn.Module) -> Any:
-    # Not copy.copy, for which FSDP's modules would be built anew.
+    # Not copy.copy, which would build FSDP's modules anew.
     copied = object.__new__(type(module))
     copied.__dict__.update(module.__dict__)
     copied._modules = dict(module._modules)
@@ -88,7 +88,7 @@ class _AttentionAt(nn.Module):
         position_bias: Tensor | None = None,
         **__: Any,
     ) -> tuple[Tensor, None]:
-        """What the attention makes of ``states`` ``(B, L, d)`` at these positions ``(B, 1, d)``."""
+        """The attention's output for ``states`` ``(B, L, d)`` at these positions ``(B, 1, d)``."""
         attention, rows, positions = self.attention, self.rows, self.positions
         if mpnet := hasattr(attention, "attn"):
             inner = attention.attn
@@ -101,7 +101,7 @@ class _AttentionAt(nn.Module):
             return states.unflatten(-1, (inner.num_attention_heads, -1)).transpose(1, 2)
 
         def at(pairs: Tensor) -> Tensor:
-            """Of what is said of pairs of positions, what is said of these ``(B, h, 1, L)``."""
+            """The values from these positions, of all pairs of positions ``(B, h, 1, L)``."""
             return pairs.expand(len(rows), -1, states.shape[1], -1)[rows, :, positions][:, :, None]
 
         read = states[rows, positions][:, None]
