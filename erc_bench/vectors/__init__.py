@@ -1,7 +1,7 @@
 """A vector for every utterance: of a fine-tuned or frozen encoder, or from a file.
 
-:func:`utterance_vectors` is the one call; any method may read them, and :class:`VectorMethod` is
-the base of one that does.
+:func:`utterance_vectors` returns them. Any method may read them; :class:`VectorMethod` is the base
+class of those that do.
 """
 
 from erc_bench.vectors.config import OF_A_FILE, FeatureConfig

@@ -16,11 +16,11 @@ OF_A_FILE = ("path", "layer", "size")
 class FeatureConfig:
     """How the vectors of the utterances are made, or where they are read."""
 
-    path: str = ""  # file of vectors (`erc-bench encode`) to be read instead; "" = fine-tune
+    path: str = ""  # file of vectors (`erc-bench encode`) to read instead; "" = fine-tune
     layer: int = 1  # of a `path` in COSMIC's layout: which of its four vectors, 1 … 4
     size: int = 1024  # of a `path` in COSMIC's layout: length of its vectors
     epochs: int = 10  # passes over the training utterances; 0 = the pre-trained encoder as it is
-    max_batches: int = 0  # fine-tune on so many batches an epoch at most; 0 = all
+    max_batches: int = 0  # most batches per epoch of the fine-tuning; 0 = all
     batch_size: int = 32  # utterances per batch
     max_len: int = 128  # tokens of an utterance
     dropout: float = 0.1  # in the classifier that is thrown away afterwards
@@ -29,7 +29,7 @@ class FeatureConfig:
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the fine-tuning
     seed: int = 0  # of the fine-tuning, whatever the seed of the run
-    # a fine-tuning for every seed of a run, with the run's seed added to `seed`
+    # fine-tune for every seed of a run, with the run's seed added to `seed`
     per_seed: bool = added_later(False)
 
     def __post_init__(self) -> None:
@@ -50,8 +50,7 @@ class FeatureConfig:
             )
 
     def of_run(self, seed: int) -> FeatureConfig:
-        """The settings in the run with this seed: with ``per_seed``, the seed of its
-        fine-tuning."""
+        """The settings for a run with this seed; ``per_seed`` adds it to the fine-tuning's seed."""
         return replace(self, seed=self.seed + seed, per_seed=False) if self.per_seed else self
 
     def of_fine_tuning(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Utterance vectors that others have extracted, in COSMIC's pickle layout.
 
 A list ``[speakers, labels, (sentiments,) roberta1..4, sentences, train ids, test ids, dev ids]`` of
-dicts by dialogue id (Ghosal et al. 2020, as published with their code). A pickle can run anything:
-:class:`CosmicUnpickler` builds plain containers, numbers, strings and numpy arrays, and refuses the
-rest by name.
+dicts by dialogue id (Ghosal et al. 2020, as published with their code). A pickle can run any code.
+So :class:`CosmicUnpickler` builds only plain containers, numbers, strings and numpy arrays, and
+refuses everything else by name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COSMIC_PARTS = (
 
 
 class _Dtype:
-    """A plain numpy dtype while a pickle is read."""
+    """Stands in for a plain numpy dtype while a pickle is read."""
 
     def __init__(self, name: Any = "", *ignored: Any) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[fiub](1|2|4|8)|[SU]\d+", name):
@@ -49,7 +49,7 @@ class _Dtype:
 
 
 class _Array:
-    """A numpy array while a pickle is read: numpy's own reconstruction is never let near it."""
+    """Stands in for a numpy array while a pickle is read, instead of numpy's reconstruction."""
 
     array: np.ndarray
 
@@ -74,7 +74,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 _ADMITTED: dict[tuple[str, str], Any] = {
     **{(module, "set"): set for module in ("builtins", "__builtin__")},
     **{(module, "frozenset"): frozenset for module in ("builtins", "__builtin__")},
-    # How bytes are written by the older protocols.
+    # Older protocols write bytes in this way.
     ("_codecs", "encode"): _latin1,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
@@ -88,17 +88,17 @@ for _core in ("numpy.core", "numpy._core"):
 class CosmicUnpickler(pickle.Unpickler):
     """Builds plain containers, numbers, strings and numpy arrays; refuses the rest by name.
 
-    Nothing that a pickle names is imported or called, but the stand-ins above. Arrays come out as
-    stand-ins too, which :func:`as_array` opens.
+    Nothing that a pickle names is imported or called, except the stand-ins above. Arrays are
+    returned as stand-ins too; :func:`as_array` converts them.
     """
 
     def __init__(self, data: bytes, path: Path) -> None:
-        # Python 2 wrote strings as bytes, and the older corpora were written by it.
+        # The files of the older corpora were written by Python 2, which wrote strings as bytes.
         super().__init__(io.BytesIO(data), encoding="latin1")
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands in for a global of this name."""
+        """The stand-in for a global of this name."""
         try:
             return _ADMITTED[module, name]
         except KeyError:
@@ -113,8 +113,8 @@ class CosmicUnpickler(pickle.Unpickler):
 def read_cosmic(path: Path) -> dict[str, Any]:
     """The parts of a file in COSMIC's layout, by their names in ``COSMIC_PARTS``.
 
-    It is a list of 11, or of 10 without sentiments; all but the last three, the dialogue ids of
-    train, test and dev, are dictionaries by dialogue id.
+    The file holds a list of 11 parts, or of 10 without sentiments. The last three are the dialogue
+    ids of train, test and dev; the others are dictionaries by dialogue id.
     """
     try:
         data = path.read_bytes()
@@ -141,7 +141,7 @@ def read_cosmic(path: Path) -> dict[str, Any]:
     if not known or not all(isinstance(part, dict) for part in parts[:-3]):
         raise ErcBenchError(
             f"{path} is not in COSMIC's layout: a list of {', '.join(COSMIC_PARTS)} (sentiments "
-            "may be missing), dictionaries by dialogue id but for the last three."
+            "may be missing). All but the last three must be dictionaries by dialogue id."
         )
     return dict(zip(names, parts, strict=True))
 
@@ -159,9 +159,9 @@ def match(
 ) -> tuple[Tensor, Tensor]:
     """The vectors of a corpus's turns ``(rows, size)``, and which of them have one ``(rows,)``.
 
-    Taken are those of ``roberta{layer}``. Dialogues are found by their ids where the file has all
+    The vectors of ``roberta{layer}`` are used. Dialogues are found by their ids if the file has all
     of them, else by their order in the split. A dialogue has a vector for every turn, or for its
-    labelled turns only. Where the file has the sentences, they must be the turns' texts.
+    labelled turns only. If the file has the sentences, they must be the turns' texts.
 
     Raises:
         ErcBenchError: dialogues, utterances or their texts do not match; the message says which.
@@ -225,7 +225,7 @@ def match(
 def _other_texts(
     dialogue: Dialogue, filled: np.ndarray, sentences: Any
 ) -> list[tuple[Utterance, str]]:
-    """The turns whose sentence in the file is not their text, and what stands there instead."""
+    """The turns whose sentence in the file is not their text, and that sentence."""
     sentences = sentences.array if isinstance(sentences, _Array) else sentences
     given = list(sentences) if isinstance(sentences, (list, tuple, np.ndarray)) else []
     turns = list(dialogue.utterances)
@@ -241,14 +241,14 @@ def _other_texts(
 
 
 def _letters(text: Any) -> str:
-    """A text by its unaccented letters and digits: what no encoding and no transcriber changes."""
+    """The unaccented letters and digits of a text, which encodings and transcribers keep."""
     text = text.decode("latin1") if isinstance(text, bytes) else str(text)
     spoken = re.sub(r"\[[A-Z]+\]", "", text)  # such as [LAUGHTER]
     return re.sub(r"[^a-z0-9]", "", spoken.lower())
 
 
 def _in_order(ids: Iterable[Any]) -> list[str]:
-    """Dialogue ids as text, in the file's order; those of a set by number."""
+    """Dialogue ids as text, in the file's order; those of a set are sorted by number."""
     if isinstance(ids, _Array):
         ids = ids.array.tolist()
     names = [str(i) for i in ids]

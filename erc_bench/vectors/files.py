@@ -1,16 +1,16 @@
-"""Files of utterance vectors: what ``erc-bench encode`` writes, and methods read.
+"""Files of utterance vectors, which ``erc-bench encode`` writes and methods read.
 
-The suffix says the format. Each holds a vector for every utterance, in the order of the corpus:
+The suffix says the format. Each file holds a vector for every utterance, in corpus order:
 
 ``.safetensors``
     the tensor ``vectors`` ``(N, d)``; the metadata ``erc-bench`` is a JSON object.
 ``.npz``
     the arrays ``vectors`` ``(N, d)``, ``ids`` and ``texts`` ``(N,)``, and ``about``, JSON.
 ``.pkl``
-    COSMIC's layout (:mod:`erc_bench.vectors.cosmic`), which others' code reads.
+    COSMIC's layout (:mod:`erc_bench.vectors.cosmic`), which other people's code reads.
 
-The first two hold ids, the digest of each text in the place of the text, and ``about``: the model,
-its digest and the settings. A pickle holds the texts instead, as the layout wants it.
+The first two hold ids, the digest of each text instead of the text, and ``about``: the model, its
+digest and the settings. A pickle holds the texts, as the layout requires.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ from erc_bench.errors import ErcBenchError, listed
 from erc_bench.files import replacing, temporary_name
 
 FORM = 1
-"""Version of what the files hold; it grows when a reader must tell forms apart."""
+"""Version of the file format; it grows when a reader must tell versions apart."""
 
 METADATA = "erc-bench"
-"""The key of a safetensors file's metadata. There is one: several have no fixed order."""
+"""The only key of a safetensors file's metadata, since several would have no fixed order."""
 
 BY_ID = (".safetensors", ".npz")
-"""Suffixes of the files that know utterances by their ids."""
+"""Suffixes of the files that identify utterances by their ids."""
 
 SUFFIXES = (*BY_ID, ".pkl")
 
 
 def text_digest(text: str) -> str:
-    """What stands for a text in a file of vectors: 16 hexadecimal digits of its SHA-256."""
+    """The digest of a text in a file of vectors: 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """The vectors of a corpus's turns, or of some dialogues'."""
+    """The vectors of the turns of a corpus, or of some dialogues."""
 
     vectors: np.ndarray
     """``(N, d)`` in float32, in the order of :attr:`turns`."""
     corpus: Corpus
-    """Whose turns they are of; of dialogues without a corpus all are in ``test``."""
+    """The corpus that the turns are of; dialogues without a corpus are all in ``test``."""
     about: Mapping[str, Any]
     """The ``model`` with its digest, its ``settings``, and the ``corpus``: plain data."""
 
     @property
     def turns(self) -> list[Utterance]:
-        """The N turns: train, dev, test, as far as there are such splits."""
+        """The N turns, in the order train, dev, test."""
         return turns_of(self.corpus)
 
     @property
@@ -76,7 +76,7 @@ class Encoded:
         """Write a file in the format of its suffix, whole or not at all.
 
         Raises:
-            ErcBenchError: another suffix, a file that is there (``force`` replaces it), or one that
+            ErcBenchError: the suffix is unknown, the file exists (``force`` replaces it), or it
                 can't be written.
         """
         path = Path(path)
@@ -97,10 +97,10 @@ def turns_of(corpus: Corpus) -> list[Utterance]:
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Whether a file of vectors can be written there, before they are computed.
+    """Check that a file of vectors can be written, before the vectors are computed.
 
     Raises:
-        ErcBenchError: as of :meth:`Encoded.save`.
+        ErcBenchError: as :meth:`Encoded.save`.
     """
     if path.suffix not in SUFFIXES:
         raise ErcBenchError(
@@ -160,7 +160,7 @@ def _npz(encoded: Encoded) -> bytes:
 
 
 def _cosmic(encoded: Encoded) -> bytes:
-    """The list of ten parts; the four vectors that the layout has of an utterance are the same."""
+    """COSMIC's list of ten parts; its four vectors of an utterance are all the same here."""
     speakers: dict[str, list[str]] = {}
     labels: dict[str, list[int]] = {}
     vectors: dict[str, list[np.ndarray]] = {}
@@ -195,20 +195,20 @@ _WRITERS = {".safetensors": _safetensors, ".npz": _npz, ".pkl": _cosmic}
 
 @dataclass(frozen=True, eq=False)
 class VectorFile:
-    """What a file of vectors by utterance ids holds."""
+    """The contents of a file of vectors by utterance ids."""
 
     vectors: np.ndarray
     """``(N, d)``, finite, in float32."""
     ids: Sequence[str]
     """N different ids."""
     texts: Sequence[str]
-    """:func:`text_digest` of the N texts; empty where the file does not say them."""
+    """:func:`text_digest` of the N texts; empty if the file does not have them."""
     about: Mapping[str, Any]
-    """What else it says: the model, its digest, its settings."""
+    """Everything else in the file: the model, its digest, its settings."""
 
 
 def read_vectors(path: Path) -> VectorFile:
-    """A ``.safetensors`` or ``.npz`` file of vectors by utterance ids; nothing is unpickled.
+    """Read a ``.safetensors`` or ``.npz`` file of vectors by utterance ids, without unpickling.
 
     Raises:
         ErcBenchError: it can't be read, or something in it does not fit.
@@ -223,7 +223,7 @@ def read_vectors(path: Path) -> VectorFile:
             f"features.path names {path}, which can't be read: {error.strerror or error}."
         ) from error
     except _UnfitError as error:
-        raise ErcBenchError(f"{path} is no file of utterance vectors: {error}.") from None
+        raise ErcBenchError(f"{path} is not a file of utterance vectors: {error}.") from None
     except Exception as error:  # a damaged file raises anything
         raise ErcBenchError(
             f"{path} can't be read as a file of utterance vectors ({type(error).__name__}: "
@@ -234,7 +234,7 @@ def read_vectors(path: Path) -> VectorFile:
         raise ErcBenchError(f"{path} was written by a newer erc-bench (form {form}). Upgrade.")
     if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(vectors) != len(ids) or not ids:
         raise ErcBenchError(
-            f"{path} is no file of utterance vectors: it has {len(ids)} ids, and vectors of the "
+            f"{path} is not a file of utterance vectors: it has {len(ids)} ids, and vectors of the "
             f"shape {vectors.shape} and type {vectors.dtype}, not floating-point numbers (ids, d)."
         )
     vectors = vectors.astype(np.float32)
@@ -249,7 +249,7 @@ def read_vectors(path: Path) -> VectorFile:
 
 
 class _UnfitError(Exception):
-    """A file that can be read, and lacks something."""
+    """Raised when a file can be read, but lacks something."""
 
 
 def _read_safetensors(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
@@ -270,7 +270,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     try:
         file = np.load(path, allow_pickle=False)
     except zipfile.BadZipFile as error:
-        raise _UnfitError(f"it is no archive of arrays ({error})") from error
+        raise _UnfitError(f"it is not an archive of arrays ({error})") from error
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise _UnfitError("it is a single array")
     with file:
@@ -286,8 +286,8 @@ def _read_npz(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def match_ids(given: VectorFile, corpus: Corpus, path: Path) -> tuple[Tensor, Tensor]:
     """The vectors of a corpus's turns ``(rows, d)``, and which of them have one ``(rows,)``.
 
-    Utterances are found by their ids. Those without a label may lack a vector. Where the file says
-    the digests of the texts, they must be those of the corpus.
+    Utterances are found by their ids. Those without a label may lack a vector. If the file has
+    digests of the texts, they must be those of the corpus.
 
     Raises:
         ErcBenchError: a labelled utterance has no vector, or another text.

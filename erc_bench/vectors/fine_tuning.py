@@ -36,15 +36,15 @@ from erc_bench.training.train import train
 from erc_bench.vectors.config import FeatureConfig
 
 UNFINISHED = "unfinished"
-"""Folder beside a fine-tuned encoder's with the checkpoints of its training."""
+"""The folder beside a fine-tuned encoder's that holds the checkpoints of its training."""
 
 FINE_TUNING = "fine_tuning.json"
-"""Beside a fine-tuned encoder's weights: where they were trained, in how many seconds."""
+"""The file beside a fine-tuned encoder's weights: where they were trained, and how long."""
 
 
 @dataclass
 class UtteranceConfig(MethodConfig):
-    """:class:`FeatureConfig` as the settings of a method; ``gradient_clip`` is 5 there too."""
+    """:class:`FeatureConfig` as the settings of a method, whose ``gradient_clip`` stays at 5."""
 
     max_len: int = 128
     dropout: float = 0.1
@@ -121,24 +121,24 @@ def cls_states(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) ->
 
 
 def fine_tuning_of(encoder: Path) -> dict[str, Any]:
-    """What stands in a fine-tuned encoder's folder of how it came to be."""
+    """What a fine-tuned encoder's folder says about its training; empty if nothing."""
     with contextlib.suppress(OSError, ValueError):
         return json.loads((encoder / FINE_TUNING).read_text())
     return {}
 
 
 def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path) -> None:
-    """Fine-tune an encoder on a corpus's single utterances; the epoch that is best on dev stays.
+    """Fine-tune an encoder on a corpus's single utterances, and keep the epoch that is best on dev.
 
-    One that was interrupted goes on from its last finished epoch, to the same encoder. The random
-    numbers of the caller are left as they are.
+    An interrupted fine-tuning goes on from its last finished epoch and gives the same encoder. The
+    caller's random numbers are not affected.
 
     Args:
         corpus: with train and dev.
         encoder: the pre-trained encoder.
         config: the settings.
-        folder: where the encoder and its tokenizer are put once they are complete; its parent is to
-            be named by all that determines the encoder.
+        folder: where the encoder and its tokenizer are put once they are complete. The name of its
+            parent must depend on everything that determines the encoder.
     """
     shared = {k: v for k, v in config.of_fine_tuning().items() if k != "seed"}
     settings = UtteranceConfig(encoder=encoder, select_on=corpus.metric.name, **shared)
@@ -172,7 +172,7 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
 
 
 def _can_be_resumed(part: Path) -> bool:
-    """Whether there is a checkpoint to go on from; damaged ones are removed, with a line."""
+    """Whether there is a checkpoint to go on from; damaged ones are removed, with a notice."""
     last = part / LAST
     if last.exists():
         try:

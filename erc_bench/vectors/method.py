@@ -26,7 +26,7 @@ class VectorMethodConfig(MethodConfig):
 
 
 class VectorMethod(ErcMethod):
-    """A method on utterance vectors: it has them in ``features`` when it trains and predicts.
+    """A method on utterance vectors, which are in ``features`` when it trains and predicts.
 
     Attributes:
         features: the vectors of all turns of the corpus it was prepared for ``(rows, d)``; not in
@@ -43,11 +43,11 @@ class VectorMethod(ErcMethod):
 
     def __init__(self, config: VectorMethodConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
-        # Which fine-tuned encoder made the vectors, so that those of new dialogues are its too.
+        # Names the fine-tuned encoder, so that it makes the vectors of new dialogues too.
         self.register_buffer("encoder_key", torch.zeros(32, dtype=torch.uint8))
         self.register_buffer("features", torch.empty(0, self.vector_size), persistent=False)
         self.present = torch.empty(0, dtype=torch.bool)
-        self.fine_tuned_encoder: Path | None = None  # its folder, where it came with the weights
+        self.fine_tuned_encoder: Path | None = None  # its folder, if it came with the weights
         self.fine_tuning: dict[str, Any] = {}  # where that encoder was trained, and how long
 
     @property
@@ -62,7 +62,7 @@ class VectorMethod(ErcMethod):
         return vectors_identity(config.encoder, config.features)
 
     def prepare(self, data: ErcDataModule) -> None:
-        """The vectors of all turns."""
+        """Get the vectors of all turns."""
         found = utterance_vectors(
             data.corpus,
             self.config.encoder,
@@ -76,8 +76,8 @@ class VectorMethod(ErcMethod):
         self.encoder_key = torch.tensor(list(found.key), dtype=torch.uint8, device=self.device)
 
     def recorded(self) -> dict[str, Any]:
-        """Which vectors they were, for two fine-tunings of one encoder are told apart by them; and
-        what is known of that fine-tuning."""
+        """A digest of the vectors, which tells fine-tunings of one encoder apart; and what is known
+        about the fine-tuning."""
         vectors = hashlib.sha256(self.features.cpu().numpy().tobytes()).hexdigest()
         return {"vectors": vectors} | (
             {"fine_tuning": self.fine_tuning} if self.fine_tuning else {}

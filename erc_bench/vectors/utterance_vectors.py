@@ -1,10 +1,10 @@
 """Vectors of a corpus's utterances: made by an encoder or read from a file, and cached.
 
-Made here, an encoder is fine-tuned to classify each training utterance without its context, as
-COSMIC does (Ghosal et al. 2020, section 3.1), or taken as it is (``features.epochs=0``). The CLS
+To make them, an encoder is fine-tuned to classify each training utterance without its context, as
+COSMIC does (Ghosal et al. 2020, section 3.1), or used as it is (``features.epochs=0``). The CLS
 state of its last layer is the utterance's vector. The fine-tuned encoder and the vectors are cached
-under what determines them; the fine-tuning has a seed of its own, so all seeds of a run share them
-unless ``features.per_seed`` is set.
+under a key of everything that determines them. The fine-tuning has a seed of its own, so all seeds
+of a run share them unless ``features.per_seed`` is set.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from erc_bench.vectors.files import BY_ID, match_ids, read_vectors, turns_of
 from erc_bench.vectors.fine_tuning import UNFINISHED, cls_states, fine_tune, fine_tuning_of
 
 EXTRACT_BATCH = 64
-"""Utterances per batch when vectors are computed; it changes nothing but the speed."""
+"""Utterances per batch when vectors are computed; it only affects the speed."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Vectors:
     """The vectors of all turns of a corpus, its splits one after another."""
 
     vectors: Tensor
-    """``(rows, d)``, 0 where there is none."""
+    """``(rows, d)``; 0 for a turn that has none."""
     present: Tensor
     """Whether a turn has one ``(rows,)``; a file may lack those of unlabelled turns."""
     key: bytes
     """SHA-256 over what determines the encoder that made them, or of the file."""
     fine_tuning: dict[str, Any] = field(default_factory=dict)
-    """Where that encoder was fine-tuned, and the seconds that took; empty where nothing says it."""
+    """Where that encoder was fine-tuned, and for how many seconds; empty if that is not known."""
 
 
 def vector_size(encoder: str, config: FeatureConfig) -> int:
@@ -90,15 +90,15 @@ def utterance_vectors(
 
     Args:
         corpus: it needs train and dev if an encoder has to be fine-tuned on it.
-        encoder: the pre-trained encoder; not looked at where the settings name a file.
+        encoder: the pre-trained encoder; ignored if the settings name a file.
         config: the settings.
-        key: the fine-tuned encoder to be used (``Vectors.key`` of its training); None = this
+        key: the fine-tuned encoder to use (``Vectors.key`` of its training); None = this
             corpus's own. A frozen encoder needs none.
-        fine_tuned: the folder of that encoder, where it is not in the cache.
+        fine_tuned: the folder of that encoder, if it is not in the cache.
 
     Raises:
-        ErcBenchError: an encoder is asked for that is not in the cache, or a file does not fit the
-            corpus.
+        ErcBenchError: the encoder that ``key`` names is not in the cache, or a file does not fit
+            the corpus.
     """
     if config.path:
         path = Path(config.path).expanduser()
@@ -115,7 +115,7 @@ def utterance_vectors(
         there = torch.ones(len(found), dtype=torch.bool)
         return Vectors(found, there, key, fine_tuning_of(fine_tuned))
     frozen, own = not config.epochs, _key(corpus, encoder, config)
-    if frozen:  # which encoder that is, is known without a training
+    if frozen:  # a frozen encoder is known without a training
         key = own
     if key is None and not frozen and "train" not in corpus.contents:
         raise ErcBenchError(
@@ -149,7 +149,7 @@ def utterance_vectors(
                     made = extract(tuned, texts, config.max_len)
                 vectors = devices.first(made)
                 assert vectors is not None
-                # Not those of dialogues that are met only once.
+                # The vectors of new dialogues are not kept, as they are needed only once.
                 if leads and "train" in corpus.contents:
                     with replacing(path, temporary_name(path)) as file:
                         np.save(file, vectors.numpy(), allow_pickle=False)
@@ -165,7 +165,7 @@ def utterance_vectors(
 
 
 def _check_values(given: Tensor, there: Tensor, corpus: Corpus, path: Path) -> None:
-    """Raise if vectors of different texts are all the same; say which are nothing but zeros."""
+    """Raise if vectors of different texts are all the same; tell the user if some are all zeros."""
     turns = [turn for turn, has in zip(turns_of(corpus), there.tolist(), strict=True) if has]
     vectors = given[there]
     if len({turn.text for turn in turns}) > 1 and (vectors == vectors[0]).all():
@@ -181,12 +181,12 @@ def _check_values(given: Tensor, there: Tensor, corpus: Corpus, path: Path) -> N
 
 
 def encoder_folder(key: bytes) -> Path:
-    """The folder in the cache of the fine-tuned encoder with this ``Vectors.key``, there or not."""
+    """The cache folder of the fine-tuned encoder with this ``Vectors.key``; it need not exist."""
     return cache_folder() / "vectors" / key.hex()[:32] / "encoder"
 
 
 def _key(corpus: Corpus, encoder: str, config: FeatureConfig) -> bytes:
-    """SHA-256 over what determines the encoder that makes the vectors, our code among it."""
+    """SHA-256 over what determines the encoder that makes the vectors, including our code."""
     settings = config.of_fine_tuning()
     found = find_encoder(encoder)
     parts: list[Any] = [found.digest, digest_of(found.folder / "config.json")]
@@ -200,9 +200,9 @@ def _key(corpus: Corpus, encoder: str, config: FeatureConfig) -> bytes:
 
 
 def _code(*, fine_tuned: bool) -> list[str]:
-    """Digests of the code that makes vectors, and versions of what it stands on."""
+    """Digests of the code that makes vectors, and versions of the packages that it uses."""
     rooms, packages = ["vectors", "encoders"], ["transformers", "tokenizers"]
-    if fine_tuned:  # all that a training goes through
+    if fine_tuned:  # everything that a training uses
         rooms += ["method", "training", "evaluation"]
         packages += ["lightning", "torchmetrics", "numpy"]
     package = Path(__file__).parent.parent
@@ -212,7 +212,7 @@ def _code(*, fine_tuned: bool) -> list[str]:
 
 
 def _stored(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    """Vectors of the cache; None where there are none, or a damaged file."""
+    """Vectors from the cache; None if there are none, or the file is damaged."""
     try:
         vectors = np.load(path, allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):
