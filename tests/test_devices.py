@@ -391,7 +391,7 @@ def test_a_network_that_mixes_examples_is_told_apart(
         if each is Plugin:
             assert method.whole_output(batch)["mean"].shape == (5, 8)
             continue
-        with pytest.raises(ErcBenchError, match=r"depends on the others .* Leave out --devices"):
+        with pytest.raises(ErcBenchError, match=r"depends on the other .* Leave out --devices"):
             method.whole_output(batch)
         assert method.training
 

@@ -50,7 +50,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name's module when it is asked for: settings are read without PyTorch."""
+    """Import a name's module on first use, so that settings are read without PyTorch."""
     from importlib import import_module
 
     for module, names in _ROOMS.items():

@@ -1,4 +1,4 @@
-"""Which examples stand together in a batch."""
+"""Which examples are together in a batch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import numpy as np
 from torch.utils.data import Sampler
 
 POOL = 32
-"""Batches that are sorted by length together; the more, the less padding and the less shuffled."""
+"""Batches that are sorted by length together. More of them mean less padding, less shuffling."""
 
 
 class Batches(Sampler[np.ndarray]):
     """Batches of example indices.
 
-    In training the examples are shuffled, with ``group_by_length`` sorted by length within pools of
-    ``POOL`` batches, and cut; the batches are then shuffled, and are the same in every process.
-    Otherwise the longest come first, and every process of several takes its share of the batches.
-    They all get equally many, since a network may need all of them at once: behind the ``own`` ones
-    a process may have one more, which is another's.
+    With a ``seed``, for training, the examples are shuffled. With ``group_by_length`` they are then
+    sorted by length within pools of ``POOL`` batches. They are cut into batches, and these are
+    shuffled. The batches are the same in every process.
+
+    Without a ``seed``, for evaluation, the longest examples come first, and each process takes its
+    share of the batches. All processes get equally many, since a network may need all processes at
+    once. So after its ``own`` batches, a process may get one more that belongs to another.
     """
 
     def __init__(
@@ -42,18 +44,18 @@ class Batches(Sampler[np.ndarray]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle differently from now on; Lightning calls it."""
+        """Set the epoch, which changes the shuffling; Lightning calls it."""
         self.epoch = epoch
 
     @property
     def _batches(self) -> int:
-        """How many there are."""
+        """The number of batches, over all processes."""
         count = len(self.examples) / self.batch_size
         return int(count) if self.whole else int(np.ceil(count))
 
     @property
     def own(self) -> int:
-        """How many of this process's batches are its own; of another the last is a repetition."""
+        """How many of this process's batches are its own; a further one repeats another's."""
         return len(range(self.rank, self._batches, self.processes))
 
     def __len__(self) -> int:

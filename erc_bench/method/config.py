@@ -14,13 +14,14 @@ _LATER = "added_later"
 _UNHASHED = "unhashed"
 
 SelectOn = Literal[Figure, "loss"]
-"""The figure of dev that selects: the corpus's own, or the loss."""
+"""The figure of dev that selects the epoch: the corpus's own, or the loss."""
 
 
 def added_later(default: Any = MISSING, *, factory: Any = MISSING) -> Any:
     """A setting that a method did not have from the beginning.
 
-    Left at its default it does not change the hash of a run, so that runs of before stay finished.
+    At its default it does not change the hash of a run, so that earlier runs still count as
+    finished.
     """
     return field(default=default, default_factory=factory, metadata={_LATER: True})
 
@@ -31,7 +32,7 @@ def is_added_later(setting: Field[Any]) -> bool:
 
 
 def unhashed(default: Any = MISSING, *, factory: Any = MISSING) -> Any:
-    """A setting that no answer depends on: how long a server is waited for, say.
+    """A setting that no answer depends on, such as how long to wait for a server.
 
     It never changes the hash of a run.
     """
@@ -59,25 +60,25 @@ class EvaluationConfig:
 
 @dataclass
 class MethodConfig:
-    """What every method is trained with; a method extends it by its own hyper-parameters."""
+    """The settings of every method; a method adds its own hyper-parameters."""
 
     encoder: str = ""  # hub id or folder; "" = none
     epochs: int = 8  # passes over the training split
-    max_batches: int = 0  # train on so many batches an epoch at most; 0 = all
+    max_batches: int = 0  # most training batches per epoch; 0 = all
     batch_size: int = 64  # examples per batch
     drop_last: bool = False  # leave out an epoch's last batch if it is smaller than the others
     accumulate: int = 1  # batches per optimiser step
     gradient_clip: float = 5.0  # largest gradient norm; 0 = no clipping
     patience: int = 0  # epochs without improvement on dev before stopping; 0 = never
-    # the figure of dev that selects: the corpus's own, for which the first of these stands, or loss
+    # the figure of dev that selects the epoch: weighted_f1 = the corpus's own figure; or loss
     select_on: SelectOn = "weighted_f1"
     # auto = what this hardware does well
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     speedups: Speedups = added_later(factory=Speedups)  # what training may use to be faster
-    # examples whose states are kept at a time, for less memory and a third more time; 0 = all
+    # examples whose states are kept at a time: less memory, a third more time; 0 = all
     micro_batch: int = added_later(0)
-    # states of an encoder's layers are computed again in the backward pass, for less memory
+    # compute the states of an encoder's layers again in the backward pass, to save memory
     checkpointing: bool = added_later(False)
     # a training batch holds examples of similar length; false = it is drawn from all of them
     group_by_length: bool = added_later(True)
@@ -96,9 +97,9 @@ def _finite(config: Any, key: str, within: str) -> None:
 
 
 def at_least(config: Any, bound: float, *keys: str, within: str = "") -> None:
-    """Check numeric settings against a lower bound; a smaller one is an error that names it.
+    """Raise if a numeric setting is below a bound; the message names the setting.
 
-    ``within`` stands before the names: ``"evaluation."`` of a group of settings.
+    ``within`` is put before the names, such as ``"evaluation."`` for a group of settings.
     """
     for key in keys:
         _finite(config, key, within)
@@ -110,7 +111,7 @@ def at_least(config: Any, bound: float, *keys: str, within: str = "") -> None:
 
 
 def between_0_and_1(config: Any, *keys: str, within: str = "") -> None:
-    """Check that settings lie between 0 and 1; as :func:`at_least`."""
+    """Raise if a setting is not between 0 and 1; as :func:`at_least`."""
     for key in keys:
         if not 0 <= getattr(config, key) <= 1:
             raise ErcBenchError(
@@ -119,7 +120,7 @@ def between_0_and_1(config: Any, *keys: str, within: str = "") -> None:
 
 
 def above(config: Any, bound: float, *keys: str, within: str = "") -> None:
-    """Check that numeric settings exceed a bound; as :func:`at_least`."""
+    """Raise if a numeric setting does not exceed a bound; as :func:`at_least`."""
     for key in keys:
         _finite(config, key, within)
         if not getattr(config, key) > bound:

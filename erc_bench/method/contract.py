@@ -21,24 +21,24 @@ class ErcMethod(LightningModule):
     """Base class of all methods.
 
     A method sets ``Config``, ``context`` and ``reader`` and writes ``forward``, ``loss``,
-    ``scores`` and ``configure_optimizers``. How a model is selected and evaluated is the same for
-    all methods and none of its business.
+    ``scores`` and ``configure_optimizers``. The framework selects and evaluates the model, in the
+    same way for all methods.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    """Its settings, defaults as in the paper."""
+    """The class of its settings, with the paper's values as defaults."""
     context: Literal["past", "full"]
-    """Whether predictions depend on later turns (``full``) or on ``past`` ones alone: a promise,
-    which a test checks for every method of the suite."""
+    """Whether predictions may depend on later turns (``full``) or on ``past`` ones alone. A test
+    checks this for every method of the suite."""
     trains: ClassVar[bool] = True
-    """False: there is nothing to fit. It is evaluated, recorded and ranked like any other."""
+    """False if there is nothing to fit. It is evaluated, recorded and ranked like any other."""
     several_devices: ClassVar[bool] = True
-    """False: it can't be trained on several devices as on one; such a run is refused."""
+    """False if it can't be trained on several devices as on one; such a run is refused."""
     gives_probabilities: bool = True
-    """False: its scores say which emotion, not how probable each is; none are recorded then."""
+    """False if its scores say which emotion, not how probable each is; none are recorded then."""
     reader: Reader
     prepared_for: str = ""
-    """Digest of the corpus that :meth:`prepare` was called with last; the framework keeps it."""
+    """Digest of the corpus that :meth:`prepare` was called with last; set by the framework."""
 
     def __init__(self, config: MethodConfig, labels: LabelSet) -> None:
         super().__init__()
@@ -49,58 +49,60 @@ class ErcMethod(LightningModule):
     # --- what a method writes
 
     def forward(self, batch: Batch) -> Any:
-        """The network, called once a batch; its output goes to ``loss`` and ``scores``.
+        """Run the network, once per batch; its output goes to ``loss`` and ``scores``.
 
         With several devices, or with micro-batches, it is called with parts of a training batch,
-        and the outputs are joined: tensors along the first dimension, which has to be that of the
-        examples or of their targets.
+        and the outputs are joined. Tensors are joined along their first dimension, which must be
+        that of the examples or of their targets.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward(batch).")
 
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """``{"loss": scalar to minimise, ...}`` and whatever else is worth a curve."""
+        """``{"loss": scalar to minimise, ...}``; everything else in it is logged as a curve too."""
         raise NotImplementedError(f"{type(self).__name__} trains, so it needs a loss.")
 
     def scores(self, output: Any, batch: Batch) -> Tensor:
-        """Logits ``(N, C)`` of the batch's targets: the highest is predicted, their softmax is the
-        probability. A row of NaN is no answer: it counts as wrong and is reported.
+        """Logits ``(N, C)`` of the batch's targets; by default, the output itself.
 
-        The output itself, if a method does not say otherwise.
+        The highest logit is the prediction, and their softmax is the probability. A row of NaN
+        means that there is no answer: it counts as wrong and is reported.
         """
         return output
 
     # --- what a method may write
 
     def states(self, batch: Batch) -> Tensor:
-        """What is classified of each target ``(N, d)``, in the order of ``scores``: what a network
-        has before its last step. ``erc-bench encode`` gives it as the utterance's vector.
+        """The state of each target that is classified ``(N, d)``, in the order of ``scores``.
 
-        A method that does not write it has no such state: a label's likelihood, say, is read off
-        many.
+        It is what the network has before its last step. ``erc-bench encode`` writes it as the
+        utterance's vector. A method without such a state does not write this: a label's likelihood,
+        for example, is read off many states.
         """
         raise NotImplementedError(f"{type(self).__name__} has no states(batch).")
 
     def anchors(self) -> Tensor | None:
-        """What ``states`` are compared with by their angle ``(C, d)``, one an emotion; None where
-        there is no such. ``erc-bench plot vectors`` shows it."""
+        """The vectors that ``states`` are compared with by angle, one per emotion ``(C, d)``.
+
+        None if there are none. ``erc-bench plot vectors`` shows them.
+        """
         return None
 
     @classmethod
     def encoder_identity(cls, config: MethodConfig) -> dict[str, str]:
-        """What turns text into vectors: its ``name``, and a ``digest`` of its weights."""
+        """The ``name`` of what turns text into vectors, and a ``digest`` of its weights."""
         name = config.encoder
         return {"name": name, "digest": find_encoder(name).digest if name else ""}
 
     @classmethod
     def further_corpora(cls, config: MethodConfig) -> tuple[str, ...]:
-        """Names of corpora that it reads beside the run's own: what they hold tells runs apart."""
+        """Names of corpora read besides the run's own; their contents are part of its identity."""
         return ()
 
     def prepare(self, data: ErcDataModule) -> None:
-        """Before training or predicting: what is computed once from a corpus."""
+        """Compute what is needed once per corpus; called before training or predicting."""
 
     def further_dialogues(self, data: ErcDataModule) -> Sequence[Dialogue]:
-        """Dialogues to train on beside the corpus's own; their labels are not looked at."""
+        """Dialogues to train on besides the corpus's own; their labels are ignored."""
         return ()
 
     def epoch_examples(self, data: ErcDataModule, epoch: int) -> np.ndarray | None:
@@ -108,17 +110,19 @@ class ErcMethod(LightningModule):
         return None
 
     def after_epoch(self, data: ErcDataModule, epoch: int) -> None:
-        """After the training batches of an epoch, before dev is scored."""
+        """Called after the training batches of an epoch, before dev is scored."""
 
     def adapt(self, data: ErcDataModule, last_state: Callable[[], Mapping[str, Tensor]]) -> None:
-        """A second stage of training, after the first, with its selected weights.
+        """A second stage of training, which starts with the selected weights of the first.
 
-        ``last_state()`` reads what :meth:`saved_state` gave after the last epoch.
+        ``last_state()`` returns what :meth:`saved_state` gave after the last epoch.
         """
 
     def extra_metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """Percentages to record beside the emotion metrics: by name how many answers of the batch
-        are right, and how many were asked for ``(2,)``."""
+        """Counts for percentages that are recorded beside the emotion metrics, by name.
+
+        Each holds how many answers of the batch are right, and how many were asked for ``(2,)``.
+        """
         return {}
 
     def recorded(self) -> dict[str, Any]:
@@ -126,16 +130,16 @@ class ErcMethod(LightningModule):
         return {}
 
     def run_files(self) -> dict[str, str]:
-        """Text files that a run leaves beside its model, by name, once dev and test are
-        predicted."""
+        """The texts of files that a run leaves beside its model, by file name; called once dev and
+        test are predicted."""
         return {}
 
     def saved_state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of the weights; all of them, if a method does not say less."""
+        """The weights that a checkpoint holds; by default, all of them."""
         return self.state_dict()
 
     def load_saved_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`saved_state` gave. A buffer may have grown since it was made."""
+        """Load what :meth:`saved_state` gave; a buffer of another size is resized first."""
         for name, buffer in self.named_buffers():
             if name in state and buffer.shape != state[name].shape:
                 buffer.resize_(state[name].shape)
@@ -144,10 +148,10 @@ class ErcMethod(LightningModule):
     # --- what Lightning calls
 
     def whole_output(self, batch: Batch, *further: Any) -> Any:
-        """``forward(batch, *further)`` of a whole training batch, on however many devices.
+        """``forward(batch, *further)`` of a whole training batch, on any number of devices.
 
-        What a ``training_step`` of a method's own, or a loss that runs the network again, calls in
-        the place of ``self(batch)``.
+        A method's own ``training_step``, or a loss that runs the network again, must call this
+        instead of ``self(batch)``.
         """
         parts = batch.get(PARTS)
         if parts is None:
@@ -158,7 +162,7 @@ class ErcMethod(LightningModule):
         return output_in_parts(self, parts, *further)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss, with its parts logged."""
+        """The loss; its parts are logged."""
         parts = self.loss(self.whole_output(batch), batch)
         values = {f"train/{name}": value.detach() for name, value in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
@@ -167,7 +171,7 @@ class ErcMethod(LightningModule):
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Any]:
-        """``scores`` ``(N, C)``, and the ``loss`` where that selects."""
+        """``scores`` ``(N, C)``, and the ``loss`` if that selects the epoch."""
         output = self(batch)
         loss = self.loss(output, batch) if self.config.select_on == "loss" else {}
         return {"scores": self.scores(output, batch), "loss": loss.get("loss")}
@@ -186,4 +190,4 @@ class ErcMethod(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.load_saved_state(checkpoint["state_dict"])
-        checkpoint["state_dict"] = self.state_dict()  # what Lightning then loads is all there
+        checkpoint["state_dict"] = self.state_dict()  # Lightning then loads a complete state

@@ -1,4 +1,4 @@
-"""Corpus → a method's examples → batches, of similar length where nothing else is set."""
+"""Corpus → a method's examples → batches, by default of examples of similar length."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from erc_bench.progress import track
 
 
 class Learner(Protocol):
-    """What batches depend on: a method, as far as this room knows it."""
+    """The part of a method that batches depend on."""
 
     @property
     def config(self) -> MethodConfig: ...
@@ -44,11 +44,11 @@ class ErcDataModule(LightningDataModule):
 
     Attributes:
         corpus: the corpus.
-        seed: of the shuffling, and of whatever a method draws of the examples.
-        data_dir: where a method looks for further corpora, before the usual places.
-        splits: the corpus's splits, of ``train``, ``dev`` and ``test``.
-        columns: by split the examples as columns, ``dialogue`` and ``first_row`` among them.
-        gold: the label of every turn ``(rows,)``, −1 where it has none; the turns of train, dev and
+        seed: the seed of the shuffling, and of the examples that a method draws.
+        data_dir: folder of a method's further corpora, searched before the usual places.
+        splits: those of ``train``, ``dev`` and ``test`` that the corpus has.
+        columns: the examples of each split as columns, including ``dialogue`` and ``first_row``.
+        gold: the label of every turn ``(rows,)``, −1 if it has none. The turns of train, dev and
             test are numbered one after another.
         ids: the utterance id of every row.
     """
@@ -74,17 +74,17 @@ class ErcDataModule(LightningDataModule):
             self.ids += [u.id for u in turns]
             labels += [-1 if u.label is None else u.label for u in turns]
             columns = _examples(method.reader, dialogues, training=split == "train")
-            if columns:  # a split without a label has rows, and no examples
+            if columns:  # a split without a label has rows, but no examples
                 starts = first_row + np.cumsum([0, *map(len, dialogues)])
                 columns["first_row"] = starts[np.asarray(columns["dialogue"])]
             self.columns[split] = columns
         self.gold = torch.tensor(labels)
 
     def add_training_dialogues(self, dialogues: Sequence[Dialogue]) -> None:
-        """Further dialogues to train on, without their labels.
+        """Add further dialogues to train on, without their labels.
 
-        Their examples come behind the corpus's own, with −1 for ``dialogue`` and no targets, in
-        the place of those that were added before.
+        Their examples come after the corpus's own, with −1 for ``dialogue`` and no targets. They
+        replace those that were added before.
         """
         unlabelled = [
             replace(d, utterances=tuple(replace(u, label=None) for u in d.utterances))
@@ -112,7 +112,7 @@ class ErcDataModule(LightningDataModule):
         return make_batch(self.method.reader, self.gold, columns)
 
     def lengths(self, split: str) -> np.ndarray:
-        """What an example costs ``(examples,)``: the length of its longest column."""
+        """The cost of each example ``(examples,)``: the length of its longest column."""
         ragged = [c for c in self.columns[split].values() if isinstance(c, Ragged)]
         return np.max([c.lengths for c in ragged], axis=0)
 
@@ -121,8 +121,8 @@ class ErcDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the epoch's examples, the same on every device.
 
-        With several devices, or with micro-batches, a batch has what this device computes of it
-        under :data:`~erc_bench.method.parts.PARTS`.
+        With several devices, or with micro-batches, a batch also has the parts of it that this
+        device computes, under :data:`~erc_bench.method.parts.PARTS`.
         """
         epoch = self.trainer.current_epoch if self.trainer else 0
         batches = Batches(
@@ -137,15 +137,17 @@ class ErcDataModule(LightningDataModule):
         return self._loader("train", batches, in_parts=True)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """Dev; and test behind it where the oracle gap is asked for."""
+        """Dev, followed by test if the oracle gap is asked for."""
         splits = ["dev", "test"] if self.method.config.evaluation.oracle else ["dev"]
         return [self.evaluation_loader(split) for split in splits]
 
     def evaluation_loader(
         self, split: str, examples: np.ndarray | None = None
     ) -> DataLoader[Batch]:
-        """Every example of a split (or the given ones) once, the longest first; of several devices
-        each has a share of the batches."""
+        """Every example of a split (or the given ones) once, the longest first.
+
+        Each of several devices gets a share of the batches.
+        """
         size, here = self.method.config.evaluation.batch_size, devices.position()
         batches = Batches(
             self.lengths(split), size, examples=examples, process=(here.rank, here.count)
@@ -160,7 +162,7 @@ class ErcDataModule(LightningDataModule):
             self.method.config.micro_batch if in_parts else None,
         )
         pin = torch.cuda.is_available()
-        # Starting an iterator draws a number; from the global stream a resumed run draws fewer.
+        # Starting an iterator draws a number. A resumed run would draw fewer from the global one.
         own = torch.Generator()
         return DataLoader(data, sampler=batches, batch_size=None, pin_memory=pin, generator=own)
 
@@ -170,17 +172,18 @@ class ErcDataModule(LightningDataModule):
     def encode(
         self, split: str, function: Callable[[Batch], Tensor], examples: np.ndarray | None = None
     ) -> tuple[Tensor, Tensor]:
-        """``function(batch)`` ``(B, …)`` of the trained module in eval mode, in its precision.
+        """Compute ``function(batch)`` ``(B, …)`` for a split, with the trained module in eval mode.
 
-        Several devices share the work, and all get the same.
+        It runs in the module's precision. Several devices share the work, and all get the same.
 
         Args:
-            split: of which split.
-            function: of a batch whose examples have one target each.
+            split: the split.
+            function: called with batches whose examples have one target each.
             examples: numbers of the examples; None = all.
 
         Returns:
-            Its values in float32 and the labels ``(N,)``, in the order of ``examples``.
+            The values of ``function`` in float32 and the labels ``(N,)``, in the order of
+            ``examples``.
         """
         trainer = self.trainer
         assert trainer is not None
@@ -245,9 +248,9 @@ class _Collated(Dataset[Batch]):
         return make_batch(self.reader, self.gold, columns)
 
 
-@no_garbage_collection()  # an example is several lists
+@no_garbage_collection()  # an example consists of several lists
 def _examples(reader: Reader, dialogues: Sequence[Dialogue], *, training: bool) -> dict[str, Any]:
-    """The examples of some dialogues as columns, with ``dialogue``, the number of each one's."""
+    """The examples of some dialogues as columns; ``dialogue`` is the number of their dialogue."""
     reader.preload(dialogues)
     values: dict[str, list[Any]] = defaultdict(list)
     for number, dialogue in enumerate(dialogues):

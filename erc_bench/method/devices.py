@@ -1,11 +1,13 @@
-"""Several devices that train one model, with a process each.
+"""Training one model on several devices, with one process each.
 
-Every device holds all of a batch, and computes the network's output for its share of the examples.
-The outputs are gathered, and every device computes the same loss of the whole batch, so that N
-devices train what one would. The gradient of the loss L has two parts: what flows through the
-output, of which a device has only its share's, and what flows to parameters that the loss itself
-uses, which every device has in full. The mean over N devices is exact for both if the first is
-multiplied by N, which the backward pass of :func:`gathered` does.
+Every device holds the whole batch, and computes the network's output for its share of the examples.
+The outputs are gathered, and every device computes the same loss of the whole batch. So N devices
+train what one would.
+
+The gradient of the loss has two parts. One flows through the output; a device has only the part of
+its own share. The other flows to parameters that the loss itself uses; every device has all of it.
+The mean over N devices is exact for both if the first part is multiplied by N, which the backward
+pass of :func:`gathered` does.
 
 With one device, or outside :func:`joined`, all of this does nothing.
 """
@@ -29,22 +31,22 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 Value = TypeVar("Value")
 
 BUCKET = 2**24
-"""Elements of gradients that are averaged at once."""
+"""How many elements of gradients are averaged at once."""
 
 PATIENCE = timedelta(hours=12)
-"""How long a process waits for the others where one of them may be at something long."""
+"""How long a process waits for the others, one of which may be busy for long."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Which of the processes this one is."""
+    """The place of this process among all."""
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
     """Its number on its machine, and that of its GPU."""
     nodes: int = 1
-    """How many machines there are, with equally many processes each."""
+    """The number of machines; each has equally many processes."""
     sharded: bool = False
     """Whether each device keeps only its part of the weights and of the optimiser's state."""
 
@@ -56,29 +58,29 @@ class Position:
 
 _position = Position()
 _entered = (0, 0)
-"""The seed under which :func:`own_draws` was entered last, and how often."""
+"""The seed with which :func:`own_draws` was entered last, and how often."""
 _control: Any = None
-"""A group for what is said between processes; it needs no GPU."""
+"""The process group for messages between processes; it needs no GPU."""
 
 
 def position() -> Position:
-    """Which of the processes this one is."""
+    """The place of this process among all."""
     return _position
 
 
 def count() -> int:
-    """How many devices there are."""
+    """The number of devices."""
     return _position.count
 
 
 @contextlib.contextmanager
 def joined(here: Position, address: str, port: int) -> Iterator[None]:
-    """Be one of several processes until this is left.
+    """Be one of several processes until the context is left.
 
     Args:
-        here: which of them.
-        address: where the first of them is to be reached.
-        port: a free one there.
+        here: the place of this process among them.
+        address: the address of the first process.
+        port: a free port there.
     """
     global _position, _control
     on_gpu = torch.cuda.is_available()
@@ -97,15 +99,15 @@ def joined(here: Position, address: str, port: int) -> Iterator[None]:
         yield
     finally:
         _position, _control = Position(), None
-        # Left to the interpreter's end, its threads may be gone before it.
+        # At the interpreter's end, the group's threads may be gone before the group.
         dist.destroy_process_group()
 
 
-# --- what is said between processes
+# --- messages between processes
 
 
 def every(value: Value) -> list[Value]:
-    """The value that each process has, in their order."""
+    """The values of all processes, in the order of their ranks."""
     if count() == 1:
         return [value]
     values: list[Any] = [None] * count()
@@ -114,7 +116,7 @@ def every(value: Value) -> list[Value]:
 
 
 def first(value: Value) -> Value:
-    """The value that the first process has."""
+    """The value of the first process."""
     if count() == 1:
         return value
     values = [value]
@@ -134,7 +136,7 @@ class _Gather(torch.autograd.Function):
         ctx.begin, ctx.size, ctx.count = sum(sizes[: here.rank]), len(rows), here.count
         own = rows.new_zeros(max(sizes), *rows.shape[1:])
         own[: len(rows)] = rows
-        # As bytes: not every type of number can be sent by every backend.
+        # As bytes, since not every backend can send every type of number.
         sent = own.reshape(-1).view(torch.uint8)
         received = [torch.empty_like(sent) for _ in sizes]
         dist.all_gather(received, sent)
@@ -148,10 +150,10 @@ class _Gather(torch.autograd.Function):
 
 
 def side_by_side(pieces: Sequence[Any]) -> Any:
-    """Outputs of parts of a batch as the output of the batch.
+    """Join the outputs of parts of a batch to the output of the batch.
 
-    Tensors are joined along their first dimension; where they are of different size in another,
-    the smaller are filled up with 0. All else is the first output's.
+    Tensors are joined along their first dimension. If another dimension differs in size, the
+    smaller tensors are filled up with 0. Everything else is taken from the first output.
     """
     flat = [tree_flatten(piece) for piece in pieces]
     form = flat[0][1]
@@ -166,10 +168,10 @@ def side_by_side(pieces: Sequence[Any]) -> Any:
 
 
 def gathered(output: Any) -> Any:
-    """The outputs of all devices for their shares as the output for the whole batch.
+    """Join the outputs of all devices for their shares to the output for the whole batch.
 
-    Tensors are joined as by :func:`side_by_side`. Every device gets all of it, and the gradient of
-    its own share N times as large: see the module.
+    Tensors are joined as by :func:`side_by_side`, and every device gets the whole output. In the
+    backward pass, the gradient of a device's own share is multiplied by N: see the module.
     """
     if count() == 1:
         return output
@@ -196,17 +198,17 @@ def gathered_rows(rows: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 def _common(shapes: Sequence[Any]) -> tuple[int, ...]:
-    """The largest of each dimension but the first."""
+    """The largest size of each dimension except the first."""
     if not all(shapes) or len({len(shape) for shape in shapes}) > 1:
         raise RuntimeError(
-            "A method's forward gives a tensor whose first dimension is not of the examples or "
-            "their targets, so its outputs for parts of a batch can't be put together."
+            "A method's forward gives a tensor whose first dimension is not that of the examples "
+            "or their targets, so its outputs for parts of a batch can't be put together."
         )
     return tuple(map(max, zip(*(shape[1:] for shape in shapes), strict=True)))
 
 
 def _filled_up(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Rows ``(n, …)`` in a larger ``(n, *shape)``, zeros behind them."""
+    """Rows ``(n, …)`` filled up with zeros at the end to ``(n, *shape)``."""
     if tuple(rows.shape[1:]) == shape:
         return rows
     more = [wanted - there for wanted, there in zip(shape, rows.shape[1:], strict=True)]
@@ -217,8 +219,9 @@ def _filled_up(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
 def own_draws() -> Iterator[None]:
     """Let this device draw random numbers of its own, for dropout in its share of a batch.
 
-    Outside, every device draws the same ones, those that one alone would without dropout. What is
-    drawn in here depends on the seed that was set last and on how often this was entered since.
+    Outside this context, every device draws the same numbers, which are those that a single device
+    would draw without dropout. Inside it, the numbers depend on the seed that was set last, on how
+    often the context was entered since, and on the device.
     """
     global _entered
     if count() == 1:
@@ -246,7 +249,7 @@ def take_over_state(module: torch.nn.Module) -> None:
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean over the devices, as of gradients that a method asks for by itself."""
+    """The mean over the devices, such as that of gradients that a method computes itself."""
     if count() > 1:
         values = values.clone()
         dist.all_reduce(values)
@@ -256,10 +259,10 @@ def mean(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Put the mean over the devices into the gradients of parameters.
+    """Replace the gradients of parameters by their mean over the devices.
 
-    Where some devices have none, as of a layer that nothing of their share went through, it is
-    zeros there; where no device has any, there stays none.
+    A device without a gradient, whose share did not go through a layer, counts as zeros. If no
+    device has a gradient, it stays None.
     """
     wanted = [p for p in parameters if p.requires_grad]
     having = torch.tensor([p.grad is not None for p in wanted], dtype=torch.int32)
@@ -279,7 +282,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Gradients of one type, about :data:`BUCKET` elements together."""
+    """Yield lists of gradients of one type, of about :data:`BUCKET` elements each."""
     for _, alike in groupby(gradients, lambda g: g.dtype):
         bucket: list[Tensor] = []
         for gradient in alike:

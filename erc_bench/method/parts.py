@@ -1,9 +1,10 @@
 """A training batch in parts: the share of each of several devices, and micro-batches.
 
-Of a batch that is too large for a device's memory, the states of one micro-batch are kept at a
-time: the network runs over all of them, the loss is computed of the whole batch, and in the
-backward pass the network runs over each micro-batch again, with the same dropout (GradCache, Gao et
-al. 2021). Accumulating gradients instead would change a loss that compares examples.
+Micro-batches are for a batch that is too large for a device's memory: the states of only one of
+them are kept at a time. The network runs over all micro-batches, and the loss is computed of the
+whole batch. In the backward pass the network runs over each micro-batch again, with the same
+dropout (GradCache, Gao et al. 2021). Accumulating gradients instead would change a loss that
+compares examples.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from erc_bench.method import devices
 from erc_bench.method.reader import Batch
 
 PARTS = "parts"
-"""The key of a batch under which its :class:`Parts` are; where there is none, it is in one."""
+"""The key of a batch's :class:`Parts`; absent if the batch is not in parts."""
 
 TOLERANCE = 0.05
-"""How far a batch's output may be from that of its parts, as a share of the largest value: in
-bfloat16 other shapes are rounded otherwise."""
+"""How far a batch's output may be from that of its parts, as a share of the largest value. In
+bfloat16, rounding depends on the shapes."""
 
 
 class Parts(NamedTuple):
-    """What this device computes of a training batch."""
+    """The parts of a training batch that this device computes."""
 
     batches: list[Batch]
     """Its micro-batches; at least one."""
     empty: bool
-    """Its share has no example: the network runs, so that all devices do the same, but nothing of
-    it counts."""
+    """Whether its share has no example. The network still runs, so that all devices do the same,
+    but its output does not count."""
 
 
 def parts_of(examples: np.ndarray, micro_batch: int) -> tuple[list[np.ndarray], bool] | None:
-    """The examples of this device's :class:`Parts`; None where a batch stays in one.
+    """The examples of this device's :class:`Parts`; None if the batch is not split.
 
     Args:
         examples: numbers of the batch's examples.
-        micro_batch: the most of a micro-batch; 0 = any number.
+        micro_batch: the most examples in a micro-batch; 0 = any number.
     """
     here = devices.position()
     if here.count == 1 and not 0 < micro_batch < len(examples):
@@ -58,11 +59,11 @@ def parts_of(examples: np.ndarray, micro_batch: int) -> tuple[list[np.ndarray], 
 
 
 def output_in_parts(forward: Callable[..., Any], parts: Parts, *further: Any) -> Any:
-    """``forward(batch, *further)`` for the whole batch, this device's parts computed here."""
+    """``forward(batch, *further)`` for the whole batch; only this device's parts run here."""
     with devices.own_draws():
         *earlier, last = parts.batches
         pieces = [checkpoint(forward, part, *further, use_reentrant=False) for part in earlier]
-        # Its backward pass comes first, so its states are kept.
+        # The backward pass of the last part comes first, so its states are kept.
         pieces.append(forward(last, *further))
     return _together(pieces, parts)
 
@@ -76,7 +77,7 @@ def _together(pieces: list[Any], parts: Parts) -> Any:
 
 @torch.no_grad()
 def check_parts(method: nn.Module, batch: Batch) -> None:
-    """Raise if a batch's parts do not give together what the batch gives as a whole.
+    """Raise if the joined output of a batch's parts is not that of the whole batch.
 
     Raises:
         ErcBenchError: the network mixes the examples of a batch.
@@ -95,9 +96,9 @@ def check_parts(method: nn.Module, batch: Batch) -> None:
     same = len(whole) == len(together) and all(_same(a, b) for a, b in pairs)
     if mixes or not same:
         raise ErcBenchError(
-            f"{type(method).__name__} as it is set can't compute a batch in parts: what its "
-            "network makes of an example depends on the others of the batch, or its output has not "
-            "one row for each example or target. Leave out --devices and micro_batch."
+            f"{type(method).__name__} can't compute a batch in parts with these settings: its "
+            "network's output for an example depends on the other examples of the batch, or does "
+            "not have one row for each example or target. Leave out --devices and micro_batch."
         )
 
 

@@ -69,7 +69,7 @@ def take(column: Column, rows: np.ndarray) -> Column:
 
 
 def from_arrow(column: pa.Array | pa.ChunkedArray) -> Column:
-    """A column of numbers, of lists of numbers, or of lists of lists, out of an Arrow table."""
+    """A column of numbers, of lists of numbers, or of lists of lists, from an Arrow table."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
@@ -91,7 +91,7 @@ def join(column: Column, other: Column) -> Column:
 
 
 def encoder_inputs(rows: Column, pad: int) -> dict[str, torch.Tensor]:
-    """What an encoder reads of rows of token ids: ``input_ids``, ``attention_mask`` ``(B, L)``."""
+    """An encoder's inputs for rows of token ids: ``input_ids``, ``attention_mask`` ``(B, L)``."""
     assert isinstance(rows, Ragged)
     ids = torch.from_numpy(rows.pad(pad))
     mask = torch.arange(ids.shape[1]) < torch.from_numpy(rows.lengths)[:, None]
