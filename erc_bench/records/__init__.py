@@ -1,1 +1,1 @@
-"""What a finished run leaves: the record, and where it lies."""
+"""Records of finished runs: their contents, and where they are stored."""

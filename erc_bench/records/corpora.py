@@ -1,7 +1,8 @@
-"""Where the corpora of one's own lie whose runs a folder of records holds.
+"""Remember where a user's own corpora lie, in the folder of the records.
 
-``<root>/runs/<corpus>/corpus.txt`` holds the path of its ``corpus.yaml``: with the run folders it
-stays on this machine. Whoever has named the folder once may name the corpus from then on.
+``<root>/runs/<corpus>/corpus.txt`` holds the path of the corpus's ``corpus.yaml``. Like the run
+folders, it stays on this machine. A user who has given a corpus by its folder once can give it by
+its name from then on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def _kept(root: Path, name: str) -> Path:
 
 
 def remember(root: Path, source: CorpusSource) -> None:
-    """Note where a corpus of one's own lies; nothing of a registered one."""
+    """Store the path of a user's own corpus; do nothing for a registered corpus."""
     kept = _kept(root, source.name)
     text = f"{source.loaded_by}\n"
     if source.loaded_by != source.name and not (
@@ -31,10 +32,10 @@ def remember(root: Path, source: CorpusSource) -> None:
 
 
 def find_corpus(name: str, root: Path) -> CorpusSource:
-    """The source of a corpus: registered, named by its folder, or remembered below ``root``.
+    """Return the source of a corpus: registered, given by its folder, or remembered in ``root``.
 
     Raises:
-        ErcBenchError: there is none.
+        ErcBenchError: there is no such corpus.
     """
     kept = _kept(root, name)
     if name in corpus_names() or is_own_corpus(name) or not kept.is_file():
@@ -58,30 +59,31 @@ def find_corpus(name: str, root: Path) -> CorpusSource:
 def load_corpus_of(
     record: Record, path: Path, source: CorpusSource, data_dir: Path | None
 ) -> Corpus:
-    """The very corpus that a run was made on.
+    """Load the corpus that a run was made on, and check that it is the same copy.
 
     Args:
-        record: of the run.
+        record: the run's record.
         path: the record's file.
-        source: its corpus.
-        data_dir: where the corpora are, before the usual places.
+        source: the record's corpus.
+        data_dir: folder that is searched for the corpus before the usual places.
 
     Raises:
-        ErcBenchError: the record does not say which copy it is of, or the one here is another.
+        ErcBenchError: the record does not say which copy it was made on, or the copy here is a
+            different one.
     """
     digest = record.dataset_digest
     if not digest:
         raise damaged(path, "$.dataset_digest: it does not say which copy of the corpus it is of")
     if source.name != record.dataset:
         raise ErcBenchError(
-            f"--dataset names {source.name}, and {path} is a run on {record.dataset}. Name the "
-            "folder of that."
+            f"--dataset names {source.name}, but {path} is a run on {record.dataset}. Name the "
+            "folder of that corpus."
         )
     corpus = source.load(data_dir)
     if corpus.digest != digest:
         raise ErcBenchError(
             f"The copy of {corpus.name} here is not the one of {path}: its digest is "
-            f"{corpus.digest[:12]}…, the record's {digest[:12]}…, so an id may name another "
+            f"{corpus.digest[:12]}…, but the record's is {digest[:12]}…, so an id may name another "
             "utterance. Name the other copy's folder with "
             f"{'--data-dir' if source.loaded_by == source.name else '--dataset'}."
         )

@@ -1,4 +1,4 @@
-"""``erc-bench score``: predictions made elsewhere → a record, marked external."""
+"""Turn predictions made elsewhere into a record marked external (``erc-bench score``)."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ from erc_bench.records.store import read_record, write_record
 from erc_bench.settings.registry import method_names
 
 SLACK = 0.01
-"""How far probabilities may be from a sum of 1: they come rounded."""
+"""Tolerance of the checks on probabilities (their sum is 1, the label has the most): files hold
+rounded ones."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What was scored, and where the record of it is."""
+    """The scores of a file of predictions, and the path of its record."""
 
     labels: Sequence[str]
     dataset: str
@@ -45,9 +46,9 @@ class Scored:
     metrics: Mapping[str, Metrics]
     """By split."""
     path: Path | None
-    """None where dev alone was scored."""
+    """None if only dev was scored."""
     notes: tuple[str, ...] = ()
-    """What a user should know of the file and its predictions, a sentence each."""
+    """Notes for the user about the file and its predictions, one sentence each."""
 
 
 def score(
@@ -67,25 +68,26 @@ def score(
 ) -> Scored:
     """Score predictions made elsewhere and store them as a record of the method ``name``.
 
-    Dev alone is scored but not stored: a record stands on test.
+    If only dev is scored, nothing is stored, since a record needs predictions on test.
 
     Args:
         predictions: the file; ``-`` is standard input.
         dataset: the corpus.
-        name: what the leaderboard shall call it.
+        name: the method's name on the leaderboard.
         root: folder of the records.
         splits: ``test``, ``dev`` or both; the file holds each of their labelled utterances once.
-        column: which column of the file holds the predictions, if that is not to be found out.
-        seed: which of several runs of the same thing this is.
-        context: ``past`` or ``full``, as far as it is known.
-        encoder: what predicted, if that is to be shown.
-        data_dir: where the corpora are, before the usual places.
+        column: the column of the file that holds the predictions; empty = find it.
+        seed: the number of this run among several of the same method.
+        context: ``past``, ``full`` or ``unknown``.
+        encoder: the model that made the predictions, if it is to be shown.
+        data_dir: folder that is searched for the corpus before the usual places.
         force: replace the record of the same name and seed.
-        published: keys of published rows, which no other row may have.
+        published: keys of the published rows, which can't be used as a name.
 
     Raises:
-        ErcBenchError: the name is a method's, or was stored before; the file can't be read; ids
-            are missing, doubled or unknown, or labels are not the corpus's (they are counted).
+        ErcBenchError: the name belongs to a method, or was stored before; the file can't be read;
+            or ids are missing, doubled or unknown, or labels are not the corpus's. The faults are
+            counted.
     """
     source = find_corpus(dataset, root)
     dataset = source.name
@@ -140,10 +142,10 @@ def score(
 
 
 def _place(root: Path, dataset: str, name: str, seed: int, published: Collection[str]) -> Path:
-    """Where the record belongs; a name that it can't have is an error."""
+    """The path of the record; an invalid name raises an error."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ErcBenchError(
-            f"--name {name!r} can't be shown as a method's: use letters, digits, '-', '_' and '.'."
+            f"--name {name!r} can't be a method's name: use letters, digits, '-', '_' and '.'."
         )
     if name.lower() in map(str.lower, method_names()):
         raise ErcBenchError(
@@ -155,14 +157,14 @@ def _place(root: Path, dataset: str, name: str, seed: int, published: Collection
     for other in sorted((root / "records" / dataset).glob("*/")):
         if other.name != name and other.name.lower() == name.lower():
             raise ErcBenchError(
-                f"--name {name!r} differs from {other.name!r}, which is stored already, by its "
-                "capitals only. Use that, or a name that can be told from it."
+                f"--name {name!r} differs from {other.name!r}, which is stored already, only in "
+                "capitals. Use that name, or a clearly different one."
             )
     return root / "records" / dataset / name / f"{_hash(name)}-seed{seed}.json"
 
 
 def _hash(name: str) -> str:
-    """What stands in the place of a configuration's hash: a name is one thing."""
+    """A hash of the name, used in place of a configuration's hash."""
     return hashlib.sha256(f"external {name}".encode()).hexdigest()[:12]
 
 
@@ -179,17 +181,17 @@ def _check_free(
     others: Mapping[Path, Record],
     force: bool,
 ) -> None:
-    """A seed of a name is stored once, and all of them are described alike."""
+    """Refuse a seed that is stored already, and a description that differs from other seeds'."""
     if path.exists() and not force:
         raise ErcBenchError(
-            f"{name!r} was stored with this seed before: {path}. --force replaces it; another run "
-            "of the same thing has another --seed, and another thing another --name."
+            f"{name!r} was stored with this seed before: {path}. --force replaces it. Give another "
+            "run of the same method another --seed, and another method another --name."
         )
     for other, record in others.items():
         if record.config != described:
             raise ErcBenchError(
-                f"{other} was stored as {name!r} with another --context or --encoder. Describe all "
-                "its seeds alike, or give another --name."
+                f"{other} was stored as {name!r} with another --context or --encoder. Give the "
+                "same to all its seeds, or give another --name."
             )
 
 
@@ -199,17 +201,19 @@ def _check_free(
 def match(
     given: Sequence[Prediction], corpus: Corpus, splits: Sequence[str], name: str
 ) -> dict[str, Predictions]:
-    """What a record holds of the predictions on each split, in corpus order: −1 where
-    there is no answer; probabilities, if there are any, with four decimals.
+    """Match the predictions of a file with the corpus, by split and in corpus order.
+
+    The result is in a record's form: −1 is no answer, and probabilities have four decimals.
 
     Args:
         given: the predictions of a file, in any order.
-        corpus: what they are about.
-        splits: those that the file holds.
-        name: what the error calls it.
+        corpus: the corpus that they are about.
+        splits: the splits that the file holds.
+        name: the file's name in errors.
 
     Raises:
-        ErcBenchError: whatever does not fit, counted, with the first of each kind.
+        ErcBenchError: the predictions do not fit. Faults are counted by kind, and the first of
+            each kind is named.
     """
     wanted = {
         split: [d.utterances[i] for d in corpus.contents.get(split, ()) for i in d.labelled]
@@ -256,14 +260,14 @@ def _predictions(
 
 
 def _class_or_none(prediction: Prediction, labels: LabelSet) -> int:
-    """The class of a prediction whose label was checked, or that there is no answer."""
+    """The class of a prediction whose label was checked, or :data:`NO_ANSWER`."""
     found = _class(prediction.label, labels) if prediction.label else NO_ANSWER
     assert found is not None
     return found
 
 
 def _remarks(perfect: Sequence[str], given: Sequence[Prediction], name: str) -> Iterator[str]:
-    """What may be an oversight in predictions that fit; of ``perfect`` splits all are gold."""
+    """Notes on possible oversights. On ``perfect`` splits, every prediction is the gold label."""
     for split in perfect:
         yield (
             f"{name}: every label on {split} is the gold one. If the column holds the gold "
@@ -280,12 +284,12 @@ def _remarks(perfect: Sequence[str], given: Sequence[Prediction], name: str) -> 
 def _same_as_another(
     others: Mapping[Path, Record], held: Mapping[str, Predictions]
 ) -> Iterator[str]:
-    """Whether another seed has the same predictions on test."""
+    """A note for each other seed that has the same predictions on test."""
     for other, record in others.items():
         if record.predictions.test.predicted == held["test"].predicted:
             yield (
-                f"the predictions on test are those of seed {record.seed} ({other}). Seeds are "
-                "runs of their own: one file stored twice makes their spread too small"
+                f"the predictions on test are those of seed {record.seed} ({other}). Each seed "
+                "must be a separate run: one file stored twice makes the spread too small"
             )
 
 
@@ -309,7 +313,7 @@ def _wrong_ids(
 
 
 def _stray(name: str, wanted: Sequence[str], corpus: Corpus, splits: Sequence[str]) -> str:
-    """What an id that is not wanted may be."""
+    """A hint at what an unexpected id may be."""
     for split, dialogues in corpus.contents.items():
         if any(u.id == name for d in dialogues for u in d.utterances):
             if split in splits:
@@ -360,7 +364,7 @@ def _fault(prediction: Prediction, labels: LabelSet) -> str:
         return f"not shares of 1 (their sum is {sum(values):g})"
     own, most = _class(prediction.label, labels), max(values)
     if own is not None and values[own] < most - SLACK:
-        return f"{labels.names[values.index(most)]!r} has more than the label"
+        return f"{labels.names[values.index(most)]!r} has more probability than the label"
     return ""
 
 
@@ -372,7 +376,7 @@ def _distribution(prediction: Prediction, labels: LabelSet) -> list[float]:
 
 
 def _class(label: str, labels: LabelSet) -> int | None:
-    """The class of a label in whatever case; None if it is not in the label set."""
+    """The class of a label, ignoring case; None if it is not in the label set."""
     names = [name.casefold() for name in labels.names]
     return names.index(label.casefold()) if label.casefold() in names else None
 

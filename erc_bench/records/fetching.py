@@ -1,8 +1,9 @@
-"""Runs on the Hugging Face hub: ``hf://user/repo@revision`` in the place of a run's name.
+"""Fetch runs from the Hugging Face hub, where ``hf://user/repo@revision`` is a run's name.
 
-A repository holds one run, as a store does (:mod:`erc_bench.records.place`): its copy in the hub's
-cache is a folder of records with one record. The record is fetched when the run is named, the
-weights when a model is asked for. Weights are safetensors under one name; nothing is unpickled.
+A repository holds one run, laid out as in a store (:mod:`erc_bench.records.place`). Its copy in the
+hub's cache is a folder of records with one record. The record is fetched when the run is named, and
+the weights when a model is asked for. Weights are a safetensors file with a fixed name; nothing is
+unpickled.
 """
 
 from __future__ import annotations
@@ -17,60 +18,61 @@ from erc_bench.progress import say
 SCHEME = "hf://"
 
 WEIGHTS = "model.safetensors"
-"""The name of the weights in a run's folder there."""
+"""The name of the weights in a run's folder on the hub."""
 
 ENCODER = "encoder"
-"""The folder in a run's folder there of the encoder that was fine-tuned for its vectors."""
+"""The folder, in a run's folder on the hub, of the encoder that was fine-tuned for its vectors."""
 
 ENCODER_ENDS = (".json", ".txt", ".safetensors", ".model")
 """Endings of the files of such an encoder; others are neither pushed nor fetched."""
 
 RECORDS = ["records/*/*/*.json"]
-"""What is fetched to read a run's record."""
+"""Patterns of the files that are fetched to read a run's record."""
 
 MODEL = [
     f"runs/*/*/*/{WEIGHTS}",
     *(f"runs/*/*/*/{ENCODER}/*{end}" for end in ENCODER_ENDS),
 ]
-"""What is fetched to load its model: its weights, and the encoder of its utterance vectors."""
+"""Patterns of the files that are fetched to load a run's model: its weights, and the encoder of its
+utterance vectors."""
 
 
 def is_on_hub(run: str) -> bool:
-    """Whether a run is named by its repository."""
+    """Whether a run's name is that of a repository on the hub."""
     return run.startswith(SCHEME)
 
 
 def fetch_record(run: str) -> Path:
-    """The file of the one record of ``hf://user/repo`` or ``hf://user/repo@revision``.
+    """Fetch the record of ``hf://user/repo`` or ``hf://user/repo@revision`` and return its file.
 
     Raises:
-        ErcBenchError: there is no such repository or revision, the hub can't be reached and its
-            cache has none, or it holds something else than a run.
+        ErcBenchError: there is no such repository or revision; the hub can't be reached and its
+            cache has no copy; or the repository does not hold one run.
     """
     repo, _, revision = run.removeprefix(SCHEME).partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or run.endswith("@"):
         raise ErcBenchError(
-            f"{run!r} names no run on the hub: it is hf://user/repo, or hf://user/repo@revision."
+            f"{run!r} names no run on the hub: write hf://user/repo, or hf://user/repo@revision."
         )
     folder = _fetched(repo, revision or "main", RECORDS)
     found = sorted(folder.glob(RECORDS[0]))
     if len(found) != 1:
         raise ErcBenchError(
-            f"{repo} on the hub holds {len(found) or 'no'} records, and is no run of erc-bench: "
-            "`erc-bench hub push` makes repositories that hold one. Check the name."
+            f"{repo} on the hub holds {len(found) or 'no'} records, so it is not a run of "
+            "erc-bench: `erc-bench hub push` makes repositories with one record. Check the name."
         )
     return found[0]
 
 
 def fetch_model(root: Path, weights: Path) -> None:
-    """Fetch what a model needs, of a run whose record was fetched.
+    """Fetch the files that the model of a fetched record needs.
 
     Args:
-        root: the folder of the record's store; nothing is done if it is none of the hub's cache.
-        weights: where they will be.
+        root: the folder of the record's store; if it is not in the hub's cache, nothing is done.
+        weights: where the weights will be.
 
     Raises:
-        ErcBenchError: as of :func:`fetch_record`.
+        ErcBenchError: as in :func:`fetch_record`.
     """
     if not is_snapshot(root):
         return
@@ -86,7 +88,7 @@ def is_snapshot(root: Path) -> bool:
 
 
 def check_weights(root: Path, file: str) -> None:
-    """Refuse weights from the hub that are not safetensors under their one name.
+    """Refuse weights from the hub that are not the safetensors file :data:`WEIGHTS`.
 
     Raises:
         ErcBenchError: the record of a run on the hub names another file.
@@ -107,20 +109,20 @@ def _fetched(repo: str, revision: str, patterns: list[str]) -> Path:
     try:
         with download_bars():
             return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # of the hub's library and of the several under it
+    except Exception as error:  # the hub's library also raises those of the libraries below it
         explain_hub(error, repo, revision)
 
 
 def explain_hub(error: Exception, repo: str, revision: str = "") -> NoReturn:
-    """Raise the one paragraph about what the hub's library says.
+    """Raise a one-paragraph explanation of an error of the hub's library.
 
     Args:
-        error: the library's.
+        error: the library's error.
         repo: the repository asked for.
-        revision: what was to be fetched of it; empty of a push.
+        revision: the revision to fetch; empty for a push.
 
     Raises:
-        ErcBenchError: always, or the error itself, where it is none of the hub's.
+        ErcBenchError: always, except that an error of another kind is raised as it is.
     """
     from huggingface_hub import errors
 
@@ -149,7 +151,7 @@ def explain_hub(error: Exception, repo: str, revision: str = "") -> NoReturn:
         copy = f", and the hub's cache has no copy of {revision!r}" if revision else ""
         reason = (
             f"can't be reached{copy} ({_line(error)}). Try again with a network; HF_ENDPOINT and "
-            "HF_HUB_OFFLINE say where it is looked for."
+            "HF_HUB_OFFLINE set where it is looked for."
         )
     elif status is not None:
         reason = f"is refused by the hub ({_line(error)}). Try again later."

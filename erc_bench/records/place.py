@@ -1,11 +1,13 @@
-"""Where a run lies in the store: its record, its folder, and what is in them.
+"""Where a run lies in the store: its record, its folder, and their files.
 
-``<root>/records/<dataset>/<method>/<run>.json`` is the record of a finished run and
-``<root>/runs/<dataset>/<method>/<run>/`` its folder. ``<run>`` is ``<config hash>-<data
-hash>-seed<k>``; the data hash stands for the corpus's contents and the encoder's weights. Records
-of before it was there are named ``<config hash>-seed<k>``, and are found by what they hold. Of a
-tuned run ``-tuned-<digest of its trials>`` stands before the seed. A run that was asked not to
-score test leaves ``<root>/untested/<dataset>/<method>/<run>.json`` instead of a record.
+- ``<root>/records/<dataset>/<method>/<run>.json`` is the record of a finished run
+- ``<root>/runs/<dataset>/<method>/<run>/`` is its folder
+- ``<root>/untested/<dataset>/<method>/<run>.json`` replaces the record if the run was asked not to
+  score test
+
+``<run>`` is ``<config hash>-<data hash>-seed<k>``. The data hash stands for the corpus's contents
+and the encoder's weights. Older records are named ``<config hash>-seed<k>``, without a data hash,
+and are found by their contents. A tuned run has ``-tuned-<digest of its trials>`` before the seed.
 """
 
 from __future__ import annotations
@@ -30,36 +32,36 @@ if TYPE_CHECKING:
 R = TypeVar("R", Record, Summary)
 
 LAST = "last.ckpt"
-"""The checkpoint that an interrupted training goes on from."""
+"""The checkpoint from which an interrupted training continues."""
 
 UNFINISHED = (LAST, "best-*.ckpt")
-"""Checkpoints of a training that is not finished; the last one first, since it names the best."""
+"""Checkpoints of an unfinished training; the last one comes first, since it names the best one."""
 
 
 class RunTakenError(ErcBenchError):
-    """Another process is at the same run."""
+    """Raised when another process is working on the same run."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The contents of what a run reads: they tell it from others of the same settings."""
+    """Digests of what a run reads, which distinguish it from runs with the same settings."""
 
     corpus_digest: str
     encoder: str
     """Name of the encoder, or of the file of vectors that is read instead; "" = none."""
     encoder_digest: str
     further_corpora: Mapping[str, str] = field(default_factory=dict)
-    """Digests of the corpora that the method reads beside the run's own, by their names."""
+    """Digests, by name, of other corpora that the method reads."""
 
     @property
     def hash(self) -> str:
-        """8 hexadecimal digits over the contents, whatever the encoder's folder is called."""
+        """8 hexadecimal digits over the contents; the name of the encoder does not count."""
         further = [f"{name}={digest}" for name, digest in sorted(self.further_corpora.items())]
         text = " ".join([self.corpus_digest, self.encoder_digest, *further])
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def is_of(self, record: Record | Summary | Untested) -> bool:
-        """Whether a record is of a run that read the same."""
+        """Whether a record's run read the same contents."""
         encoder = record.encoder.digest if record.encoder else ""
         found = record.dataset_digest, encoder, record.further_corpora or {}
         return found == (self.corpus_digest, self.encoder_digest, dict(self.further_corpora))
@@ -67,14 +69,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Place:
-    """A run's place in the store, found once and handed on."""
+    """A run's place in the store, worked out once and passed on."""
 
     root: Path
-    """Folder of the leaderboard: of the records and checkpoints."""
+    """The leaderboard's folder, which holds the records and checkpoints."""
     method: str
     dataset: str
     run: str
-    """``<config hash>-<data hash>-seed<k>``, with a mark before the seed where it is a variant's,
+    """``<config hash>-<data hash>-seed<k>``, with a mark before the seed if the run is a variant's
     or tuned."""
     identity: Identity
 
@@ -82,7 +84,7 @@ class Place:
     def of(cls, root: Path, experiment: Experiment, identity: Identity) -> Place:
         """The place of a run that reads these contents.
 
-        A run that was finished before runs were named by these, and is just this one, keeps its.
+        If the same run was finished before names had a data hash, it keeps its old name.
         """
         mark = f"-{experiment.variant}" if experiment.variant else ""
         mark += f"-tuned-{experiment.tuned.digest[:8]}" if experiment.tuned else ""
@@ -96,9 +98,9 @@ class Place:
             )
             for data in (f"-{identity.hash}{mark}", "")
         )
-        if mark:  # the same settings without it are another row
+        if mark:  # the same settings without the mark are another row
             return here
-        with contextlib.suppress(RecordError):  # another's, as far as can be told
+        with contextlib.suppress(RecordError):  # an unreadable record counts as another run's
             if not here.record.exists() and before.finished() is not None:
                 return before
         return here
@@ -110,39 +112,39 @@ class Place:
 
     @property
     def record(self) -> Path:
-        """The file of the record, there or not."""
+        """The path of the record, which need not exist."""
         return self.root / "records" / self.dataset / self.method / f"{self.run}.json"
 
     @property
     def untested_file(self) -> Path:
-        """What the run leaves instead of a record where test is not scored, there or not."""
+        """The path of the untested record, which a run writes if test is not scored."""
         return self.root / "untested" / self.dataset / self.method / f"{self.run}.json"
 
     @property
     def done_file(self) -> Path:
-        """The record; what stands in its place where there is none."""
+        """The record's file if it exists, otherwise :attr:`untested_file`."""
         return self.record if self.record.exists() else self.untested_file
 
     @property
     def folder(self) -> Path:
-        """The folder of checkpoints, model and log, there or not."""
+        """The folder of checkpoints, model and log, which need not exist."""
         return self.root / "runs" / self.dataset / self.method / self.run
 
     @property
     def log(self) -> Path:
-        """What the run printed, where it was one of several."""
+        """The file of the run's output, written if it is one of several runs."""
         return self.folder / "log.txt"
 
     def finished(self) -> Record | None:
-        """The record of this very run, if it is finished.
+        """The record of this run; None if it is not finished, or the record is another run's.
 
         Raises:
-            RecordError: a file stands in the record's place that is none.
+            RecordError: the file in the record's place is not a valid record.
         """
         return self._of_this_run(read_record)
 
     def summary(self) -> Summary | None:
-        """:meth:`finished` for whoever wants the figures alone, in a sixth of the time."""
+        """Like :meth:`finished`, but without the predictions, in a sixth of the time."""
         return self._of_this_run(read_summary)
 
     def _of_this_run(self, read: Callable[[Path], R]) -> R | None:
@@ -154,10 +156,10 @@ class Place:
         return record if self.identity.is_of(record) else None
 
     def untested(self) -> Untested | None:
-        """What this very run has left, if it is trained and test is not scored.
+        """The untested record of this run, if it is trained and test is not scored.
 
         Raises:
-            RecordError: a file stands in its place that is none.
+            RecordError: the file in its place is not a valid one.
         """
         if self.record.exists() or not self.untested_file.exists():
             return None
@@ -165,33 +167,32 @@ class Place:
         return found if self.identity.is_of(found) else None
 
     def done(self, *, no_test: bool) -> Record | Untested | None:
-        """What this very run has left, as far as it is asked for: its record, or where test is not
-        to be scored also what stands in its place.
+        """The record of this run; with ``no_test``, its untested record is enough.
 
         Raises:
-            RecordError: a file stands there that is none.
+            RecordError: the file in its place is not a valid one.
         """
         return self.finished() or (self.untested() if no_test else None)
 
     def is_interrupted(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to continue from."""
         return (self.folder / LAST).exists()
 
     # --- one process at a time
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Hold]:
-        """Hold the run alone, also against processes of other machines.
+        """Lock the run against other processes, also those on other machines.
 
         Raises:
-            RunTakenError: another process holds it, or took it over meanwhile; it is named.
+            RunTakenError: another process holds the run, or took it over meanwhile; it is named.
             ErcBenchError: the folder can't be written to.
         """
         with contextlib.ExitStack() as stack:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 held = stack.enter_context(hold(self.folder))
-                for dead in self.folder.glob(".*.ckpt.*.tmp"):  # of a process that was killed
+                for dead in self.folder.glob(".*.ckpt.*.tmp"):  # left by a process that was killed
                     dead.unlink(missing_ok=True)
             except HeldError as error:
                 raise self._taken(error) from None
@@ -203,31 +204,34 @@ class Place:
                 raise self._taken(error) from None
 
     def _taken(self, by: HeldError) -> RunTakenError:
-        return RunTakenError(f"Another process is at the run {self.name}{by}.")
+        return RunTakenError(f"Another process is working on the run {self.name}{by}.")
 
     def is_taken(self) -> bool:
-        """Whether another process is at this run now."""
+        """Whether another process is working on this run now."""
         return is_held(self.folder)
 
     def holder(self) -> str:
-        """Who is at this run, in brackets behind a space, as far as it said so."""
+        """The process that holds this run, in brackets after a space; empty if it is not known."""
         return holder(self.folder)
 
     # --- what a finished run leaves
 
     def new_model(self, sha256: str) -> Path:
-        """The file for weights with this digest. No other weights ever have its name, so a record
-        and its model can't be mixed up, at whatever moment a process is killed."""
+        """The file for weights with this digest.
+
+        No other weights ever have this name. So a record and its model can't be mixed up, even if
+        a process is killed.
+        """
         return self.folder / f"model-{sha256[:16]}.ckpt"
 
     def leftovers(self) -> list[Path]:
-        """Files that a finished run no longer needs, oldest names first.
+        """Files that a finished run no longer needs, in the order in which to delete them.
 
-        There are some where the process was killed before it could delete them. Those of a run
-        that is being repeated are newer than the record, and are none.
+        There are some if the process was killed before it could delete them. Files of a run that
+        is being repeated are newer than the record and do not count.
 
         Raises:
-            OSError: the run is not finished, or somebody else is deleting them.
+            OSError: the run is not finished, or another process is deleting them.
             RecordError: the record can't be read.
         """
         over = self.record.exists()
@@ -246,20 +250,20 @@ class Place:
         """Whether a finished run has left nothing to delete. Its folder may be read-only."""
         try:
             return not self.leftovers()
-        except OSError:  # somebody else is at it
+        except OSError:  # another process is deleting them
             return False
 
     def tidy_up(self) -> None:
-        """Delete the leftovers; for whoever holds the lock."""
+        """Delete the leftovers. The caller must hold the lock."""
         for leftover in self.leftovers():
             leftover.unlink(missing_ok=True)
 
 
 def model_file(path: Path, record: Record) -> Path:
-    """The weights of the run that a record file tells of, in the same store.
+    """The file of the weights of a record's run, in the same store.
 
     Raises:
-        ErcBenchError: there are none.
+        ErcBenchError: there are no weights.
     """
     if record.external:
         raise ErcBenchError(
@@ -287,10 +291,10 @@ def model_file(path: Path, record: Record) -> Path:
 
 
 def check_model(path: Path, record: Record, weights: Path) -> None:
-    """Whether weights are those that a record names; an older one names none.
+    """Check that weights are those that a record names; an older record names none.
 
     Raises:
-        ErcBenchError: they are not.
+        ErcBenchError: they are not the record's.
     """
     if record.model is not None and sha256_of(weights) != record.model.sha256:
         raise ErcBenchError(

@@ -1,13 +1,13 @@
-"""Files of predictions made elsewhere, in whatever form programs write them.
+"""Read files of predictions made elsewhere.
 
-JSON lines; a JSON array of objects; an object by id, or of columns as pandas writes it; CSV with a
-header, its fields apart by commas, semicolons or tabs. One entry holds the id of an utterance and
-its label, an emotion by its name. Probabilities may stand beside it: in JSON as an object
-``probabilities`` by emotion, in CSV as a column for each emotion.
+The forms are JSON lines; a JSON array of objects; a JSON object by id, or of columns as pandas
+writes it; and CSV with a header, separated by commas, semicolons or tabs. Each entry holds the id
+of an utterance and its label, the name of an emotion. It may also hold probabilities: in JSON an
+object ``probabilities`` by emotion, in CSV a column for each emotion.
 
-Which column holds the ids is decided by the values. The labels are in ``label``, unless another
-column is called a prediction (``pred``, ``predicted_label``, …) and says something else: then
-``label`` is the gold one if the other holds labels, and otherwise the user is asked.
+The column of ids is found by its values. The labels are in ``label``, unless another column is
+named like a prediction (``pred``, ``predicted_label``, …) and has other values. If that column
+holds labels, it is read, and ``label`` counts as gold. Otherwise the user is asked.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from erc_bench.corpus.text_files import (
 from erc_bench.errors import ErcBenchError, listed, quoted
 
 ID_NAMES = ("id", "utterance_id", "utt_id", "uid", "")
-"""What the column of ids is called where the values do not decide; pandas has one without name."""
+"""Names of the column of ids, used if the values do not decide; pandas writes an empty name."""
 
 ANSWER_WORDS = frozenset((
     "answer", "answers", "output", "outputs", "response", "responses", "reply", "hypothesis", "hyp",
     "completion", "completions", "generated", "generation", "yhat", "ypred",
 ))  # fmt: skip
-"""One of these in its name, or a word that begins with ``pred``, and a column holds predictions."""
+"""Words in the names of columns of predictions; words that begin with ``pred`` count, too."""
 GOLD_WORDS = frozenset((
     "gold", "true", "truth", "groundtruth", "target", "targets", "reference", "actual", "expected",
     "gt", "annotated",
@@ -46,50 +46,50 @@ FIGURE_WORDS = frozenset((
     "prob", "probs", "probability", "probabilities", "score", "scores", "confidence", "conf",
     "logit", "logits", "logprob", "logprobs", "time", "seconds", "tokens", "length", "correct",
 ))  # fmt: skip
-"""One of these, and it holds something about the predictions."""
+"""Words in the names of columns with figures about the predictions."""
 
 Row = tuple[str, dict[str, Any]]
-"""Where an entry stands (``"line 7"``), and its fields."""
+"""An entry's place in the file (``"line 7"``), and its fields."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was predicted of one utterance, as it stands in the file."""
+    """The prediction for one utterance, as it is written in the file."""
 
     where: str
     """``"line 7"``"""
     id: str
     label: str
-    """Empty where there is no answer."""
+    """Empty if there is no answer."""
     probabilities: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
 class PredictionFile:
-    """The predictions in a file, and which of its columns were taken for them."""
+    """The predictions in a file, and the column they were read from."""
 
     predictions: Sequence[Prediction]
     column: str
     others: tuple[str, ...]
-    """The columns that are neither ids nor predictions nor their probabilities."""
+    """The columns that hold neither ids nor predictions nor their probabilities."""
     notes: tuple[str, ...]
-    """What a user should know of the choice."""
+    """Notes for the user about the choice of the column."""
 
 
 def read_predictions(
     text: str, name: str, labels: LabelSet, ids: Collection[str], column: str = ""
 ) -> PredictionFile:
-    """The predictions in the contents of a file.
+    """Read the predictions from the contents of a file.
 
     Args:
-        text: its contents.
-        name: what errors call it.
+        text: the file's contents.
+        name: the file's name in errors.
         labels: the emotions of the corpus.
-        ids: the utterances of the corpus, by which the column of ids is found.
-        column: which column holds the predictions, if that is not to be found out.
+        ids: ids of the corpus's utterances, used to find the column of ids.
+        column: the column that holds the predictions; empty = find it.
 
     Raises:
-        ErcBenchError: an entry is no prediction (it is named), or several columns may hold the
+        ErcBenchError: an entry is not a prediction (it is named), or several columns may hold the
             predictions (they are named).
     """
     columns, rows = _rows(text, name)
@@ -128,13 +128,13 @@ def _text(value: Any) -> str:
 
 
 def _answer(value: Any) -> str:
-    """A label as it stands there; empty where the value says that there is none."""
+    """The label in a value; empty if the value means that there is no answer."""
     text = "" if value is None else _text(value)
     return "" if text.casefold() in MISSING else text
 
 
 def _shares(row: Mapping[str, Any], known: set[str]) -> Any:
-    """The probabilities of an entry: its object of them, or the columns named by an emotion."""
+    """The probabilities of an entry: its ``probabilities``, or its columns named by an emotion."""
     if row.get("probabilities") is not None:
         return row["probabilities"]
     return {name: v for name, v in row.items() if name.strip().casefold() in known} or None
@@ -144,7 +144,7 @@ def _shares(row: Mapping[str, Any], known: set[str]) -> Any:
 
 
 def _id_column(columns: Sequence[str], rows: Sequence[Row], ids: set[str]) -> str | None:
-    """The column with most values that are ids of the corpus; by name where none has any."""
+    """The column with the most ids of the corpus; if no column has any, it is chosen by name."""
     hits = {c: sum(_text(row[c]) in ids for _, row in rows if c in row) for c in columns}
     by_name = [c for name in ID_NAMES for c in columns if c.strip().casefold() == name]
     order = [*by_name, *(c for c in columns if c not in by_name)]
@@ -160,7 +160,7 @@ def _label_column(
     name: str,
     asked: str,
 ) -> tuple[str, tuple[str, ...]]:
-    """The column that holds the predictions, and what to say about the choice."""
+    """The column that holds the predictions, and notes for the user about the choice."""
     if asked:
         if asked not in columns:
             raise ErcBenchError(
@@ -172,7 +172,7 @@ def _label_column(
         return [_answer(row.get(c)).casefold() for _, row in rows]
 
     def share(c: str) -> float:
-        """Of the values that are there, how many are labels."""
+        """The share of a column's values that are labels, without the empty ones."""
         given = [value for value in values(c) if value]
         return sum(value in known for value in given) / len(given) if given else 0.0
 
@@ -181,11 +181,11 @@ def _label_column(
     mention = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, known))})(?!\w)")
 
     def said(c: str) -> list[str]:
-        """The one label that each value is or mentions; empty where it is none or several."""
+        """The label that each value is or mentions; empty if it mentions none or several."""
         named = (set(mention.findall(value)) for value in values(c))
         return [found.pop() if len(found) == 1 else "" for found in named]
 
-    if usual is not None:  # the same answers, in words of their own too, leave no choice
+    if usual is not None:  # a column with the same answers, even in sentences, is no alternative
         own = values(usual)
         others = [
             c for c in others if values(c) != own and (said(c) != own or _words(c) & GOLD_WORDS)
@@ -196,7 +196,7 @@ def _label_column(
         return named[0], (f"the predictions were read from {named[0]!r}{beside}",)
 
     def telling(c: str) -> bool:
-        """Whether it holds labels or sentences with one, whatever it is called."""
+        """Whether a column holds labels or sentences with one, whatever its name."""
         filled = [x for x, value in zip(said(c), values(c), strict=True) if value]
         return bool(filled) and sum(map(bool, filled)) >= 0.8 * len(filled)
 
@@ -217,13 +217,13 @@ def _label_column(
         if any(share(c) < 1 for c in places):
             first = next((row[c] for c in possible for _, row in rows if row.get(c)), "")
             such = f", such as {quoted(first)}" if first != "" else ""
-            problem = f"the predictions may be in each of {candidates}{such}."
+            problem = f"the predictions may be in any of {candidates}{such}."
     hint = f" Say which holds the predictions: --column {possible[-1]}." if possible else ""
     raise ErcBenchError(f"{name}, line 1: {problem}{hint}")
 
 
 def _words(column: str) -> set[str]:
-    """The words in the name of a column, ``modelOutput`` being two."""
+    """The words in the name of a column; ``modelOutput`` has two."""
     return {word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", column)}
 
 
@@ -233,7 +233,7 @@ def _called_answer(column: str) -> bool:
 
 
 def _may_answer(column: str, rows: Sequence[Row]) -> bool:
-    """Whether a column is called a prediction, and holds something else than figures of it."""
+    """Whether a column is named like a prediction and does not hold figures about it."""
     words = _words(column)
     if words & (GOLD_WORDS | FIGURE_WORDS):
         return False
@@ -267,7 +267,7 @@ def _rows(text: str, name: str) -> tuple[list[str], list[Row]]:
 
 
 def _without_comments(text: str) -> str:
-    """Text with empty lines in the place of comments (``# …``) above everything else."""
+    """The text with comments (``# …``) at its top replaced by empty lines."""
     lines = lines_of(text)
     for n, line in enumerate(lines):
         if re.match(r"\s*#\s*[^\s,;]", line):
@@ -290,8 +290,8 @@ def _json_lines(text: str, name: str) -> list[Row]:
                     raise  # an object, and the error says what is wrong in it
                 why = odd_json(line, cause) if isinstance(cause, json.JSONDecodeError) else ""
                 raise ErcBenchError(
-                    f"{where}: every line must be a JSON object with an id and a label, and this "
-                    f"one is none ({quoted(line.strip())}){why}."
+                    f"{where}: every line must be a JSON object with an id and a label, but this "
+                    f"one is not ({quoted(line.strip())}){why}."
                 ) from error
     return rows
 
@@ -322,7 +322,7 @@ def _entries(value: Any, name: str) -> list[dict[str, Any]]:
         return [expect(each, dict, f"{name}, entry {n}") for n, each in enumerate(value, 1)]
     if not isinstance(value, dict):
         raise ErcBenchError(
-            f"{name}: JSON that holds no predictions but one {type(value).__name__}; give an array "
+            f"{name}: this JSON holds one {type(value).__name__}, not predictions; give an array "
             'of objects, [{"id": …, "label": …}, …].'
         )
     held = list(value.values())
@@ -359,8 +359,8 @@ def _entries(value: Any, name: str) -> list[dict[str, Any]]:
         return [value]  # a single prediction
     if any(isinstance(each, dict | list) for each in held):
         raise ErcBenchError(
-            f"{name}: an object by id must hold a label for each, and {quoted(next(iter(value)))} "
-            "or another holds something else."
+            f"{name}: an object by id must hold a label for each id, but "
+            f"{quoted(next(iter(value)))} or another holds something else."
         )
     return [{"id": key, "label": label} for key, label in value.items()]
 
@@ -370,7 +370,7 @@ def _of_dicts(value: Any) -> bool:
 
 
 def _of_objects(value: Mapping[str, dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """An object of objects: columns by row, as pandas writes them, or entries by id."""
+    """The entries of an object of objects: columns by row, as from pandas, or entries by id."""
     if any(key.strip().casefold() in ID_NAMES for key in value) and len(value) > 1:
         rows = list(next(iter(value.values())))
         for key, column in value.items():
@@ -384,7 +384,7 @@ def _of_objects(value: Mapping[str, dict[str, Any]], name: str) -> list[dict[str
 
 
 def _table(columns: list[Any], data: list[Any], name: str) -> list[dict[str, Any]]:
-    """Columns and rows apart, as pandas writes them with ``orient="split"``."""
+    """The entries of separate columns and rows, as pandas writes with ``orient="split"``."""
     for n, row in enumerate(data, 1):
         if len(expect(row, list, f"{name}, entry {n}")) != len(columns):
             raise ErcBenchError(f"{name}, entry {n}: {len(row)} values for {len(columns)} columns.")

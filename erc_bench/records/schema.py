@@ -1,12 +1,12 @@
-"""The form of a record: what a finished run says of itself, typed and checked when it is read.
+"""The schema of a record, as types that are checked when a record is read.
 
 A record is one JSON object. :func:`parse_record` turns the bytes of a file into a :class:`Record`,
-or raises a :class:`RecordError` that names file and field: whoever holds a :class:`Record` that was
-read may rely on its types and on what :func:`faults` checks. :func:`to_json` gives the JSON object
-back. Names that this version does not know, such as a method's own metrics, are kept in ``extra``,
-so that a record that is read and written again loses nothing.
+or raises a :class:`RecordError` that names the file and the field. So a :class:`Record` that was
+read has the right types and has passed the checks of :func:`faults`. :func:`to_json` returns the
+JSON object. Names that this version does not know, such as a method's own metrics, are kept in
+``extra``, so that a record that is read and written again loses nothing.
 
-N is the number of labelled utterances of a split, in corpus order; C the number of labels.
+N is the number of labelled utterances of a split, in corpus order; C is the number of labels.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
 
 SCHEMA = 3
-"""Version of the form; it grows when a reader must tell forms apart.
+"""Version of the schema; it increases when a reader must tell two versions apart.
 
-1. No dialogue numbers and no facts of the utterances beside the predictions.
-2. With them.
-3. A prediction may be :data:`NO_ANSWER`, with null in the place of its row of probabilities.
+1. There are no dialogue numbers and no facts of the utterances beside the predictions.
+2. There are both.
+3. A prediction may be :data:`NO_ANSWER`, with null in place of its row of probabilities.
 """
 
 REQUIRED = (
@@ -44,8 +44,8 @@ REQUIRED = (
 )
 
 REMEDY = (
-    "If it is a run's, repeat that with --force, which replaces it; predictions made elsewhere are "
-    "scored again with --force."
+    "To replace it, repeat its run with --force; if the predictions were made elsewhere, score "
+    "them again with --force."
 )
 
 _MOST = 2**53  # up to here a float holds every whole number
@@ -60,24 +60,24 @@ Number = (
 Count = Annotated[int, Meta(ge=0, le=_MOST)]
 
 Label = Annotated[int, Meta(ge=0, le=2**31)]
-"""A class, its place in ``labels``."""
+"""A class, as its index in ``labels``."""
 
 LabelOrNone = Annotated[int, Meta(ge=-1, le=2**31)]
-"""A class, or −1 where there is none."""
+"""A class, or −1 if there is none."""
 
 
 class RecordError(ErcBenchError):
-    """A file in the place of a record that is none, or a damaged one."""
+    """Raised when a file is not a record, or is a damaged one."""
 
 
 class Part(Struct, frozen=True, kw_only=True, eq=False):
     """A JSON object in a record. Two are equal if they are the same JSON."""
 
-    # No key of a file has these names in practice; if one has, it is an unknown key like any other.
+    # No file has these keys in practice; if one has, they count as unknown keys like any other.
     extra: dict[str, Any] = field(name="(extra)", default_factory=dict)
-    """What stands beside the fields under names that the schema does not know."""
+    """Values under names that the schema does not know."""
     keys: tuple[str, ...] | None = field(name="(keys)", default=None)
-    """The names in the file it was read from, in their order; None for one that was made here."""
+    """The names in the file, in its order; None if the part was not read from a file."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and to_json(self) == to_json(other)
@@ -87,7 +87,7 @@ P = TypeVar("P", bound=Part)
 
 
 class Splits(Part, Generic[P], frozen=True, kw_only=True):
-    """Something of dev and of test. A record stands on test; predictions made elsewhere may lack
+    """A part for dev and one for test. Test is always there; predictions made elsewhere may lack
     dev."""
 
     dev: P | None = None
@@ -95,66 +95,66 @@ class Splits(Part, Generic[P], frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, parts: Mapping[str, P]) -> Splits[P]:
-        """Of parts by the names of their splits."""
+        """Make it from parts by the names of their splits."""
         return cls(dev=parts.get("dev"), test=parts["test"])
 
     def items(self) -> Iterator[tuple[str, P]]:
-        """The splits that there are, by name."""
+        """The parts with the names of their splits; dev is left out if it is absent."""
         if self.dev is not None:
             yield "dev", self.dev
         yield "test", self.test
 
 
 class OnDev(Part, Generic[P], frozen=True, kw_only=True):
-    """Something of dev alone."""
+    """A part for dev only."""
 
     dev: P
 
     def items(self) -> Iterator[tuple[str, P]]:
-        """The one split that there is."""
+        """The one part, with the name of its split."""
         yield "dev", self.dev
 
 
 class ClassMetrics(Part, frozen=True, kw_only=True):
-    """The scores of one class, in percent but for the support."""
+    """The scores of one class in percent, and its support."""
 
     precision: Number
     recall: Number
     f1: Number
     support: Count
-    """Utterances whose gold label it is."""
+    """The number of utterances with this gold label."""
 
 
 class Metrics(Part, frozen=True, kw_only=True):
-    """The scores on one split, in percent where they are shares.
+    """The scores on one split; shares are in percent.
 
-    ``extra`` holds what a method reports of its own, ``speaker_accuracy`` for example.
+    ``extra`` holds a method's own figures, for example ``speaker_accuracy``.
     """
 
     weighted_f1: Number
     accuracy: Number
     macro_f1: Number
     micro_f1: Number | None = None
-    """Over the labels without the one that the corpus's metric leaves out; None where it leaves
-    out none."""
+    """Over all labels except the one that the corpus's metric leaves out; None if it leaves out
+    none."""
     per_class: dict[str, ClassMetrics]
-    """By the name of the label."""
+    """By label."""
     confusion: list[list[Count]]
     """(C, C), rows gold, columns predicted."""
     utterances: Count
-    """N, those without an answer among them."""
+    """N, including those without an answer."""
     calibration_error: Number | None = None
     """Expected calibration error over 15 bins; None without probabilities."""
     no_answer: Number | None = None
-    """Share of utterances without an answer, in percent; None where it was not counted."""
+    """Share of utterances without an answer, in percent; None if all have one."""
 
     def score(self, metric: Metric) -> float:
-        """The figure of a corpus."""
+        """The score by a corpus's metric."""
         return float(getattr(self, metric.name))
 
 
 class Facts(Part, frozen=True, kw_only=True):
-    """What slicing needs to know of the utterances, each ``(N,)``; see
+    """The facts of the utterances that slicing needs, each ``(N,)``; see
     :class:`erc_bench.evaluation.slices.UtteranceFacts`."""
 
     position: list[Count]
@@ -175,7 +175,7 @@ class Facts(Part, frozen=True, kw_only=True):
 
 
 class GoldLabels(Part, frozen=True, kw_only=True):
-    """The labelled utterances of a split: what all runs on it have in common."""
+    """The labelled utterances of a split, which are the same for all runs on it."""
 
     ids: list[str]
     """(N,) ids of the utterances."""
@@ -188,33 +188,32 @@ class GoldLabels(Part, frozen=True, kw_only=True):
 
 
 class Predictions(GoldLabels, frozen=True, kw_only=True):
-    """What was predicted of each labelled utterance of a split."""
+    """The predictions for the labelled utterances of a split."""
 
     predicted: list[LabelOrNone]
     """(N,) classes, or :data:`NO_ANSWER`."""
     probabilities: list[list[Number] | None] | None = None
-    """(N, C) with four decimals, null where there is no answer; None where a method gives none."""
+    """(N, C) with four decimals; a row without an answer is null. None if the method gives none."""
 
 
 class Environment(Part, frozen=True, kw_only=True):
-    """Where a training ran. What was not the same all the time, in a run that was resumed, is the
-    text ``a → b``."""
+    """Where a training ran. A value that changed when the run was resumed is the text ``a → b``."""
 
     device: str | None = None
     devices: int | str | None = None
-    """How many of them trained together; None in records from before it was counted."""
+    """Number of devices that trained together; None in records older than this field."""
     threads: int | str | None = None
     runs_at_once: int | str | None = None
-    """Runs of one command at a time; None in records from before it was counted."""
+    """Number of runs of one command at the same time; None in records older than this field."""
     precision: str | None = None
     bfloat16_speedup: Number | str | None = None
-    """How many times as fast as float32 the processor was measured to be in bfloat16; None where
-    that did not decide the precision, and in records from before it was kept."""
+    """Measured speed of the processor in bfloat16 relative to float32; None if it did not decide
+    the precision, and in records older than this field."""
     git_commit: str | None = None
-    """With ``-dirty`` where the code was changed; None outside git."""
+    """With ``-dirty`` if the code was changed; None outside git."""
     python: str | None = None
     versions: dict[str, str | None] = {}
-    """Of the packages that a result depends on, by their names."""
+    """Versions, by name, of the packages that a result depends on."""
 
 
 class FineTuning(Environment, frozen=True, kw_only=True):
@@ -224,45 +223,46 @@ class FineTuning(Environment, frozen=True, kw_only=True):
 
 
 class Prompting(Part, frozen=True, kw_only=True):
-    """How a language model was prompted, and what it took (protocol, point 13)."""
+    """How a language model was prompted, and at what cost (protocol, point 13)."""
 
     backend: str
     """``local``, or the address of a server."""
     revision: str = ""
-    """Of a server's model, as far as it is known."""
+    """The revision of a server's model; empty if it is not known."""
     served: dict[str, Count] = {}
-    """How many answers came from what the server calls its model."""
+    """Number of answers by the name that the server gives its model."""
     prompts: list[dict[str, str]]
-    """``name`` and ``sha256`` of each; the first one's answers are the record's predictions."""
+    """``name`` and ``sha256`` of each; the first prompt's answers are the record's predictions."""
     names: str = "real"
-    """Whether the speakers' names were ``masked``."""
+    """``masked`` if the speakers' names were masked."""
     decoding: dict[str, Any] = {}
     examples: list[str] = []
-    """Ids of the utterances that were shown with their labels, if all turns were shown the same."""
+    """Ids of the labelled utterances shown as examples, if all turns were shown the same ones."""
     nearest: dict[str, Any] = {}
-    """Otherwise how many were ``shown`` to each turn, and ``name`` and ``digest`` of the encoder by
-    whose vectors the nearest were found."""
+    """If each turn has its own examples: how many were ``shown``, and ``name`` and ``digest`` of
+    the encoder whose vectors were used to find the nearest ones."""
     examples_from: str = "train"
     window: Count | None = None
-    """Past turns at most."""
+    """Maximum number of past turns."""
     paraphrases: dict[str, list[dict[str, Any]]] = {}
-    """By split what each prompt scores, in percent."""
+    """By split, the scores of each prompt in percent."""
     spread: dict[str, dict[str, Number]] = {}
-    """By split mean, standard deviation (n−1) and range of the prompts' weighted-F1."""
+    """By split, mean, standard deviation (n−1) and range of the prompts' scores by the corpus's
+    metric."""
     masked: dict[str, dict[str, Number]] | None = None
-    """By split what the first prompt scores when names are masked; None where it was not asked."""
+    """By split, the scores of the first prompt with masked names; None if it was not asked."""
     per_1000: dict[str, Number] = {}
-    """Tokens and seconds of 1,000 utterances with the first prompt."""
+    """Tokens and seconds for 1,000 utterances with the first prompt."""
     answers: Count = 0
-    """Of all prompts; of their tokens and cost it is the sum that follows."""
+    """Number of answers to all prompts; the tokens and the cost below are their sums."""
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
     cost: Number | None = None
-    """In the currency of the prices that were given."""
+    """In the currency of the given prices."""
 
 
 class Encoder(Part, frozen=True, kw_only=True):
-    """What turns text into vectors. ``extra`` may hold more by which a method tells two apart."""
+    """What turns text into vectors. ``extra`` may hold more values that tell two encoders apart."""
 
     name: str = ""
     digest: str = ""
@@ -271,25 +271,25 @@ class Encoder(Part, frozen=True, kw_only=True):
     """SHA-256 of the utterance vectors that were read instead of text."""
     fine_tuning: FineTuning | None = None
     prompting: Prompting | None = None
-    """None where the model is not a prompted one."""
+    """None if the model is not a prompted one."""
 
 
 class Training(Part, frozen=True, kw_only=True):
-    """What a training took. ``epochs`` and what follows from them are None where nothing was
-    trained."""
+    """The epochs, time and memory of a training. ``epochs`` and the values that depend on it are
+    None if nothing was trained."""
 
     epochs: Count | None = None
     best_epoch: Count | None = None
-    """The selected one, counted from 1."""
+    """The selected epoch, counted from 1."""
     fit_seconds: Number | None = None
     utterances_per_second: Number | None = None
     curves: list[dict[str, Number | None]] = []
-    """Of each epoch its number, from 1, and the figures that were logged; None = not finite."""
+    """For each epoch its number, from 1, and the figures that were logged; None = not finite."""
     parameters: Count | None = None
     peak_memory_mib: Number | None = None
-    """Allocated on the GPU, else resident in the process."""
+    """Peak memory allocated on the GPU, or resident in the process if there is no GPU."""
     wall_seconds: Number | None = None
-    """Of the whole run, loading and scoring included."""
+    """Time of the whole run, including loading and scoring."""
 
 
 class ModelFile(Part, frozen=True, kw_only=True):
@@ -308,23 +308,23 @@ class Plugin(Part, frozen=True, kw_only=True):
 
 
 class Search(Part, frozen=True, kw_only=True):
-    """The search that chose the settings of a tuned run; every trial was scored on dev alone."""
+    """The search that chose the settings of a tuned run; its trials were scored only on dev."""
 
     trials: Count
-    """How many it had, those that failed among them."""
+    """Number of trials, including those that failed."""
     sampler: str
     sampler_seed: Count
     space: dict[str, dict[str, list[Any]]]
-    """What the trials drew from, by the settings' dotted names: ``log``, ``uniform`` or
+    """The values that trials draw from, by the settings' dotted names: ``log``, ``uniform`` or
     ``choice``."""
     chosen: Count
-    """The number of the trial whose settings these are; 0 is the preset."""
+    """The number of the trial whose settings the run has; 0 is the preset."""
     digest: str
     """SHA-256 over the trials and their scores on dev."""
 
 
 class Described(Part, frozen=True, kw_only=True):
-    """What a run says of itself beside its figures."""
+    """The description of a run, without its figures."""
 
     schema: int = SCHEMA
     external: bool = False
@@ -332,55 +332,54 @@ class Described(Part, frozen=True, kw_only=True):
     method: str
     dataset: str
     dataset_digest: str = ""
-    """SHA-256 over the corpus; empty where it is not known."""
+    """SHA-256 over the corpus; empty if it is not known."""
     dataset_official: bool | None = None
-    """Whether that was the official release; None where it is not known."""
+    """Whether the corpus was the official release; None if it is not known."""
     further_corpora: dict[str, str] | None = None
-    """Digests of the corpora that a method read beside it, by their names."""
+    """Digests, by name, of other corpora that the method read."""
     labels: list[str]
     """The C classes, in the order of their numbers."""
     metric: str = USUAL_METRIC
-    """What the corpus is judged by, as :class:`erc_bench.corpus.conversation.Metric` writes it."""
+    """The corpus's metric, as :class:`erc_bench.corpus.conversation.Metric` writes it."""
     preset: str = ""
     overrides: list[str] = []
-    """``key=value``, as they were given."""
+    """``key=value``, as given by the user."""
     variant: str | None = None
-    """The part that the method is without; None for all of it."""
+    """The part that the method lacks; None for the whole method."""
     tuned: Search | None = None
-    """None where nobody searched for the settings."""
+    """None if the settings were not searched for."""
     seed: int
     config: dict[str, Any] = {}
     """Every setting."""
     config_hash: str
     context: str = "unknown"
-    """``past`` or ``full``, as far as it is known."""
+    """``past``, ``full`` or ``unknown``."""
     selection: str = "unknown"
-    """What the weights were selected by, as far as it is known: ``dev weighted_f1``."""
+    """What the weights were selected by, for example ``dev weighted_f1``, or ``unknown``."""
     trains: bool = True
-    """False: a method that has nothing to train, such as a prompted model."""
+    """False for a method that has nothing to train, such as a prompted model."""
     encoder: Encoder | None = None
     plugin: Plugin | None = None
     model: ModelFile | None = None
     training: Training | None = None
     environment: Environment | None = None
     attempt: str | None = None
-    """Tells the attempts at one run apart."""
+    """Distinguishes the attempts at one run."""
     created: str = ""
     """Date and time in UTC, ISO 8601."""
 
     @property
     def judged_by(self) -> Metric:
-        """What the corpus is judged by."""
+        """The corpus's metric."""
         return Metric.of(self.metric, self.labels)
 
 
 class Record(Described, frozen=True, kw_only=True):
-    """What a finished run leaves, or what is known of predictions made elsewhere."""
+    """The record of a finished run, or of predictions made elsewhere."""
 
     metrics: Splits[Metrics]
     oracle_gap: Number | None = None
-    """Best figure on test over the epochs minus that of the selected one, where it was asked
-    for."""
+    """Score on test of the best epoch minus that of the selected epoch; None if not asked for."""
     predictions: Splits[Predictions]
 
 
@@ -391,7 +390,7 @@ class Summary(Described, frozen=True, kw_only=True):
 
 
 class Untested(Described, frozen=True, kw_only=True):
-    """What a run leaves that was asked not to score test: a record, but for test."""
+    """The untested record of a run that was asked not to score test: a record without test."""
 
     test: str = "not scored"
     metrics: OnDev[Metrics]
@@ -399,7 +398,7 @@ class Untested(Described, frozen=True, kw_only=True):
 
 
 class Unscored(Part, frozen=True, kw_only=True):
-    """What a record's metrics are computed from."""
+    """The parts of a record that its metrics are computed from."""
 
     labels: list[str]
     metric: str = USUAL_METRIC
@@ -414,31 +413,31 @@ F = TypeVar("F", Record, Unscored, Untested, Summary)
 
 
 def parse_record(contents: bytes, path: Path) -> Record:
-    """A record from the contents of its file.
+    """Parse a record from the contents of its file.
 
     Args:
         contents: the bytes.
-        path: what errors call it.
+        path: the file's name in errors.
 
     Raises:
-        RecordError: it is not JSON, not a record, of a newer schema, or something in it does not
-            fit; the field is named.
+        RecordError: the contents are not JSON, not a record, of a newer schema, or something in
+            them does not fit; the field is named.
     """
     return _parse(contents, Record, path)
 
 
 def parse_unscored(contents: bytes, path: Path) -> Unscored:
-    """A record whose metrics may be wrong in any way; else as :func:`parse_record`."""
+    """Parse a record whose metrics may be wrong in any way; otherwise like :func:`parse_record`."""
     return _parse(contents, Unscored, path)
 
 
 def parse_untested(contents: bytes, path: Path) -> Untested:
-    """What a run left that has not scored test; else as :func:`parse_record`."""
+    """Parse an untested record; otherwise like :func:`parse_record`."""
     return _parse(contents, Untested, path)
 
 
 def parse_summary(contents: bytes, path: Path) -> Summary:
-    """A record whose predictions are not looked at; else as :func:`parse_record`."""
+    """Parse a record without checking its predictions; otherwise like :func:`parse_record`."""
     _top(contents, path)
     return _without_faults(_decoded(contents, Summary, path), path)
 
@@ -457,7 +456,7 @@ def _without_faults(record: F, path: Path) -> F:
 
 
 def _top(contents: bytes, path: Path) -> dict[str, msgspec.Raw]:
-    """The values of a record by their names, unread; its schema is one that is known here."""
+    """The undecoded values of a record by name, after a check that its schema is known here."""
     kind = dict[str, msgspec.Raw] if contents.lstrip()[:1] == b"{" else Any
     top = _decoded(contents, kind, path)
     missing = [key for key in REQUIRED if not isinstance(top, dict) or key not in top]
@@ -474,8 +473,8 @@ def _top(contents: bytes, path: Path) -> dict[str, msgspec.Raw]:
 
 
 def _decoded(contents: bytes | msgspec.Raw, kind: Any, path: Path, place: str = "$") -> Any:
-    """JSON at a place of a file as a type. Nothing of ours runs in here, so that every error is
-    the file's."""
+    """Decode the JSON at a place of a file as a type. None of our own code runs while decoding, so
+    every error is about the file."""
     try:
         return _decoder(kind).decode(contents)
     except msgspec.ValidationError as error:
@@ -504,12 +503,12 @@ def _unreadable(contents: bytes, error: Exception) -> str:
 
 
 def damaged(path: Path, fault: str) -> RecordError:
-    """The error for a record with a fault: the field, and what is wrong with it."""
+    """The error for a damaged record; ``fault`` names the field and what is wrong with it."""
     return RecordError(f"{path} is a damaged record: {fault}. {REMEDY}")
 
 
 def _remember(part: Part, own: Mapping[str, msgspec.Raw], path: Path, place: str = "$") -> None:
-    """Note in a part and all that it holds what its JSON has beside their fields."""
+    """Set ``extra`` and ``keys`` of a part, and of all parts in it, from its JSON."""
     fields = _fields(type(part))
     extra = {
         name: _decoded(raw, Any, path, f"{place}.{name}")
@@ -529,12 +528,12 @@ def _remember(part: Part, own: Mapping[str, msgspec.Raw], path: Path, place: str
 
 
 def _raw(contents: bytes | msgspec.Raw, path: Path) -> dict[str, msgspec.Raw]:
-    """The values of a JSON object by their names, unread."""
+    """The undecoded values of a JSON object by name."""
     return _decoded(contents, dict[str, msgspec.Raw], path)
 
 
 def typed(values: Mapping[str, Any], kind: type[K]) -> K:
-    """A part of a record from plain data; names that it does not know are in its ``extra``.
+    """Make a part of a record from plain data; unknown names go to its ``extra``.
 
     Raises:
         ValueError: the data do not fit, or hold NaN.
@@ -549,8 +548,8 @@ def typed(values: Mapping[str, Any], kind: type[K]) -> K:
 def to_json(part: Part) -> dict[str, Any]:
     """The JSON object of a record or of a part of it.
 
-    Of one that was read, all that it had, in its order, and what was added since; of one that was
-    made, all fields but those that are None.
+    For a part that was read from a file, it holds all values of the file, in the file's order, and
+    those that were added since. For any other part, it holds all fields that are not None.
     """
     fields = _fields(type(part))
     names = part.keys
@@ -573,7 +572,7 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _fields(kind: type[Part]) -> dict[str, Any]:
-    """The names of the fields that a file can hold, and what they are where it does not."""
+    """The names of the fields that a file can hold, with their defaults."""
     bookkeeping = {each.name for each in msgspec.structs.fields(Part)}
     return {
         each.name: each.default
@@ -584,11 +583,11 @@ def _fields(kind: type[Part]) -> dict[str, Any]:
     }
 
 
-# --- what types alone do not tell
+# --- checks that types can't express
 
 
 def faults(record: Record | Unscored | Untested | Summary) -> Iterator[str]:
-    """What does not fit together in a record: the field, and what is wrong with it."""
+    """The faults of a record: each names the field and what is wrong with it."""
     labels = record.labels
     yield from label_faults(labels)
     yield from metric_faults(record.metric, labels)
@@ -606,13 +605,13 @@ def faults(record: Record | Unscored | Untested | Summary) -> Iterator[str]:
 
 
 def label_faults(labels: Sequence[str]) -> Iterator[str]:
-    """What is wrong with a label set."""
+    """The faults of a label set."""
     if len(labels) < 2 or len(set(labels)) < len(labels):
         yield f"$.labels: {', '.join(map(repr, labels)) or 'none'} are not two or more different"
 
 
 def metric_faults(metric: str, labels: Sequence[str]) -> Iterator[str]:
-    """What is wrong with what a corpus is judged by."""
+    """The faults of a corpus's metric."""
     try:
         Metric.of(metric, labels)
     except ErcBenchError as error:
@@ -620,13 +619,13 @@ def metric_faults(metric: str, labels: Sequence[str]) -> Iterator[str]:
 
 
 def gold_faults(gold: GoldLabels, classes: int, where: str) -> Iterator[str]:
-    """What does not fit together in what all runs on a split have in common."""
+    """The faults of a split's gold labels and facts."""
     n = len(gold.gold)
     if not n:
         yield f"{where}.gold: it holds no utterance"
     yield from _length_fault(gold.ids, n, f"{where}.ids")
     if len(set(gold.ids)) < len(gold.ids):
-        yield f"{where}.ids: {len(gold.ids) - len(set(gold.ids))} of {n} stand there again"
+        yield f"{where}.ids: {len(gold.ids) - len(set(gold.ids))} of {n} are repeated"
     yield from _class_faults(gold.gold, classes, f"{where}.gold")
     if gold.dialogue is not None:
         yield from _length_fault(gold.dialogue, n, f"{where}.dialogue")
@@ -641,7 +640,7 @@ def gold_faults(gold: GoldLabels, classes: int, where: str) -> Iterator[str]:
 def prediction_faults(
     predicted: Sequence[int], utterances: int, classes: int, where: str
 ) -> Iterator[str]:
-    """What does not fit in predicted classes ``(N,)``."""
+    """The faults of predicted classes ``(N,)``."""
     yield from _length_fault(predicted, utterances, f"{where}.predicted")
     yield from _class_faults(predicted, classes, f"{where}.predicted")
 

@@ -1,7 +1,7 @@
-"""The store of records: written whole or not at all, found by what users call a run.
+"""Read, write and find records in the store; each is written completely or not at all.
 
-What a record holds is told in :mod:`erc_bench.records.schema`, where a run lies in
-:mod:`erc_bench.records.place`.
+:mod:`erc_bench.records.schema` describes what a record holds, and :mod:`erc_bench.records.place`
+where a run lies.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_record(path: Path, record: Record | Unscored | Untested) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """A stored record, checked.
+    """Read a stored record and check it.
 
     Raises:
         RecordError: the file can't be read, is not JSON, not a record, of a newer schema, or
@@ -49,12 +49,12 @@ def read_record(path: Path) -> Record:
 
 
 def read_summary(path: Path) -> Summary:
-    """A stored record but for its predictions, checked; else as :func:`read_record`."""
+    """Read a stored record without its predictions; otherwise like :func:`read_record`."""
     return parse_summary(record_contents(path), path)
 
 
 def read_untested(path: Path) -> Untested:
-    """What a run left that has not scored test, checked; else as :func:`read_record`."""
+    """Read a stored untested record; otherwise like :func:`read_record`."""
     return parse_untested(record_contents(path), path)
 
 
@@ -81,7 +81,7 @@ def untested_files(root: Path) -> Iterator[Path]:
 
 
 def removed_with(record: Path) -> list[Path]:
-    """The file of a record, and the folder of its run if that is there: model and log."""
+    """The file of a record, and if it exists the folder of its run, with model and log."""
     root = record.parent.parent.parent.parent
     folder = root / "runs" / record.parent.parent.name / record.parent.name / record.stem
     in_store = record.parent.parent.parent.name in ("records", "untested")
@@ -89,17 +89,20 @@ def removed_with(record: Path) -> list[Path]:
 
 
 def remove(record: Path) -> None:
-    """Remove a record and its run's folder; the record last, so that a removal that was cut off
-    can be given again.
+    """Remove a record and its run's folder.
+
+    The record is removed last, so that an interrupted removal can be repeated.
 
     Raises:
-        ErcBenchError: a process is at the run, or a file can't be removed.
+        ErcBenchError: a process is working on the run, or a file can't be removed.
     """
     *_, last = removed_with(record)
     try:
         if last != record:
             if is_held(last):
-                raise ErcBenchError(f"Another process is at {run_name(record)}{holder(last)}.")
+                raise ErcBenchError(
+                    f"Another process is working on {run_name(record)}{holder(last)}."
+                )
             shutil.rmtree(last)
         record.unlink()
     except OSError as error:
@@ -109,32 +112,32 @@ def remove(record: Path) -> None:
 # --- one run, as users name it
 
 MOST_LISTED = 12
-"""Runs that an error lists at most."""
+"""Maximum number of runs that an error lists."""
 
 MOST_NEAR = 5
-"""Runs that an error lists at most of those that may be meant."""
+"""Maximum number of runs that an error suggests."""
 
 
 def run_name(record: Path) -> str:
-    """``method/dataset/hash/seedK`` of a record in its place in the store."""
+    """The name ``method/dataset/hash/seedK`` of a record, from its path in the store."""
     configuration, _, seed = record.stem.rpartition("-seed")
     return f"{record.parent.name}/{record.parent.parent.name}/{configuration}/seed{seed}"
 
 
 def find_record(root: Path, run: str, *, untested: bool = False) -> Path:
-    """The record file that ``run`` means.
+    """Return the record file that ``run`` names.
 
-    A path, a run on the hub (``hf://user/repo@revision``), a run's name
-    ``method/dataset/hash/seedK``, or whatever parts of it, in this order, or beginnings of them no
-    other run below ``root`` shares: ``eacl/meld``, ``sacl/seed2``, ``3fa2``.
+    ``run`` is a path, a run on the hub (``hf://user/repo@revision``), or a run's name
+    ``method/dataset/hash/seedK``. Some parts of the name in this order, or their beginnings, are
+    enough if no other run below ``root`` shares them: ``eacl/meld``, ``sacl/seed2``, ``3fa2``.
 
     Args:
         root: the folder of the records.
-        run: what a user wrote.
-        untested: whether a run that has not scored test may be meant too.
+        run: the text that a user wrote.
+        untested: whether runs that have not scored test can be named too.
 
     Raises:
-        ErcBenchError: no run is meant, or several are: they are listed.
+        ErcBenchError: the text names no run, or several; these are listed.
     """
     if is_on_hub(run):
         return fetch_record(run)
@@ -151,12 +154,12 @@ def find_record(root: Path, run: str, *, untested: bool = False) -> Path:
     if meant:
         shown = [f"{n} ({_contents(stored[n])})" for n in meant[:MOST_LISTED]]
         raise ErcBenchError(
-            f"{run!r} can mean several runs; say more of its name: {_listed(shown, len(meant))}."
+            f"{run!r} can mean several runs; give more of its name: {_listed(shown, len(meant))}."
         )
     of_dev = _by_name(untested_files(root))
     if meant := _meant(run, of_dev):
         raise ErcBenchError(
-            f"{run!r} has not scored test, so it is no record ({of_dev[meant[0]]}). The command "
+            f"{run!r} has not scored test, so it has no record ({of_dev[meant[0]]}). The command "
             "that made it scores test if --no-test is left out."
         )
     raise _not_found(root, run, stored)
@@ -167,7 +170,7 @@ def _by_name(files: Iterable[Path]) -> dict[str, Path]:
 
 
 def _not_found(root: Path, run: str, stored: Mapping[str, Path]) -> ErcBenchError:
-    """Why a name means none of the stored runs, and what is like it."""
+    """The error for a name that no stored run has; it suggests similar names."""
     if os.path.isdir(run):
         return ErcBenchError(f"{run!r} is a folder; name a record, or a run below {root}.")
     if not stored:
@@ -190,9 +193,9 @@ def _not_found(root: Path, run: str, stored: Mapping[str, Path]) -> ErcBenchErro
 
 
 def _nearest_runs(run: str, stored: Mapping[str, Path]) -> list[str]:
-    """The stored runs whose names are most like a name that means none of them, likest first.
+    """The stored runs whose names are most similar to a name that none has, most similar first.
 
-    Where it says settings (``eacl:stage2_epochs=0``), runs of those come before others.
+    If the name holds settings (``eacl:stage2_epochs=0``), runs with these settings come first.
     """
 
     @cache
@@ -215,8 +218,7 @@ def _nearest_runs(run: str, stored: Mapping[str, Path]) -> list[str]:
 
 
 def is_run(root: Path, run: str) -> bool:
-    """Whether a run is meant, or several are, as :func:`find_record` takes it; or one is that is
-    not there, by a name that ends like a run's."""
+    """Whether a text names runs, as in :func:`find_record`, or ends like the name of a run."""
     if re.search(r"/seed\d+/?$", run) and not os.path.isdir(run):
         return True
     stored = [run_name(path) for path in record_files(root)]
@@ -225,13 +227,13 @@ def is_run(root: Path, run: str) -> bool:
 
 
 def _meant(run: str, stored: Iterable[str]) -> list[str]:
-    """The names of the stored runs that are meant."""
+    """The names of the stored runs that ``run`` can mean."""
     wanted = run.strip("/ ").split("/")
     return [n for n in stored if _means(wanted, n)] or [n for n in stored if _begins(wanted, n)]
 
 
 def _means(wanted: Sequence[str], name: str) -> bool:
-    """Whether all that is wanted is a part of ``name``, in its order; of the hash its beginning."""
+    """Whether ``name`` has all wanted parts, in this order; the beginning of the hash is enough."""
     parts = iter(enumerate(name.split("/")))
     return all(
         any(part == each or (i == 2 and part.startswith(each)) for i, part in parts)
@@ -240,13 +242,13 @@ def _means(wanted: Sequence[str], name: str) -> bool:
 
 
 def _begins(wanted: Sequence[str], name: str) -> bool:
-    """The same where what is wanted is the beginning of each part."""
+    """Like :func:`_means`, but the beginning of every part is enough."""
     parts = iter(name.split("/"))
     return all(any(part.startswith(each) for part in parts) for each in wanted)
 
 
 def _contents(path: Path) -> str:
-    """What tells a run from others: ``preset small, stage2_epochs=0, corpus 254a3659, ...``."""
+    """What distinguishes a run: ``preset small, stage2_epochs=0, corpus 254a3659, ...``."""
     try:
         record = read_summary(path)
     except RecordError:

@@ -1,8 +1,8 @@
-"""The trials of a search: a small file each, beside the records.
+"""The trials of a search: one small file for each, beside the records.
 
 ``<root>/tuning/<dataset>/<method>/<study>-<data hash>-trial<k>.json`` is trial k, finished or
-failed. What it does meanwhile lies with the runs, in ``<root>/runs/``; its weights are not kept.
-Test is not in it: a trial never sees more than train and dev.
+failed. While it runs, its files lie with those of the runs, in ``<root>/runs/``. Its weights are
+not kept. It has no scores on test, since a trial never sees more than train and dev.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from erc_bench.records.schema import (
 from erc_bench.records.store import record_contents
 
 TRIAL_SCHEMA = 1
-"""Version of the form of a trial."""
+"""Version of the schema of a trial."""
 
 
 class Trial(Part, frozen=True, kw_only=True):
-    """What a trial came to."""
+    """The result of a trial."""
 
     schema: int = TRIAL_SCHEMA
     study: str
-    """Hash over all that the search's trials depend on but their number."""
+    """Hash over everything that a trial of the search depends on, except its number."""
     number: Count
     outcome: Literal["finished", "diverged", "failed"]
     reason: str = ""
@@ -52,9 +52,9 @@ class Trial(Part, frozen=True, kw_only=True):
     further_corpora: dict[str, str] | None = None
     preset: str
     fixed: list[str]
-    """``key=value``: what all trials of the search have."""
+    """``key=value``: the settings that all trials of the search have."""
     drawn: list[str]
-    """``key=value``: what this one drew; nothing in trial 0, which is the preset."""
+    """``key=value``: the settings that this trial drew; empty for trial 0, which is the preset."""
     config: dict[str, Any]
     config_hash: str
     seed: Count
@@ -63,10 +63,10 @@ class Trial(Part, frozen=True, kw_only=True):
     space: dict[str, dict[str, list[Any]]]
     selection: str
     metric: str = USUAL_METRIC
-    """What the corpus is judged by."""
+    """The corpus's metric."""
     encoder: Encoder
     dev: Metrics | None = None
-    """None where it failed."""
+    """None if the trial failed."""
     training: Training | None = None
     environment: Environment | None = None
     created: str = ""
@@ -74,18 +74,18 @@ class Trial(Part, frozen=True, kw_only=True):
 
     @property
     def score(self) -> float:
-        """The corpus's figure on dev in percent; 0, the lowest there is, where it failed."""
+        """The score on dev by the corpus's metric, in percent; the lowest, 0, if it failed."""
         return self.dev.score(self.judged_by) if self.dev is not None else 0.0
 
     @property
     def judged_by(self) -> Metric:
-        """What the corpus is judged by."""
+        """The corpus's metric."""
         return Metric.of(self.metric, None)
 
 
 @dataclass(frozen=True)
 class TrialPlace(Place):
-    """Where a trial lies: as a run, but that its file is a :class:`Trial`."""
+    """A trial's place in the store: like a run's, except that its file holds a :class:`Trial`."""
 
     study: str = ""
     number: int = 0
@@ -105,19 +105,19 @@ class TrialPlace(Place):
 
     @property
     def record(self) -> Path:
-        """The file of the trial, there or not."""
+        """The path of the trial's file, which need not exist."""
         return self.root / "tuning" / self.dataset / self.method / f"{self.run}.json"
 
     def trial(self) -> Trial | None:
-        """The trial, if it is over.
+        """The trial, or None if it is not over.
 
         Raises:
-            RecordError: a file stands in its place that is none.
+            RecordError: the file in its place is not a trial.
         """
         return read_trial(self.record) if self.record.exists() else None
 
     def leftovers(self) -> list[Path]:
-        """All of its checkpoints: it keeps none."""
+        """All checkpoints of the trial, since it keeps none."""
         patterns = (*UNFINISHED, ".*.ckpt.*.tmp")
         return [file for pattern in patterns for file in self.folder.glob(pattern)]
 
@@ -129,17 +129,17 @@ def write_trial(path: Path, trial: Trial) -> None:
 
 
 def read_trial(path: Path) -> Trial:
-    """A stored trial, checked.
+    """Read a stored trial and check it.
 
     Raises:
-        RecordError: the file can't be read, or is none.
+        RecordError: the file can't be read, or is not a trial.
     """
     try:
         trial = msgspec.json.decode(record_contents(path), type=Trial)
     except (ValueError, RecursionError) as error:
         raise RecordError(
-            f"{path} is no trial of a search, or a damaged one: {error}. Delete it; the same "
-            "command then does the trial again."
+            f"{path} is not a trial of a search, or is damaged: {error}. Delete it; the same "
+            "command then repeats the trial."
         ) from error
     if trial.schema > TRIAL_SCHEMA:
         raise RecordError(
@@ -155,14 +155,13 @@ def trial_files(root: Path) -> Iterator[Path]:
 
 
 def best_of(trials: Iterable[Trial]) -> Trial | None:
-    """The trial with the highest score on dev, of several the first; None where none finished."""
+    """The trial with the highest score on dev, the first if several tie; None if none finished."""
     finished = [trial for trial in trials if trial.dev is not None]
     return max(finished, key=lambda trial: (trial.score, -trial.number), default=None)
 
 
 def digest(trials: Iterable[Trial]) -> str:
-    """SHA-256 over trials: their settings, outcomes and scores on dev, in order of their
-    numbers."""
+    """SHA-256 over the settings, outcomes and dev scores of trials, in order of their numbers."""
     told = [
         [t.study, t.number, t.config_hash, t.dataset_digest, t.encoder.digest, t.outcome, t.score]
         for t in sorted(trials, key=lambda trial: trial.number)
