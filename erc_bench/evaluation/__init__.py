@@ -1,4 +1,4 @@
-"""Predictions to figures, and what figures say about methods."""
+"""Metrics of predictions, and statistics that compare methods."""
 
 NO_ANSWER = -1
 """The predicted class of an utterance for which a method gave no answer. It counts as wrong."""

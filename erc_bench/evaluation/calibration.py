@@ -1,4 +1,4 @@
-"""How far confidence can be believed: accuracy by confidence, as a reliability diagram shows it."""
+"""Calibration: accuracy by confidence, as a reliability diagram shows it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 BINS = 15
-"""As many as the expected calibration error of a record has."""
+"""Number of bins, the same as for the expected calibration error in a record."""
 
 
 @dataclass(frozen=True)
 class ReliabilityBins:
-    """The bins that hold a prediction, arrays ``(B,)``; shares from 0 to 1."""
+    """The B bins that hold a prediction, as arrays ``(B,)``; shares are from 0 to 1."""
 
     confidence: np.ndarray
     """Mean probability of the predicted class."""
     accuracy: np.ndarray
-    """Share that is right."""
+    """Share of correct predictions."""
     count: np.ndarray
 
 
 def reliability_bins(confidence: ArrayLike, right: ArrayLike, bins: int = BINS) -> ReliabilityBins:
-    """Predictions by confidence, in bins of equal width (Guo et al. 2017, *On Calibration of Modern
-    Neural Networks*, section 2).
+    """Put predictions into bins of equal width by confidence (Guo et al. 2017, *On Calibration of
+    Modern Neural Networks*, section 2).
 
     Args:
-        confidence: probability of the predicted class ``(N,)``; one at least.
-        right: whether it is the gold one ``(N,)``.
-        bins: how many from 0 to 1.
+        confidence: probability of the predicted class ``(N,)``; at least one.
+        right: whether the predicted class is the gold one ``(N,)``.
+        bins: number of bins from 0 to 1.
     """
     sure, hit = np.asarray(confidence, dtype=float), np.asarray(right, dtype=float)
-    # A bin holds its upper end.
+    # The upper end of a bin belongs to it.
     number = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(number, minlength=bins)
     there = count > 0

@@ -1,4 +1,4 @@
-"""Predictions → metrics: one protocol, the same code for every method."""
+"""Compute the metrics of predictions, with the same code for every method."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from erc_bench.evaluation import NO_ANSWER
 
 
 class Predictions(TorchMetric):
-    """Scores by row (a number for each utterance of the corpus), each row exactly once.
+    """Collect scores by row, the number of an utterance in the corpus.
 
-    Rows that several devices saw, or that padding repeated, count once.
+    A row that several devices saw, or that padding repeated, counts once.
     """
 
     full_state_update = False
@@ -53,20 +53,21 @@ class Predictions(TorchMetric):
 
 
 def predicted_classes(scores: Tensor) -> Tensor:
-    """The class ``(N,)`` of the highest score ``(N, C)``; −1 (no answer) for a row of NaN."""
+    """The class ``(N,)`` with the highest score ``(N, C)``; −1 (no answer) for a row with NaN."""
     return torch.where(scores.isnan().any(dim=1), NO_ANSWER, scores.argmax(dim=1))
 
 
 def weighted_f1(predicted: Tensor, gold: Tensor, classes: int) -> float:
-    """Weighted-F1 in percent over ``(N,)`` labels; equals scikit-learn's. −1: no answer."""
+    """Weighted-F1 in percent of ``(N,)`` labels, equal to scikit-learn's; −1 is no answer."""
     predicted, columns = _with_unanswered(predicted, classes)
     return 100 * multiclass_f1_score(predicted, gold, columns, average="weighted").item()
 
 
 def score(predicted: Tensor, gold: Tensor, labels: Sequence[str], metric: Metric) -> float:
-    """The figure of a corpus in percent over ``(N,)`` labels; equals scikit-learn's. −1: no answer.
+    """The score by a corpus's metric in percent, of ``(N,)`` labels; −1 is no answer.
 
-    Micro-F1 is scikit-learn's over all labels but the one left out, 0 where nothing else occurs.
+    It equals scikit-learn's. Micro-F1 is over all labels except the one left out; it is 0 if no
+    other label occurs.
     """
     if metric.name == "weighted_f1":
         return weighted_f1(predicted, gold, len(labels))
@@ -90,20 +91,20 @@ def evaluate(
     probabilities: Tensor | None = None,
     metric: Metric = Metric(),
 ) -> dict[str, Any]:
-    """All figures of the protocol, in percent where they are shares.
+    """Compute all figures of the protocol; shares are in percent.
 
     Args:
-        predicted: predicted classes ``(N,)``; −1 where there is no answer, which is wrong in every
-            figure: the utterance is missed by its gold class and taken for no other.
+        predicted: predicted classes ``(N,)``; −1 is no answer. It is wrong in every figure: a false
+            negative of the gold class, and not a false positive of any class.
         gold: gold classes ``(N,)``.
         labels: names of the C classes.
-        probabilities: ``(N, C)``; with them the expected calibration error (15 bins) over the
-            utterances with an answer is given, if there is one.
-        metric: the corpus's. Its micro-F1 is among the figures if a label is left out in it.
+        probabilities: ``(N, C)``. If given, the figures include the expected calibration error (15
+            bins) over the utterances with an answer, unless there are none.
+        metric: the corpus's metric. If it leaves out a label, the figures include its micro-F1.
 
-    Macro-F1 is the mean over the classes that occur in gold or in predictions, as scikit-learn's.
-    The confusion matrix is ``(C, C)`` without the unanswered; ``no_answer`` is their share, and
-    there only if there are any.
+    Macro-F1 is the mean over the classes that occur in gold labels or predictions, as in
+    scikit-learn. The confusion matrix is ``(C, C)`` and leaves out utterances without an answer.
+    ``no_answer`` is their share; it is absent if there are none.
     """
     classes, answered = len(labels), predicted != NO_ANSWER
     columns_of, columns = _with_unanswered(predicted, classes)
@@ -140,7 +141,9 @@ def evaluate(
 
 
 def _with_unanswered(predicted: Tensor, classes: int) -> tuple[Tensor, int]:
-    """Predictions with "no answer" as one class more, which gold never has, and the number of
-    classes with it; as they are where all are answered."""
+    """Predictions with "no answer" as an extra class, and the number of classes including it.
+
+    The gold labels never have this class. If every utterance has an answer, nothing changes.
+    """
     unanswered = predicted == NO_ANSWER
     return torch.where(unanswered, classes, predicted), classes + int(unanswered.any())

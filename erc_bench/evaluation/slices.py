@@ -1,7 +1,7 @@
-"""Where a method is right: scores on parts of a test set, from labels and plain facts, no text.
+"""Scores on parts of a test set, from labels and facts about the utterances, without their text.
 
-:func:`utterance_facts` takes from a corpus what slicing needs, to be stored beside predictions;
-the rest works on arrays alone.
+:func:`utterance_facts` takes these facts from a corpus; they are stored beside predictions. The
+other functions work on arrays only.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ SPEAKERS = (("not in train", 0), ("1–9", 9), ("10–99", 99), ("100 or more", 
 
 @dataclass(frozen=True)
 class UtteranceFacts:
-    """What slicing needs to know of each labelled utterance, arrays ``(N,)`` in corpus order."""
+    """The facts about each labelled utterance, arrays ``(N,)`` in corpus order."""
 
     position: np.ndarray
-    """Turns before it in its dialogue, unlabelled ones included: 0 is the first."""
+    """Number of turns before it in its dialogue, including unlabelled ones; 0 for the first."""
     words: np.ndarray
     """Number of words (by whitespace)."""
     speaker_train: np.ndarray
-    """Labelled training utterances of its speaker."""
+    """Number of labelled training utterances of its speaker."""
     previous_label: np.ndarray
-    """Gold class of the last labelled turn that its speaker had in this dialogue; −1: none."""
+    """Gold class of its speaker's previous labelled turn in this dialogue; −1 if there is none."""
     seen_in_train: np.ndarray
-    """Whether a training utterance has the same text, case and spacing aside."""
+    """Whether a training utterance has the same text, ignoring case and spacing."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Scores on one part of a test set, in percent, means over runs; None where it is empty."""
+    """Scores on one part of a test set in percent, means over runs; None if the part is empty."""
 
     kind: str
     name: str
     support: int
     score: float | None
-    """The corpus's figure."""
+    """The score by the corpus's metric."""
     accuracy: float | None
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Scores of one class in percent, means over runs; recall is None where gold never has it."""
+    """Scores of one class in percent, means over runs; recall is None if it is never gold."""
 
     name: str
     support: int
@@ -65,10 +65,11 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class PairConfusion:
-    """How often two emotions are taken for each other, in percent, means over runs.
+    """How often two emotions are confused with each other, in percent, means over runs.
 
-    ``first_as_second`` is the share of gold ``first`` that is predicted ``second``; ``mutual`` the
-    share of both classes' utterances that are taken for the other. None without such utterances.
+    ``first_as_second`` is the share of gold ``first`` that is predicted as ``second``. ``mutual``
+    is the share of both emotions' utterances that are predicted as the other. A share is None if
+    there are no such utterances.
     """
 
     first: str
@@ -99,7 +100,7 @@ def utterance_facts(dialogues: Iterable[Dialogue], training: Iterable[Dialogue])
 
 
 def recorded_facts(corpus: Corpus, split: str) -> dict[str, Any]:
-    """What a record stores beside the predictions on a split: dialogue numbers, and the facts."""
+    """The dialogue numbers and facts that a record stores beside the predictions on a split."""
     dialogues = corpus.dialogues(split)
     facts = utterance_facts(dialogues, corpus.contents.get("train", ()))
     return {
@@ -123,19 +124,19 @@ def slices(
     metric: Metric = Metric(),
     labels: Sequence[str] = (),
 ) -> list[Slice]:
-    """The corpus's figure, accuracy and support of every part of a test set.
+    """Score, accuracy and support of every part of a test set; the score is by the corpus's metric.
 
-    ``gold`` ``(N,)``, ``predictions`` ``(S, N)`` class indices, one row a run; a prediction may be
-    −1 (no answer) and is then wrong. The kinds:
+    ``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` are class indices, with one row of predictions
+    for each run. A prediction of −1 (no answer) counts as wrong. The kinds of parts are:
 
-    - ``emotion``: *shift*, the label differs from the one this speaker had last in the dialogue;
-      *hold*, it is the same; a speaker's first labelled utterance is in neither
-    - ``position`` in the dialogue, ``length`` in words, ``speaker`` by number of training
-      utterances: the parts :data:`POSITIONS`, :data:`LENGTHS`, :data:`SPEAKERS`
+    - ``emotion``: *shift* if the label differs from the speaker's previous one in the dialogue,
+      *hold* if it is the same; a speaker's first labelled utterance is in neither
+    - ``position`` in the dialogue, ``length`` in words, and ``speaker`` by number of training
+      utterances; the parts are :data:`POSITIONS`, :data:`LENGTHS` and :data:`SPEAKERS`
     - ``text``: *seen in train* or *new*
 
     Raises:
-        ValueError: arrays that do not fit, or a class outside 0…C−1.
+        ValueError: the arrays do not fit, or a class is outside 0…C−1.
     """
     y, p = checked_labels(gold, predictions, classes)
     for field in fields(facts):
@@ -228,5 +229,5 @@ def _percent(part: float, whole: int) -> float | None:
 
 
 def _words(text: str) -> str:
-    """What makes two texts the same: their words, whatever the case and the space between."""
+    """A text with its case and spacing normalised, for comparison with other texts."""
     return " ".join(text.casefold().split())

@@ -1,43 +1,47 @@
-"""How sure a score is: intervals over seeds, paired comparisons, correction, ranks.
+"""Intervals over seeds, paired comparisons, correction for several tests, and ranks.
 
-A score is a mean over seeds on one test set, so it carries two kinds of chance: the dialogues that
-happened to be in the test set (utterances inside one are not independent, so dialogues are what is
-resampled) and the seeds that happened to be used.
+A score is a mean over seeds on one test set. It depends on chance in two ways: on the dialogues
+that happened to be in the test set, and on the seeds that happened to be used. The utterances of
+one dialogue are not independent, so dialogues are resampled, not utterances.
 
-**Dialogues** are resampled with replacement, the same resamples for every method and seed
-(:func:`resampled_scores`). Between seeds of one method the resampled scores vary together as far
-as the dialogues do; what varies apart is the noise that a finite test set adds to each single run.
+**Dialogues** are resampled with replacement. The resamples are the same for every method and seed
+(:func:`resampled_scores`). The variation that the seeds of one method share over resamples comes
+from the dialogues. The rest is the noise that a finite test set adds to each single run.
 
 **Seeds** are resampled in closed form. Literally drawing S of S seeds understates the variance of
-their mean by the factor (S−1)/S, and its quantiles take that variance for known: where seeds carry
-most of it, a 5 % test with S = 3 rejects a true hypothesis 20 % of the time. Where they carry
-little, such a two-way bootstrap counts the noise of single runs more than once and is too wide
-(Owen, The pigeonhole bootstrap, 2007). So the variance of the estimate is
+their mean by the factor (S−1)/S, and its quantiles take that variance for known. If seeds cause
+most of the variance, a 5 % test with S = 3 then rejects a true hypothesis 20 % of the time. If they
+cause little of it, such a two-way bootstrap counts the noise of single runs more than once and is
+too wide (Owen, The pigeonhole bootstrap, 2007). So the variance of the estimate is
 
     V = V_dialogues + max(0, s² − e) / S
 
-with s² the variance of the per-seed estimates (n−1), and e the part of it that is the noise of
-single runs on a finite test set, which V_dialogues already holds. Seeds of two methods mostly share
-a number and nothing else. Then they are independent samples: each method adds a term of its own, of
-its own number of seeds. Where a seed has a part of its chance in common, such as the encoder that
-both methods read, seeds are paired: one term, of the differences by seed. Interval and p-value are
-Student's t with Satterthwaite's degrees of freedom: those of s² are S−1, those of V_dialogues the
-effective number of dialogues, (Σ n)² / Σ n² for lengths n (Kish), less one, since few long
-dialogues carry what many short ones do not.
+Here s² is the variance of the per-seed estimates (n−1), and e is the part of it that is the noise
+of single runs on a finite test set, which V_dialogues already holds.
 
-In simulation (tests/test_statistics.py, test sets like MELD, EmoryNLP and IEMOCAP, seeds that do
-not vary to seeds that vary far more than dialogues) the 95 % interval of a difference misses the
-truth, and the 5 % test rejects a true hypothesis, this often:
+Seeds of two methods mostly share a number and nothing else. They are then independent samples, and
+each method adds a term of its own, with its own number of seeds. If runs with the same seed share a
+part of their chance, such as the encoder that both methods read, seeds are paired: there is one
+term, that of the differences by seed.
 
-- the same number of seeds, 2 to 5: 2 to 6 %; five against three: 4 to 6 %
-- five against two: 3 to 7 %
-- with 8 to 15 dialogues 1 to 4 %
-- with one seed on a side 4 to 6 %, but that is about its one trained model: as a test of the
-  methods it is wrong 17 to 31 % of the time where seeds vary by 2.5 points (sd)
-- with two *pairs* of seeds (``paired_seeds``) that vary far more than dialogues 9 to 12 %
+The interval and the p-value are Student's t with Satterthwaite's degrees of freedom. Those of s²
+are S−1. Those of V_dialogues are the effective number of dialogues less one. The effective number
+is (Σ n)² / Σ n² for dialogues of lengths n (Kish): it is small if a few dialogues are much longer
+than the others.
 
-The interval of one method's own mean misses 4 to 9 %, up to 11 % with 2 or 3 seeds that vary far
-more than dialogues, or 15 dialogues.
+The simulations in tests/test_statistics.py use test sets like MELD, EmoryNLP and IEMOCAP, and seeds
+that range from not varying to varying far more than dialogues. In them, the 95 % interval of a
+difference misses the truth, and the 5 % test rejects a true hypothesis, this often:
+
+- with the same number of seeds, 2 to 5: 2 to 6 %
+- with five seeds against three: 4 to 6 %; five against two: 3 to 7 %
+- with 8 to 15 dialogues: 1 to 4 %
+- with one seed on a side: 4 to 6 %, but that is about its one trained model; as a test of the
+  methods it is wrong 17 to 31 % of the time if seeds vary by 2.5 points (sd)
+- with two *pairs* of seeds (``paired_seeds``) that vary far more than dialogues: 9 to 12 %
+
+The interval of one method's own mean misses the truth 4 to 9 % of the time. With 2 or 3 seeds that
+vary far more than dialogues, or with 15 dialogues, it is up to 11 %.
 """
 
 from __future__ import annotations
@@ -55,15 +59,15 @@ from scipy.special import stdtr, stdtrit
 from erc_bench.corpus.conversation import Metric
 from erc_bench.evaluation import NO_ANSWER
 
-# A two-sided sign-flip test over five dialogues can't fall below 5 %, whatever they hold.
+# With five dialogues, the p-value of a two-sided sign-flip test is never below 5 %.
 FEWEST_DIALOGUES = 6
-# Scores are percentages; two that differ by less than this differ by rounding.
+# Scores are percentages; two that differ by less than this differ only by rounding.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class SeedInterval:
-    """Mean over seeds, standard deviation (n−1), and Student-t interval; None for one seed."""
+    """Mean over seeds, standard deviation (n−1), Student-t interval; one seed has only a mean."""
 
     n: int
     mean: float
@@ -73,18 +77,18 @@ class SeedInterval:
 
 @dataclass(frozen=True)
 class ResampledScores:
-    """The corpus's figure of one method: on the test set, and on resamples of its dialogues."""
+    """The scores of one method, on the test set and on resamples of its dialogues."""
 
     seeds: tuple[int, ...]
     values: np.ndarray
-    """(S,) in percent: each seed's figure on the test set."""
+    """(S,) in percent: each seed's score on the test set, by the corpus's metric."""
     draws: np.ndarray
-    """(R, S) in percent: the same on each resample."""
+    """(R, S) in percent: each seed's score on each resample."""
     dialogues: int
     freedom: float
     """Degrees of freedom of a variance over dialogues: their effective number less one."""
     resampling: str
-    """Digest of gold labels, dialogues and resamples; only equal ones can be compared."""
+    """Digest of gold labels, dialogues and resamples; it must be equal to compare two methods."""
 
     @property
     def mean(self) -> float:
@@ -94,34 +98,35 @@ class ResampledScores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference of means over seeds in points, and what chance could do to it."""
+    """A difference of means over seeds in points, with its interval and p-value."""
 
     difference: float
     interval: tuple[float, float] | None
-    """None where there are fewer than ``FEWEST_DIALOGUES`` dialogues."""
+    """None if there are fewer than ``FEWEST_DIALOGUES`` dialogues."""
     p: float
-    """Two-sided; 1 where there is no interval."""
+    """Two-sided; 1 if there is no interval."""
     resolvable: float | None
-    """The smallest true difference that this test, at its standard error and before correction for
-    several pairs, would have found with the chosen power (80 %; with few degrees of freedom about
-    it: 73 % with one, 78 % with three). It is no statement about the difference found."""
+    """The smallest true difference that this test would have found with the chosen power, at its
+    standard error and before correction for several pairs. With few degrees of freedom, a power of
+    80 % is not quite reached: it is 73 % with one and 78 % with three. This value says nothing
+    about the difference found."""
     standard_error: float
     degrees_of_freedom: float
     covers_seeds: bool
-    """False where a side has one seed, so that its variance over seeds is unknown: the interval is
+    """False if a side has one seed, so that its variance over seeds is unknown. The interval is
     then about that one trained model on new dialogues, not about the method."""
     paired_seeds: tuple[int, ...] = ()
-    """The seeds that were paired; empty where seeds are independent samples."""
+    """The seeds that were paired; empty if seeds are independent samples."""
 
 
 def seed_interval(values: ArrayLike, confidence: float = 0.95) -> SeedInterval:
-    """Mean, standard deviation (n−1) and Student-t interval of one figure a seed, ``(S,)``.
+    """Mean, standard deviation (n−1) and Student-t interval of the scores ``(S,)`` of seeds.
 
-    The interval is about the mean over seeds on this very test set; it says nothing about other
-    dialogues. For that see :func:`compare_with_figure`.
+    The interval is about the mean over seeds on this one test set; it says nothing about other
+    dialogues. For those see :func:`compare_with_figure`.
 
     Raises:
-        ValueError: no values, or one that is not a finite number.
+        ValueError: there are no values, or one is not a finite number.
     """
     x = np.asarray(values, dtype=float)
     if x.ndim != 1 or not x.size or not np.isfinite(x).all():
@@ -135,23 +140,24 @@ def seed_interval(values: ArrayLike, confidence: float = 0.95) -> SeedInterval:
 
 
 def spread(mean: float, interval: Sequence[float] | None) -> str:
-    """``66.12 ± 0.45``: what ``±`` means wherever it stands in this suite, the half-width of the
-    95 % interval over seeds; the mean alone where there is one seed."""
+    """A mean and the half-width of its 95 % interval over seeds, ``66.12 ± 0.45``.
+
+    With one seed it is only the mean. ``±`` has this meaning everywhere in this suite.
+    """
     return f"{mean:.2f}" + (f" ± {interval[1] - mean:.2f}" if interval else "")
 
 
 def weighted_f1(confusion: ArrayLike) -> np.ndarray:
-    """Weighted-F1 in percent; :func:`score` by another name."""
+    """Weighted-F1 in percent: :func:`score` with that metric."""
     return score(confusion, Metric())
 
 
 def score(confusion: ArrayLike, metric: Metric, labels: Sequence[str] = ()) -> np.ndarray:
-    """A corpus's figure in percent of confusion counts ``(..., C, C)``, rows gold, columns
-    predicted.
+    """The score by a corpus's metric, in percent, of confusion counts ``(..., C, C)``.
 
-    Equals scikit-learn's with ``zero_division=0``, whose micro-F1 is over all ``labels`` but the
-    one left out; weighted-F1 is NaN where nothing was counted. A last column C + 1,
-    ``(..., C, C + 1)``, holds the utterances without an answer.
+    Rows are gold, columns predicted. A last column C + 1, ``(..., C, C + 1)``, holds the utterances
+    without an answer. The score equals scikit-learn's with ``zero_division=0``. Micro-F1 is over
+    all ``labels`` except the one left out. Weighted-F1 is NaN if nothing was counted.
     """
     m = np.asarray(confusion, dtype=float)
     predicted = m.sum(-2)[..., : m.shape[-2]]
@@ -165,12 +171,13 @@ def dialogue_counts(
 ) -> np.ndarray:
     """True positives, false positives and false negatives ``(D, S, C, 3)`` of every dialogue.
 
-    ``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` are class indices of the labelled utterances,
-    a prediction may be −1 (no answer), ``dialogues`` ``(N,)`` says which dialogue each belongs to
-    (anything that sorts). These counts are all that a figure of any set of dialogues needs.
+    ``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` are class indices of the labelled utterances; a
+    prediction may be −1 (no answer). ``dialogues`` ``(N,)`` says which dialogue each utterance
+    belongs to (anything that sorts). The score of any set of dialogues can be computed from these
+    counts.
 
     Raises:
-        ValueError: shapes that do not fit, no utterance, or a class outside 0…C−1.
+        ValueError: shapes do not fit, there is no utterance, or a class is outside 0…C−1.
     """
     y, p = checked_labels(gold, predictions, classes)
     names, d = np.unique(np.asarray(dialogues), return_inverse=True)
@@ -192,11 +199,12 @@ def dialogue_counts(
 def checked_labels(
     gold: ArrayLike, predictions: ArrayLike, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` as arrays of classes 0…C−1; a prediction may
-    be −1, no answer.
+    """Return ``gold`` ``(N,)`` and ``predictions`` ``(S, N)`` as arrays of checked classes.
+
+    Classes are 0…C−1; a prediction may be −1 (no answer).
 
     Raises:
-        ValueError: shapes that do not fit, no utterance or no run, or another class.
+        ValueError: shapes do not fit, there is no utterance or no run, or a class is another.
     """
     y, p = np.asarray(gold), np.asarray(predictions)
     if y.ndim != 1 or not y.size or p.ndim != 2 or p.shape[1:] != y.shape or not len(p):
@@ -218,14 +226,16 @@ def resampled_scores(
     metric: Metric = Metric(),
     labels: Sequence[str] = (),
 ) -> ResampledScores:
-    """A corpus's figure of every run on ``resamples`` resamples of the test set's dialogues.
+    """Score every run on ``resamples`` resamples of the test set's dialogues.
 
-    Arguments are those of :func:`dialogue_counts`; ``seeds`` names the rows of ``predictions``
-    (0…S−1 if not given), ``labels`` the classes where the metric leaves one out. Compute it once a
-    method: any two methods' can then be compared, since equal test sets are resampled equally.
+    The first arguments are those of :func:`dialogue_counts`. ``seeds`` names the rows of
+    ``predictions`` (0…S−1 if not given). ``metric`` is the corpus's, and ``labels`` names the
+    classes if it leaves one out. Compute the scores once for each method: any two methods can then
+    be compared, since equal test sets are resampled equally.
 
     Raises:
-        ValueError: as :func:`dialogue_counts`; seeds that are not one a row, or stand twice.
+        ValueError: as :func:`dialogue_counts`; or there is not one seed for each row, or a seed is
+            given twice.
     """
     counts = dialogue_counts(gold, predictions, dialogues, classes)
     d, s = counts.shape[:2]
@@ -233,7 +243,7 @@ def resampled_scores(
     if len(names) != s or len(set(names)) != s:
         raise ValueError(f"{s} runs need as many different seeds, got {names}")
     hits, predicted = counts[..., 0], counts[..., :2].sum(-1)
-    support = counts[:, :1, :, ::2].sum(-1)  # the gold labels': every run's
+    support = counts[:, :1, :, ::2].sum(-1)  # of the gold labels, so the same for every run
     # Counts are whole numbers far below 2^24, so single precision is exact and twice as fast.
     columns = np.concatenate([hits, predicted, support], axis=1).T.astype(np.float32)
     sums = (columns.reshape(-1, d) @ _multiplicities(d, resamples, random_seed).T).astype(float)
@@ -258,15 +268,16 @@ def compare(
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> Comparison:
-    """Difference a − b of the means over all seeds, for new dialogues and new seeds.
+    """Compare two methods: the difference a − b of their means over all seeds.
 
-    Dialogues are paired: both methods are scored on the same resamples. Seeds are independent
-    samples, however they are numbered, and their numbers may differ. If a side has one seed, the
-    interval is about that one trained model (``covers_seeds`` is False).
+    The interval is about new dialogues and new seeds. Dialogues are paired: both methods are scored
+    on the same resamples. Seeds are independent samples, even if they have the same numbers, and
+    one side may have more than the other. If a side has one seed, the interval is about that one
+    trained model (``covers_seeds`` is False).
 
-    ``paired_seeds=True`` is for two sides whose runs with the same seed have a part of their chance
-    in common: initial weights and the order of the data, or the fine-tuned encoder that they read.
-    Then only the seeds that both have count, each as one difference.
+    ``paired_seeds=True`` is for two sides whose runs with the same seed share a part of their
+    chance: initial weights and the order of the data, or the fine-tuned encoder that they read.
+    Then only the seeds that both sides have count, each as one difference.
 
     Raises:
         ValueError: the two were not resampled from the same gold labels and dialogues, or seeds
@@ -298,14 +309,15 @@ def compare_with_figure(
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> Comparison:
-    """Difference of our mean from a figure known without predictions, in percent.
+    """Compare our mean with a figure in percent whose predictions are not known.
 
-    The interval is ours for new dialogues and new seeds, less the figure. The figure is taken as a
-    constant; if ``figure_seeds`` says that it is a mean over so many seeds, their variance is added
-    as if it were ours. A published figure was measured on the same dialogues, which can't be
-    paired without its predictions: while the two methods' scores rise and fall together over
-    dialogues (correlation 0.5 or more), the interval errs on the side of caution. With figure 0
-    it is the interval of our own mean.
+    The interval is that of our mean for new dialogues and new seeds, less the figure. The figure is
+    taken as a constant. If ``figure_seeds`` is given, the figure is a mean over so many seeds, and
+    their variance is added; a single seed is taken to vary as ours do.
+
+    A published figure was measured on the same dialogues, but they can't be paired without its
+    predictions. If the two methods' scores are correlated over dialogues (0.5 or more), the
+    interval is too wide rather than too narrow. With figure 0 it is the interval of our own mean.
     """
     terms = [_seed_variance(scores.values, scores.draws, scores.freedom)]
     if figure_seeds is not None:
@@ -322,11 +334,11 @@ def compare_with_figure(
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Holm's step-down adjusted p-values ``(M,)``, in the order given (Holm 1979).
 
-    Rejecting where the adjusted value is at most 0.05 keeps the chance of even one false rejection
-    at 5 %, however the tests depend on each other.
+    If hypotheses with an adjusted value of at most 0.05 are rejected, the chance of even one false
+    rejection is at most 5 %, however the tests depend on each other.
 
     Raises:
-        ValueError: something that is not in 0…1.
+        ValueError: a value is not in 0…1.
     """
     p = np.asarray(p_values, dtype=float)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
@@ -340,15 +352,16 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 def rank_groups(better: ArrayLike) -> np.ndarray:
     """Rank of every row ``(M,)``: 1 + the number of rows resolved to be better than it.
 
-    ``better`` ``(M, M)``: true at ``[i, j]`` where row i is resolved to be better than row j. Rows
+    ``better`` ``(M, M)`` is true at ``[i, j]`` if row i is resolved to be better than row j. Rows
     that no pair tells apart share a rank.
-    "Not resolved" is not transitive: with A > B > C and only A–C resolved the ranks are 1, 1, 2, so
-    B shares A's rank and not C's although it can be told from neither; and a row with few seeds may
-    rank above one of a higher mean. A rank is thus a statement about rows that are certainly
-    better, not about the rows beside.
+
+    "Not resolved" is not transitive. With A > B > C and only A–C resolved, the ranks are 1, 1, 2:
+    B shares A's rank and not C's, although it can't be told from either. A row with few seeds may
+    also rank above one with a higher mean. So a rank says how many rows are certainly better; it
+    does not compare a row with its neighbours.
 
     Raises:
-        ValueError: not square, or two rows that are each better than the other.
+        ValueError: the matrix is not square, or two rows are each better than the other.
     """
     wins = np.asarray(better, dtype=bool)
     if wins.ndim != 2 or wins.shape[0] != wins.shape[1] or (wins & wins.T).any():
@@ -364,8 +377,11 @@ def _figure(
     left_out: int | None,
     axis: int,
 ) -> np.ndarray:
-    """A figure in percent over the classes along ``axis``, quickest the first. Of each class:
-    the utterances of it that are predicted so, all that are predicted so, and all of it."""
+    """The score by the metric ``name``, in percent, over the classes along ``axis``.
+
+    For each class, ``hits`` counts its utterances that are predicted as it, ``predicted`` all that
+    are predicted as it, and ``support`` all its utterances. The first axis is the fastest.
+    """
     if name == "weighted_f1":
         f1 = hits * support / np.maximum(predicted + support, 1)
         with np.errstate(invalid="ignore"):
@@ -382,27 +398,28 @@ def _figure(
 
 @lru_cache(maxsize=4)
 def _multiplicities(dialogues: int, resamples: int, random_seed: int) -> np.ndarray:
-    """How often each dialogue stands in each resample, ``(R, D)``; rows sum to D."""
+    """How often each dialogue occurs in each resample, ``(R, D)``; rows sum to D."""
     rng = np.random.default_rng(random_seed)
     picks = rng.integers(dialogues, size=(resamples, dialogues))
     picks += dialogues * np.arange(resamples)[:, None]
     times = np.bincount(picks.ravel(), minlength=resamples * dialogues)
     weights = times.reshape(resamples, dialogues).astype(np.float32)
-    weights.flags.writeable = False  # shared by all who ask for it again
+    weights.flags.writeable = False  # the cached array is shared by all callers
     return weights
 
 
 def _seed_variance(
     values: np.ndarray, draws: np.ndarray, freedom: float
 ) -> tuple[float, float, float]:
-    """What seeds add to the variance of a mean over S of them.
+    """The variance that seeds add to a mean over S of them.
 
-    ``values`` ``(S,)``, ``draws`` ``(R, S)``. Returns s²/S, its degrees of freedom, and the part
-    of it that is not already in the dialogues' variance. (0, 1, 0) for one seed: unknown.
+    ``values`` is ``(S,)``, ``draws`` is ``(R, S)``. Returns s²/S, its degrees of freedom, and the
+    part of s²/S that is not already in the dialogues' variance. For one seed the variance is
+    unknown, and the result is (0, 1, 0).
 
-    With the covariance K ``(S, S)`` of the draws, a single run's noise e is what the diagonal has
-    over the rest; where chance puts e/S above the mean of K, which is all that V_dialogues holds,
-    no more than that is subtracted.
+    Let K ``(S, S)`` be the covariance of the draws. The noise e of a single run is the mean of K's
+    diagonal minus the mean of its other entries. V_dialogues is the mean of all entries. If by
+    chance e/S is larger than that, only that mean is subtracted.
     """
     s = len(values)
     if s == 1:
@@ -425,15 +442,15 @@ def _inference(
 ) -> Comparison:
     """Student-t interval and test of an estimate with resampled values ``(R,)``.
 
-    ``terms`` are the seeds' variances as :func:`_seed_variance` gives them; ``test_set`` is any
-    scores on it.
+    ``terms`` are results of :func:`_seed_variance`. ``test_set`` is any method's scores; only the
+    number of its dialogues and their degrees of freedom are read.
     """
     if abs(estimate) < _ROUNDING:
         estimate = 0.0
     dialogues, freedom = test_set.dialogues, test_set.freedom
     if dialogues < FEWEST_DIALOGUES:
         return Comparison(estimate, None, 1.0, None, math.nan, math.nan, covers_seeds)
-    # A resample of D dialogues varies as (D−1)/D of what D new ones would.
+    # Resamples of D dialogues vary (D−1)/D times as much as D new dialogues would.
     of_dialogues = float(resampled.var(ddof=1)) * (freedom + 1) / freedom
     variance = of_dialogues + sum(extra for _, _, extra in terms)
     # The seeds' degrees of freedom belong to all of s², also to the part that is subtracted.
@@ -443,7 +460,7 @@ def _inference(
     if error < _ROUNDING:
         error, df = 0.0, freedom
     critical = float(stdtrit(df, (1 + confidence) / 2))
-    # D exchangeable dialogues can show no less than all of them pointing the same way.
+    # The lowest p-value that D exchangeable dialogues can give: all of them point the same way.
     least = 2.0 ** (1 - dialogues)
     if estimate == 0:
         p = 1.0
