@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. One file a group of commands."""
+"""The command line, which parses, calls and prints. Each group of commands has its own file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ app = App(
     version=f"erc-bench {__version__}",
     version_flags="--version",
     help_format="plaintext",
-    # As with most programs, the last counts where an option is repeated; lists grow.
+    # If an option is repeated, the last value counts, as in most programs; lists grow.
     default_parameter=Parameter(negative=(), show_default=False, allow_repeating=True),
     print_error=False,
     exit_on_error=False,
@@ -51,10 +51,10 @@ for command in (
 
 @app.command
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
-    """Print a script by which a shell completes commands, options, methods and corpora.
+    """Print a shell script that completes commands, options, methods and corpora.
 
     Args:
-        shell: Which; its manual says where such scripts go, for bash
+        shell: The shell. Its manual says where such scripts go, for bash
             ~/.local/share/bash-completion/completions/erc-bench.
     """
     print(app.generate_completion(shell=shell), end="")
@@ -64,9 +64,9 @@ app.meta.group_parameters = Group("Every command", sort_key=1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status.
+    """Run the command line and return the exit status.
 
-    0 done, 1 a run failed, 2 something the user can mend, 130 interrupted.
+    0: done; 1: a run failed; 2: an error that the user can fix; 130: interrupted.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows the rest
@@ -108,7 +108,7 @@ def launch(
         try:
             return command(*given.args, **given.kwargs) or 0
         except KeyboardInterrupt:
-            onwards = "; the same command goes on after the last epoch that ended, if any"
+            onwards = "; the same command goes on after the last finished epoch, if any"
             complain(f"interrupted{onwards if command in (run.run, tune.tune) else ''}.")
             return INTERRUPTED
         except BrokenPipeError:
@@ -118,7 +118,7 @@ def launch(
             if debug:
                 raise
             complain(explain(error))
-            if isinstance(error, OSError) and error.errno in FULL:  # of standard output, perhaps
+            if isinstance(error, OSError) and error.errno in FULL:  # perhaps of standard output
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the interpreter's own flush
             return 2 if isinstance(error, ErcBenchError) else 1
         finally:
@@ -126,7 +126,7 @@ def launch(
 
 
 def _named(words: Sequence[str], option: str) -> list[str]:
-    """The values that an option has among some words, its settings ``key=value`` left out."""
+    """The values of an option in a command line, without settings ``key=value``."""
     found, here = [], False
     for word in words:
         if word.startswith("-"):
@@ -139,7 +139,7 @@ def _named(words: Sequence[str], option: str) -> list[str]:
 
 
 def _ordered(words: Sequence[str]) -> Sequence[str]:
-    """Put each ``-``, standard input, behind a ``--``: elsewhere it passes for an option."""
+    """Move each ``-`` (standard input) behind a ``--``, since elsewhere it counts as an option."""
     if "--" in words or "-" not in words:
         return words
     others = [word for word in words if word != "-"]
@@ -147,7 +147,7 @@ def _ordered(words: Sequence[str]) -> Sequence[str]:
 
 
 def _misuse(error: CycloptsError) -> str:
-    """One paragraph about words that make no command, with the nearest that would."""
+    """One paragraph about a wrong command line, with a suggestion if there is a similar option."""
     command = " ".join(["erc-bench", *(error.command_chain or ())])
     unused = error.unused_tokens or []
     if isinstance(error, UnusedCliTokensError):

@@ -1,4 +1,4 @@
-"""What several commands share: options, and where they print to."""
+"""Options and output functions that several commands share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from erc_bench.settings.presets import presets
 
 DataDir = Annotated[
     Path | None,
-    Parameter(help="Where the corpora are (default: $ERC_BENCH_DATA, then the cache)."),
+    Parameter(help="Folder of the corpora (default: $ERC_BENCH_DATA, then the cache)."),
 ]
-LeaderboardDir = Annotated[Path, Parameter(help="Where records and pages are.", show_default=True)]
+LeaderboardDir = Annotated[Path, Parameter(help="Folder of records and pages.", show_default=True)]
 LEADERBOARD = FOLDER
 
 
 def _completed_by(names: Callable[[Any], list[str]]) -> dict[str, Any]:
-    """What lets a shell complete values; cyclopts before version 5, on Python 3.10, can't."""
+    """The argument by which a shell completes values; cyclopts before 5 (Python 3.10) has none."""
     return {"completer": names} if "completer" in signature(Parameter).parameters else {}
 
 
@@ -50,7 +50,7 @@ Preset = Annotated[
     ),
 ]
 Several = Parameter(consume_multiple=1)
-"""An option that takes one value or more."""
+"""An option that takes one or more values."""
 Method = Annotated[str, Parameter(**_completed_by(_method_names))]
 Methods = Annotated[list[str], Parameter(**_completed_by(_method_names), consume_multiple=1)]
 Dataset = Annotated[str, Parameter(**_completed_by(_corpus_names))]
@@ -58,9 +58,9 @@ Datasets = Annotated[list[str], Parameter(**_completed_by(_corpus_names), consum
 
 
 def _whole(_: Any, given: Sequence[Token]) -> int:
-    """A whole number; cyclopts itself would round others."""
+    """Parse a whole number, since cyclopts would round other numbers."""
     if not re.fullmatch(r"[+-]?\d+", given[0].value):
-        raise ValueError(f"{given[0].value!r} is no whole number.")
+        raise ValueError(f"{given[0].value!r} is not a whole number.")
     return int(given[0].value)
 
 
@@ -68,7 +68,10 @@ Whole = Annotated[int, Parameter(converter=_whole)]
 
 
 def one_of(remedy: str = "") -> Parameter:
-    """Options that exclude each other have the same; ``remedy`` says how to have more of them."""
+    """A parameter that options share if they exclude each other.
+
+    ``remedy`` says in the error what to do instead.
+    """
 
     def not_both(options: ArgumentCollection) -> None:
         given = [option.name for option in options if option.tokens]
@@ -79,10 +82,10 @@ def one_of(remedy: str = "") -> Parameter:
 
 
 def seed_number(text: str) -> int:
-    """A seed, as the user wrote it.
+    """Parse a seed that the user wrote.
 
     Raises:
-        ErcBenchError: it is none.
+        ErcBenchError: it is not a seed.
     """
     try:
         seed = int(text)
@@ -103,8 +106,10 @@ def must_exist(root: Path) -> None:
 
 
 def record_folders(own: Path, others: Sequence[Path]) -> list[Path]:
-    """Where records are read from, one's own folder first. While that is missing the others, which
-    must be there, are enough."""
+    """The folders from which records are read, the user's own folder first.
+
+    The other folders must exist. If there are any, the user's own folder may be missing.
+    """
     for folder in others:
         must_exist(folder)
     if others and not own.exists():
@@ -116,17 +121,17 @@ def record_folders(own: Path, others: Sequence[Path]) -> list[Path]:
 
 
 def corpus_name(dataset: str) -> str:
-    """What records call a corpus: of one's own it may be given by its folder."""
+    """The name of a corpus in records; a user's own corpus may be given by its folder."""
     from erc_bench.settings.registry import corpus_source, is_own_corpus
 
     return corpus_source(dataset).name if is_own_corpus(dataset) else dataset
 
 
 def results() -> Console:
-    """Where results go. What is printed is a user's as often as ours: nothing in it is markup."""
+    """The console for results. Markup is off, since the text is often a user's."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def complain(text: str) -> None:
-    """One paragraph on standard error."""
+    """Print one paragraph to standard error."""
     print(f"erc-bench: {text}", file=sys.stderr)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = App(name="data", help="List, prepare, describe and check the corpora; make one of your own.")
 
-Names = Annotated[list[str], Parameter(help="Corpora; one of your own by its folder.")]
+Names = Annotated[list[str], Parameter(help="Corpora; give one of your own by its folder.")]
 
 
 def _sources(names: Iterable[str]) -> list[CorpusSource]:
@@ -34,7 +34,7 @@ def _every_source() -> list[CorpusSource]:
 
 @app.command(name="list")
 def list_corpora() -> None:
-    """What there is."""
+    """List the corpora."""
     from erc_bench.corpus.report import data_list
 
     data_list(results(), _every_source())
@@ -50,7 +50,7 @@ def prepare(name: Names, /, *, data_dir: DataDir = None) -> None:
 
 @app.command
 def stats(name: Names, /, *, data_dir: DataDir = None) -> None:
-    """What a corpus holds, and its overlaps."""
+    """Show what a corpus holds, and its overlaps."""
     from erc_bench.corpus.report import data_stats
 
     for source in _sources(name):
@@ -59,7 +59,7 @@ def stats(name: Names, /, *, data_dir: DataDir = None) -> None:
 
 @app.command
 def doctor(*, data_dir: DataDir = None) -> int:
-    """What is there, missing or damaged."""
+    """Show which corpora are there, missing or damaged."""
     from erc_bench.corpus.report import data_doctor
 
     return data_doctor(results(), _every_source(), data_dir)
@@ -75,15 +75,15 @@ def new(
     columns: Annotated[tuple[str, ...], Several] = (),
     force: bool = False,
 ) -> None:
-    """Make a corpus of your own: writes FOLDER/corpus.yaml and says what it guessed.
+    """Make a corpus of your own: write FOLDER/corpus.yaml and say what was guessed.
 
     Args:
-        folder: Where it goes.
+        folder: Folder of the new corpus.
         file: A file of turns (CSV, TSV, JSON lines, JSON, Parquet, a ConvoKit folder, hf:NAME),
             or one for each split.
-        name: What the corpus is called (default: as the folder).
-        columns: What is not to be guessed: dialogue=COLUMN speaker=COLUMN and so on.
-        force: Replace a corpus.yaml that is there.
+        name: Name of the corpus (default: that of the folder).
+        columns: Columns that are not to be guessed: dialogue=COLUMN speaker=COLUMN and so on.
+        force: Replace an existing corpus.yaml.
     """
     from erc_bench.corpus.making import new_corpus
     from erc_bench.corpus.report import sizes
@@ -94,7 +94,7 @@ def new(
     for text in columns:
         role, equals, column = text.partition("=")
         if not equals:
-            raise ErcBenchError(f"--columns takes ROLE=COLUMN, speaker=who say, not {text!r}.")
+            raise ErcBenchError(f"--columns takes ROLE=COLUMN, like speaker=who, not {text!r}.")
         given[role] = column
     made = new_corpus(folder, file, name=name, columns=given, force=force)
     out = results()
@@ -103,7 +103,7 @@ def new(
     out.print(f"Written: {made.path}.", soft_wrap=True)
     turns = made.source.turns()
     made.source.labels_of(turns)
-    out.print("Look it through; then:")
+    out.print("Check it, then:")
     there = shlex.quote(str(folder))
     if any(turn.split is None for turn in turns):
         out.print(f"  erc-bench data split {there} --dev 0.1 --test 0.1 --seed 1", soft_wrap=True)
@@ -116,13 +116,13 @@ def new(
 def split(
     folder: Path, /, *, dev: float = 0.1, test: float = 0.1, seed: Whole = 1, force: bool = False
 ) -> None:
-    """Split your own corpus by dialogue, stratified by label; the result is written down.
+    """Split your own corpus by dialogue, stratified by label, and write the result to its folder.
 
     Args:
-        folder: The corpus.
+        folder: Folder of the corpus.
         dev: Share of dev (default: 0.1).
         test: Share of test (default: 0.1).
-        seed: Of the draw (default: 1).
+        seed: Seed of the random split (default: 1).
         force: Replace an earlier split.
     """
     from rich.table import Table
@@ -156,13 +156,13 @@ def export(
 ) -> None:
     """Print the turns of a split with their ids, for predictions made elsewhere.
 
-    What is predicted comes back with `erc-bench score`: id and label of each turn that is `asked`.
+    `erc-bench score` scores the predictions: the id and the label of each turn that is `asked`.
 
     Args:
-        name: The corpus; one of your own by its folder.
-        split: Which (default: test).
-        format: A line of JSON a turn, or CSV (default: jsonl).
-        labels: With the gold labels, as `gold`.
+        name: The corpus; give one of your own by its folder.
+        split: The split (default: test).
+        format: JSON lines, one turn a line, or CSV (default: jsonl).
+        labels: Print the gold labels, too, as `gold`.
     """
     from erc_bench.corpus.making import export as lines
 

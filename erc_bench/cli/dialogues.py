@@ -1,4 +1,4 @@
-"""What ``explain`` and ``predict`` print: dialogues, turn by turn."""
+"""Print dialogues turn by turn, for ``explain`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a record holds of one utterance."""
+    """The prediction in a record for one utterance."""
 
     label: int
     probabilities: Sequence[float] | None
@@ -42,21 +42,21 @@ def explain(
     data_dir: Path | None = None,
     source: CorpusSource,
 ) -> None:
-    """Print a dialogue turn by turn with gold and predicted emotion, or those with most errors.
+    """Print a dialogue turn by turn with gold and predicted emotions, or list the worst ones.
 
     Args:
-        console: where to.
+        console: the console to print to.
         path: the record's file.
-        record: what it holds.
-        dialogue: its id, in dev or test; None = list the dialogues with most errors.
-        worst: how many of them.
-        split: in which they are sought.
-        data_dir: where the corpora are, before the usual places.
+        record: the record.
+        dialogue: the dialogue's id, in dev or test; None = list the dialogues with most errors.
+        worst: how many dialogues to list.
+        split: the split whose dialogues are listed.
+        data_dir: folder that is searched for the corpus before the usual places.
         source: the record's corpus.
 
     Raises:
-        ErcBenchError: the corpus here is not the record's, there is no such dialogue, or nothing
-            was predicted of it.
+        ErcBenchError: the corpus here is not the record's, there is no such dialogue, or the record
+            holds no predictions on its split.
     """
     if worst < 1:
         raise ErcBenchError(f"--worst {worst} lists nothing: give 1 or more.")
@@ -80,13 +80,13 @@ def _find_dialogue(corpus: Corpus, name: str) -> tuple[str, Dialogue]:
     near = nearest(name, known)
     hint = f" Did you mean {near!r}?" if near else ""
     raise ErcBenchError(
-        f"{corpus.name} has no dialogue {name!r}.{hint} Without --dialogue those with most errors "
-        "are listed."
+        f"{corpus.name} has no dialogue {name!r}.{hint} Leave out --dialogue to list those with "
+        "most errors."
     )
 
 
 def _predicted(record: Record, split: str, corpus: Corpus, path: Path) -> dict[str, Predicted]:
-    """What was predicted of each utterance of a split, by its id."""
+    """The predictions for the utterances of a split, by id."""
     stored = dict(record.predictions.items())
     if split not in stored:
         raise ErcBenchError(
@@ -97,8 +97,8 @@ def _predicted(record: Record, split: str, corpus: Corpus, path: Path) -> dict[s
     if record.labels != list(corpus.labels.names) or of_split.ids != [u.id for u in asked]:
         raise damaged(
             path,
-            f"$.predictions.{split}: its labels and ids are not those of {corpus.name}, whose "
-            "digest it has",
+            f"$.predictions.{split}: its labels and ids are not those of {corpus.name}, although "
+            "the digest is",
         )
     rows = of_split.probabilities or [None] * len(asked)
     columns = zip(of_split.ids, of_split.predicted, rows, strict=True)
@@ -113,7 +113,7 @@ def _print_worst(
         asked = [dialogue.utterances[i] for i in dialogue.labelled]
         wrong = sum(predicted[u.id].label != u.label for u in asked)
         rows.append((wrong, len(asked), len(dialogue), dialogue.id))
-    # Of equally many errors those first that are the larger share.
+    # Dialogues with equally many errors are sorted by share, the largest first.
     rows.sort(key=lambda row: (-row[0], row[1]))
     table = table_of("dialogue")
     for column in ("errors", "of", "share", "turns"):
@@ -149,14 +149,14 @@ def _print_dialogue(
 
 
 def _confidence(labels: Sequence[str], label: int, probabilities: Sequence[float] | None) -> str:
-    """``joy 81 %``; the name alone where there are no probabilities."""
+    """``joy 81 %``, or only the name if there are no probabilities."""
     if label == NO_ANSWER:
         return "no answer"
     return labels[label] + (f" {100 * probabilities[label]:.0f} %" if probabilities else "")
 
 
 def print_answers(console: Console, answers: Iterable[Answer]) -> None:
-    """A table of the answers of each dialogue: the emotion, and what else is probable."""
+    """Print a table of answers for each dialogue: the emotion, and other probable ones."""
     of_dialogue: dict[str, list[Answer]] = {}
     for answer in answers:
         of_dialogue.setdefault(answer.dialogue, []).append(answer)
@@ -171,10 +171,10 @@ def print_answers(console: Console, answers: Iterable[Answer]) -> None:
 
 
 def ranked(answer: Answer) -> tuple[Text, Text]:
-    """The emotion with its probability, the bolder the surer, and the next two."""
+    """The emotion with its probability, styled by confidence, and the two next probable ones."""
     if not answer.probabilities:
         return Text(answer.label or "no answer", style="" if answer.label else "dim"), Text()
-    # Two that are equal when rounded need not be.
+    # The label comes first, even if another emotion has the same rounded probability.
     order = sorted(answer.probabilities.items(), key=lambda p: (p[0] != answer.label, -p[1]))
     texts = [f"{name} {100 * value:.0f} %" for name, value in order[:3]]
     style = "bold green" if order[0][1] >= 0.8 else "green" if order[0][1] >= 0.5 else "yellow"

@@ -24,12 +24,12 @@ def encode(
     """Write a vector for every utterance of a corpus or of new dialogues.
 
     Args:
-        what: An encoder (hub id or folder), or a run: its model gives the state that it classifies.
+        what: An encoder (hub id or folder), or a run, whose model gives the state it classifies.
         file: A corpus, or dialogues in any form that `predict` reads (- is standard input).
-        overrides: Settings of an encoder's vectors, key=value: max_len, or of the fine-tuning.
-        output: The file: .safetensors, .npz, or .pkl in COSMIC's layout.
+        overrides: Settings of an encoder's vectors, key=value: max_len, or those of fine-tuning.
+        output: The file to write: .safetensors, .npz, or .pkl in COSMIC's layout.
         fine_tuned_on: Fine-tune the encoder on the single utterances of this corpus first.
-        force: Replace a file.
+        force: Replace an existing file.
     """
     from erc_bench.vectors.files import check_output
 

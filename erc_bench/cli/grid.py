@@ -7,7 +7,7 @@ from cyclopts import App
 from erc_bench.cli import common
 from erc_bench.cli.common import LEADERBOARD, LeaderboardDir
 
-app = App(name="grid", help="Grids of runs that are at work.")
+app = App(name="grid", help="Show the progress of grids of runs.")
 
 
 @app.command
@@ -15,7 +15,7 @@ def status(leaderboard_dir: LeaderboardDir = LEADERBOARD) -> None:
     """Show how far the grids of a folder are, wherever they run.
 
     Args:
-        leaderboard_dir: Where the records are.
+        leaderboard_dir: Folder of the records.
     """
     from erc_bench.execution.status import print_status
 

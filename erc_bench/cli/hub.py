@@ -18,12 +18,12 @@ def push(
     public: bool = False,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> None:
-    """Push a finished run: weights, record and a model card, private if nothing else is said.
+    """Push a finished run: weights, record and a model card. It is private by default.
 
     Args:
-        run: A record, or a part of method/dataset/hash/seedK that is enough.
-        repo: The repository, user/name; it is made if it is not there.
-        public: Everybody may read it. The licences of corpus and encoder have to allow that.
+        run: A record, or enough of its name method/dataset/hash/seedK.
+        repo: The repository, user/name; it is created if it does not exist.
+        public: Let everybody read it. The licences of corpus and encoder have to allow that.
     """
     from erc_bench.hub import push as push_run
     from erc_bench.records.store import find_record

@@ -27,24 +27,25 @@ def plot(
 ) -> None:
     """Draw a picture for a paper, as PNG, SVG or PDF.
 
-    Of runs: their seeds, curves, confusion, reliability, and slices of the test set. Of searches:
-    the expected best score by number of trials. Of a run's model: the vectors of utterances.
+    Pictures of runs show seeds, curves, confusion, reliability, or slices of the test set. A
+    picture of searches (trials) shows the expected best score by number of trials. A picture of a
+    run's model (vectors) shows the vectors of utterances.
 
     Args:
-        what: Which picture.
-        file: Where to; its ending tells the format.
+        what: The picture.
+        file: The file to write; its ending gives the format.
         dataset: The corpus.
         method: Methods, or METHOD:PRESET (not tuned), METHOD:VARIANT, METHOD:tuned, METHOD:HASH,
             METHOD:key=value (default: all).
         preset: Only runs with this preset.
-        run: One run instead: a record, or a part of method/dataset/hash/seedK that is enough.
-        split: Whose utterances the map of vectors shows.
-        with_records: Other folders whose records are read as well; not with --run.
+        run: One run instead: a record, or enough of its name method/dataset/hash/seedK.
+        split: The split that the map of vectors shows.
+        with_records: Other folders from which records are read, too; not with --run.
     """
     from erc_bench import plots
 
     if run and with_records:
-        raise ErcBenchError("--with-records adds to --dataset; --run names one run of one folder.")
+        raise ErcBenchError("Leave out --with-records: --run names one run of one folder.")
     root, *further = common.record_folders(leaderboard_dir, with_records)
     corpus = common.corpus_name(dataset) if dataset else None
     left_out = plots.plot(

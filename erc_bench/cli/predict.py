@@ -18,10 +18,10 @@ def predict(
     """Predict the emotions of new dialogues.
 
     Args:
-        run: A record, a part of method/dataset/hash/seedK that is enough, or hf://user/repo.
+        run: A record, enough of its name method/dataset/hash/seedK, or hf://user/repo.
         file: Lines `Speaker: text`, JSON, CSV, a corpus of your own (default: - for standard
             input).
-        json: A line of JSON for every turn.
+        json: Print a line of JSON for every turn.
         stream: Answer each line of standard input at once.
     """
     from erc_bench.cli.dialogues import print_answers, ranked
@@ -31,7 +31,7 @@ def predict(
 
     path = find_record(leaderboard_dir, run)
     record = read_record(path)
-    # What can be wrong is looked for before anything slow is imported or loaded.
+    # Errors are looked for before anything slow is imported or loaded.
     model_file(path, record)
     if stream:
         check_stream(record, file)
@@ -40,7 +40,7 @@ def predict(
 
     model, out = Model(path, record), results()
     if stream:
-        say("Ready: a turn a line, `Speaker: text`.")
+        say("Ready. Write one turn a line, `Speaker: text`.")
     answers = model.stream(read_turns()) if stream else model.answers(dialogues)
     if json:
         for answer in answers:

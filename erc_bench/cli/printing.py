@@ -1,4 +1,4 @@
-"""What ``show`` and ``ablations`` print, and the figures of a run."""
+"""Print runs and ablations, for ``show`` and ``ablations``, and tables of metrics."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 HEIGHT = 6
-"""Lines of a large curve."""
+"""Height of a large curve, in lines."""
 
 WIDTH = 60
-"""Columns of a curve at most."""
+"""Maximum width of a curve, in columns."""
 
 RIGHT, WRONG = "green", "red"
 
 
 def show(console: Console, path: Path, record: Record) -> None:
-    """Print a run: metrics, classes, confusion, slices, curves, what it cost, its settings."""
+    """Print a run: metrics, classes, confusion, slices, curves, training cost and settings."""
     console.print(_head(path, record))
     metrics = dict(record.metrics.items())
     title, judged_by = run_title(record), record.judged_by
@@ -60,7 +60,7 @@ def show(console: Console, path: Path, record: Record) -> None:
 
 
 def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
-    """Print a method and it without each of its parts, and what the differences rest on."""
+    """Print the scores of a method and its variants, and how the differences were estimated."""
     from erc_bench.evaluation.statistics import spread
     from erc_bench.leaderboard.wording import ablation_title, difference, p_value
 
@@ -82,7 +82,7 @@ def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
             p_value(variant.p_holm),
         )
     console.print(table)
-    names: dict[str, list[str]] = {}  # by what the difference rests on
+    names: dict[str, list[str]] = {}  # by how the difference was estimated
     for variant in ablation.variants:
         if variant.paired_seeds:
             seeds = ", ".join(map(str, variant.paired_seeds))
@@ -100,7 +100,7 @@ def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
 
 
 def run_title(record: Described) -> str:
-    """``eacl on meld, seed 1``; another copy of the corpus than the release is said to be one."""
+    """``eacl on meld, seed 1``, with a note if the copy of the corpus is not the release."""
     copy = "" if record.dataset_official is not False else ", a copy that is not the release"
     return f"{record.method} on {record.dataset}{copy}, seed {record.seed}"
 
@@ -112,8 +112,10 @@ def metrics_table(
     judged_by: Metric,
     by_class: bool = True,
 ) -> Table:
-    """The figures of each split in percent, dev first and the corpus's own on top; with F1 by
-    class below them."""
+    """A table of the figures of each split in percent, and below them F1 by class.
+
+    Dev is the first column. The figure of the corpus's metric is the first row.
+    """
     splits = [split for split in ("dev", "test") if split in metrics]
     figures = [_figures(metrics[split], judged_by) for split in splits]
     titles = {**FIGURES, judged_by.name: judged_by.title}
@@ -136,7 +138,7 @@ def metrics_table(
 
 
 def _figures(metrics: Metrics, judged_by: Metric) -> dict[str, float]:
-    """What is shown in percent: the protocol's figures, and the method's own that are numbers."""
+    """The figures shown in percent: the protocol's, and the method's own that are floats."""
     figures = {
         judged_by.name: metrics.score(judged_by),
         "weighted_f1": metrics.weighted_f1,
@@ -150,7 +152,7 @@ def _figures(metrics: Metrics, judged_by: Metric) -> dict[str, float]:
 
 
 def table_of(*columns: str | Column, title: str = "") -> Table:
-    """A table without rules."""
+    """A table without lines."""
     return Table(
         *columns,
         title=Text(f"\n{title}") if title else None,
@@ -191,7 +193,7 @@ def _head(path: Path, record: Record) -> Table:
 
 
 def _prompts(prompting: Prompting, metric: Metric) -> str:
-    """What each prompt scores on test, in a line."""
+    """The scores of all prompts on test, in one line."""
     scores = prompting.paraphrases.get("test", [])
     parts = [f"{score['prompt']} {score[metric.name]:.2f}" for score in scores]
     masked = (prompting.masked or {}).get("test")
@@ -216,7 +218,7 @@ def _class_table(record: Record) -> Table:
 
 
 def _confusion_table(record: Record) -> Table:
-    """Counts, rows gold; the more of a row lie in a cell, the bolder it is."""
+    """The confusion counts, rows gold; a cell with a larger share of its row is bolder."""
     table = table_of("gold ↓ predicted →", title="Confusion on test")
     for name in record.labels:
         table.add_column(Text(name), justify="right")
@@ -251,10 +253,10 @@ def _slice_table(record: Record, recorded: Facts) -> Table:
 
 
 def _print_curves(console: Console, training: Training, judged_by: Metric) -> None:
-    """The loss and dev's figure large, whatever else was logged in a line each."""
+    """Print large curves of the loss and the dev score, and the other curves in a line each."""
     curves = training.curves
     names = list(dict.fromkeys(name for epoch in curves for name in epoch if name != "epoch"))
-    # A single epoch is no curve.
+    # A single epoch is not a curve.
     large = [n for n in (f"dev/{judged_by.name}", "train/loss") if n in names and len(curves) > 1]
     for name in large:
         values = [epoch.get(name) for epoch in curves]
@@ -279,10 +281,10 @@ def _print_curves(console: Console, training: Training, judged_by: Metric) -> No
 
 
 def plot(values: Sequence[float | None], height: int) -> tuple[list[str], float, float]:
-    """Columns of blocks over ``height`` lines, the upper first, and the range they span.
+    """Draw values as columns of blocks; return ``height`` lines, the top one first, and the range.
 
-    The lowest value is an eighth of a line high and None is empty. Few values are several columns
-    wide; of more than :data:`WIDTH` every so-many-th is drawn.
+    The lowest value is an eighth of a line high, and None is empty. If there are few values, each
+    is several columns wide. If there are more than :data:`WIDTH`, some are skipped evenly.
     """
     known = [value for value in values if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
@@ -300,7 +302,7 @@ def plot(values: Sequence[float | None], height: int) -> tuple[list[str], float,
 
 
 def _print_values(console: Console, values: Mapping[str, Any], indent: str = "  ") -> None:
-    """Plain data, a line each."""
+    """Print plain data, one value a line."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             console.print(Text(f"{indent}{key}:"))

@@ -1,5 +1,5 @@
-"""What reads records: ``erc-bench leaderboard``, ``compare``, ``ablations``, ``rescore``,
-``score``, ``show`` and ``explain``; and ``records rm``, which removes them."""
+"""The commands that read records: ``erc-bench leaderboard``, ``compare``, ``ablations``,
+``rescore``, ``score``, ``show`` and ``explain``; and ``records rm``, which removes them."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def leaderboard(
     with_records: Annotated[tuple[Path, ...], Several] = (),
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> int:
-    """Make the leaderboard out of the records.
+    """Make the leaderboard from the records.
 
     Args:
-        check: Exit with 1 if what is on disk is stale or a record is skipped.
-        latex: Print the table a paper needs.
-        site: Write the page, and one for every run, into this folder.
-        bib: Print the BibTeX entries of all published rows, those that --latex cites among them.
-        with_records: Other folders whose records are read as well.
+        check: Exit with 1 if a file on disk is stale or a record is skipped.
+        latex: Print a LaTeX table for a paper.
+        site: Write the web page, and one for every run, into this folder.
+        bib: Print the BibTeX entries of all published rows, including those that --latex cites.
+        with_records: Other folders from which records are read, too.
     """
     from erc_bench import leaderboard as board
     from erc_bench.records.store import untested_files
@@ -68,7 +68,7 @@ def leaderboard(
         found = board.check(leaderboard_dir, with_records)
         stale, skipped = bool(found.paths), found.skipped
         for path in found.paths:
-            print(f"{path} is stale; erc-bench leaderboard makes it anew.")
+            print(f"{path} is stale; erc-bench leaderboard rebuilds it.")
         if not (stale or skipped):
             print(f"{leaderboard_dir} is up to date.")
     else:
@@ -80,8 +80,8 @@ def leaderboard(
         common.complain(f"skipped: {each.reason}")
     if untested := sum(1 for _ in untested_files(leaderboard_dir)):
         common.complain(
-            f"Runs left out because they have not scored test: {untested}. Give their commands "
-            "again without --no-test."
+            f"Runs left out because they have not scored test: {untested}. Repeat their commands "
+            "without --no-test."
         )
     return 1 if stale or skipped else 0
 
@@ -101,10 +101,10 @@ def compare(
     Args:
         method: A method, or METHOD:PRESET (not tuned), METHOD:VARIANT, METHOD:tuned, METHOD:HASH,
             METHOD:key=value.
-        other: Another, or the key of a published row.
+        other: Another method, or the key of a published row.
         dataset: The corpus.
         preset: Only runs with this preset.
-        with_records: Other folders whose records are read as well.
+        with_records: Other folders from which records are read, too.
     """
     from erc_bench.leaderboard import compare_methods
 
@@ -123,9 +123,9 @@ def ablations(
     preset: str | None = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> None:
-    """Compare a method with itself without each of its parts.
+    """Compare a method with its variants, each without one of its parts.
 
-    The runs are those of `erc-bench run --variant all`.
+    The runs are made by `erc-bench run --variant all`.
 
     Args:
         method: A method.
@@ -174,13 +174,13 @@ def score(
     Args:
         file: JSON or CSV; - is standard input.
         dataset: The corpus.
-        name: What the leaderboard shall call it.
-        split: What the file holds (default: test).
-        column: Which column predicts (default: told by its name).
-        seed: Which of several runs it is (default: 1).
-        context: Which turns it read: earlier ones, or the whole dialogue.
-        encoder: What predicted.
-        force: Replace what was stored before.
+        name: The method's name on the leaderboard.
+        split: The splits that the file holds (default: test).
+        column: The column of the predictions (default: found by its name).
+        seed: The number of this run among several (default: 1).
+        context: The turns that the method reads: earlier ones (past), or the whole dialogue (full).
+        encoder: The model that made the predictions.
+        force: Replace a stored record.
     """
     from erc_bench.cli.printing import metrics_table
     from erc_bench.leaderboard.published import read_published
@@ -203,7 +203,7 @@ def score(
     out = common.results()
     title = f"{name} on {scored.dataset}, seed {number}"
     out.print(metrics_table(title, scored.labels, scored.metrics, scored.judged_by))
-    where = f"Record: {scored.path}" if scored.path else "Not stored: a record stands on test."
+    where = f"Record: {scored.path}" if scored.path else "Not stored: a record needs test scores."
     out.print(where, soft_wrap=True)
 
 
@@ -216,7 +216,7 @@ def rm(
     """Remove runs: the record, the model and the log of each.
 
     Args:
-        run: Records, or parts of method/dataset/hash/seedK that are enough.
+        run: Records, or enough of their names method/dataset/hash/seedK.
         yes: Do not ask.
     """
     from erc_bench.errors import ErcBenchError
@@ -240,7 +240,7 @@ def rm(
             return 1
     for path in paths:
         remove(path)
-    out.print(f"Removed: {len(paths)}. `erc-bench leaderboard` makes the tables anew.")
+    out.print(f"Removed: {len(paths)}. `erc-bench leaderboard` rebuilds the tables.")
     return 0
 
 
@@ -248,7 +248,7 @@ def show(run: str, /, *, leaderboard_dir: LeaderboardDir = LEADERBOARD) -> None:
     """Show a run: metrics, curves, settings.
 
     Args:
-        run: A record, a part of method/dataset/hash/seedK that is enough, or hf://user/repo.
+        run: A record, enough of its name method/dataset/hash/seedK, or hf://user/repo.
     """
     from erc_bench.cli import printing
     from erc_bench.records.store import find_record, read_record
@@ -268,14 +268,14 @@ def explain(
     data_dir: DataDir = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> None:
-    """Show a dialogue turn by turn, gold and predicted.
+    """Show a dialogue turn by turn, with gold and predicted emotions.
 
     Args:
-        run: A record, a part of method/dataset/hash/seedK that is enough, or hf://user/repo.
-        dialogue: Which one (default: those with most errors are listed).
-        worst: How many of them (default: 10).
-        split: Where they are sought.
-        dataset: The folder of your own corpus, where it is not where it was.
+        run: A record, enough of its name method/dataset/hash/seedK, or hf://user/repo.
+        dialogue: The id of a dialogue (default: list the dialogues with most errors).
+        worst: How many dialogues to list (default: 10).
+        split: The split whose dialogues are listed.
+        dataset: The folder of your own corpus, if it has moved.
     """
     from erc_bench.cli import dialogues
     from erc_bench.records.corpora import find_corpus

@@ -59,33 +59,33 @@ def run(
     data_dir: DataDir = None,
     leaderboard_dir: LeaderboardDir = LEADERBOARD,
 ) -> int:
-    """Train, select on dev, score test, leave a record; one run or many.
+    """Train, select on dev, score test and write a record; one run or many.
 
-    A finished run is not done again, and an interrupted one goes on from its last epoch.
+    A finished run is skipped, and an interrupted run continues after its last epoch.
 
     Args:
-        overrides: Settings, key=value; they may stand anywhere.
+        overrides: Settings, key=value, anywhere in the command.
         method: Methods, or all.
-        dataset: Corpora, or all; one of your own by its folder.
-        variant: Methods without one of their parts, by its name; all is every one, and the whole
-            method.
+        dataset: Corpora, or all; give one of your own by its folder.
+        variant: Variants by name, each the method without one of its parts; all is every variant
+            and the whole method.
         seed: Seeds (default: 1).
         seeds: The seeds 1 to N.
-        restart: Begin an interrupted run anew.
-        resume: Go on with an interrupted run, as happens anyway.
-        force: Do finished runs again.
+        restart: Start an interrupted run again from the beginning.
+        resume: Continue an interrupted run, as is done anyway.
+        force: Repeat finished runs.
         no_test: Leave test unscored; no leaderboard shows such runs. The same command without this
-            scores test later, without training again.
+            option scores test later, without training again.
         wandb: How to log to W&B (default: $WANDB_MODE, then online if logged in, else offline).
-        jobs: Runs side by side (default: as many as the GPU and the cores do well; of a cluster, as
-            many as there is room for).
-        executor: What does the runs: local, ray, slurm, or a plug-in.
+        jobs: Number of runs at the same time (default: as many as suit the GPU and the cores; on a
+            cluster, as many as there is room for).
+        executor: What executes the runs: local, ray, slurm, or a plug-in.
         resources: What each run needs: cpus, gpus, memory_gib, minutes, devices, options of an
             engine (slurm.partition=gpu), or a YAML file of these.
         retries: How often a run is queued again after preemption, a lost machine or its time limit.
         detach: Queue the runs and return; the same command later picks them up.
-        devices: GPUs that train one run together, of each machine.
-        nodes: Machines; srun or torchrun starts the command for every device.
+        devices: Number of GPUs on each machine that train one run together.
+        nodes: Number of machines; srun or torchrun starts the command for every device.
         strategy: fsdp lets each device keep only its part of an encoder and of the optimiser.
     """
     wanted = experiments(
@@ -106,7 +106,7 @@ def run(
     from erc_bench.tracking import wandb_mode
 
     needs = on_grid["resources"]
-    if devices > 1:  # each run takes as many
+    if devices > 1:  # every run takes this many
         needs = replace(needs, devices=devices)
     if nodes > 1:
         needs = replace(needs, nodes=nodes)
@@ -149,7 +149,7 @@ def run(
 
 
 def print_failures(report: Report, runs: int) -> int:
-    """Why runs of a grid left no record; returns how many."""
+    """Print why runs of a grid have no record; return how many failed."""
     for complaint in report.complaints():
         common.complain(complaint)
     if report.failed:
@@ -160,15 +160,15 @@ def print_failures(report: Report, runs: int) -> int:
 def grid_options(
     jobs: int | None, executor: str, resources: Sequence[str], retries: int
 ) -> dict[str, Any]:
-    """What a command line says of how its runs are done, for a grid.
+    """The options of a grid from the options of the command line.
 
     Raises:
-        ErcBenchError: that can't be.
+        ErcBenchError: an option has an impossible value.
     """
     if jobs is not None and jobs < 1:
         raise ErcBenchError(f"--jobs takes a whole number from 1 on, not {jobs}.")
     if retries < 0:
-        raise ErcBenchError(f"--retries {retries} is no number of attempts: give 0 or more.")
+        raise ErcBenchError(f"--retries {retries} is not a number of retries: give 0 or more.")
     from erc_bench.execution.executors import make_executor
     from erc_bench.execution.resources import parse_resources
     from erc_bench.settings.registry import executor_names
@@ -179,9 +179,9 @@ def grid_options(
     if executor == "local":
         asked = ("gpus", "memory_gib", "minutes")
         unused = [name for name in asked if getattr(needs, name) is not None] + unused
-    if unused:  # a search asks twice, for its trials and its seeds
+    if unused:  # once, since a search comes here twice: for its trials and for its seeds
         say_once(f"Note: the executor {executor} does not use {', '.join(unused)}.")
-    made = make_executor(executor, needs.of(executor))  # which refuses options it does not know
+    made = make_executor(executor, needs.of(executor))  # local, too: it refuses unknown options
     if executor != "local":
         options["executor"] = made
     return options
@@ -197,9 +197,9 @@ def experiments(
     seeds: int | None = None,
     root: Path = LEADERBOARD,
 ) -> list[Experiment]:
-    """Every run that a command line asks for, corpora × methods × variants × seeds.
+    """Every run that a command line asks for: corpora × methods × variants × seeds.
 
-    Of what stands behind an option that takes several values, ``key=value`` is an override.
+    If an option takes several values, those of the form ``key=value`` are overrides.
 
     Raises:
         ErcBenchError: there is no such method, corpus, preset, setting or seed.
@@ -239,8 +239,11 @@ def experiments(
 def all_variants(
     method: str, dataset: str, preset: str | None, settings: Sequence[str]
 ) -> list[str]:
-    """The whole method, which has no name, and its variants; those that take a part away that it
-    does not have with these settings are left out, with a line."""
+    """The names of the method's variants, after "" for the whole method.
+
+    If the method does not have a variant's part with these settings, the variant is left out, and a
+    line says so.
+    """
     from erc_bench.progress import say
     from erc_bench.settings.experiment import resolve, variants
 
@@ -256,7 +259,7 @@ def all_variants(
 
 
 def _plain(values: Sequence[str], option: str) -> list[str]:
-    """The values of an option that takes several, each once, without the overrides behind them."""
+    """The values of an option that takes several, each once and without overrides."""
     plain = list(dict.fromkeys(value for value in values if "=" not in value))
     if not plain:
         raise ErcBenchError(f"{option} needs one or more values before any key=value.")
@@ -264,11 +267,11 @@ def _plain(values: Sequence[str], option: str) -> list[str]:
 
 
 def print_outcome(outcome: Outcome, no_test: bool = False) -> None:
-    """The table at the end of a run, where its record is, and how long it took.
+    """Print the metrics of a run, the path of its record, and how long it took.
 
     Args:
-        outcome: what came out.
-        no_test: show nothing of test, though it may have been scored before.
+        outcome: the outcome of the run.
+        no_test: do not show test, even if it was scored before.
     """
     from erc_bench.cli.printing import metrics_table, run_title
     from erc_bench.records.schema import Record
@@ -292,7 +295,7 @@ def print_outcome(outcome: Outcome, no_test: bool = False) -> None:
 
 
 def _took(training: Training) -> str:
-    """``1 min 5 s, 8 epochs, best 6, 44 utterances/s in training``, as far as it is known."""
+    """``1 min 5 s, 8 epochs, best 6, 44 utterances/s in training``, without unknown parts."""
     parts = {
         "{}": training.wall_seconds and duration(training.wall_seconds),
         "{} epoch" if training.epochs == 1 else "{} epochs": training.epochs,
@@ -313,10 +316,10 @@ def config(
     """Print the resolved configuration of a run.
 
     Args:
-        overrides: Settings, key=value; they may stand anywhere.
+        overrides: Settings, key=value, anywhere in the command.
         method: A method.
         dataset: A corpus.
-        variant: The method without one of its parts, by its name.
+        variant: A variant by name, the method without one of its parts.
         seed: The seed (default: 1).
     """
     from erc_bench.settings.experiment import resolve
@@ -331,7 +334,7 @@ def config(
 
 
 def print_settings(names: Sequence[str]) -> None:
-    """The settings of some methods, below the help of a command.
+    """Print the settings of methods, below the help of a command.
 
     Raises:
         ErcBenchError: there is no such method.
@@ -354,7 +357,7 @@ def print_settings(names: Sequence[str]) -> None:
 def methods() -> None:
     """List the methods.
 
-    The GPU memory is what a run is estimated to need with the presets paper, base and small.
+    The GPU memory is an estimate of what a run needs with the presets paper, base and small.
     """
     from erc_bench.settings.methods import method_entries
 

@@ -47,26 +47,26 @@ def tune(
 ) -> int:
     """Search for settings on dev at random, then train fresh seeds of the best.
 
-    Trial 0 has the preset's settings, the others draw from the method's space. Trials never see
-    test's labels. What is finished is not done again, and what was interrupted goes on.
+    Trial 0 has the preset's settings; the others draw from the method's search space. Trials never
+    see the labels of test. Finished trials and seeds are skipped, and interrupted ones continue.
 
     Args:
         overrides: Settings, key=value, that all trials have; they are not drawn.
         method: Methods, or all.
         dataset: Corpora, or all.
-        trials: How many, trial 0 among them (default: 20).
+        trials: Number of trials, including trial 0 (default: 20).
         seeds: Train the seeds 1 to N with the best trial's settings.
-        sampler_seed: Another one draws other settings (default: 0).
-        restart: Begin interrupted trials anew.
-        retry_failed: Do trials again that failed.
+        sampler_seed: Seed of the draws; another one gives other settings (default: 0).
+        restart: Start interrupted trials again from the beginning.
+        retry_failed: Repeat failed trials.
         wandb: How to log the seeds to W&B (default: $WANDB_MODE, then online if logged in, else
             offline); trials are not logged.
-        jobs: How many at a time (default: as many as the GPU and the cores do well; of a cluster,
-            as many as there is room for).
-        executor: What does trials and seeds: local, ray, slurm, or a plug-in.
-        resources: What each needs: cpus, gpus, memory_gib, minutes, options of an engine
-            (slurm.partition=gpu), or a YAML file of these.
-        retries: How often one is queued again after preemption, a lost machine or its time limit.
+        jobs: Number of trials or seeds at the same time (default: as many as suit the GPU and the
+            cores; on a cluster, as many as there is room for).
+        executor: What executes trials and seeds: local, ray, slurm, or a plug-in.
+        resources: What each trial or seed needs: cpus, gpus, memory_gib, minutes, options of an
+            engine (slurm.partition=gpu), or a YAML file of these.
+        retries: How often each is queued again after preemption, a lost machine or its time limit.
     """
     from erc_bench.cli.run import experiments, grid_options
 
@@ -122,8 +122,10 @@ def _seeds(
     options: dict[str, Any],
     on_grid: dict[str, Any],
 ) -> tuple[int, list[str]]:
-    """Train fresh seeds of the best settings, print their scores; how many failed, and the names
-    of all."""
+    """Train fresh seeds of the best settings and print their scores.
+
+    Returns how many failed, and the names of all runs.
+    """
     from erc_bench.cli.run import print_failures
     from erc_bench.execution.grid import do_jobs, plan
     from erc_bench.execution.tuning import reuse_record
@@ -138,7 +140,7 @@ def _seeds(
 
 
 def print_search(out: Console, searched: Searched) -> None:
-    """The score of every trial on dev, and what it drew."""
+    """Print the score of every trial on dev, and the settings it drew."""
     from rich.table import Column, Table
     from rich.text import Text
 
@@ -177,16 +179,16 @@ def unfinished(searched: Searched, trials: int) -> str:
         numbers = ", ".join(map(str, missing))
         return (
             f"{name}: {len(missing)} of {trials} trials have no result ({numbers}), so nothing is "
-            "chosen yet. The same command does those alone."
+            "chosen yet. The same command does only those."
         )
     return (
         f"{name}: all {trials} trials failed, so there is nothing to choose. The first: "
-        f"{searched.trials[0].reason} --retry-failed does them again."
+        f"{searched.trials[0].reason} --retry-failed repeats them."
     )
 
 
 def onwards(searched: Searched, runs: Sequence[str]) -> str:
-    """What was chosen, and the command that shows or does more."""
+    """The trial that was chosen, and the command to go on with."""
     base, best = searched.study.base, searched.best
     assert best is not None
     name = f"{base.method} on {base.dataset}"
