@@ -1,1 +1,1 @@
-"""A finished run as a model for new dialogues."""
+"""Use a finished run as a model for new dialogues."""

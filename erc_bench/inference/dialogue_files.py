@@ -1,21 +1,21 @@
-"""Dialogues that nobody has labelled, from a file, a corpus of one's own, or standard input.
+"""Read dialogues without labels from a file, a user's own corpus, or standard input.
 
-As JSON: a list of turns ``[{"speaker": …, "text": …}, …]``, an object ``{"id": …, "utterances":
-[turns]}``, or a list of several of either. As lines: ``Speaker: text``, or a turn as JSON, or a
-dialogue a line as JSON; empty lines are passed over. A turn may have a ``name``, where prompts call
-the speaker otherwise than the corpus does.
+JSON holds a list of turns ``[{"speaker": …, "text": …}, …]``, an object ``{"id": …, "utterances":
+[turns]}``, or a list of several of either. Lines hold a turn each, as ``Speaker: text`` or as JSON,
+or a dialogue each as JSON; empty lines are skipped. A turn may have a ``name``: the name of the
+speaker in prompts, if it differs from the one in the corpus.
 
-As CSV, TSV (a ``.txt`` whose first line names columns, too) or Parquet, or a ConvoKit folder: a
-turn a row. Which columns hold the dialogue, the speaker and the text is told by their names
-(``dialogue``, ``conversation_id``, ``speaker``, ``text``, ``utterance`` …); without a column for
-it, all rows are one dialogue. Turns of a dialogue stand in the order of their numbers (``turn``,
-``turn_id`` …), in JSON too, else in the order of the file. The folder of a corpus of one's own
-stands for all its dialogues.
+CSV, TSV (or a ``.txt`` file whose first line names columns), Parquet and a ConvoKit folder hold one
+turn in each row. The columns of the dialogue, the speaker and the text are found by their names
+(``dialogue``, ``conversation_id``, ``speaker``, ``text``, ``utterance`` …). Without a column for
+the dialogue, all rows are one dialogue. The turns of a dialogue are in the order of their numbers
+(``turn``, ``turn_id`` …), also in JSON; without numbers, they are in the order of the file. The
+folder of a user's own corpus stands for all its dialogues.
 
-A time before or behind the speaker, as transcripts and chat exports have it, is left out, and so
-are the marks of lists, of Markdown and of chats (``1. Ann: …``, ``**Ann:** …``, ``<Ann> …``) and
-the numbers of lines where all are numbered (``1<TAB>Ann: …``, ``Turn 1 - Ann: …``). What is no
-speaker (a stage direction, a URL, a sentence) is an error rather than a turn of somebody.
+A time before or after the speaker, as in transcripts and chat exports, is left out. So are the
+marks of lists, of Markdown and of chats (``1. Ann: …``, ``**Ann:** …``, ``<Ann> …``). So are line
+numbers, if all lines have one (``1<TAB>Ann: …``, ``Turn 1 - Ann: …``). If the text before the colon
+is not a speaker (a stage direction, a URL, a sentence), the line is an error.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ from erc_bench.records.schema import Record
 
 
 def read_dialogues(given: str) -> list[Dialogue]:
-    """The dialogues in a file, ``-`` being standard input; no turn has a label.
+    """Read the dialogues of a file, or of standard input for ``-``; no turn has a label.
 
     Raises:
-        ErcBenchError: it can't be read, holds no turn, or something in it is none; its place is
-            named.
+        ErcBenchError: the file can't be read, holds no turn, or something in it is not a turn; its
+            place is named.
     """
     path = Path(given)
     if path.suffix.lower() in (*TABLES, ".parquet") or (path / CONVOKIT).is_file():
@@ -98,7 +98,7 @@ def read_dialogues(given: str) -> list[Dialogue]:
 
 
 def _check_format(text: str, name: str) -> None:
-    """Refuse what is a format of its own rather than lines or JSON."""
+    """Refuse a text in another format than lines or JSON."""
     start = text.lstrip()[:2000]
     known = ""
     if start.startswith("{\\rtf"):
@@ -114,16 +114,17 @@ def _check_format(text: str, name: str) -> None:
 
 
 _Spoken = tuple[Row, Utterance]
-"""Where a turn stands with the fields it has there, and the turn."""
+"""A turn's place and fields in the file, and the turn."""
 
 
 def _grouped(spoken: list[_Spoken], columns: Mapping[str, str]) -> list[Dialogue]:
-    """The dialogues of turns in the order of their first turns; numbers of turns, where they have
-    some, put them in order.
+    """Group turns into dialogues, in the order of their first turns.
+
+    If the turns have numbers, each dialogue is sorted by them.
 
     Args:
         spoken: the turns.
-        columns: which fields hold what, as far as that is known.
+        columns: the known names of fields, by what they hold.
     """
     rows = [row for row, _ in spoken]
     called = by_name(rows)
@@ -144,7 +145,7 @@ def _grouped(spoken: list[_Spoken], columns: Mapping[str, str]) -> list[Dialogue
 def _in_order(
     spoken: list[_Spoken], keys: Sequence[str], columns: Mapping[str, str]
 ) -> list[Dialogue]:
-    """:func:`_grouped`, the dialogue of each turn being known."""
+    """Like :func:`_grouped`, for turns whose dialogues are known (``keys``)."""
     rows = [row for row, _ in spoken]
     numbers = _numbers(rows, columns)
     places = [(where, key, n) for (where, _), key, n in zip(rows, keys, numbers, strict=True)]
@@ -160,9 +161,10 @@ def _in_order(
 
 
 def _numbers(rows: list[Row], columns: Mapping[str, str]) -> Sequence[int | None]:
-    """The number that each turn has in its dialogue; None of all where they have none.
+    """The number of each turn in its dialogue; None for all turns if they have no numbers.
 
-    Ids that are numbers (``utterance_id``) count only from 0 or 1: others may be in any order.
+    Ids that are numbers (``utterance_id``) count only if they start at 0 or 1, since others may be
+    in any order.
     """
     column = counting(rows, {role: name for role, name in columns.items() if role != "id"})
     texts = [text_at(row, column, where) if column else "" for where, row in rows]
@@ -185,7 +187,7 @@ def _is_table(text: str) -> bool:
 
 
 def _of_rows(rows: list[Row]) -> list[Dialogue]:
-    """The dialogues of turns that are the rows of a file."""
+    """The dialogues of a file whose rows are turns."""
     remedy = "Name the columns speaker and text."
     columns, _ = guess_columns(rows, {}, ("speaker", "text"), remedy)
     spoken = []
@@ -213,12 +215,12 @@ def _of_corpus(source: OwnCorpus) -> list[Dialogue]:
 
 
 def _is_document(text: str) -> bool:
-    """Whether text is one JSON document rather than a turn or a dialogue a line."""
+    """Whether a text is one JSON document, not a turn or a dialogue in each line."""
     start = text.lstrip()[:2]
     lines = [line for line in lines_of(text) if line.strip()]
     if len(lines) > 1 and _holds_dialogue(lines[0]):
         return False
-    if start[:1] == "[":  # `[Door opens] Ann: …` is none
+    if start[:1] == "[":  # `[Door opens] Ann: …` is not JSON
         return start[1:] in ("", "{", "[", "]") or start[1:].isspace()
     return start[:1] == "{" and not ('"speaker"' in lines[0] and '"utterances"' not in lines[0])
 
@@ -235,9 +237,9 @@ def _holds_dialogue(line: str) -> bool:
 
 
 def _of_lines(lines: list[tuple[int, str]], name: str) -> list[Dialogue]:
-    """The dialogues of lines.
+    """The dialogues in lines of text.
 
-    Of a chat export a line without a time is a part of the turn before.
+    In a chat export, a line without a time is an error, since it may belong to the turn before.
     """
     lines = _without_numbers(lines)
     first = _plain(lines[0][1])
@@ -259,7 +261,7 @@ def _of_lines(lines: list[tuple[int, str]], name: str) -> list[Dialogue]:
         if timed and _without_time(plain) == plain:
             raise ErcBenchError(
                 f"{where}: no time stands before {quoted(plain, 40)}, as it does in the "
-                "first line. If it goes on with the turn before, put them on one line."
+                "first line. If it continues the turn before, put them on one line."
             )
         spoken.append(((where, {}), turn_of_line(line, where)))
     names = {turn.speaker for _, turn in spoken}
@@ -276,10 +278,10 @@ def _of_lines(lines: list[tuple[int, str]], name: str) -> list[Dialogue]:
 
 
 def _without_numbers(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Lines without the numbers that count them (``1<TAB>Ann: …``, ``L1: Ann: …``).
+    """Remove line numbers from lines (``1<TAB>Ann: …``, ``L1: Ann: …``).
 
-    They are left out where every line has one, each is greater than the one before, and turns
-    stand behind most of them. A line that holds its number alone was empty.
+    They are removed if every line has one, each is greater than the one before, and most are
+    followed by a turn. A line that holds only its number is removed.
     """
     seen = [_INVISIBLE.sub("", line).strip() for _, line in lines]
     found = [match for line in seen if not _TIME.match(line) and (match := _NUMBER.match(line))]
@@ -296,14 +298,14 @@ def _without_numbers(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 def _most_are_turns(lines: list[str]) -> bool:
-    """Whether most lines but those of speaker and time have a speaker of their own."""
+    """Whether most lines are turns with a speaker; lines of only speaker and time do not count."""
     below = [_parts(line) for line in lines if not _heading(line)]
     turns = sum(bool(colon) and not _no_speaker(who, text) for who, colon, text in below)
     return turns > len(below) / 2
 
 
 def _below_headings(lines: list[tuple[int, str]], name: str) -> list[Utterance]:
-    """The turns of a transcript that has speaker and time on a line above what is said."""
+    """The turns of a transcript with the speaker and the time on a line above the text."""
     said: list[tuple[str, int, list[str]]] = []
     for n, line in lines:
         speaker = _heading(_plain(line))
@@ -320,13 +322,13 @@ def _below_headings(lines: list[tuple[int, str]], name: str) -> list[Utterance]:
 
 
 def read_turns() -> Iterator[Utterance]:
-    """The turns of standard input, each as soon as its line is there.
+    """Yield the turns of standard input, each as soon as its line is there.
 
-    A line that is no turn ends them, except where somebody types: there it is said, and the next
-    line is read.
+    If a line that is not a turn is typed at a terminal, the error is printed and the next line is
+    read.
 
     Raises:
-        ErcBenchError: a line is no turn, and no terminal is typed at.
+        ErcBenchError: a line is not a turn, and standard input is not a terminal.
     """
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
@@ -340,16 +342,16 @@ def read_turns() -> Iterator[Utterance]:
 
 
 def check_stream(record: Record, given: str) -> None:
-    """Whether the model of a run can answer turn by turn.
+    """Check that the model of a run can answer turn by turn.
 
     Raises:
-        ErcBenchError: it reads later turns as well, or a file is given instead of standard input.
+        ErcBenchError: it also reads later turns, or a file is given instead of standard input.
     """
     if record.context != "past":
         raise ErcBenchError(
-            f"--stream answers before the next turn is known, and {record.method!r} reads the "
+            f"--stream answers before the next turn is known, but {record.method!r} reads the "
             "whole dialogue: a later turn would change its answer to an earlier one. Give it whole "
-            "dialogues without --stream, or take a run of a method whose context is past "
+            "dialogues without --stream, or use a run of a method whose context is past "
             "(`erc-bench methods`)."
         )
     if given != "-":
@@ -359,7 +361,7 @@ def check_stream(record: Record, given: str) -> None:
 
 
 def dialogue(name: str, turns: list[Utterance]) -> Dialogue:
-    """A dialogue of turns, which get their ids by it."""
+    """Make a dialogue of turns; its name begins their ids."""
     return Dialogue(
         name,
         tuple(
@@ -370,7 +372,7 @@ def dialogue(name: str, turns: list[Utterance]) -> Dialogue:
 
 
 def turn_of_line(line: str, where: str) -> Utterance:
-    """A turn from one line, ``Speaker: text`` or a JSON object."""
+    """Parse a turn from one line, ``Speaker: text`` or a JSON object."""
     if line.lstrip().startswith("{"):
         return _turn(parse_json(line, where), where)
     plain = _plain(line)
@@ -378,8 +380,8 @@ def turn_of_line(line: str, where: str) -> Utterance:
     if not colon:
         table = " A table needs a line above it that names its columns." if "\t" in line else ""
         raise ErcBenchError(
-            f"{where}: not `Speaker: text` but {quoted(line.strip(), 40)}; every line is a turn "
-            f"and says whose.{table}"
+            f"{where}: not `Speaker: text` but {quoted(line.strip(), 40)}; every line must be a "
+            f"turn and name its speaker.{table}"
         )
     _check_speaker(speaker, text, line, where)
     return _turn({"speaker": speaker, "text": text.strip()}, where)
@@ -438,7 +440,7 @@ _PREPOSITIONS = frozenset((
 
 
 def _plain(line: str) -> str:
-    """A line without characters that are not seen, and the mark of a list at its start."""
+    """A line without invisible characters, and without the mark of a list at its start."""
     line = _INVISIBLE.sub("", line).strip()
     return (
         line if _TIME.match(line) else _LIST.sub("", line, count=1) if _LIST.match(line) else line
@@ -446,7 +448,7 @@ def _plain(line: str) -> str:
 
 
 def _behind(line: str) -> re.Match[str] | None:
-    """A line whose speaker has the time behind, ``Ann (00:01:02): …``."""
+    """Match a line with a time after the speaker, ``Ann (00:01:02): …``."""
     match = _TIME_BEHIND.fullmatch(line)
     if match is None or match["name"].split()[-1].lower() in _PREPOSITIONS:
         return None
@@ -454,7 +456,7 @@ def _behind(line: str) -> re.Match[str] | None:
 
 
 def _heading(line: str) -> str:
-    """The speaker of a line that holds nothing else but a time, ``Ann, [31 Dec 2020 21:15]:``."""
+    """The speaker of a line of only speaker and time, ``Ann, [31 Dec 2020 21:15]:``, or ""."""
     match = None if _TIME.match(line) else _behind(line)
     return match["name"] if match and not match["text"].strip() else ""
 
@@ -462,7 +464,7 @@ def _heading(line: str) -> str:
 def _without_time(line: str) -> str:
     """A line without its time: ``[0:01:02] Ann: …``, ``31.12.20, 21:15 - Ann: …``, ``Ann 9:15: …``.
 
-    A number that is no time stays: ``1: Hello.`` is a turn of speaker 1.
+    A number that is not a time stays: ``1: Hello.`` is a turn of speaker 1.
     """
     match = _TIME.match(line)
     if match is not None and re.match(r"[\s\])>|\u2013\u2014-]", line[match.end() - 1 :]):
@@ -472,7 +474,7 @@ def _without_time(line: str) -> str:
 
 
 def _parts(line: str) -> tuple[str, str, str]:
-    """Speaker, colon and text of a line; no colon where there is none."""
+    """Speaker, colon and text of a line; the colon is empty if the line has none."""
     bare = _without_time(line)
     marked = _MARKED.match(bare)
     if marked:
@@ -501,8 +503,8 @@ def _check_speaker(speaker: str, text: str, line: str, where: str) -> None:
             remedy = "Take out what stands before the tab"
         raise ErcBenchError(
             f"{where}: {doubt}, so this is not `Speaker: text`: {quoted(line.strip(), 40)}. "
-            f'{remedy}, or give the turn as JSON, {{"speaker": …, "text": …}}, where any speaker '
-            "will do."
+            f'{remedy}, or give the turn as JSON, {{"speaker": …, "text": …}}, where a speaker '
+            "can have any name."
         )
 
 
@@ -523,7 +525,7 @@ _PAIRS = ("()", "[]", "{}", "<>", "\u201c\u201d", "\u00ab\u00bb")
 
 
 def _no_speaker(speaker: str, text: str) -> str:
-    """Why what stands before the first colon of a line can't be a speaker; empty if it can."""
+    """Why the text before the first colon of a line can't be a speaker; empty if it can."""
     if text.startswith("//") and re.search(r"(?:^|\W)[A-Za-z][A-Za-z0-9+.-]*$", speaker):
         return "the first colon is a URL's"
     if re.search(rf"(?:^|\W){_SCHEMES}$", speaker, re.IGNORECASE) and text[:1].strip():
@@ -537,7 +539,7 @@ def _no_speaker(speaker: str, text: str) -> str:
     if re.search(r"\d$", speaker) and re.match(r"\d", text):
         return "the first colon is a time's"
     if re.fullmatch(r"1\d{9}(?:\d{3})?(?:\.\d+)?", speaker):
-        return "what stands before the first colon is a time, seconds since 1970"
+        return "the text before the first colon is a time, seconds since 1970"
     if _SCREENPLAY.fullmatch(speaker):
         return "this is the heading of a scene"
     if _DIALOGUE.fullmatch(speaker):
@@ -550,7 +552,7 @@ def _no_speaker(speaker: str, text: str) -> str:
     if odd or speaker.count('"') % 2:
         return "a bracket or a quotation is open before the first colon"
     if re.search("[!?…]", speaker) or len(speaker.split()) > 6:
-        return "what stands before the first colon is a sentence"
+        return "the text before the first colon is a sentence"
     return ""
 
 
@@ -589,5 +591,5 @@ def _turn(value: Any, where: str) -> Utterance:
     try:
         f"{speaker}{text}{name}".encode()
     except UnicodeEncodeError as error:
-        raise ErcBenchError(f"{where}: half of a character is no text ({error.reason}).") from error
+        raise ErcBenchError(f"{where}: it holds half of a character ({error.reason}).") from error
     return Utterance("turn", speaker, text, name=name)

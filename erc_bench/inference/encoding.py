@@ -1,4 +1,4 @@
-"""``erc-bench encode``: a vector for every turn, by an encoder or by the model of a run."""
+"""Compute a vector for every turn, by an encoder or the model of a run (``erc-bench encode``)."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from erc_bench.vectors import OF_A_FILE, Encoded, FeatureConfig, utterance_vecto
 
 
 def read_turns_of(given: str, root: Path, data_dir: Path | None = None) -> Corpus:
-    """The dialogues that a user names: a corpus, or a file of dialogues in any form.
+    """Load the dialogues that a user names: a corpus, or a file of dialogues in any form.
 
     Args:
-        given: name of a corpus, folder of one's own, a file, or ``-`` for standard input.
-        root: folder of the records, which know where corpora of one's own lie.
-        data_dir: where the corpora are, before the usual places.
+        given: name of a corpus, folder of a user's own corpus, a file, or ``-`` for standard input.
+        root: folder of the records, which stores where users' own corpora lie.
+        data_dir: folder that is searched for the corpus before the usual places.
 
     Returns:
-        The corpus; dialogues of a file, or of a corpus that is not split, are its split ``test``.
+        The corpus; dialogues of a file, or of a corpus without splits, are its split ``test``.
 
     Raises:
         ErcBenchError: there is nothing of this name, or it can't be read.
@@ -74,31 +74,30 @@ def encode(
     settings: Sequence[str] = (),
     data_dir: Path | None = None,
 ) -> Encoded:
-    """The vectors of a corpus's turns.
+    """Compute the vectors of a corpus's turns.
 
     Args:
-        what: an encoder (hub id or folder); or a finished run, by name or by its record's file and
-            what that holds.
-        corpus: whose labels are not looked at.
+        what: an encoder (hub id or folder); or a finished run, by name or as the file of its record
+            and the record.
+        corpus: the corpus; its labels are not read.
         root: folder of the records.
-        fine_tuned_on: the corpus that an encoder is fine-tuned on first; empty: it is taken as it
-            is.
+        fine_tuned_on: the corpus that an encoder is fine-tuned on first; empty = it is not.
         settings: ``key=value`` of :class:`~erc_bench.vectors.FeatureConfig`, for an encoder.
-        data_dir: where the corpora are, before the usual places.
+        data_dir: folder that is searched for the corpora before the usual places.
 
     Raises:
-        ErcBenchError: there is no such encoder or run, the run's method classifies no state of an
-            utterance, or a setting is none.
+        ErcBenchError: there is no such encoder, run or setting, or the run's method classifies no
+            state of an utterance.
     """
     if isinstance(what, str) and not is_run(root, what):
         with quiet_frameworks():
             return _by_encoder(what, corpus, root, fine_tuned_on, settings, data_dir)
     if fine_tuned_on or settings:
         raise ErcBenchError(
-            f"{fine_tuned_on or settings[0]!r} is for the vectors of an encoder, and {what!r} is a "
-            "run, whose model is there already. Leave it out, or name an encoder."
+            f"{fine_tuned_on or settings[0]!r} is for the vectors of an encoder, but {what!r} is a "
+            "run, whose model is trained already. Leave it out, or name an encoder."
             if isinstance(what, str)
-            else "Settings are for the vectors of an encoder; a run's model is there already."
+            else "Settings are for the vectors of an encoder; a run's model is trained already."
         )
     if isinstance(what, str):
         path = find_record(root, what)
@@ -107,7 +106,7 @@ def encode(
 
 
 def _about(corpus: Corpus, model: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """What a file of vectors says beside ids and texts."""
+    """The description in a file of vectors, beside ids and texts."""
     splits = {split: sum(map(len, found)) for split, found in corpus.contents.items()}
     return {
         "model": model,
@@ -128,7 +127,7 @@ def _by_encoder(
     named = [text.partition("=")[0].strip() for text in overrides]
     if of_a_file := [name for name in named if name in OF_A_FILE]:
         raise ErcBenchError(
-            f"The setting {of_a_file[0]} is of vectors that are read from a file. Leave it out."
+            f"The setting {of_a_file[0]} is for vectors that are read from a file. Leave it out."
         )
     if "per_seed" in named:
         raise ErcBenchError(
@@ -139,12 +138,13 @@ def _by_encoder(
     if not fine_tuned_on:
         if tuning := [name for name in named if name != "max_len"]:
             raise ErcBenchError(
-                f"The setting {tuning[0]} is of a fine-tuning, and the encoder is taken as it is. "
-                "Say the corpus to fine-tune it on, --fine-tuned-on CORPUS, or leave it out."
+                f"The setting {tuning[0]} is for fine-tuning, but the encoder is taken as it is. "
+                "Say the corpus to fine-tune it on, --fine-tuned-on CORPUS, or leave the setting "
+                "out."
             )
         config.epochs = 0
     elif not config.epochs:
-        raise ErcBenchError("epochs=0 fine-tunes nothing. Leave it or --fine-tuned-on out.")
+        raise ErcBenchError("epochs=0 fine-tunes nothing. Leave out this or --fine-tuned-on.")
     try:
         found = find_encoder(encoder)
     except ErcBenchError as error:

@@ -1,4 +1,4 @@
-"""The model of a finished run on dialogues that nobody has labelled: its answers, its states."""
+"""Apply the model of a finished run to new dialogues, for answers or for states."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from erc_bench.vectors import VectorMethod
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one turn."""
+    """A model's answer for one turn."""
 
     dialogue: str
     turn: int
@@ -43,9 +43,9 @@ class Answer:
     speaker: str
     text: str
     label: str
-    """The most probable emotion; "" where the method gives no answer."""
+    """The most probable emotion; "" if the method gives no answer."""
     probabilities: dict[str, float]
-    """By emotion, rounded to 4 places as in a record; empty where the method gives none."""
+    """By emotion, rounded to 4 places as in a record; empty if the method gives none."""
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -57,10 +57,10 @@ class Model:
 
     Args:
         path: the record's file; the weights lie in the same store.
-        record: what it holds.
+        record: the record.
 
     Raises:
-        ErcBenchError: there are no weights, or they, the settings or the encoder do not fit.
+        ErcBenchError: there are no weights; or the weights, the settings or the encoder do not fit.
     """
 
     def __init__(self, path: Path, record: Record) -> None:
@@ -72,13 +72,13 @@ class Model:
         config = stored_config(record.method, record.config, f"{path}, config")
         later = {each.name for each in fields(config) if is_added_later(each)}
         for setting in asdict(config).keys() - record.config.keys() - later:
-            say(f"Note: the record is older than the setting {setting}; its default is taken.")
+            say(f"Note: the record is older than the setting {setting}; its default is used.")
         kind = method_class(record.method)
         if is_snapshot(path.absolute().parents[3]) and not kind.trains:
             raise ErcBenchError(
                 f"{run_name(path)} on the hub is of {record.method!r}, which trains nothing: there "
-                "are no weights to load, and its settings may name a server that would be sent the "
-                "dialogues. Run it with settings of your own, by `erc-bench run`."
+                "are no weights to load, and its settings may name a server to which the dialogues "
+                "would be sent. Run it with your own settings, by `erc-bench run`."
             )
         if record.encoder is None:
             raise damaged(path, "$.encoder: it does not say which")
@@ -86,8 +86,8 @@ class Model:
         if encoder["digest"] != recorded.digest:
             raise ErcBenchError(
                 f"{encoder['name']!r} is another encoder than that of {path}: its weights have the "
-                f"SHA-256 {encoder['digest']}, the run's had {recorded.digest}. Put that one in "
-                "its place."
+                f"SHA-256 {encoder['digest']}, but the run's had {recorded.digest}. Put the run's "
+                "encoder in its place."
             )
         set_up_backends()
         with quiet_frameworks():
@@ -103,9 +103,10 @@ class Model:
         return self._answers([_asked(d, range(len(d))) for d in dialogues])
 
     def stream(self, turns: Iterable[Utterance]) -> Iterator[Answer]:
-        """The answer for each turn of one dialogue as soon as it is there.
+        """Yield the answer for each turn of one dialogue as soon as the turn is there.
 
-        What :meth:`answers` says of the whole dialogue, where the method reads past turns only.
+        If the method reads only past turns, the answers are those that :meth:`answers` gives for
+        the whole dialogue.
         """
         so_far: list[Utterance] = []
         for turn in turns:
@@ -114,11 +115,12 @@ class Model:
             yield from self._answers([_asked(whole, [len(whole) - 1])])
 
     def states(self, dialogues: Sequence[Dialogue]) -> Tensor:
-        """What the method classifies of every turn of the dialogues ``(N, d)``, in their order, in
-        float32 on the CPU.
+        """The state that the method classifies, for every turn of the dialogues ``(N, d)``.
+
+        The states are in the dialogues' order, in float32 on the CPU.
 
         Raises:
-            ErcBenchError: it classifies no such state.
+            ErcBenchError: the method classifies no such state.
         """
         check_states(type(self.method), self.method_name)
         asked = [_asked(d, range(len(d))) for d in dialogues]
@@ -163,7 +165,7 @@ class Model:
 
 
 def check_states(kind: type[ErcMethod], name: str) -> None:
-    """Whether a method says which state of an utterance it classifies.
+    """Check that a method defines the state of an utterance that it classifies.
 
     Raises:
         ErcBenchError: it does not.
@@ -171,13 +173,13 @@ def check_states(kind: type[ErcMethod], name: str) -> None:
     if kind.states is ErcMethod.states:
         raise ErcBenchError(
             f"The method {name!r} classifies no state of an utterance that could be its vector. "
-            "Take a run of a method that does, or the vectors of an encoder: `erc-bench encode "
+            "Use a run of a method that does, or the vectors of an encoder: `erc-bench encode "
             "ENCODER …`."
         )
 
 
 def _asked(given: Dialogue, positions: Iterable[int]) -> Dialogue:
-    """A dialogue with a label, whichever, on the turns that are asked for: only such are scored."""
+    """A dialogue with a dummy label on the turns that are asked for: only those are scored."""
     turns = list(given.utterances)
     for i in positions:
         turns[i] = replace(turns[i], label=0)
