@@ -1,7 +1,7 @@
-"""``erc-bench plot``: pictures for a paper, from records, trials of searches, or a run's model.
+"""Draw pictures for a paper from records, trials or a run's model (``erc-bench plot``).
 
-:func:`plot` draws one of :data:`PLOTS` into a PNG, SVG or PDF file. The same input gives the same
-bytes. Matplotlib is an extra: it is imported here alone, and only when something is drawn.
+:func:`plot` draws one of :data:`What` into a PNG, SVG or PDF file. The same input gives the same
+bytes. Matplotlib is an optional dependency, so it is imported only when something is drawn.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ What = Literal["curves", "seeds", "confusion", "reliability", "slices", "trials"
 FORMATS = ("png", "svg", "pdf")
 
 DPI = 300
-"""Of a PNG; the others hold no pixels."""
+"""Resolution of a PNG, and of rasterized points in the other formats."""
 
 METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None},
     "pdf": {"CreationDate": None},
 }
-"""What is left out of a file, so that the same records give the same bytes."""
+"""Metadata to leave out of a file, so that the same records give the same bytes."""
 
 
 def plot(
@@ -45,16 +45,16 @@ def plot(
     """Draw a picture into a file.
 
     Args:
-        what: which picture.
-        file: its ending tells the format, one of :data:`FORMATS`.
+        what: the picture.
+        file: the file to write; its ending gives the format, one of :data:`FORMATS`.
         root: folder of the records.
-        dataset: the corpus whose records are drawn, where it is not one run.
-        methods: whose, as ``erc-bench compare`` names them; none = all on the corpus.
+        dataset: the corpus whose records are drawn, if it is not one run.
+        methods: the methods, as ``erc-bench compare`` names them; none = all on the corpus.
         preset: only runs with this preset.
         run: one run instead, as ``erc-bench show`` names it.
-        split: whose utterances the map of vectors shows.
-        data_dir: where that looks for the corpus, before the usual places.
-        further: other folders whose records are there as well; ``run`` is not looked for in them.
+        split: the split that the map of vectors shows.
+        data_dir: folder that the map of vectors searches for the corpus before the usual places.
+        further: other folders with records; ``run`` is not looked for in them.
 
     Returns:
         What was left out of the picture, and why.
@@ -83,7 +83,7 @@ def plot(
     if run is not None and (dataset or methods or preset):
         raise ErcBenchError("Give --run, or --dataset with --method and --preset, not both.")
     if run is None and not dataset:
-        raise ErcBenchError("Of which runs? Name a corpus with --dataset, or a run with --run.")
+        raise ErcBenchError("Which runs? Name a corpus with --dataset, or a run with --run.")
     left_out: list[str] = []
     with matplotlib.rc_context(figures.STYLE):
         if what == "trials":
@@ -95,8 +95,8 @@ def plot(
         elif what == "vectors":
             if run is None:
                 raise ErcBenchError(
-                    "The vectors are those of one run's model: name it with --run, as "
-                    "`erc-bench show` does."
+                    "The vectors are those of one run's model: name it with --run, as for "
+                    "`erc-bench show`."
                 )
             figure = figures.vectors(vectors_of_run(root, run, split, data_dir))
         else:

@@ -1,4 +1,4 @@
-"""The pictures themselves; each function takes what is shown and gives a Matplotlib figure."""
+"""Draw the pictures; each function takes the data to show and returns a Matplotlib figure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from erc_bench.plots.vectors import VectorMap
 from erc_bench.records.schema import Record
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""Of Okabe and Ito but for their yellow, which is not seen on white: told apart by colour-blind
-readers too."""
+"""The colours of Okabe and Ito, which colour-blind readers can tell apart, too. A brown replaces
+their yellow, which is hard to see on white."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -53,20 +53,20 @@ STYLE: Any = {
 }
 
 WIDTH = 6.6
-"""Of a picture in inches: the text of a page."""
+"""Width of a picture in inches, that of the text on a page."""
 
 KEY_SIZE = 7
-"""Of the words below a picture that say what its marks mean."""
+"""Font size of the key below a picture, which explains its marks."""
 
 PANEL = 2.2
-"""Of each of several panels beside each other, in inches."""
+"""Size of a panel in inches, if there are several beside each other."""
 
 
 # --- of runs
 
 
 def seeds(shown: Shown) -> Figure:
-    """The figure on test of every seed, their mean, and its 95 % interval over seeds."""
+    """Draw the score on test of every seed, their mean, and its 95 % interval over seeds."""
     n = len(shown.configurations)
     figure = Figure((WIDTH, 0.9 + 0.34 * n), layout="constrained")
     axes = figure.subplots()
@@ -89,9 +89,12 @@ def seeds(shown: Shown) -> Figure:
 
 
 def curves(shown: Shown) -> Figure:
-    """The figure on dev by epoch: thin of each seed, thick their mean while all of them train, and
-    a dot at the selected epoch. Of one configuration the training loss stands beside it; the
-    losses of different methods can't be compared."""
+    """Draw the score on dev by epoch.
+
+    Thin lines are seeds. A thick line is their mean, while all of them train. A dot is the selected
+    epoch. If there is one configuration, its training loss is drawn, too; the losses of different
+    methods can't be compared.
+    """
     dev = f"dev/{shown.metric.name}"
 
     def has_curve(record: Record) -> bool:
@@ -125,7 +128,7 @@ def curves(shown: Shown) -> Figure:
 
 
 def _sign(i: int) -> dict[str, Any]:
-    """A colour and a marker, another pair for each of the first 64."""
+    """A colour and a marker; each of the first 64 pairs is different."""
     n = len(COLOURS)
     return {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % len(MARKERS)]}
 
@@ -135,7 +138,7 @@ def _curve(axes: Axes, configuration: Configuration, name: str, i: int) -> None:
     series = []
     for record in configuration.records:
         training = record.training
-        assert training is not None  # only such are drawn
+        assert training is not None  # records without curves were left out before
         values = {
             int(epoch.get("epoch") or n): math.nan if (value := epoch.get(name)) is None else value
             for n, epoch in enumerate(training.curves, 1)
@@ -152,8 +155,10 @@ def _curve(axes: Axes, configuration: Configuration, name: str, i: int) -> None:
 
 
 def confusion(shown: Shown) -> Figure:
-    """Shares of each gold emotion in percent, means over seeds; what is missing to 100 has no
-    answer."""
+    """Draw confusion matrices, in percent of each gold emotion, as means over seeds.
+
+    If a row sums to less than 100, the rest has no answer.
+    """
     figure, panels = _panels(shown.configurations, 0.3 + 0.3 * _labels_of(shown), 0.5)
     for axes, each in zip(panels, shown.configurations, strict=False):
         labels = each.first.labels
@@ -184,8 +189,11 @@ def confusion(shown: Shown) -> Figure:
 
 
 def reliability(shown: Shown) -> Figure:
-    """Accuracy by confidence in 15 bins over all seeds, areas by the number of predictions; the
-    expected calibration error is the mean over seeds."""
+    """Draw accuracy by confidence, in 15 bins over all seeds.
+
+    The area of a dot grows with its number of predictions. The expected calibration error is the
+    mean over seeds.
+    """
     with_probabilities = _having(
         shown, lambda record: record.predictions.test.probabilities is not None, "no probabilities"
     )
@@ -226,7 +234,7 @@ def reliability(shown: Shown) -> Figure:
 
 
 def parts_of_test(shown: Shown) -> Figure:
-    """The figure on parts of the test set, means over seeds."""
+    """Draw the score on parts of the test set, as means over seeds."""
     with_facts = _having(
         shown, lambda record: record.predictions.test.facts is not None,
         "no facts of the utterances",
@@ -270,7 +278,7 @@ def parts_of_test(shown: Shown) -> Figure:
 
 
 def part_in_words(kind: str, name: str) -> str:
-    """What a reader of a paper calls a part of the test set."""
+    """The name of a part of the test set, for a reader of a paper."""
     if name in ("shift", "hold"):
         return "speaker's emotion " + {"shift": "changes", "hold": "stays"}[name]
     if kind == "position":
@@ -290,14 +298,14 @@ OF_RUNS: dict[str, Callable[[Shown], Figure]] = {
     "reliability": reliability,
     "slices": parts_of_test,
 }
-"""The pictures of runs, by what a user calls them."""
+"""The functions that draw runs, by the name of the picture on the command line."""
 
 
 # --- of searches, and of a model
 
 
 def trials(title: str, groups: Sequence[SearchGroup]) -> Figure:
-    """The expected best score on dev by number of trials, of every method searched."""
+    """Draw the expected best score on dev by number of trials, for every method searched."""
     found = [group for group in groups if any(row.best is not None for row in group.rows)]
     if not found:
         raise ErcBenchError("Every trial of these searches failed: there is nothing to draw.")
@@ -322,8 +330,10 @@ def trials(title: str, groups: Sequence[SearchGroup]) -> Figure:
 
 
 def vectors(made: VectorMap) -> Figure:
-    """Utterance vectors by gold emotion on their first two principal components; a star where the
-    method has an anchor or prototype of an emotion."""
+    """Draw utterance vectors by gold emotion on their first two principal components.
+
+    If the method has an anchor or prototype of an emotion, a star shows it.
+    """
     figure = Figure((WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
     for c, name in enumerate(made.labels):
@@ -344,11 +354,11 @@ def vectors(made: VectorMap) -> Figure:
     return figure
 
 
-# --- what several share
+# --- helpers of several pictures
 
 
 def _having(shown: Shown, has: Callable[[Record], bool], lacking: str) -> list[Configuration]:
-    """The configurations with the runs that have something; the others are noted."""
+    """The configurations, with only the records for which ``has`` is true; the others are noted."""
     found = []
     for each in shown.configurations:
         records = [record for record in each.records if has(record)]
@@ -364,7 +374,7 @@ def _having(shown: Shown, has: Callable[[Record], bool], lacking: str) -> list[C
 
 
 def _key(figure: Figure, text: str) -> None:
-    """What the marks of a picture mean, below it; a sentence a line where it is narrow."""
+    """Write a key below a picture; if the picture is narrow, each sentence has its own line."""
     lines = text if figure.get_figwidth() > 0.8 * WIDTH else text.replace(". ", ".\n")
     figure.supxlabel(lines, fontsize=KEY_SIZE, color="#666666")
 
@@ -372,7 +382,7 @@ def _key(figure: Figure, text: str) -> None:
 def _panels(
     configurations: Sequence[Configuration], size: float, margin: float
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for each configuration, three beside each other at most."""
+    """A figure with a panel for each configuration, at most three in a row."""
     n = len(configurations)
     columns = min(n, max(1, min(3, int(3 * PANEL / size) or 1)))
     rows = math.ceil(n / columns)
@@ -386,7 +396,7 @@ def _panels(
 
 
 def _in_two_lines(name: str) -> str:
-    """The details in brackets below the method: a panel is narrow."""
+    """A name with its details in brackets on a second line, since a panel is narrow."""
     return name.replace(" (", "\n(", 1)
 
 

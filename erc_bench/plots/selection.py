@@ -1,4 +1,4 @@
-"""What a picture is made of: finished runs by configuration, or the trials of searches."""
+"""Select the data of a picture: finished runs by configuration, or the trials of searches."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from erc_bench.settings.presets import default_preset
 
 @dataclass(frozen=True)
 class Configuration:
-    """The finished runs of one method with the same settings, by seed; one at least."""
+    """The finished runs of one method with the same settings, by seed; at least one."""
 
     name: str
-    """What tells it from the others of the picture."""
+    """Its label, which distinguishes it from the others in the picture."""
     records: list[Record]
 
     @cached_property
     def first(self) -> Record:
-        """For what all of them share."""
+        """The first record, for values that all of them share."""
         return self.records[0]
 
     @property
     def values(self) -> list[float]:
-        """The corpus's figure on test of each seed, in percent."""
+        """The score on test of each seed, by the corpus's metric, in percent."""
         return [record.metrics.test.score(record.judged_by) for record in self.records]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The configurations of a picture; one at least, all judged by the same metric."""
+    """The configurations of a picture; at least one, all judged by the same metric."""
 
     title: str
     """The corpus, and what all of them have in common."""
@@ -51,7 +51,7 @@ class Shown:
 
 
 def of_run(root: Path, run: str) -> Shown:
-    """One run, as ``erc-bench show`` names it."""
+    """Select one run, as ``erc-bench show`` names it."""
     record = read_record(find_record(root, run))
     published = read_published(root)
     name = f"{published.title(record.method)}, seed {record.seed}"
@@ -67,17 +67,17 @@ def of_runs(
     preset: str | None,
     further: Sequence[Path] = (),
 ) -> Shown:
-    """The runs on a corpus by configuration, the highest mean on test first.
+    """Select the runs on a corpus by configuration, the highest mean on test first.
 
     Args:
         root: folder of the records.
         dataset: the corpus.
-        methods: as ``erc-bench compare`` names them, ``method:what``; none = all.
+        methods: the methods, as ``erc-bench compare`` names them, ``method:what``; none = all.
         preset: only runs with this preset.
-        further: other folders whose records are there as well.
+        further: other folders with records.
 
     Raises:
-        ErcBenchError: there is nothing like it; what there is is named.
+        ErcBenchError: there are no such runs; the error names what there is.
     """
     everything, skipped = read_runs(root, Cache(root), further)
     left_out = [f"skipped: {each.reason}" for each in skipped]
@@ -90,7 +90,7 @@ def of_runs(
         )
     if not runs:
         raise ErcBenchError(
-            f"Of {dataset} no record below {root} has the preset {preset!r}."
+            f"No record of {dataset} below {root} has the preset {preset!r}."
             + did_you_mean(preset or "", {run.preset for run in on_corpus})
         )
     where = f"{dataset} with the preset {preset}" if preset else dataset
@@ -121,7 +121,7 @@ def of_searches(
     """The corpus's name, and the searches for settings on it, by encoder and preset.
 
     Raises:
-        ErcBenchError: there is none.
+        ErcBenchError: there are no such searches.
     """
     everything, _ = read_trials(root, further)
     trials = [
@@ -152,7 +152,7 @@ def _listed(trials: Iterable[object]) -> str:
 
 
 def _labels(found: Sequence[Sequence[Run]], published: Published) -> tuple[list[str], list[str]]:
-    """What all configurations have in common, and what each is called beside it."""
+    """The details that all configurations share, and a label for each with its other details."""
     parts = [_parts(runs[0]) for runs in found]
     common = [part for part in parts[0] if all(part in others for others in parts)]
     labels = []
@@ -160,7 +160,7 @@ def _labels(found: Sequence[Sequence[Run]], published: Published) -> tuple[list[
         details = [part for part in own if part not in common]
         title = published.title(runs[0].method)
         labels.append(f"{title} ({', '.join(details)})" if details else title)
-    # Settings that are called alike are told by their hashes.
+    # Equal labels are told apart by the hashes of their settings.
     labels = [
         f"{label} {runs[0].config_hash[:6]}" if labels.count(label) > 1 else label
         for label, runs in zip(labels, found, strict=True)

@@ -27,19 +27,19 @@ class VectorMap:
     points: np.ndarray
     """``(N, 2)``."""
     anchors: np.ndarray | None
-    """What the method compares them with, ``(C, 2)``; None where it has nothing like it."""
+    """The vectors that the method compares them with, ``(C, 2)``; None if it has none."""
     explained: tuple[float, float]
-    """What each component holds of the variance of the utterances, in percent."""
+    """The share of the utterances' variance in each component, in percent."""
 
 
 def vectors_of_run(root: Path, run: str, split: Split, data_dir: Path | None = None) -> VectorMap:
-    """The map of a split by the model of a run.
+    """Compute the map of a split by the model of a run.
 
     Args:
         root: folder of the records.
-        run: as ``erc-bench show`` names it.
-        split: of which split.
-        data_dir: where the corpora are, before the usual places.
+        run: the run, as ``erc-bench show`` names it.
+        split: the split.
+        data_dir: folder that is searched for the corpus before the usual places.
 
     Raises:
         ErcBenchError: the weights or the corpus are not here, the corpus is another copy, or the
@@ -55,7 +55,7 @@ def vectors_of_run(root: Path, run: str, split: Split, data_dir: Path | None = N
     states = model.states(corpus.dialogues(split)).numpy()[labelled]
     found = model.method.anchors()
     anchors = None if found is None else found.detach().float().cpu().numpy()
-    if anchors is not None:  # the two are compared by the angle between them
+    if anchors is not None:  # the method compares states and anchors by the angle between them
         states, anchors = _unit(states), _unit(anchors)
     means, axes, explained = principal_axes(states)
     title = f"{read_published(root).title(record.method)} on {record.dataset} {split}"
@@ -75,18 +75,19 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _labels(corpus: Corpus, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Which turns of a split have a label ``(turns,)``, and the classes of those ``(N,)``."""
+    """Which turns of a split have a label ``(turns,)``, and the classes of these turns ``(N,)``."""
     labels = [u.label for dialogue in corpus.dialogues(split) for u in dialogue.utterances]
     there = np.array([label is not None for label in labels])
     return there, np.array([label for label in labels if label is not None])
 
 
 def principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """The first two principal axes of vectors ``(N, d)``, with two of each at least.
+    """The first two principal axes of vectors ``(N, d)``, with N and d at least 2.
 
     Returns:
-        Their mean ``(d,)``, the axes ``(d, 2)``, and what each holds of the variance, in percent.
-        The largest part of an axis is positive, so that the picture is never mirrored.
+        The mean of the vectors ``(d,)``, the axes ``(d, 2)``, and the share of the variance on each
+        axis, in percent. The component of an axis with the largest magnitude is positive, so that
+        the picture is never mirrored.
     """
     means = vectors.mean(axis=0)
     _, sizes, axes = np.linalg.svd(vectors - means, full_matrices=False)
