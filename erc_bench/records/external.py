@@ -86,7 +86,8 @@ def score(
 
     Raises:
         ErcBenchError: the name belongs to a method, or was stored before; the file can't be read;
-            or ids are missing, doubled or unknown, or labels are not the corpus's. The faults are
+            ids are missing, doubled or unknown; labels are not the corpus's; or probabilities are
+            not shares of 1, or another label than the predicted one has the most. The faults are
             counted.
     """
     source = find_corpus(dataset, root)

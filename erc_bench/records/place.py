@@ -7,7 +7,8 @@
 
 ``<run>`` is ``<config hash>-<data hash>-seed<k>``. The data hash stands for the corpus's contents
 and the encoder's weights. Older records are named ``<config hash>-seed<k>``, without a data hash,
-and are found by their contents. A tuned run has ``-tuned-<digest of its trials>`` before the seed.
+and are found by their contents. Before the seed, a variant's run has ``-<variant>``, and a tuned
+run has ``-tuned-<digest of its trials>``.
 """
 
 from __future__ import annotations
