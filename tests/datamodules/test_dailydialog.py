@@ -27,7 +27,7 @@ def read(tmp_path):
     return read
 
 
-def test_two_who_alternate(read):
+def test_two_speakers_alternate(read):
     first, second = read(
         ["Hi . __eou__ Oh ! __eou__ Bye . __eou__", "No . __eou__"], ["0 6 4", "1"]
     )
@@ -63,7 +63,7 @@ def test_a_turn_without_an_emotion_is_context(read):
     assert dialogue.labelled == (0,)
 
 
-def test_nothing_there_says_how_to_get_it(tmp_path, monkeypatch):
+def test_missing_files_are_an_error_that_says_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("ERC_BENCH_DATA", raising=False)
     with pytest.raises(ErcBenchError, match=r"ijcnlp_dailydialog\.zip.*--data-dir"):
@@ -84,7 +84,7 @@ def test_the_real_files():
 
 @pytest.fixture
 def made_up(tmp_path, monkeypatch):
-    """Loads three files of made-up dialogues, changed, as if unchanged they were the release."""
+    """A function that loads changed files; the release is the same made-up files unchanged."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("ERC_BENCH_DATA", raising=False)
     monkeypatch.setattr(DailyDialog, "check", lambda self, splits: None)
@@ -109,7 +109,7 @@ def made_up(tmp_path, monkeypatch):
     return load
 
 
-def test_line_ends_are_no_matter(made_up):
+def test_line_ends_do_not_matter(made_up):
     def windows(text):
         return text.replace("\n", "\r\n")
 
@@ -156,7 +156,7 @@ def test_other_turns_or_labels_than_the_releases_are_refused(made_up, texts, emo
 
 @pytest.mark.slow
 def test_copies_that_differ(tmp_path, monkeypatch):
-    """A copy in which a label is another, and one that lost a line."""
+    """A copy with one other label, and a copy that lost a line."""
     data = real_data("dailydialog")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(data / "dailydialog", tmp_path / "d" / "dailydialog", copy_function=shutil.copy)

@@ -1,4 +1,4 @@
-"""The demo corpus: the same everywhere, and not to be solved without context."""
+"""The demo corpus: the same on every machine, and not solvable without context."""
 
 import hashlib
 

@@ -83,7 +83,7 @@ def test_the_real_reduced_corpus(emorynlp_dir):
 
 
 def changed(emorynlp_dir, folder, change, form="flat"):
-    """A copy of one form whose dialogues were changed, file by file."""
+    """Write a copy of one form with changed dialogues; returns its data folder."""
     (folder / "emorynlp" / form).mkdir(parents=True)
     for path in (emorynlp_dir / "emorynlp" / form).iterdir():
         made = change(json.loads(path.read_text(encoding="utf-8")))
@@ -92,7 +92,7 @@ def changed(emorynlp_dir, folder, change, form="flat"):
 
 
 def swapped(dialogues):
-    """Two dialogues of as many turns in each other's place."""
+    """Swap two dialogues with the same number of turns."""
     a, b = [i for i, dialogue in enumerate(dialogues) if len(dialogue) == 12][:2]
     dialogues[a], dialogues[b] = dialogues[b], dialogues[a]
     return dialogues
@@ -109,13 +109,13 @@ def swapped(dialogues):
     ids=["reversed", "shuffled", "turns reversed", "two swapped"],
 )
 def test_a_flat_file_in_another_order_is_refused(emorynlp_dir, tmp_path, order):
-    """It carries no numbers: an id would name another utterance."""
+    """It has no numbers, so that an id would name another utterance."""
     folder = changed(emorynlp_dir, tmp_path, order)
     with pytest.raises(ErcBenchError, match=r"order.*data doctor"):
         EmoryNLP().load(folder)
 
 
-def test_a_flat_file_with_damaged_text_is_named_for_it(emorynlp_dir, tmp_path):
+def test_damaged_text_in_a_flat_file_is_named(emorynlp_dir, tmp_path):
     def without(dialogues):
         return [[{**t, "text": t["text"].replace("'", "")} for t in d] for d in dialogues]
 
@@ -174,7 +174,7 @@ def test_the_digests_are_those_of_the_committed_records(emorynlp_dir):
         assert Release.of(corpus) == source.official
 
 
-def test_ids_that_are_the_releases(tmp_path):
+def test_ids_of_the_release_give_the_order_and_are_checked(tmp_path):
     contents = official(TURNS)
     utterances = contents["episodes"][0]["scenes"][0]["utterances"]
     for i, turn in enumerate(utterances):

@@ -16,7 +16,7 @@ from erc_bench.errors import ErcBenchError
 
 @pytest.fixture(autouse=True)
 def nowhere_else(tmp_path, monkeypatch):
-    """Nothing is found but what a test writes."""
+    """Only the files that a test writes are found."""
     monkeypatch.delenv("ERC_BENCH_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -84,7 +84,7 @@ def test_the_split():
 
 
 def official_size(folder, labelled, turns=(6490, 1401, 2196)):
-    """151 dialogues with as many labelled turns and turns in train, dev and test as asked for."""
+    """Write 151 dialogues with so many turns, and labelled turns, in train, dev and test."""
     folder.mkdir(parents=True)
     names = {
         "train": [f"Ses01F_impro{number:03}" for number in range(100)],
@@ -171,7 +171,7 @@ def transcript_of(tmp_path, kind="transcriptions"):
 
 
 @pytest.mark.parametrize("before", [" ", "\t", "\ufeff", " \xa0"])
-def test_what_stands_before_a_turn_loses_nothing(tmp_path, before):
+def test_blanks_before_a_turn_do_not_matter(tmp_path, before):
     for name in ("a", "b"):
         write_release(tmp_path / name / "iemocap")
     for kind in ("transcriptions", "EmoEvaluation"):
@@ -182,7 +182,7 @@ def test_what_stands_before_a_turn_loses_nothing(tmp_path, before):
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r"])
-def test_line_ends_are_no_matter(tmp_path, end):
+def test_line_ends_do_not_matter(tmp_path, end):
     for name in ("a", "b"):
         write_release(tmp_path / name / "iemocap")
     for kind in ("transcriptions", "EmoEvaluation"):
@@ -227,7 +227,7 @@ def test_turns_a_little_out_of_order_stay_where_they_are(tmp_path, move):
 @pytest.mark.parametrize(
     ("text", "message"), [("", "have no text"), ("Hello.", "90 of 90 utterances have the same")]
 )
-def test_texts_that_are_gone_are_a_doubt(tmp_path, text, message):
+def test_texts_that_are_gone_are_warned_about(tmp_path, text, message):
     write_release(tmp_path / "iemocap")
     for path in (tmp_path / "iemocap").glob("Session*/dialog/transcriptions/Ses*.txt"):
         path.write_text(re.sub(r"\]: .*", f"]: {text}", path.read_text()))
@@ -236,7 +236,7 @@ def test_texts_that_are_gone_are_a_doubt(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("rename", [str.upper, str.lower])
-def test_names_of_files_may_be_in_capitals_or_not(tmp_path, rename):
+def test_capitals_in_names_of_files_do_not_matter(tmp_path, rename):
     for name in ("a", "b"):
         write_release(tmp_path / name / "iemocap")
     session = tmp_path / "b" / "iemocap" / "Session2"
@@ -257,7 +257,7 @@ def test_a_dialogue_in_two_files_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("place", [".", "IEMOCAP_full_release"])
-def test_which_of_two_copies_is_read_is_said(tmp_path, place):
+def test_a_warning_says_which_of_two_copies_is_read(tmp_path, place):
     write_release(tmp_path / "iemocap")
     write_json_form(tmp_path / "iemocap" / place)
     with pytest.warns(CorpusWarning) as caught:
@@ -330,7 +330,7 @@ DAMAGED_RELEASE = {
 @pytest.mark.parametrize(
     ("kind", "change", "message"), DAMAGED_RELEASE.values(), ids=DAMAGED_RELEASE
 )
-def test_nothing_of_a_release_is_lost_without_a_word(tmp_path, kind, change, message):
+def test_damage_to_a_release_is_never_ignored(tmp_path, kind, change, message):
     write_release(tmp_path / "iemocap")
     path = transcript_of(tmp_path, kind)
     path.write_text("\n".join(change(path.read_text().split("\n"))))
@@ -359,13 +359,13 @@ def test_a_second_copy_of_a_file_doubles_no_dialogue(tmp_path, copy):
     [".", "IEMOCAP", "IEMOCAP_full_release", "Iemocap/full", "IEMOCAP/IEMOCAP_full_release"],
 )
 @pytest.mark.parametrize("write", [write_release, write_json_form])
-def test_it_is_found_near_its_place(tmp_path, write, place):
+def test_the_corpus_is_found_near_its_place(tmp_path, write, place):
     write(tmp_path / "user" / place)
     load(IEMOCAP(), tmp_path / "user")
-    load(IEMOCAP(), tmp_path / "user" / place)  # its own folder is named
+    load(IEMOCAP(), tmp_path / "user" / place)  # the corpus's own folder is given
 
 
-def test_who_has_it_is_not_sent_to_ask_for_it(tmp_path):
+def test_an_error_says_why_a_copy_can_not_be_used(tmp_path):
     write_release(tmp_path / "mine")
     write_release(tmp_path / "yours")
     with pytest.raises(ErcBenchError, match=r"several copies, .*mine and .*yours\. Put") as caught:
@@ -422,7 +422,7 @@ def test_a_broken_json_form_is_named_by_place(tmp_path, contents, message):
         IEMOCAP().load(tmp_path)
 
 
-def test_the_layout_is_what_it_says():
+def test_the_made_up_layout_is_as_documented():
     assert {name[4] for name in DIALOGUES} == set("12345")
     assert (
         sum(code in ("hap", "sad", "neu", "ang", "exc", "fru") for _, _, code in turns_of("S")) == 7

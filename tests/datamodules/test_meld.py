@@ -157,7 +157,7 @@ def test_turns_out_of_order_are_put_in_order(copy, meld, order):
 
 
 @pytest.mark.parametrize("form", ["{}.0", "00{}", " {} ", "{}."])
-def test_ids_are_the_numbers_that_they_are(copy, meld, form):
+def test_other_spellings_of_the_numbers_give_the_same_ids(copy, meld, form):
     keys = ("Dialogue_ID", "Utterance_ID")
     change(copy, lambda rows: [{**r, **{k: form.format(r[k]) for k in keys}} for r in rows])
     with pytest.warns(CorpusWarning, match="the same as from the official one"):
@@ -166,7 +166,7 @@ def test_ids_are_the_numbers_that_they_are(copy, meld, form):
 
 
 def renumbered(rows):
-    """The dialogues in another order, numbered in that order; no gap is left."""
+    """The dialogues in another order, renumbered in that order without gaps."""
     order = shuffled(list(dict.fromkeys(row["Dialogue_ID"] for row in rows)))
     new = {old: n for n, old in enumerate(order)}
     return sorted(
@@ -176,7 +176,7 @@ def renumbered(rows):
 
 
 def swapped(rows):
-    """Two dialogues of as many turns under each other's numbers."""
+    """Swap the numbers of two dialogues with the same number of turns."""
     turns = Counter(row["Dialogue_ID"] for row in rows)
     a, b = [key for key, n in turns.items() if n == 8][:2]
     new = {a: b, b: a}
@@ -184,7 +184,7 @@ def swapped(rows):
 
 
 def mirrored(rows):
-    """Every dialogue's turns backwards, numbered anew."""
+    """The turns of every dialogue in reverse order, renumbered."""
     by_dialogue = {}
     for row in rows:
         by_dialogue.setdefault(row["Dialogue_ID"], []).append(row)
@@ -235,7 +235,7 @@ def test_damaged_text_is_named_for_what_it_is(copy, meld, damage, message):
 
 
 @pytest.mark.slow
-def test_an_edited_copy_is_no_official_one(copy, meld):
+def test_an_edited_copy_is_not_official(copy, meld):
     path = copy / "meld" / "test_sent_emo.csv"
     data = path.read_text(encoding="utf-8")
     turns = [(d.id, u) for d in meld.dialogues("test") for u in d.utterances]
@@ -251,7 +251,7 @@ def test_an_edited_copy_is_no_official_one(copy, meld):
 
 
 def column(copy: Path, name: str, make) -> None:
-    """Write the files anew, a column of each made from what it was."""
+    """Rewrite one column of every file; ``make`` gets its old values."""
     for path in (copy / "meld").iterdir():
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
@@ -285,7 +285,7 @@ def test_other_labels_than_the_releases_are_refused(copy, make, words):
         ("Utterance", lambda old: [x.lower() for x in old], "no utterance has a capital letter"),
     ],
 )
-def test_how_a_copy_differs_is_said(copy, name, make, words):
+def test_a_warning_says_how_a_copy_differs(copy, name, make, words):
     column(copy, name, make)
     with pytest.warns(CorpusWarning, match=words):
         assert not MELD().load(copy).official
@@ -315,7 +315,7 @@ def test_the_digest_is_that_of_the_committed_records(meld):
     assert meld.official
 
 
-def test_what_is_kept_of_the_release_is_what_the_official_files_give(meld, meld_dir):
+def test_the_stored_facts_of_the_release_match_the_official_files(meld, meld_dir):
     assert Release.of(meld) == MELD.official
     assert Release.of(MELDSentiment().load(meld_dir)) == MELDSentiment.official
 
@@ -332,21 +332,21 @@ def test_files_near_their_place_are_found(copy, meld, place, tmp_path):
         path.rename(folder / path.name)
     source = MELD()
     assert source.load(tmp_path / "user").digest == meld.digest
-    # One level up: the folder of the files is named where the one above it is meant.
+    # The folder of the files itself may be given in the place of the data folder.
     assert source.prepare(folder)["dev"].parent.resolve() == folder.resolve()
 
 
-def test_capitals_in_names_are_no_matter(copy, meld):
+def test_capitals_in_names_do_not_matter(copy, meld):
     for path in list((copy / "meld").iterdir()):
         path.rename(path.with_name(path.name.upper()))
     (copy / "meld").rename(copy / "MeLD")
     assert MELD().load(copy).digest == meld.digest
 
 
-def test_several_copies_are_told_of(copy):
+def test_several_different_copies_are_an_error(copy):
     (copy / "meld").rename(copy / "mine")
     shutil.copytree(copy / "mine", copy / "yours", copy_function=shutil.copyfile)
-    assert MELD().prepare(copy)["dev"].parent.name == "mine"  # both are the official one
+    assert MELD().prepare(copy)["dev"].parent.name == "mine"  # both are official
     for folder in ("mine", "yours"):
         path = copy / folder / "dev_sent_emo.csv"
         path.write_bytes(path.read_bytes() + folder.encode())

@@ -19,7 +19,7 @@ def read(tmp_path):
     return read
 
 
-def test_a_video_is_a_dialogue_of_one_in_the_order_of_time(read):
+def test_a_video_is_a_dialogue_of_one_speaker_in_the_order_of_time(read):
     video, other = read(
         'x1\t9.5\t11\t-2.67\t7\tI "hated it.',
         "y2\t0\t3\t1\t0\tNice.",
