@@ -1,4 +1,4 @@
-"""A real HTTP server that answers as the tests say, in OpenAI's form unless they say otherwise."""
+"""A real HTTP server that gives the answers a test chooses, by default in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """What the server does with a request."""
+    """How the server answers a request."""
 
     text: str | None = "joy"
-    """The answer; ``body`` stands in its place."""
+    """The text of the answer; ignored if ``body`` is given."""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
     after: float = 0.0
-    """Seconds that it waits before."""
+    """Seconds to wait before answering."""
     hang_up: bool = False
 
 
 @dataclass
 class ChatServer:
-    """A running server, and what it was asked."""
+    """A running server and the requests that it received."""
 
     url: str
     asked: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     at_once: int = 0
-    """Requests at a time, at most so far."""
+    """The largest number of simultaneous requests so far."""
 
 
 @contextmanager
 def chat_server(reply: Callable[[dict[str, Any], int], Reply]) -> Iterator[ChatServer]:
-    """A server on a free port; ``reply`` gets a request's body and its number from 0."""
+    """Run a server on a free port; ``reply`` gets a request's body and number, counted from 0."""
     lock, running = threading.Lock(), [0]
 
     class Handler(BaseHTTPRequestHandler):
@@ -74,7 +74,7 @@ def chat_server(reply: Callable[[dict[str, Any], int], Reply]) -> Iterator[ChatS
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
-            except OSError:  # the other side has had enough
+            except OSError:  # the client has hung up
                 self.close_connection = True
 
         def log_message(self, *_: Any) -> None:

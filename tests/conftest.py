@@ -1,4 +1,4 @@
-"""What tests share: a tiny encoder, small corpora, reference figures; no network, one thread."""
+"""Shared fixtures: tiny encoders, small corpora, reference figures. No network, one thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# What test_gpu.py may use; all other tests are for the CPU.
+# Only test_gpu.py uses these GPUs. All other tests run on the CPU.
 os.environ["GPUS_OF_TESTS"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,9 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hypothesis
 import pytest
 
-# How long an example takes says how busy the machine is.
+# No deadline: the time of an example depends on how busy the machine is.
 hypothesis.settings.register_profile("erc-bench", deadline=None, derandomize=True)
-# Other inputs each time: pytest --hypothesis-profile random
+# For new inputs each time: pytest --hypothesis-profile random
 hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile("erc-bench")
 
@@ -31,14 +31,14 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of the tests' own, so that nothing is found that a user would not have."""
+    """An empty cache for the tests, so that they find nothing that a new user would not have."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
 
 
 def golden_file(name: str) -> Path:
-    """A file of reference figures, computed with the authors' code."""
+    """The path of a file of reference figures, which were computed with the authors' code."""
     return ROOT / "tests" / "golden" / name
 
 
@@ -62,7 +62,7 @@ def small_demo(demo):
 
 @pytest.fixture(scope="session")
 def tiny_encoder(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a BERT of random weights (2 layers of 32) that knows the demo corpus's words."""
+    """The folder of a random BERT (2 layers, width 32) that knows the demo corpus's words."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
@@ -100,7 +100,7 @@ def tiny_encoder(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_causal(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a Llama of random weights (2 layers of 64) that knows the demo corpus's words."""
+    """The folder of a random Llama (2 layers, width 64) that knows the demo corpus's words."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -133,7 +133,7 @@ def tiny_causal(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
         initializer_range=0.1,
     )
     model = LlamaForCausalLM(config)
-    # Adapters leave this layer alone: with small weights it can make no token much more likely.
+    # Adapters do not train this layer. With small weights no token could become much more likely.
     model.lm_head.weight.data.mul_(4)
     model.save_pretrained(folder)
     return str(folder)
@@ -145,7 +145,7 @@ LANGUAGE_MODELS = {"lora-lm", "prompt-lm"}
 
 @pytest.fixture(scope="session")
 def encoder_for(request: pytest.FixtureRequest, tiny_encoder: str) -> Callable[[str], str]:
-    """The folder of random weights that a method reads, by the method's name."""
+    """A function from a method's name to the folder of the tiny model that the method reads."""
 
     def folder(method: str) -> str:
         causal = method in LANGUAGE_MODELS
@@ -156,8 +156,10 @@ def encoder_for(request: pytest.FixtureRequest, tiny_encoder: str) -> Callable[[
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A leaderboard folder with the records of ``synthetic_records.write_leaderboard``, not to be
-    changed, and what reading them keeps."""
+    """A leaderboard folder with the records of ``write_leaderboard`` and the cache of reading them.
+
+    Tests must not change it.
+    """
     from synthetic_records import write_leaderboard
 
     from erc_bench.leaderboard import read_board

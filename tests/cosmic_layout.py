@@ -11,7 +11,7 @@ from erc_bench.corpus.conversation import Corpus
 
 
 def vectors_of(corpus: Corpus, size: int, noise: float = 0.7) -> dict[str, np.ndarray]:
-    """For each dialogue id vectors ``(turns, size)`` in which the label shows through noise."""
+    """Vectors ``(turns, size)`` by dialogue id; each is a direction for its label, plus noise."""
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(len(corpus.labels) + 1, size))
     found = {}
@@ -24,7 +24,7 @@ def vectors_of(corpus: Corpus, size: int, noise: float = 0.7) -> dict[str, np.nd
 
 
 def cosmic_parts(corpus: Corpus, size: int = 8, sentiments: bool = True) -> list:
-    """The list of parts; vectors are lists of arrays, and only ``roberta1`` carries the labels."""
+    """The parts of the pickle; vectors are lists of arrays, only ``roberta1`` shows the labels."""
     vectors = {key: list(value) for key, value in vectors_of(corpus, size).items()}
     others = [{key: [0 * row for row in rows] for key, rows in vectors.items()} for _ in range(3)]
     dialogues = [d for split in corpus.splits for d in corpus.dialogues(split)]
@@ -37,6 +37,6 @@ def cosmic_parts(corpus: Corpus, size: int = 8, sentiments: bool = True) -> list
 
 
 def write_cosmic(corpus: Corpus, path: Path, size: int = 8) -> Path:
-    """Those parts as a file."""
+    """Write these parts to a file; returns its path."""
     path.write_bytes(pickle.dumps(cosmic_parts(corpus, size)))
     return path

@@ -1,7 +1,7 @@
-"""Trainings on several devices, each a process of gloo, against the same on one.
+"""Train on several devices, each a process with gloo, and on one device for comparison.
 
-All is computed in float64, so that what differs is wrong: where the code asks for float32 it gets
-float64 in these processes.
+Everything is computed in float64, so that rounding can't explain a difference. If the code asks
+for float32 in these processes, it gets float64.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Task:
 
 
 class Course(Callback):
-    """What happens in a training: all of it is the same on any number of devices."""
+    """Records what must be the same in a training on any number of devices."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -60,7 +60,7 @@ class Course(Callback):
 
 
 def course(task: Task, folder: Path) -> dict[str, Any]:
-    """The course and the end of a training in float64."""
+    """Train in float64; returns the course of the training and its results."""
     seen = Course()
     trained = fitted(task.kind, task.config, task.corpus, folder, seen)
     test, dev = trained.predict("test"), trained.predict("dev")
@@ -79,7 +79,7 @@ def course(task: Task, folder: Path) -> dict[str, Any]:
 
 
 def in_float64() -> None:
-    """Let this process compute in float64 whatever asks for float32."""
+    """Make this process compute in float64 even if the code asks for float32."""
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
     prepare = training._prepare
@@ -87,7 +87,7 @@ def in_float64() -> None:
     def in_double(method: ErcMethod, data: Any) -> None:
         prepare(method, data)
         method.double()
-        for name, value in vars(method).items():  # a tensor that is no buffer
+        for name, value in vars(method).items():  # tensors that are not buffers
             if isinstance(value, Tensor) and value.is_floating_point():
                 setattr(method, name, value.double())
 
@@ -120,7 +120,7 @@ def _process(
             with group or nullcontext():
                 done = course(task, own)
             torch.save(done, own / f"course-{rank}.pt")
-            if rank == 0:  # nothing reads its checkpoints
+            if rank == 0:  # no test reads the checkpoints
                 for checkpoint in own.rglob("*.ckpt"):
                     checkpoint.unlink()
 
@@ -128,14 +128,14 @@ def _process(
 def courses(
     tasks: Sequence[Task], counts: Sequence[int], folder: Path, *, sharded: bool = False
 ) -> None:
-    """Do all trainings on so many devices each; see :func:`read`."""
+    """Run every training on each number of devices; :func:`read` returns the results."""
     ports = {(task.name, count): free_port() for task in tasks for count in counts}
     arguments = tasks, counts, ports, folder, sharded
-    # Forked from a process that has imported what takes long.
+    # Fork from a process that has already done the slow imports.
     multiprocessing.set_forkserver_preload(["device_runs", "datasets", *own_modules()])
     start_processes(_process, arguments, nprocs=max(counts), start_method="forkserver")
 
 
 def read(task: str, count: int, rank: int, folder: Path) -> dict[str, Any]:
-    """The course of a training as one of the devices saw it."""
+    """Return the course of a training as one of its devices recorded it."""
     return torch.load(folder / task / str(count) / f"course-{rank}.pt", weights_only=False)

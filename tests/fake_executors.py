@@ -1,4 +1,4 @@
-"""Executors that start no processes: what a grid does with one, without waiting for any."""
+"""Executors that start no processes, to test what a grid does without waiting for processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def end(attempt: Attempt, failure: str = "", *, taken: bool = False) -> None:
 
 
 def do(attempt: Attempt) -> None:
-    """Do an attempt in this process."""
+    """Run an attempt in this process."""
     failure = ""
     try:
         attempt.job.do(1)
@@ -29,11 +29,11 @@ def do(attempt: Attempt) -> None:
 
 
 class Fake:
-    """Calls a function with each attempt that is started, and knows which are gone.
+    """An executor that calls a function with each attempt, and loses the attempts in ``lost``.
 
     Args:
-        begin: what is done when an attempt is started.
-        most: how many are taken at a time.
+        begin: the function that is called with each started attempt.
+        most: the largest number of attempts at a time.
     """
 
     name = "fake"
@@ -46,7 +46,7 @@ class Fake:
         self.most = most
         self.started: list[Attempt] = []
         self.lost: dict[str, Gone] = {}
-        """What is gone, by the name of its attempt."""
+        """How attempts were lost, by the attempt's name."""
         self.stopped: list[str] = []
         self.waits = 0
 
@@ -78,7 +78,7 @@ class Fake:
 
 
 class Queueing(Fake):
-    """One whose jobs go on without the command, as those of a cluster."""
+    """An executor whose jobs go on without the command, like those of a cluster."""
 
     name = "queueing"
     outlives = True
@@ -86,7 +86,7 @@ class Queueing(Fake):
 
 
 def nobody() -> Fake:
-    """One that must have nothing to do."""
+    """Return an executor that must not be asked to start anything."""
 
     def begin(attempt: Attempt) -> None:
         raise AssertionError(f"{attempt.job.place.name} was started")

@@ -1,4 +1,4 @@
-"""Train a method on a small corpus as a run does, but without its record."""
+"""Train a method on a small corpus as a run does, but without writing a record."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PowerCut(Callback):
 
 
 def built(kind: type[ErcMethod], config, corpus: Corpus) -> tuple[ErcMethod, ErcDataModule]:
-    """A method from seed 1, prepared for a corpus, and its data."""
+    """Return a method with seed 1, prepared for a corpus, and its data."""
     seed_everything(1, verbose=False)
     method = kind(config, corpus.labels)
     data = ErcDataModule(corpus, method)
@@ -40,7 +40,7 @@ def built(kind: type[ErcMethod], config, corpus: Corpus) -> tuple[ErcMethod, Erc
 def fitted(
     kind: type[ErcMethod], config, corpus: Corpus, folder: Path, *callbacks: Callback
 ) -> Trained:
-    """A method trained in a folder; it goes on from the folder's last checkpoint, if any."""
+    """Train a method in a folder, from the folder's last checkpoint if there is one."""
     seed_everything(1, verbose=False)
     method = kind(config, corpus.labels)
     return train(method, ErcDataModule(corpus, method), folder, callbacks=callbacks)
@@ -52,8 +52,11 @@ def last_state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def resumed_equals_uninterrupted(kind: type[ErcMethod], config, corpus: Corpus, folder: Path):
-    """Train once in one go, once with a power cut in the second epoch: curves, last weights and
-    predictions are the same; both as :class:`Trained`."""
+    """Assert that a training resumed after a power cut equals an uninterrupted one.
+
+    The power cut is in the second epoch. Curves, last weights and predictions must be the same.
+    Returns the uninterrupted and the resumed :class:`Trained`.
+    """
     import pytest
 
     whole = fitted(kind, config, corpus, folder / "whole")
@@ -79,8 +82,11 @@ def predicted_on(trained: Trained, corpus: Corpus) -> dict[str, torch.Tensor]:
 
 
 def declared_context_holds(trained: Trained, dialogue: Dialogue, cut: int) -> bool:
-    """Whether altering all turns from the ``cut``-th on (counted from 0) leaves the predictions for
-    the earlier ones unchanged exactly where the method declares ``past``."""
+    """Whether a method's predictions depend on later turns if, and only if, it declares so.
+
+    All turns from number ``cut`` on (counted from 0) are altered. The predictions for the earlier
+    turns must stay unchanged if the method declares ``past``, and change if it declares ``full``.
+    """
     altered = Dialogue(
         dialogue.id,
         tuple(

@@ -1,7 +1,7 @@
-"""A server on this machine that speaks the part of the Hugging Face hub's interface that is used.
+"""A local server with the part of the Hugging Face hub's interface that the suite uses.
 
-Repositories are in memory. Files are committed as regular ones: how large ones are transferred is
-the hub's library's own affair.
+Repositories are in memory. All files are committed as regular files, because the hub's own library
+is responsible for the transfer of large ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOKEN = "hf_writer"
 
 
 class Repository:
-    """Its commits, each with all its files."""
+    """A repository: its commits, each with all its files."""
 
     def __init__(self, private: bool, files: dict[str, bytes] | None = None) -> None:
         self.private = private
@@ -34,12 +34,12 @@ class Repository:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """Those of the newest commit."""
+        """The files of the newest commit."""
         return self.commits[self.head]
 
 
 class Hub:
-    """The server; ``repos`` by ``user/name``, and the paths that were asked for."""
+    """The server, with its repositories by ``user/name`` and the requested paths."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repository] = {}

@@ -14,7 +14,8 @@ DIALOGUES = (
     "Ses05F_impro04",
     "Ses05M_script02_2",
 )
-# Speaker, text, code. Both kinds of unlabelled turn: another category (xxx, sur), and none at all.
+# Speaker, text, code. There are both kinds of unlabelled turn: with a category that is not one of
+# the labels (xxx, sur), and without a category.
 TURNS = (
     ("F", "Did you water the ferns?", "neu"),
     ("M", "Why is it always me?", "ang"),
@@ -30,15 +31,16 @@ RATING_HEADER = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n"
 
 
 def turns_of(dialogue: str) -> list[tuple[str, str, str | None]]:
-    """The turns of one dialogue: its own first line, then those that all share."""
+    """The turns of one dialogue: its own first line, then the turns that all dialogues share."""
     return [("M", f"This is scene {dialogue[3:].lower()}.", "neu"), *TURNS]
 
 
 def write_release(folder: Path) -> Path:
-    """Write the release's layout: ``folder`` is what users name ``<data-dir>/iemocap``.
+    """Write the release's layout; ``folder`` is what users name ``<data-dir>/iemocap``.
 
-    Nine dialogues of ten turns in all five sessions, two of them dev; seven turns of each carry
-    one of the six labels, six one of the four. The loader warns that the release is not complete.
+    There are nine dialogues of ten turns in all five sessions. Two dialogues are dev. Seven turns
+    of each dialogue carry one of the six labels, and six turns carry one of the four labels. The
+    loader warns that the release is not complete.
     """
     for dialogue in DIALOGUES:
         root = folder / f"Session{dialogue[4]}" / "dialog"

@@ -1,4 +1,4 @@
-"""Where a run lies in a folder, and its record as plain data."""
+"""The place of a run in a folder, and a record as plain data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from erc_bench.settings.experiment import Experiment
 
 
 def place_of(root: Path, experiment: Experiment, data_dir: Path | None = None) -> Place:
-    """The place of a run on the corpus and with the encoder that are there now."""
+    """The place of a run with the corpus and the encoder as they are now."""
     (job,), impossible = plan([experiment], root, {"data_dir": data_dir})
     assert not impossible
     return job.place
 
 
 def plain(record: Record) -> dict[str, Any]:
-    """A record as its file holds it."""
+    """Return a record as the JSON object in its file."""
     return to_json(record)

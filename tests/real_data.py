@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-# Read once: tests of the command line take the variable away.
+# Read once: tests of the command line delete the variable.
 NAMED = os.environ.get("ERC_BENCH_DATA")
 
 

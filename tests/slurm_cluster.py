@@ -48,7 +48,7 @@ PartitionName=test Nodes=n1,n2 Default=YES MaxTime=01:00:00 State=UP
 
 
 def missing() -> str:
-    """Why there can't be one here; empty if there can."""
+    """Why Slurm can't be started here; empty if it can."""
     absent = [program for program in PROGRAMS if not shutil.which(program, path=_path())]
     if absent:
         return f"there is no {', '.join(absent)}: apt-get install slurm-wlm munge"
@@ -60,10 +60,10 @@ def _path() -> str:
 
 
 class Cluster:
-    """A Slurm whose files lie in a folder.
+    """A Slurm cluster that keeps its files in a folder.
 
     Args:
-        folder: an empty one.
+        folder: an empty folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,7 +96,7 @@ class Cluster:
         self.until(lambda: not Path(f"/proc/{pid}").exists())
 
     def stop(self) -> None:
-        """End whatever was started, jobs first."""
+        """End the jobs, then the daemons."""
         subprocess.run(["scancel", "--user=root"], env=self.environment, check=False)
         files = [self.folder / "slurmctld.pid", *self.folder.glob("slurmd.*.pid")]
         for file in [*files, self.folder / "munge" / "pid"]:
@@ -110,7 +110,7 @@ class Cluster:
         return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": _path()}
 
     def run(self, *words: str) -> str:
-        """What a command prints; it must succeed."""
+        """Run a command, which must succeed, and return what it prints."""
         done = subprocess.run(
             words, env=self.environment, capture_output=True, text=True, check=False, timeout=60
         )

@@ -1,8 +1,9 @@
-"""Made-up records of runs with a known truth.
+"""Made-up records of runs whose true quality is known.
 
-An utterance is hard or easy by itself, its dialogue and what two methods have in common; a method
-is right on it as far as its ``ability`` and its seed's luck reach. Equal abilities are thus equal
-methods, and a higher ability is truly better, with runs that vary as real ones do.
+The difficulty of an utterance comes from itself and from its dialogue, and is the same for all
+methods. A method is right on an utterance if its ``ability``, the luck of its seed and noise
+outweigh the difficulty. So methods of equal ability are truly equal, and a method of higher ability
+is truly better. The runs of a method vary as real ones do.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Method:
     context: str = "past"
     seed_sd: float = 0.02
     changes: dict[str, Any] = field(default_factory=dict)
-    """Overrides or additions to the record itself."""
+    """Fields of the record to replace or add."""
 
     @property
     def config_hash(self) -> str:
@@ -45,12 +46,12 @@ class Method:
 
 
 def stable(*parts: object) -> int:
-    """A number that depends on nothing but ``parts``."""
+    """A number that depends only on ``parts``."""
     return int.from_bytes(np.random.SeedSequence([*map(ord, repr(parts))]).generate_state(2), "big")
 
 
 def utterances(dataset: str, split: str, dialogues: int) -> dict[str, Any]:
-    """Gold labels, dialogue numbers, facts and difficulty of a made-up test set."""
+    """Gold labels, dialogue numbers, facts and difficulty of a made-up split."""
     rng = np.random.default_rng(stable(dataset, split, dialogues))
     length = 2 + rng.geometric(1 / 7.3, dialogues)
     dialogue = np.repeat(np.arange(dialogues), length)
@@ -76,7 +77,7 @@ def utterances(dataset: str, split: str, dialogues: int) -> dict[str, Any]:
 
 
 def record(method: Method, dataset: str, seed: int, dialogues: int = 280) -> dict[str, Any]:
-    """The record of one run; metrics are those of its predictions."""
+    """The record of one run; its metrics are computed from its predictions."""
     rng = np.random.default_rng(stable(method.name, method.encoder, method.preset, dataset, seed))
     luck = method.seed_sd * rng.normal()
     metrics, predictions = {}, {}
@@ -136,7 +137,7 @@ def record(method: Method, dataset: str, seed: int, dialogues: int = 280) -> dic
 
 
 def figures(gold: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> dict[str, Any]:
-    """What the evaluation would have reported."""
+    """The metrics that the evaluation would report."""
     m = confusions(gold, predicted[None], len(EMOTIONS))[0]
     each = class_scores(gold, predicted[None], EMOTIONS)
     calibration = np.bincount((confidence * 15).astype(int), (predicted == gold) - confidence)
@@ -176,7 +177,7 @@ def write_records(
 
 
 def store(path: Path, made: dict[str, Any]) -> None:
-    """Write a record as it is, whatever is wrong with it."""
+    """Write a record without checking it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(made, ensure_ascii=False, separators=(",", ":")), "utf-8")
 
@@ -188,11 +189,11 @@ def stored(path: Path) -> dict[str, Any]:
 
 GOOD, EQUAL, BAD = Method("good", 0.5), Method("equal", 0.5), Method("bad", -0.3)
 SIZE = 80
-"""Test dialogues of what :func:`write_leaderboard` writes."""
+"""The number of test dialogues that :func:`write_leaderboard` uses."""
 
 
 def write_leaderboard(root: Path) -> None:
-    """Records of three methods, two of them equal, on two corpora; trials; something external."""
+    """Write records of three methods, two of them equal, of an external one, and of tryouts."""
     write_records(root, [GOOD, EQUAL, BAD], ["meld", "emorynlp"], SIZE)
     small = [Method("good", 0.2, (1, 2), SMALL, "small"), Method("bad", 0.0, (4,), SMALL, "small")]
     write_records(root, small, ["meld"], SIZE)

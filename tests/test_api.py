@@ -1,4 +1,4 @@
-"""What ``import erc_bench`` offers."""
+"""The Python interface that ``import erc_bench`` offers."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def finished(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> tup
     )
 
 
-def test_everything_that_is_offered_is_there() -> None:
+def test_every_public_name_exists() -> None:
     assert dir(erc_bench) == sorted(erc_bench.__all__)
     assert all(hasattr(erc_bench, name) for name in erc_bench.__all__)
     with pytest.raises(AttributeError, match="no attribute 'load_corpse'"):
@@ -48,7 +48,7 @@ def test_a_run_predicts_dialogues(finished) -> None:
     assert repr(run) == f"Run({str(run.path)!r})"
 
 
-def test_what_is_no_dialogue_seed_or_folder_is_said(finished, tmp_path) -> None:
+def test_wrong_dialogues_seeds_and_folders_are_errors(finished, tmp_path) -> None:
     _, run = finished
     for given, said in (
         ([{"speaker": "Ilse", "text": "Hooray!"}], "Give a list of dialogues"),
@@ -64,7 +64,7 @@ def test_what_is_no_dialogue_seed_or_folder_is_said(finished, tmp_path) -> None:
         erc_bench.load_leaderboard(tmp_path / "none")
 
 
-def test_a_run_gives_the_states_that_it_classifies(finished, tiny_encoder: str) -> None:
+def test_encode_gives_the_states_that_a_run_classifies(finished, tiny_encoder: str) -> None:
     _, run = finished
     some = erc_bench.load_corpus("demo").dialogues("test")[3:6]
     encoded = erc_bench.encode(run, some)

@@ -1,4 +1,4 @@
-"""Who may import whom: layers of rooms, no cycles, and a framework that knows nobody by name."""
+"""Which rooms may import which, without cycles; the framework names no method, corpus or preset."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ PACKS = {"methods": "erc_bench.methods", "datamodules": "erc_bench.datamodules"}
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the project by its dotted name, packs and benchmarks among them."""
+    """All modules of the project by dotted name, including packs and benchmarks."""
     found = {}
     for top, package in {"erc_bench": "erc_bench", "benchmarks": "benchmarks", **PACKS}.items():
         for path in (ROOT / top).rglob("*.py"):
@@ -30,7 +30,7 @@ MODULES = modules()
 
 
 def imported(name: str) -> Iterator[str]:
-    """Modules of the project that a module imports: at its top, in a function, or for types."""
+    """The project's modules that a module imports: at its top, in a function, or for types."""
     path = MODULES[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -59,25 +59,25 @@ def room(name: str) -> str:
 
 
 def arrows() -> dict[str, set[str]]:
-    """For each room the rooms that it takes from."""
+    """The rooms that each room imports."""
     found: dict[str, set[str]] = {}
     for name, targets in IMPORTS.items():
         found.setdefault(room(name), set()).update(map(room, targets))
     return {name: targets - {name} for name, targets in found.items()}
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def test_modules_have_no_import_cycle() -> None:
     # graphlib names the cycle in its error.
     assert set(TopologicalSorter(IMPORTS).static_order()) == set(MODULES)
 
 
-def test_no_room_takes_from_one_that_takes_from_it() -> None:
+def test_rooms_have_no_import_cycle() -> None:
     rooms = arrows()
     assert set(TopologicalSorter(rooms).static_order()) == set(rooms)
 
 
 def reduced(rooms: dict[str, set[str]]) -> set[tuple[str, str]]:
-    """The arrows that do not follow from others."""
+    """The arrows that other arrows do not imply."""
     below: dict[str, set[str]] = {}
     for name in TopologicalSorter(rooms).static_order():
         below[name] = set().union(rooms[name], *(below[target] for target in rooms[name]))
@@ -89,8 +89,8 @@ def reduced(rooms: dict[str, set[str]]) -> set[tuple[str, str]]:
     }
 
 
-def test_contributing_draws_the_rooms_as_they_are() -> None:
-    """The picture has every room, and the arrows that do not follow from others."""
+def test_the_diagram_in_contributing_matches_the_imports() -> None:
+    """The diagram has exactly the arrows that other arrows do not imply."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     drawn = re.search(r"```mermaid\n(.*?)```", text, re.DOTALL)
     assert drawn
@@ -111,7 +111,7 @@ def test_the_framework_imports_no_pack_and_packs_no_room_above_them() -> None:
 
 
 def literals(path: Path) -> Iterator[tuple[int, str]]:
-    """The strings in a file's code, docstrings aside, each with its line."""
+    """The strings in a file's code, without docstrings, each with its line number."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documents = {
         id(node.value)
@@ -125,7 +125,7 @@ def literals(path: Path) -> Iterator[tuple[int, str]]:
 
 
 KEYS = {"paper"}
-"""Names of presets and labels that are words of ours as well: a method's and a row's paper."""
+"""Preset names that the framework also uses as keys: ``paper`` of a method or a published row."""
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def experiments() -> list[str]:
     return [path.read_text() for path in (ROOT / "experiments").glob("*.yaml")]
 
 
-def test_the_framework_knows_no_method_corpus_preset_label_or_encoder(names: set[str]) -> None:
+def test_the_framework_names_no_method_corpus_preset_label_or_encoder(names: set[str]) -> None:
     known = [
         f"{path.relative_to(ROOT)}:{line}: {text!r}"
         for path in (ROOT / "erc_bench").rglob("*.py")

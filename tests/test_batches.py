@@ -1,4 +1,4 @@
-"""Which examples stand together in a batch: each once, of similar length, the same for a seed."""
+"""Batches hold every example once, group similar lengths, and are the same for a seed."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_an_epoch_holds_every_example_once(lengths: list[int], size: int, epoch:
 def test_processes_share_an_evaluation_among_them(lengths, size, processes) -> None:
     shares = [Batches(np.array(lengths), size, process=(r, processes)) for r in range(processes)]
     drawn = [batch for share in shares for batch in list(share)[: share.own]]
-    # All get equally many, one of them again where they don't come out even.
+    # All processes get equally many batches. If the number is not divisible, some repeat a batch.
     assert {len(list(share)) for share in shares} == {len(share) for share in shares}
     assert len({len(share) for share in shares}) == 1
     assert sorted(np.concatenate(drawn)) == list(range(len(lengths)))
@@ -67,7 +67,7 @@ def _share(rank: int, port: int) -> None:
     rows, scores = predictions.compute()
     assert rows.tolist() == list(range(23))
     assert scores[:, 0].tolist() == list(range(23))
-    # Left to the interpreter's end, its threads may be gone before it.
+    # Otherwise the group is destroyed at the interpreter's end, when its threads may be gone.
     torch.distributed.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""The benchmark: both sides learn the same, and the command prints its table."""
+"""The benchmarks: ours and the recipe have the same losses, and the commands print their tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_both_sides_reach_the_same_losses(method, small_demo, tiny_encoder):
 
 
 @pytest.mark.parametrize(("batches", "rounds"), [(250, 5), (18, 2), (65, 10)])
-def test_what_warms_up_is_not_measured(batches, rounds):
+def test_warm_up_batches_are_not_measured(batches, rounds):
     sizes = np.random.default_rng(0).integers(5, 100, 16 * batches)
     all_batches = np.split(np.arange(len(sizes)), batches)
     chosen = [tuple(b) for b in sample(all_batches, sizes, rounds=rounds, per_round=4)]
@@ -50,7 +50,7 @@ def test_a_sample_has_the_mean_of_all_batches():
     assert np.mean(means) == pytest.approx(sizes.mean(), rel=0.01)
 
 
-def test_a_pass_over_some_batches_has_the_size_of_the_whole(small_demo, tiny_encoder, monkeypatch):
+def test_a_sampled_pass_returns_as_many_values_as_the_whole(small_demo, tiny_encoder, monkeypatch):
     case = Case("spcl", "small", "demo", "float32", tiny_encoder, ("evaluation.batch_size=4",))
     data = SampledDataModule(small_demo, case.build(small_demo), rounds=1)
     read = []
@@ -94,7 +94,7 @@ def test_the_command_prints_ratios_and_memory(tiny_encoder):
         (["--encoder", "nowhere"], "no encoder 'nowhere'"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_measured(options, said, monkeypatch, capsys):
+def test_wrong_options_are_errors_before_anything_is_measured(options, said, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--dataset", "demo", *options])
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("it began to measure"))
     with pytest.raises((SystemExit, ErcBenchError)) as stopped:
@@ -104,7 +104,9 @@ def test_what_is_wrong_is_said_before_anything_is_measured(options, said, monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["finetune", "eacl", "spcl"])
-def test_the_probe_reads_what_the_method_read(method, tiny_encoder, tmp_path, monkeypatch, capsys):
+def test_the_probe_repeats_the_dev_score_of_the_run(
+    method, tiny_encoder, tmp_path, monkeypatch, capsys
+):
     quick = ["max_len=32", "epochs=1", "max_batches=4", "precision=float32"]
     settings = [f"encoder={tiny_encoder}", *quick]
     record = run(resolve(method, "demo", preset="smoke", overrides=settings), tmp_path).record
@@ -172,7 +174,7 @@ def test_startup_compares_versions_that_take_turns(tmp_path, monkeypatch, capsys
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", method_names())
-def test_a_run_needs_no_more_of_a_gpu_than_is_said(method):
+def test_a_run_needs_no_more_gpu_memory_than_stated(method):
     said = method_entry(method).gpu_memory_gib
     for preset in ("paper", "base", "small"):
         if case := largest_batch(method, preset):
@@ -180,7 +182,7 @@ def test_a_run_needs_no_more_of_a_gpu_than_is_said(method):
 
 
 @pytest.mark.slow
-def test_adapters_need_no_more_of_a_gpu_than_is_said():
+def test_adapters_need_no_more_gpu_memory_than_stated():
     cases, said = memory.adapter_cases(), method_entry("lora-lm").gpu_memory_gib
     assert set(cases) == {"paper", "base", "small"}
     for preset, case in cases.items():

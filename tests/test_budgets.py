@@ -1,4 +1,4 @@
-"""Rows of unequal budgets are never ranked together; what a search is worth by its trials."""
+"""Rows with different budgets are never ranked together; the expected best of a search."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_expected_best_is_the_mean_over_all_subsets(scores: list[float]) -> 
 
 
 def test_the_expected_best_is_unbiased() -> None:
-    """Of independent draws of 1 … 6, the best of two is expected to be 161/36."""
+    """The expected best of two independent draws from 1 … 6 is 161/36."""
     pairs = [max(a, b) for a in range(1, 7) for b in range(1, 7)]
     triples = [
         expected_best([a, b, c])[1] for a in range(1, 7) for b in range(1, 7) for c in range(1, 7)
@@ -43,7 +43,7 @@ def test_the_expected_best_is_unbiased() -> None:
 
 
 def tuned(trials: int, digest: str = "ab", **changes: Any) -> dict[str, Any]:
-    """Of a record whose settings a search has chosen."""
+    """Fields of a record whose settings a search has chosen."""
     search = {"trials": trials, "sampler": "random", "sampler_seed": 0, "space": SPACE}
     search |= {"chosen": 3, "digest": digest * 32}
     return {"tuned": search, "overrides": ["lr=0.002"], **changes}
@@ -84,10 +84,10 @@ SCORES: dict[str, list[float | None]] = {"a": [50.0, 53.0, None, 51.0], "b": [52
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records of two methods: not tuned, in 20 trials, and one of them in 8; and their trials."""
+    """Records of two methods, untuned and tuned in 20 trials, one also in 8; and trials."""
     folder = tmp_path_factory.mktemp("budgets")
     rows = [Method("a", 0.2), Method("b", 0.0)]
-    # The preset may have been the best: the same settings, seeds and weights, another budget.
+    # A search may choose the preset itself: the same settings, seeds and weights, another budget.
     twin = {"config_hash": rows[0].config_hash, "overrides": []}
     rows += [Method("a", 0.2, changes=tuned(20) | twin), Method("b", 0.4, changes=tuned(20))]
     rows += [Method("b", 0.9, (7, 8, 9), changes=tuned(8, "cd", context="past"))]
@@ -118,7 +118,7 @@ def test_a_track_holds_one_budget(root: Path) -> None:
         }
 
 
-def test_every_form_says_the_budget(root: Path) -> None:
+def test_page_readme_and_csv_state_the_budget(root: Path) -> None:
     build(root)
     page, readme = (root / "index.html").read_text(), (root / "README.md").read_text()
     for text in (page, readme):
@@ -147,7 +147,7 @@ def test_compare_takes_equal_budgets_or_says_that_they_differ(root: Path) -> Non
         compare_methods(root, "b:tuned", "b:tuned", "meld")
 
 
-def test_searches_stand_beside_the_tracks(root: Path) -> None:
+def test_searches_are_listed_beside_the_tracks(root: Path) -> None:
     (meld,) = (corpus for corpus in read_board(root).corpora if corpus.name == "meld")
     (group,) = meld.searches
     assert [row.method for row in group.rows] == ["b", "a"]
@@ -159,21 +159,21 @@ def test_searches_stand_beside_the_tracks(root: Path) -> None:
     assert budgets(group) == [1, 2, 4]
 
 
-def test_searches_of_a_further_folder_stand_there_once(root: Path, tmp_path: Path) -> None:
+def test_searches_of_a_further_folder_are_listed_once(root: Path, tmp_path: Path) -> None:
     (alone,) = (c for c in read_board(root).corpora if c.searches)
     for folders in ((tmp_path, [root]), (root, [root])):
         (found,) = (c for c in read_board(*folders).corpora if c.searches)
         assert found.searches == alone.searches
 
 
-def test_the_picture_has_a_curve_for_every_method_and_names_apart(root: Path) -> None:
+def test_the_picture_has_a_curve_and_a_separate_name_for_every_method(root: Path) -> None:
     (meld,) = (corpus for corpus in read_board(root).corpora if corpus.name == "meld")
     drawn = picture(meld.searches[0])
     assert [curve.title for curve in drawn.curves] == ["b", "a"]
     assert [len(curve.dots) for curve in drawn.curves] == [3, 4]
     heights = [float(curve.label) for curve in drawn.curves]
     assert heights[1] - heights[0] >= 12
-    for curve in drawn.curves:  # it rises: the best of more is better, and up is a smaller number
+    for curve in drawn.curves:  # more trials have a better best, and higher means a smaller y
         ys = [float(y) for _, y in curve.dots]
         assert ys == sorted(ys, reverse=True)
     build(root)
@@ -182,7 +182,7 @@ def test_the_picture_has_a_curve_for_every_method_and_names_apart(root: Path) ->
     assert "E best of 4" in page
 
 
-def test_damaged_trials_are_left_out_and_told(root: Path, tmp_path: Path) -> None:
+def test_damaged_trials_are_left_out_and_reported(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "tuning" / "meld" / "a" / "study-data-trial000.json"
     write_trial(path, trial("a", 0, 50.0))
     path.with_name("study-data-trial001.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""The real command line: what it prints, its exit statuses, and what bad input gets."""
+"""The real command line: its output, its exit statuses, and its errors for bad input."""
 
 import json
 import os
@@ -33,7 +33,7 @@ QUICK = ("max_batches=2", "epochs=1", "max_len=32", "precision=float32", "stage2
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, no corpora but those a test names, and no network."""
+    """An empty working folder, only the corpora that a test names, and no network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ERC_BENCH_DATA", raising=False)
     for variable in ("HTTPS_PROXY", "https_proxy"):
@@ -42,7 +42,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files(folder: Path) -> list[str]:
-    """Everything below a folder but empty folders and locks."""
+    """All files below a folder, except locks."""
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -51,7 +51,7 @@ def files(folder: Path) -> list[str]:
 
 
 def fails(capsys: pytest.CaptureFixture, *argv: str, status: int = 2) -> str:
-    """The one paragraph that a command line which can't be done gets."""
+    """Run a command line that must fail; returns its error, which must be one paragraph."""
     assert main([*argv, "--quiet"]) == status
     streams = capsys.readouterr()
     assert streams.out == ""
@@ -84,7 +84,7 @@ def test_a_run_prints_a_table_and_leaves_a_record(
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Experiment], dict[str, Any]]]:
-    """What command lines hand on: the runs, and how they are to be done. Nothing is run."""
+    """The runs and options that command lines ask for; nothing is run."""
     found = []
 
     def grid(experiments: list[Experiment], root: Path, **options: Any) -> Report:
@@ -104,7 +104,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Experiment], dict[
     ("argv", "seeds"),
     [
         ([], [1]),
-        (["--seed", "1", "01", "3"], [1, 3]),  # one named twice is one run
+        (["--seed", "1", "01", "3"], [1, 3]),  # a seed named twice is one run
         (["--seed", "2", "epochs=3", "--seed=0"], [2, 0]),
         (["--seeds", "3"], [1, 2, 3]),
     ],
@@ -115,7 +115,7 @@ def test_seeds(argv: list[str], seeds: list[int], asked) -> None:
     assert [each.seed for each in experiments] == seeds
 
 
-def test_what_a_run_is_asked_for(asked, elsewhere: Path) -> None:
+def test_options_of_a_run_are_passed_on(asked, elsewhere: Path) -> None:
     main(train("--seeds=2"))
     common = {"retries": 3, "detach": False, "resources": Resources(), "devices": ONE_DEVICE}
     plain = {"root": Path("leaderboard"), "workers": None, "data_dir": None, "wandb": "off"}
@@ -136,7 +136,7 @@ def test_all_methods_and_corpora(asked) -> None:
     assert [(each.method, each.dataset) for each in experiments] == wanted
 
 
-def test_of_an_option_given_again_the_last_counts_and_lists_grow(asked) -> None:
+def test_the_last_of_repeated_options_counts_and_lists_grow(asked) -> None:
     main(train("--preset", "small", "--dataset", "meld", "--jobs", "2", "--jobs", "4", "--force"))
     ((experiments, options),) = asked
     assert [(each.dataset, each.preset) for each in experiments] == [
@@ -212,7 +212,7 @@ def test_resources_that_are_not_used_are_named(
     assert (said in capsys.readouterr().err) == bool(unused)
 
 
-def test_a_full_disk_behind_the_output_is_no_defect(capfd: pytest.CaptureFixture) -> None:
+def test_a_full_disk_for_the_output_is_one_plain_error(capfd: pytest.CaptureFixture) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     command = [str(Path(sys.executable).with_name("erc-bench")), "methods"]
@@ -245,7 +245,7 @@ def test_a_full_disk_behind_the_output_is_no_defect(capfd: pytest.CaptureFixture
         (["encoder=no/such-encoder"], ["'no/such-encoder'", "hub", "pip install"]),
     ],
 )
-def test_wrong_words_are_named(argv, words, capsys, elsewhere: Path) -> None:
+def test_wrong_arguments_are_named(argv, words, capsys, elsewhere: Path) -> None:
     message = fails(capsys, *train(*argv))
     for word in words:
         assert word in message
@@ -378,7 +378,7 @@ def test_mistyped_commands_and_options_are_named(argv, given, meant, capsys) -> 
         (["predict", "eacl", "a.txt", "b.txt"], "'b.txt'"),
     ],
 )
-def test_no_wild_guesses(argv, words, capsys, elsewhere: Path) -> None:
+def test_errors_without_a_near_match_suggest_nothing(argv, words, capsys, elsewhere: Path) -> None:
     message = fails(capsys, *argv)
     assert words in message
     assert "Did you mean" not in message
@@ -401,7 +401,7 @@ def test_options_that_exclude_each_other(argv, names, capsys, elsewhere: Path) -
 
 
 def commands(app: App, *before: str) -> Iterator[tuple[str, ...]]:
-    """Every command of the command line, groups of commands among them."""
+    """All commands of the command line, including groups of commands."""
     for name, command in app.resolved_commands().items():
         if not name.startswith("-"):
             yield (*before, name)
@@ -475,7 +475,7 @@ def test_an_unreadable_checkpoint(tiny_encoder: str, capsys, elsewhere: Path) ->
     last = place_of(elsewhere / "leaderboard", experiment).folder / "last.ckpt"
     last.parent.mkdir(parents=True)
     last.write_bytes(b"torn")
-    for resume in ([], ["--resume"]):  # which is the default
+    for resume in ([], ["--resume"]):  # --resume is the default
         message = fails(capsys, *train(*resume, *settings))
         assert "last.ckpt" in message
         assert "--restart" in message
@@ -491,7 +491,7 @@ def test_an_output_folder_that_is_a_file(tiny_encoder: str, capsys, elsewhere: P
 
 
 def _small_files() -> None:
-    """No file of this process may grow beyond 64 KiB: to the process the disk is full."""
+    """Limit the files of this process to 64 KiB, as if the disk were full."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
@@ -500,7 +500,7 @@ def _small_files() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="only Unix limits the size of files")
 @pytest.mark.slow
 def test_a_full_output_folder(tiny_encoder: str, elsewhere: Path) -> None:
-    """The examples are cached first, so that only checkpoints and the record are left to write."""
+    """A first run fills the caches, so that only checkpoints and the record are left to write."""
     settings = [f"encoder={tiny_encoder}", *QUICK]
     assert main(train("--quiet", "--leaderboard-dir", "other", *settings)) == 0
     command = [sys.executable, "-m", "erc_bench.cli", *train("--quiet", *settings)]
@@ -514,7 +514,7 @@ def test_a_full_output_folder(tiny_encoder: str, elsewhere: Path) -> None:
     assert main(train("--quiet", *settings)) == 0
 
 
-def test_an_error_of_ours_shows_no_traceback_unless_asked(capsys) -> None:
+def test_an_erc_bench_error_shows_a_traceback_only_with_debug(capsys) -> None:
     with pytest.raises(ErcBenchError):
         main([*train("--method", "eacel"), "--debug"])
     assert "Traceback" not in fails(capsys, *train("--method", "eacel"))
@@ -563,7 +563,7 @@ def test_one_failing_run_of_several_does_not_stop_the_others(
     assert len(files(elsewhere / "leaderboard" / "records")) == 1
 
 
-def test_runs_are_removed_when_it_is_wanted(
+def test_runs_are_removed_after_confirmation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_records(tmp_path, [Method("a", seeds=(1, 2)), Method("b", seeds=(1,))])
@@ -572,7 +572,7 @@ def test_runs_are_removed_when_it_is_wanted(
     folder.mkdir(parents=True)
     (folder / "model.ckpt").touch()
     words = ["records", "rm", "a/meld/seed1", "b", "--leaderboard-dir", str(tmp_path)]
-    assert main(words) == 2  # there is nobody to ask
+    assert main(words) == 2  # no terminal, so nobody can be asked
     assert "--yes" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: "")
@@ -614,7 +614,7 @@ def test_records_of_another_folder_are_enough(
 
 
 def bib_entries(text: str) -> dict[str, dict[str, str]]:
-    """The entries of a BibTeX file by their keys, each of which is as its manual wants it."""
+    """The entries of a BibTeX file by key; asserts that each is valid BibTeX."""
     found: dict[str, dict[str, str]] = {}
     rest = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     while rest := rest.strip():
@@ -654,7 +654,7 @@ def test_the_papers_that_the_latex_table_cites_have_entries(
     assert "once for each" in capsys.readouterr().err
 
 
-def test_a_paper_whose_authors_nobody_knows_has_an_entry(tmp_path: Path) -> None:
+def test_a_paper_with_unknown_authors_has_an_entry(tmp_path: Path) -> None:
     rows = ["  some_1: {method: A_1 & B, note: 50% quoted, results: {meld: {weighted_f1: 60}}}"]
     (tmp_path / "published.yaml").write_text("\n".join(["papers:", *rows]))
     (entry,) = bib_entries(bibliography(tmp_path)).values()
@@ -666,7 +666,7 @@ def test_a_paper_whose_authors_nobody_knows_has_an_entry(tmp_path: Path) -> None
     }
 
 
-def test_the_entry_of_a_run_is_one_too(tmp_path: Path) -> None:
+def test_the_bibtex_entry_of_a_run_is_valid(tmp_path: Path) -> None:
     (path,) = write_records(tmp_path, [Method("a_1", seeds=[1])])
     (entry,) = bib_entries(bibtex(path, read_record(path), "A_1 & B on MELD", None)).values()
     assert entry["title"] == r"{A\_1 \& B on MELD}"

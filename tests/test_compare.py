@@ -1,4 +1,4 @@
-"""Two methods on the same dialogues, or one and a published figure."""
+"""Comparisons of two methods on the same dialogues, or of one with a published figure."""
 
 import re
 from dataclasses import replace
@@ -19,7 +19,7 @@ ENCODER = {"name": SMALL, "digest": "e"}
 
 
 def of_method(root, name):
-    """Its runs, in order of their seeds."""
+    """The runs of a method, in the order of their seeds."""
     runs, _ = read_runs(root, Cache(root))
     return sorted((r for r in runs if r.method == name), key=lambda r: r.seed)
 
@@ -46,7 +46,7 @@ def test_compare_two_methods(written):
 
 
 @pytest.mark.parametrize(("a", "b"), [("good:small", "good"), ("good", "good:small")])
-def test_compare_never_takes_a_configuration_for_its_own_other_side(written, a, b):
+def test_compare_never_compares_a_configuration_with_itself(written, a, b):
     found = compare_methods(written, a, b, "meld")
     presets = [side.configuration.split(",")[0] for side in (found.a, found.b)]
     assert sorted(presets) == ["paper", "small"]
@@ -73,9 +73,9 @@ def test_compare_names_the_settings_in_which_two_configurations_differ(tmp_path)
     assert not any("settings" in caveat for caveat in found.caveats)
 
 
-def test_compare_takes_overrides_for_names(tmp_path):
+def test_compare_accepts_overrides_as_names(tmp_path):
     changed = Method("a", changes={"overrides": ["temperature=1"]})
-    # A configuration's hash depends on the names of what is changed.
+    # The made-up hash depends only on the names in ``changes``: ``attempt`` makes it another.
     more = Method("a", changes={"overrides": ["temperature=1", "lr=0.1"], "attempt": "2"})
     write_records(tmp_path, [changed, Method("b"), Method("a", 0.2)])
     found = compare_methods(tmp_path, "a:temperature=1", "a", "meld")
@@ -112,7 +112,7 @@ def test_compare_reads_further_folders(tmp_path):
     assert check(mine).paths
 
 
-def test_compare_tells_predictions_made_elsewhere_by_the_names_of_their_encoders(tmp_path):
+def test_compare_names_the_encoders_of_external_predictions(tmp_path):
     write_records(
         tmp_path,
         [
@@ -159,8 +159,8 @@ def test_compare_pairs_seeds_of_one_methods_configurations_when_asked(tmp_path):
     ("theirs", "paired"),
     [
         ({1: "v", 2: "w", 3: "x"}, (1, 2, 3)),
-        ({1: "w", 2: "v", 3: "x"}, ()),  # other seeds' encoders
-        ({1: "v", 2: "w"}, ()),  # a seed more on the other side
+        ({1: "w", 2: "v", 3: "x"}, ()),  # the encoders of other seeds
+        ({1: "v", 2: "w"}, ()),  # one side has a further seed
     ],
 )
 def test_seeds_that_read_the_same_fine_tuned_encoder_are_paired(tmp_path, theirs, paired):
@@ -184,7 +184,7 @@ def test_seeds_that_read_the_same_fine_tuned_encoder_are_paired(tmp_path, theirs
     assert found.result.interval == by_hand.interval
 
 
-def test_a_search_is_named_by_the_settings_that_all_of_its_trials_have(tmp_path):
+def test_a_search_is_named_by_the_settings_of_all_its_trials(tmp_path):
     search = {"trials": 8, "sampler": "random", "sampler_seed": 0, "space": {"lr": {}}}
     search |= {"chosen": 1, "digest": "ab" * 32}
     own, other = "features.per_seed=true", {"tuned": search | {"digest": "cd" * 32}}
@@ -207,7 +207,7 @@ def test_a_search_is_named_by_the_settings_that_all_of_its_trials_have(tmp_path)
         compare_methods(tmp_path, f"a:tuned:{own}x", "a", "meld")
 
 
-def test_a_presets_name_means_its_own_settings_and_a_methods_equal_budgets(tmp_path):
+def test_a_preset_name_means_untuned_settings_and_a_method_name_equal_budgets(tmp_path):
     search = {"trials": 8, "sampler": "random", "sampler_seed": 0, "space": {"lr": {}}}
     search = {"tuned": search | {"chosen": 1, "digest": "ab" * 32}, "overrides": ["lr=0.1"]}
     rows = [Method("a", 0.3, changes=search), Method("b", 0.1), Method("b", 0.2, changes=search)]
@@ -221,7 +221,7 @@ def test_a_presets_name_means_its_own_settings_and_a_methods_equal_budgets(tmp_p
     assert "lr=0.1" in only_tuned.configuration
 
 
-def test_one_encoder_for_all_seeds_pairs_none(tmp_path):
+def test_seeds_are_not_paired_if_all_read_one_encoder(tmp_path):
     changes = {"encoder": ENCODER | {"vectors": "v"}}
     write_records(tmp_path, [Method(name, 0.2, changes=changes) for name in "ab"])
     assert compare_methods(tmp_path, "a", "b", "meld").result.paired_seeds == ()
@@ -271,12 +271,12 @@ def test_compare_of_one_seed_with_a_published_figure_names_the_figure(tmp_path):
         ("good:paper", "song2022spcl:x", "is a published figure; it has no configuration 'x'"),
     ],
 )
-def test_compare_says_what_it_can_not_find(written, a, b, message):
+def test_compare_names_what_it_can_not_find(written, a, b, message):
     with pytest.raises(ErcBenchError, match=re.escape(message)):
         compare_methods(written, a, b, "meld")
 
 
-def test_compare_without_a_record_says_which_there_are_or_what_makes_them(written):
+def test_compare_without_a_record_names_other_presets_or_the_command_to_run(written):
     with pytest.raises(ErcBenchError, match=r"the preset 'smol'; there are some with .*paper"):
         compare_methods(written, "good", "bad", "meld", preset="smol")
     with pytest.raises(ErcBenchError, match="no record of 'god' on meld with the preset paper"):

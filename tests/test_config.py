@@ -24,7 +24,7 @@ def test_every_method_resolves_on_every_corpus(method: str, preset: str) -> None
 
 
 @pytest.mark.parametrize("method", method_names())
-def test_what_the_list_of_methods_says_is_known_of_each(method: str) -> None:
+def test_every_method_has_all_facts_of_the_list_of_methods(method: str) -> None:
     entry = method_entry(method)
     assert entry.title
     assert entry.family
@@ -46,18 +46,18 @@ def test_later_layers_win() -> None:
     assert ours.encoder == small.encoder
 
 
-def test_the_hash_is_over_the_settings_alone() -> None:
+def test_the_hash_depends_only_on_the_settings() -> None:
     one = resolve("eacl", "meld")
     assert one.hash == resolve("eacl", "meld", seed=2).hash
     assert one.hash == resolve("eacl", "meld", overrides=["batch_size=64"]).hash
     assert one.hash != resolve("eacl", "meld", overrides=["evaluation.oracle=true"]).hash
 
 
-def test_the_hashes_of_published_settings_are_for_good() -> None:
-    """Runs that were finished under these hashes stay finished.
+def test_the_hashes_of_published_settings_never_change() -> None:
+    """Runs that were finished under these hashes must stay finished.
 
-    A setting that a method gets later is ``added_later``; a changed default is another experiment
-    and needs a preset of its own.
+    A setting that a method gets later must be ``added_later``. A changed default is another
+    experiment and needs its own preset.
     """
     held = json.loads((Path(__file__).parent / "settings_hashes.json").read_text())
     now = {name: resolve(*name.split("/")[:2], preset=name.split("/")[2]).hash for name in held}
@@ -66,20 +66,20 @@ def test_the_hashes_of_published_settings_are_for_good() -> None:
 
 @dataclass
 class Group:
-    """Settings that came later, as a group."""
+    """A group of settings that was added later."""
 
     kind: str = "plain"
 
 
 @dataclass
 class Later(MethodConfig):
-    """A method that got two settings later."""
+    """The settings of a method that got two of them later."""
 
     momentum: float = added_later(0.9)
     group: Group = added_later(factory=Group)
 
 
-def test_a_setting_that_was_added_later_counts_where_it_is_set() -> None:
+def test_a_setting_added_later_changes_the_hash_only_if_it_is_set() -> None:
     def hashed(config: MethodConfig) -> str:
         return Experiment("m", "demo", "", 1, config).hash
 
@@ -142,7 +142,7 @@ def test_a_wrong_override_is_named(overrides: list[str], words: list[str]) -> No
     ],
 )
 def test_an_override_is_kept_once_and_in_one_form(given: list[str], kept: list[str]) -> None:
-    """So that rows, variants and `compare` find runs by it, however it was written."""
+    """Rows, variants and `compare` can then find runs by it, however it was written."""
     assert list(resolve("sacl-lstm", "meld", overrides=given).overrides) == kept
 
 

@@ -1,6 +1,6 @@
-"""The contract of a method, by a method of each kind that the framework knows nothing of.
+"""The contract of a method, tested with methods of each kind that are not part of the suite.
 
-They are registered as a package of somebody else's would be, and go the whole way: settings,
+They are registered as methods of a foreign package would be, and go the whole way: settings,
 training, predictions, record, and a model that predicts again.
 """
 
@@ -50,7 +50,7 @@ from erc_bench.training.train import train
 from erc_bench.vectors import FeatureConfig, utterance_vectors, vector_size, vectors_identity
 from erc_bench.vectors.fine_tuning import UtteranceReader, cls_states
 
-# --- a whole-dialogue model on vectors, of the past and of the future
+# --- whole-dialogue models on vectors, without and with the future
 
 
 @dataclass
@@ -67,14 +67,14 @@ class OnVectorsConfig(MethodConfig):
 
 
 class RowsReader(Reader):
-    """Whole dialogues, as the numbers of their turns' vectors."""
+    """Reads whole dialogues as the row numbers of their turns' vectors."""
 
     def examples(self, dialogue: Dialogue, *, training: bool = False) -> list[Example]:
         """One example per dialogue."""
         return [{"targets": list(dialogue.labelled), "turns": list(range(len(dialogue)))}]
 
     def collate(self, columns: Columns) -> Batch:
-        """``rows`` of the turns, −1 for none ``(B, T)``, and the ``cells`` there that count."""
+        """``turns``: vector rows ``(B, T)``, padded with −1; ``cells``: flat indices of targets."""
         turns, targets, first = (columns[name] for name in ("turns", "targets", "first_row"))
         assert isinstance(turns, Ragged)
         assert isinstance(targets, Ragged)
@@ -122,22 +122,22 @@ class OnVectors(ErcMethod):
 
 
 class WithTheFuture(OnVectors):
-    """The same in both directions, and it says so."""
+    """The same network in both directions; it declares ``full``."""
 
     context = "full"
 
 
 class BrokenPromise(WithTheFuture):
-    """It reads the future, and says that it does not."""
+    """Reads the future, but declares ``past``."""
 
     context = "past"
 
 
-# --- one that does not train and sometimes has no answer
+# --- a method that does not train and sometimes has no answer
 
 
 class LastWordReader(Reader):
-    """The number of an emotion for each labelled turn, −1 for a question."""
+    """Gives each labelled turn the number of an emotion, or −1 if it is a question."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -155,14 +155,14 @@ class LastWordReader(Reader):
 
 @dataclass
 class PromptedConfig(MethodConfig):
-    """Nothing is trained, so that most settings mean nothing."""
+    """Settings of :class:`Prompted`; most have no effect, because nothing is trained."""
 
     encoder: str = ""
     epochs: int = 1
 
 
 class Prompted(ErcMethod):
-    """Answers by a rule, as a prompted language model would by its own lights."""
+    """Answers by a fixed rule, in the place of a prompted language model."""
 
     Config = PromptedConfig
     context = "past"
@@ -180,12 +180,12 @@ class Prompted(ErcMethod):
         return logits.masked_fill(output[:, None] < 0, torch.nan)
 
 
-# --- one that saves only a part of its weights
+# --- a method that saves only a part of its weights
 
 
 @dataclass
 class AdapterConfig(MethodConfig):
-    """Settings of the frozen encoder's reader."""
+    """Settings of :class:`Adapter`."""
 
     epochs: int = 3
     batch_size: int = 32
@@ -194,7 +194,7 @@ class AdapterConfig(MethodConfig):
 
 
 class Adapter(ErcMethod):
-    """A frozen encoder that many runs have in common, and a small part that each has learnt."""
+    """A frozen encoder that many runs share, and a small trained part of each run."""
 
     Config = AdapterConfig
     context = "past"
@@ -207,7 +207,7 @@ class Adapter(ErcMethod):
         self.adapter = nn.Sequential(nn.Linear(size, size), nn.Tanh(), nn.Linear(size, len(labels)))
 
     def forward(self, batch: Batch) -> Tensor:
-        self.encoder.eval()  # frozen, its dropout too
+        self.encoder.eval()  # frozen, and without dropout
         return self.adapter(cls_states(self.encoder, batch["input_ids"], batch["attention_mask"]))
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -227,7 +227,7 @@ class Adapter(ErcMethod):
 
 
 class Hesitant(Adapter):
-    """It trains, and has no answer to texts of some lengths."""
+    """Trains, but has no answer to texts of some lengths."""
 
     def scores(self, output: Tensor, batch: Batch) -> Tensor:
         without = batch["attention_mask"].sum(dim=1) % 3 == 0
@@ -235,7 +235,7 @@ class Hesitant(Adapter):
 
 
 class Staged(Adapter):
-    """It uses what a method may have beside."""
+    """Uses the optional hooks of a method."""
 
     def __init__(self, config: AdapterConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
@@ -296,11 +296,11 @@ def registered(tmp_path: Path, monkeypatch) -> Iterator[None]:
     registry._points.cache_clear()
     yield
     registry._points.cache_clear()
-    sys.modules.pop("each_kind", None)  # its folder goes with the test
+    sys.modules.pop("each_kind", None)  # its folder is deleted with the test
 
 
 def run_of(method: str, root: Path, *overrides: str) -> Outcome:
-    """A run on the demo corpus, and whether it leaves what every run leaves."""
+    """Run a method on the demo corpus, and assert that it leaves what every run leaves."""
     experiment = resolve(method, "demo", overrides=overrides)
     outcome = run(experiment, root)
     assert read_record(outcome.path) == outcome.record
@@ -311,7 +311,7 @@ def run_of(method: str, root: Path, *overrides: str) -> Outcome:
 
 
 def scored_by_hand(record) -> tuple[float, float]:
-    """Weighted-F1 and accuracy on test by scikit-learn; what has no answer is wrong."""
+    """Weighted-F1 and accuracy on test by scikit-learn; no answer counts as wrong."""
     test, classes = record.predictions.test, range(len(record.labels))
     f1 = f1_score(test.gold, test.predicted, labels=classes, average="weighted", zero_division=0)
     return 100 * f1, 100 * accuracy_score(test.gold, test.predicted)
@@ -365,7 +365,7 @@ def dialogue() -> Dialogue:
 @pytest.mark.parametrize(
     ("kind", "holds"), [(OnVectors, True), (WithTheFuture, True), (BrokenPromise, False)]
 )
-def test_a_method_that_reads_the_future_has_to_say_so(
+def test_a_method_that_reads_the_future_must_declare_it(
     small_demo, tiny_encoder, dialogue, tmp_path, kind, holds
 ) -> None:
     config = OnVectorsConfig(encoder=tiny_encoder, features=FeatureConfig(epochs=0), epochs=1)
@@ -390,7 +390,7 @@ def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(
 # --- no training, and no answer
 
 
-def test_what_does_not_train_is_only_prepared_and_predicts(small_demo, tmp_path) -> None:
+def test_a_method_that_does_not_train_is_only_prepared_and_predicts(small_demo, tmp_path) -> None:
     method = Prompted(PromptedConfig(), small_demo.labels)
     trained = train(method, ErcDataModule(small_demo, method), tmp_path / "run")
     predicted = trained.predict("test")
@@ -407,7 +407,7 @@ def test_what_does_not_train_is_only_prepared_and_predicts(small_demo, tmp_path)
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_no_answer_is_wrong_and_goes_all_the_way_into_the_record(registered, tmp_path) -> None:
+def test_no_answer_counts_as_wrong_and_is_recorded(registered, tmp_path) -> None:
     outcome = run_of("prompted", tmp_path)
     record, test = outcome.record, outcome.record.predictions.test
     without = [p == -1 for p in test.predicted]
@@ -434,7 +434,7 @@ def test_no_answer_is_wrong_and_goes_all_the_way_into_the_record(registered, tmp
     )
 
 
-def test_an_epoch_is_selected_by_a_figure_that_counts_no_answer_as_wrong(
+def test_the_selection_of_an_epoch_counts_no_answer_as_wrong(
     small_demo, tiny_encoder, tmp_path
 ) -> None:
     config = AdapterConfig(encoder=tiny_encoder, epochs=2)
@@ -453,7 +453,7 @@ def test_an_epoch_is_selected_by_a_figure_that_counts_no_answer_as_wrong(
 
 
 class Odd(Prompted):
-    """Scores that are neither numbers nor a whole row of NaN."""
+    """Gives a row of scores that are neither all numbers nor all NaN."""
 
     def scores(self, output: Tensor, batch: Batch) -> Tensor:
         scores = torch.zeros(len(output), len(self.labels))
@@ -475,7 +475,7 @@ class Repeating(LastWordReader):
         return 2 * super().examples(dialogue)
 
 
-def test_what_a_method_does_wrong_is_called_its_defect(small_demo, tmp_path) -> None:
+def test_wrong_scores_or_examples_are_a_defect_of_the_method(small_demo, tmp_path) -> None:
     def predict(kind: type[Prompted], reader: type[LastWordReader] = LastWordReader) -> None:
         method = kind(PromptedConfig(), small_demo.labels)
         method.reader = reader(len(small_demo.labels))
@@ -489,9 +489,7 @@ def test_what_a_method_does_wrong_is_called_its_defect(small_demo, tmp_path) -> 
             predict(Prompted, reader)
 
 
-def test_a_training_that_diverged_is_told_from_no_answer(
-    small_demo, tiny_encoder, tmp_path
-) -> None:
+def test_a_diverged_training_is_not_taken_for_no_answer(small_demo, tiny_encoder, tmp_path) -> None:
     trained = fitted(Adapter, AdapterConfig(encoder=tiny_encoder, epochs=1), small_demo, tmp_path)
     with torch.no_grad():
         trained.method.adapter[-1].bias.fill_(torch.nan)
@@ -499,7 +497,7 @@ def test_a_training_that_diverged_is_told_from_no_answer(
         trained.predict("test")
 
 
-def test_what_a_method_lacks_is_named(small_demo) -> None:
+def test_a_missing_function_of_a_method_is_named(small_demo) -> None:
     method = ErcMethod(MethodConfig(encoder=""), small_demo.labels)
     for call, name in (
         (lambda: method.forward({}), "forward"),
@@ -509,10 +507,10 @@ def test_what_a_method_lacks_is_named(small_demo) -> None:
             call()
 
 
-# --- a part of the weights
+# --- saving a part of the weights
 
 
-def test_what_is_not_saved_is_in_no_checkpoint_and_a_run_goes_on(
+def test_checkpoints_hold_only_the_saved_part_and_a_run_resumes_from_them(
     small_demo, tiny_encoder, tmp_path
 ) -> None:
     config = AdapterConfig(encoder=tiny_encoder)
@@ -529,7 +527,7 @@ def test_what_is_not_saved_is_in_no_checkpoint_and_a_run_goes_on(
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_what_was_saved_fits_or_is_one_error(small_demo, tiny_encoder, tmp_path) -> None:
+def test_saved_weights_that_do_not_fit_are_one_error(small_demo, tiny_encoder, tmp_path) -> None:
     method = Adapter(AdapterConfig(encoder=tiny_encoder), small_demo.labels)
     path = tmp_path / "model.ckpt"
     for state in ({}, {"0.weight": torch.zeros(1)}, Hesitant.state_dict(method)):
@@ -539,9 +537,7 @@ def test_what_was_saved_fits_or_is_one_error(small_demo, tiny_encoder, tmp_path)
         assert "\n" not in str(caught.value)
 
 
-def test_a_part_of_the_weights_is_a_model_that_predicts_again(
-    registered, demo, tiny_encoder, tmp_path
-) -> None:
+def test_a_model_with_a_saved_part_predicts_again(registered, demo, tiny_encoder, tmp_path) -> None:
     outcome = run_of("adapter", tmp_path, f"encoder={tiny_encoder}", "epochs=1")
     record = outcome.record
     assert_scored(record)
@@ -557,7 +553,7 @@ def test_a_part_of_the_weights_is_a_model_that_predicts_again(
     assert of_labelled == record.predictions.test.predicted
 
 
-# --- what a method may have beside
+# --- optional hooks
 
 
 def test_hooks_are_called_in_order_with_what_they_need(small_demo, tiny_encoder, tmp_path) -> None:
@@ -576,7 +572,7 @@ def test_hooks_are_called_in_order_with_what_they_need(small_demo, tiny_encoder,
     assert predicted.extra == {"even_accuracy": pytest.approx(100 * right, abs=1e-4)}
 
 
-def test_what_a_method_reports_beside_is_recorded(registered, tiny_encoder, tmp_path) -> None:
+def test_further_figures_of_a_method_are_recorded(registered, tiny_encoder, tmp_path) -> None:
     record = run_of("staged", tmp_path, f"encoder={tiny_encoder}", "epochs=1").record
     assert 0 <= record.metrics.test.extra["even_accuracy"] <= 100
     assert record.encoder.extra["stages"] == 2

@@ -60,7 +60,7 @@ def test_the_name_in_prompts_is_the_speaker_unless_given() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named(build, words) -> None:
+def test_invalid_dialogues_and_corpora_are_named(build, words) -> None:
     with pytest.raises(ErcBenchError) as caught:
         build()
     for word in words:

@@ -1,4 +1,4 @@
-"""Where files are looked for, what a checksum decides, and downloads from a server of our own."""
+"""Where files are looked for, what a checksum decides, and downloads from a local server."""
 
 import hashlib
 import os
@@ -164,7 +164,7 @@ def test_the_checksum_of_git(tmp_path):
 # What a checksum decides
 
 
-def test_official_files_load_without_a_word(tmp_path, recwarn):
+def test_official_files_load_without_a_warning(tmp_path, recwarn):
     corpus = Tiny().load(put(tmp_path))
     assert corpus.dialogues("train")[0].utterances[0].text == "train one"
     assert not [w for w in recwarn if issubclass(w.category, CorpusWarning)]

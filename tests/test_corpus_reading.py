@@ -1,4 +1,4 @@
-"""Whatever is wrong with a file is named by file and line."""
+"""Errors in corpus files name the file and the line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What ``erc-bench data`` prints; the overlaps are checked against figures counted elsewhere."""
+"""The output of ``erc-bench data``; its overlaps are checked against figures counted elsewhere."""
 
 import io
 import shutil
@@ -151,7 +151,7 @@ def test_the_doctor_says_that_a_release_is_not_complete(tmp_path):
 
 
 def test_a_corpus_without_a_train_split_is_described(tmp_path):
-    """IEMOCAP of which only session 5 is there: all of it is test."""
+    """IEMOCAP with session 5 alone has only a test split."""
     write_release(tmp_path / "iemocap")
     for number in "1234":
         shutil.rmtree(tmp_path / "iemocap" / f"Session{number}")

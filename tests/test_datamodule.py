@@ -50,7 +50,7 @@ def test_rows_and_labels_follow_the_corpus(corpus: Corpus, tiny_encoder: str) ->
 
 
 class Buckets(Reader):
-    """Each labelled turn as one number, of so many."""
+    """Reads each labelled turn as one number below ``buckets``."""
 
     def __init__(self, buckets: int) -> None:
         self.buckets = buckets
@@ -64,7 +64,7 @@ class Buckets(Reader):
 
 @dataclass
 class Learner:
-    """As much of a method as batches need."""
+    """The parts of a method that batches need."""
 
     reader: Reader
     config: MethodConfig
@@ -87,7 +87,7 @@ def test_examples_are_made_anew_for_every_setting_and_none_is_stored(corpus, cac
 
 
 class Unlabelled(Buckets):
-    """A reader that takes a turn without a label for a target."""
+    """A reader that targets turns without a label, too."""
 
     def examples(self, dialogue, *, training=False):
         return [{"targets": [i], "bucket": 0} for i in range(len(dialogue))]
@@ -100,7 +100,7 @@ def test_a_target_without_a_label_is_a_defect_of_the_reader(corpus) -> None:
 
 
 class Turns(Buckets):
-    """Whole dialogues, labelled or not."""
+    """Reads whole dialogues, labelled or not."""
 
     def examples(self, dialogue, *, training=False):
         return [
@@ -121,7 +121,7 @@ def test_further_dialogues_are_trained_on_without_their_labels(corpus) -> None:
     data = ErcDataModule(corpus, Learner(Turns(1), MethodConfig(encoder="", batch_size=8)))
     own = data.columns["train"]["words"].values.tolist()
     further = corpus.dialogues("test")
-    for _ in range(2):  # the second time in the place of the first
+    for _ in range(2):  # the second call replaces the dialogues of the first
         data.add_training_dialogues(further)
         columns = data.columns["train"]
         assert columns["dialogue"].tolist() == [0, 1, -1, -1]
@@ -137,7 +137,7 @@ def test_lengths_are_those_of_the_longest_column(corpus) -> None:
 
 
 class Texts(Turns):
-    """Turns as rows of ones, as long as their texts."""
+    """Reads each dialogue as a row of ones, as long as its texts."""
 
     def examples(self, dialogue, *, training=False):
         ones = [1] * sum(len(u.text) for u in dialogue.utterances)

@@ -1,4 +1,4 @@
-"""What the settings of a method are said to be."""
+"""The descriptions of a method's settings."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -64,6 +64,6 @@ def test_help_for_a_method_shows_its_settings(capsys) -> None:
     assert "evaluation.oracle" in shown
 
 
-def test_help_for_no_method_says_so(capsys) -> None:
+def test_help_for_an_unknown_method_is_an_error(capsys) -> None:
     assert main(["config", "--method", "eaclx", "--help"]) == 2
     assert "no method 'eaclx'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Several devices train what one would: the same losses, gradients, weights and predictions."""
+"""Several devices train the same as one: the same losses, gradients, weights and predictions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from erc_bench.vectors.fine_tuning import UtteranceReader
 TOGETHER = [method for method in sorted(METHODS) if method_class(method).several_devices]
 
 STATEFUL = ["eacl", "sacl-lstm", "spcl"]
-"""Methods whose losses see more than one example; they are tried on MELD too, which takes long."""
+"""Methods whose losses depend on several examples. They are also tried on MELD, which is slow."""
 
 STILL = {
     "dag-erc": ["dropout=0", "features.epochs=0"],
@@ -49,7 +49,7 @@ STILL = {
     "speaker-mtl": ["dropout=0", "head_dropout=0"],
     "spcl": [],
 }
-"""Settings of each method without dropout: each device draws masks of its own."""
+"""Settings that turn off each method's dropout, because each device draws its own masks."""
 
 VARIANTS = {
     "eacl": ["anchors_from=last"],
@@ -58,22 +58,22 @@ VARIANTS = {
     "speaker-mtl": ["speaker=pairs", "balance=uncertainty", "speaker_in_text=true"],
     "spcl": ["fgm=0.5", "projection=true"],
 }
-"""Further parts of methods that a batch goes through."""
+"""Settings that turn on further parts of the methods."""
 
 SMALL = ("epochs=2", "batch_size=4", "evaluation.batch_size=3", "accumulate=2")
-"""Several steps, with a last batch that is smaller, and devices without a batch of dev."""
+"""Settings with several steps, a smaller last batch, and devices without a dev batch."""
 
 
 @dataclass
 class PluginConfig(MethodConfig):
-    """Settings of a method that somebody brings."""
+    """Settings of :class:`Plugin`."""
 
     encoder: str = ""
     lr: float = 1e-2
 
 
 class Plugin(ErcMethod):
-    """A method that knows nothing of devices; its loss compares all examples of a batch."""
+    """A plug-in method that ignores devices; its loss compares all examples of a batch."""
 
     Config = PluginConfig
     context = "past"
@@ -103,7 +103,7 @@ class Plugin(ErcMethod):
 
 
 class Mixing(Plugin):
-    """What its network makes of an example depends on the others."""
+    """The output of its network for an example depends on the others of the batch."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         output = super().forward(batch)
@@ -111,7 +111,7 @@ class Mixing(Plugin):
 
 
 class Normed(Plugin):
-    """It is the others of the batch in training alone."""
+    """The same by batch normalisation, which depends on the others only in training."""
 
     def __init__(self, config: PluginConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
@@ -142,9 +142,9 @@ def without_dropout(encoder: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def talks() -> Corpus:
-    """Dialogues of different lengths, of which no batch size is a divisor.
+    """Dialogues of different lengths; the last training batch is always smaller than the others.
 
-    No two turns are the same: what is equally difficult has no order.
+    No two turns are the same, because equally difficult examples have no fixed order.
     """
     numbers = itertools.count()
     labels = LabelSet(("joy", "anger", "neutral", "sadness"))
@@ -163,7 +163,7 @@ def talks() -> Corpus:
 
 
 def unlike(dialogue: Dialogue, numbers: Iterator[int]) -> Dialogue:
-    """A dialogue whose turns end with a number each, told in two words."""
+    """The dialogue with a number at the end of each turn, written in binary with two words."""
     told = [
         replace(u, text=u.text + "".join(" happy" if d == "1" else " awful" for d in f"{n:07b}"))
         for u, n in zip(dialogue.utterances, numbers, strict=False)
@@ -199,7 +199,7 @@ def equal(one: Any, other: Any, where: str) -> None:
 
 
 def same_everywhere(name: str, count: int, folder: Path) -> None:
-    """Raise unless every one of so many devices saw the course that one alone saw."""
+    """Raise unless each of ``count`` devices had the same course of training as a single one."""
     alone = read(name, 1, 0, folder)
     assert len(alone["losses"]) > 3
     assert alone["gradients"]
@@ -218,14 +218,16 @@ def test_a_method_of_one_device_is_refused_on_two(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_devices_train_what_one_does(still_encoder: str, talks: Corpus, tmp_path: Path) -> None:
-    """The method whose training has the most state."""
+def test_two_devices_train_the_same_as_one(
+    still_encoder: str, talks: Corpus, tmp_path: Path
+) -> None:
+    """Tested with the method whose training has the most state."""
     courses([task("spcl", still_encoder, talks, "drop_last=false")], (1, 2), tmp_path)
     same_everywhere("spcl", 2, tmp_path)
 
 
 def tasks(encoder: str, corpus: Corpus) -> list[Task]:
-    """Every method under test, its further parts, and a plug-in."""
+    """Trainings of every method, with further parts, in micro-batches, and of a plug-in."""
     plain = [task(method, encoder, corpus, *whole_epoch(method)) for method in TOGETHER]
     further = [
         task(m, encoder, corpus, *whole_epoch(m), *settings, name=f"{name}-further")
@@ -254,7 +256,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def made_up(still_encoder: str, talks: Corpus, tmp_path_factory) -> Path:
-    """The courses of all on one, two and three devices."""
+    """The folder with the courses of all trainings on one, two and three devices."""
     folder = tmp_path_factory.mktemp("courses")
     courses(tasks(still_encoder, talks), (1, 2, 3), folder)
     return folder
@@ -275,7 +277,7 @@ def test_micro_batches_train_the_same(method: str, made_up: Path) -> None:
 
 @pytest.fixture(scope="module")
 def on_meld(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few dialogues of MELD, read by MiniLM without dropout."""
+    """The folder with trainings on a few dialogues of MELD, read by MiniLM without dropout."""
     folder = tmp_path_factory.mktemp("meld")
     data = real_data("meld")
     found = find_encoder("sentence-transformers/all-MiniLM-L6-v2").folder
@@ -285,7 +287,7 @@ def on_meld(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus = Corpus.build(
         "meld", meld.labels, {split: meld.dialogues(split)[:n] for split, n in few.items()}
     )
-    slowly = {  # where a batch is of dialogues, an epoch of them has two
+    slowly = {  # sacl-lstm has batches of dialogues, only two an epoch, so it keeps two epochs
         "eacl": ["encoder_lr=1e-5", "lr=1e-4", "epochs=1"],
         "sacl-lstm": ["lr=1e-4"],
         "spcl": ["encoder_lr=1e-5", "lr=1e-4", "epochs=1"],
@@ -305,7 +307,7 @@ def test_every_method_trains_the_same_on_meld(method: str, on_meld: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["eacl", "finetune", "spcl"])
-def test_encoders_that_are_shared_out_train_the_same(
+def test_sharded_encoders_train_the_same(
     method: str, still_encoder: str, talks: Corpus, tmp_path: Path
 ) -> None:
     chosen = task(method, still_encoder, talks, *whole_epoch(method), "gradient_clip=0.5")
@@ -315,12 +317,12 @@ def test_encoders_that_are_shared_out_train_the_same(
     equal(there, alone, method)
 
 
-# --- batches in parts, on one device
+# --- micro-batches, on one device
 
 
 @pytest.fixture
 def float64(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What asks for float32 gets float64."""
+    """Compute in float64 even if the code asks for float32."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     torch.set_default_dtype(torch.float64)
     yield
@@ -371,7 +373,7 @@ def test_both_passes_over_a_micro_batch_have_the_same_dropout(
     equal(twice, gradients(tiny_encoder, talks, "micro_batch=3"), "dropout")
 
 
-def test_layers_that_are_computed_again_have_the_same_gradients(
+def test_checkpointed_layers_have_the_same_gradients(
     tiny_encoder: str, talks: Corpus, float64: None
 ) -> None:
     plain = gradients(tiny_encoder, talks)
@@ -379,7 +381,7 @@ def test_layers_that_are_computed_again_have_the_same_gradients(
 
 
 @pytest.mark.parametrize("kind", [Mixing, Normed])
-def test_a_network_that_mixes_examples_is_told_apart(
+def test_a_network_that_mixes_examples_is_refused(
     kind: type[ErcMethod], still_encoder: str, talks: Corpus
 ) -> None:
     from fitting import built
@@ -431,7 +433,9 @@ def test_a_run_on_two_devices_leaves_the_same_record(still_encoder: str, tmp_pat
 
 
 @pytest.mark.slow
-def test_vectors_are_fine_tuned_together(still_encoder: str, tmp_path: Path, monkeypatch) -> None:
+def test_vectors_are_fine_tuned_on_several_devices(
+    still_encoder: str, tmp_path: Path, monkeypatch
+) -> None:
     settings = [f"encoder={still_encoder}", *METHODS["sacl-lstm"], "dropout=0", "max_batches=4"]
     settings += ["features.epochs=1", "features.max_batches=3", "features.dropout=0", "epochs=2"]
     settings += ["features.precision=float32"]
@@ -450,7 +454,7 @@ def test_vectors_are_fine_tuned_together(still_encoder: str, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_torchrun_starts_every_process_itself(still_encoder: str, tmp_path: Path) -> None:
+def test_a_run_can_be_started_by_torchrun(still_encoder: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "erc_bench.cli", "run", "--method", "finetune", "--dataset", "demo"]
     command += ["--preset", "smoke", "--devices", "2", "--wandb", "off", "--leaderboard-dir"]
@@ -465,7 +469,7 @@ def test_torchrun_starts_every_process_itself(still_encoder: str, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_device_that_is_lost_is_told_and_the_run_goes_on_later(
+def test_a_lost_device_is_reported_and_the_run_resumes_later(
     still_encoder: str, tmp_path: Path, monkeypatch
 ) -> None:
     experiment = smoke(still_encoder, "dropout=0", "epochs=2")
@@ -477,7 +481,7 @@ def test_a_device_that_is_lost_is_told_and_the_run_goes_on_later(
 
 
 def follow_and_die(task: Any) -> None:
-    """What a device does whose process is killed."""
+    """Kill the process of a device."""
     os.kill(os.getpid(), 9)
 
 
@@ -494,7 +498,7 @@ def test_impossible_devices_are_refused(wanted: Devices, words: str) -> None:
         check(wanted)
 
 
-def test_processes_that_were_started_outside_know_their_place(monkeypatch) -> None:
+def test_processes_started_by_torchrun_know_their_position(monkeypatch) -> None:
     assert started_outside() is None
     for name, value in {
         "RANK": "5",
@@ -513,7 +517,7 @@ def test_processes_that_were_started_outside_know_their_place(monkeypatch) -> No
         check(Devices(2, 2))
 
 
-def test_the_devices_are_no_setting(still_encoder: str) -> None:
+def test_devices_are_not_a_setting(still_encoder: str) -> None:
     experiment = smoke(still_encoder)
     config = replace(experiment.config, micro_batch=0, checkpointing=False)
     assert replace(experiment, config=config).hash == experiment.hash

@@ -1,4 +1,4 @@
-"""What the documentation shows, run as a reader would."""
+"""The commands and the code in the documentation work as a reader would run them."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ from erc_bench.settings.registry import method_names
 from erc_bench.settings.space import space_of
 
 
-def test_the_readme_is_short_and_its_commands_are_commands() -> None:
+def test_the_readme_is_short_and_its_commands_are_valid() -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     words = re.sub(r"<!-- table.*?<!-- end of table -->", "", page, flags=re.DOTALL).split()
     assert len(words) <= 450
@@ -71,7 +71,7 @@ def test_the_tour_of_the_python_interface_runs(tmp_path: Path) -> None:
     assert (tmp_path / "demo.safetensors").is_file()
 
 
-def test_the_commands_about_vectors_are_commands() -> None:
+def test_the_commands_about_vectors_are_valid() -> None:
     found = commands("vectors-and-hub.md")
     assert {words[0] for words in found} >= {"encode", "run"}
     for words in found:
@@ -89,8 +89,8 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
-def test_the_commands_about_tuning_are_commands() -> None:
-    """Their words are options and values that there are; nothing is trained."""
+def test_the_commands_about_tuning_are_valid() -> None:
+    """Their options and values exist; nothing is trained."""
     found = commands("tuning.md")
     assert {words[0] for words in found} == {"tune", "compare", "run", "ablations"}
     for words in found:
@@ -101,7 +101,7 @@ def test_the_commands_about_tuning_are_commands() -> None:
             assert experiments(**asked)
 
 
-def test_the_commands_about_pictures_are_commands() -> None:
+def test_the_commands_about_pictures_are_valid() -> None:
     for words in commands("pictures.md"):
         command, given, _ = app.parse_args(words)
         wanted = {"site"} if command is records.leaderboard else {"what", "file"}
@@ -126,7 +126,7 @@ def test_the_spaces_and_variants_that_are_shown_are_right(monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_the_tour_of_tuning_runs(tiny_encoder: str, tmp_path: Path) -> None:
-    """The first two commands of the page, smaller; then the board has what it says."""
+    """Run the page's first two commands, made smaller; the board then shows what the page says."""
     for words in commands("tuning.md")[:2]:
         smaller = [*words, f"encoder={tiny_encoder}", "max_batches=2", "--wandb", "off"]
         smaller[smaller.index("--trials") + 1] = "3"
@@ -144,7 +144,7 @@ def test_the_tour_of_tuning_runs(tiny_encoder: str, tmp_path: Path) -> None:
     assert "E best of 2" in board
 
 
-def test_the_commands_for_several_devices_are_commands() -> None:
+def test_the_commands_for_several_devices_are_valid() -> None:
     page = (ROOT / "docs" / "several-devices.md").read_text(encoding="utf-8")
     blocks = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
     begin = re.compile(
@@ -163,7 +163,7 @@ PAGE = ROOT / "docs" / "language-models.md"
 
 
 def test_settings_on_the_page_of_language_models_exist() -> None:
-    """Every command there resolves, and every setting that is named is one."""
+    """Every command on the page resolves, and every setting that it names exists."""
     page = PAGE.read_text(encoding="utf-8")
     found = commands("language-models.md")
     assert len(found) >= 5

@@ -1,4 +1,4 @@
-"""Tables and picture of README.md and docs are what ``python -m docs.tables`` writes."""
+"""The tables and picture of README.md and docs are what ``python -m docs.tables`` writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from erc_bench.settings.space import Study
 
 @pytest.fixture(autouse=True, scope="module")
 def only_committed_records() -> None:
-    """Whoever has made records of their own in ./leaderboard has other tables."""
+    """Skip these tests if ./leaderboard has other records, which would make other tables."""
     command = ["git", "-C", str(tables.BOARD), "ls-files", "--others", "--modified", "records"]
     try:
         own = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -52,7 +52,7 @@ def test_a_stale_table_is_found_and_written(tmp_path, monkeypatch) -> None:
 
 
 def test_the_commands_make_every_record() -> None:
-    """By method, corpus, settings and seed; nothing is run."""
+    """Compares method, corpus, settings and seed; nothing is run."""
     planned = set()
     for command in tables.commands():
         what, given, _ = app.parse_args(shlex.split(command)[1:])
@@ -72,12 +72,12 @@ def test_the_commands_make_every_record() -> None:
 
 
 def searched(trials: int, sampler_seed: int, **_: object) -> str:
-    """What tells searches for a method's settings apart, in a command or a record."""
+    """A text that identifies a search for a method's settings, in a command or a record."""
     return f"tuned in {trials} trials, sampler's seed {sampler_seed}"
 
 
-def test_every_tuned_record_has_what_its_trial_drew() -> None:
-    """The space, sampler's seed and number that it names give its settings."""
+def test_every_tuned_record_has_the_settings_that_its_trial_drew() -> None:
+    """The space, the sampler's seed and the trial's number in a record give its settings."""
     records = [read_record(path) for path in record_files(tables.BOARD)]
     for record in (r for r in records if r.tuned):
         search = record.tuned

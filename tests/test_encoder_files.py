@@ -40,7 +40,7 @@ VOCABULARY = len(SPECIAL) + len(WORDS)
 
 
 def save_tokenizer(folder: Path, template: str = "[CLS] $A [SEP]") -> None:
-    """A tokenizer of a dozen words."""
+    """Write a tokenizer that knows eleven words."""
     words = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -55,7 +55,7 @@ def save_tokenizer(folder: Path, template: str = "[CLS] $A [SEP]") -> None:
 
 
 def build(folder: Path, kind: str = "bert", **more: Any) -> Path:
-    """An encoder of random weights with its tokenizer."""
+    """Write an encoder with random weights and its tokenizer."""
     torch.manual_seed(0)
     sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, "pad_token_id": 0, **SIZES}
     AutoModel.from_config(AutoConfig.for_model(kind, **{**sizes, **more})).save_pretrained(folder)
@@ -77,7 +77,7 @@ def pickled(folder: Path, **options: Any) -> dict[str, torch.Tensor]:
 
 
 def assert_has(folder: Path | str, weights: dict[str, torch.Tensor]) -> None:
-    """That an encoder is loaded with these weights, and its tokenizer reads."""
+    """Assert that an encoder loads with these weights and that its tokenizer works."""
     for name, value in load_encoder(str(folder), 8).state_dict().items():
         assert torch.equal(value, weights[name]), name
     ids = load_tokenizer(str(folder))("oh no !").input_ids
@@ -85,7 +85,7 @@ def assert_has(folder: Path | str, weights: dict[str, torch.Tensor]) -> None:
 
 
 def refused(folder: Path, *said: str, load: Callable[[str], Any] = load_encoder) -> str:
-    """The error that a folder is refused with, which says all this in one paragraph."""
+    """Assert that a folder is refused in one paragraph with all words of ``said``; returns it."""
     with pytest.raises(ErcBenchError) as caught:
         load(str(folder))
     message = str(caught.value)
@@ -104,7 +104,7 @@ def test_weights_that_are_only_pickled_are_loaded(bert: Path, zipped: bool) -> N
 
 
 def test_weights_of_old_names_and_with_a_head_are_loaded(bert: Path) -> None:
-    """As repositories of years ago have them."""
+    """Old repositories have such weights."""
     weights = pickled(bert)
     old = {
         f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace(
@@ -120,7 +120,7 @@ def test_weights_of_old_names_and_with_a_head_are_loaded(bert: Path) -> None:
 
 
 class Command:
-    """An object that runs a command where it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -149,7 +149,7 @@ class FurtherThings:
 
 
 def advised(message: str, made: Path) -> Path:
-    """The folder that the command in an error makes."""
+    """Run the command that an error advises; returns the folder that it makes."""
     (code,) = re.findall(r'python -c "(.*)"', message)
     exec(code.replace("NEW", str(made)), {})
     return made
@@ -239,7 +239,7 @@ def test_a_published_recipes_encoder_that_has_only_pickled_weights(
     (repository / "refs" / "refs" / "pr" / "9").write_text("b" * 40)
     assert_has(name, weights)
     assert find_encoder(name).folder == converted
-    # Of main, transformers may have fetched the weights last, and of the conversion only them.
+    # Transformers may have fetched only the weights of the conversion. Then main is taken.
     (converted / "config.json").unlink()
     assert find_encoder(name).folder == main
 
@@ -291,7 +291,7 @@ def test_a_configuration_of_other_weights_is_an_error(bert: Path, more: dict, sa
     refused(edited(bert, **more), said)
 
 
-def test_a_missing_pooler_and_a_head_too_many_are_none(tmp_path: Path) -> None:
+def test_a_missing_pooler_and_an_extra_head_are_no_error(tmp_path: Path) -> None:
     folder = build(tmp_path / "xlm", "xlm-roberta")
     weights = load_file(folder / "model.safetensors")
     fewer = {n: v for n, v in weights.items() if not n.startswith("pooler")}
@@ -301,13 +301,13 @@ def test_a_missing_pooler_and_a_head_too_many_are_none(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], value) for name, value in fewer.items())
 
 
-def test_outputs_that_a_configuration_asks_for_are_left_out(bert: Path) -> None:
+def test_further_outputs_that_a_configuration_asks_for_are_left_out(bert: Path) -> None:
     edited(bert, return_dict=False, output_hidden_states=True, output_attentions=True)
     states = load_encoder(str(bert))(torch.full((1, 4), 7)).last_hidden_state
     assert states.shape == (1, 4, 16)
 
 
-def test_a_pooler_too_many_is_not_what_stands_instead_of_missing_layers(bert: Path) -> None:
+def test_an_extra_pooler_is_not_named_in_place_of_missing_layers(bert: Path) -> None:
     message = refused(edited(bert, num_hidden_layers=4), "encoder.layer.2.", "32 of 69")
     assert "pooler.dense" not in message
     assert "instead" not in message
@@ -329,7 +329,7 @@ def test_weights_that_are_no_numbers_are_an_error(bert: Path, value: float) -> N
 
 @pytest.mark.parametrize("safetensors", [True, False])
 def test_matrices_of_zeros_are_an_error(bert: Path, safetensors: bool) -> None:
-    """A pickle's, which ends in its index, and those in the midst of a file too."""
+    """Also in a pickle, which ends in its index, and in the middle of a file."""
     path = bert / "model.safetensors"
     weights = load_file(path)
     zeros = {n: torch.zeros_like(v) for n, v in weights.items() if n.startswith("encoder.layer.1")}
@@ -370,8 +370,8 @@ def test_zeros_of_a_part_are_an_error_that_names_it(bert: Path) -> None:
     assert "00002-of-00002.safetensors" not in message
 
 
-def test_zeros_that_published_encoders_have_are_none(tmp_path: Path) -> None:
-    """RoBERTa's one type of token, the padding, biases, and unused rows at the end."""
+def test_zeros_that_published_encoders_have_are_no_error(tmp_path: Path) -> None:
+    """The rows of RoBERTa's only token type, of padding and of unused tokens at the end; biases."""
     folder = build(tmp_path / "roberta", "roberta", type_vocab_size=1)
     path = folder / "model.safetensors"
     weights = load_file(path)
@@ -431,7 +431,7 @@ def test_a_quantised_encoder_is_refused(bert: Path) -> None:
         refused(bert, "quantised (bitsandbytes)", "made from", load=load)
 
 
-def test_an_encoder_whose_tokens_read_only_what_precedes_is_refused(bert: Path) -> None:
+def test_an_encoder_with_causal_attention_is_refused(bert: Path) -> None:
     edited(bert, is_decoder=True)
     refused(bert, "config.json", '"is_decoder": true', "Write false there")
 
@@ -542,7 +542,7 @@ def test_the_vocabulary_fits_the_embeddings(bert: Path, embeddings: int, fits: b
         (30528, 30522, True),  # BERTs padded to a multiple of 64
         (32128, 32100, True),  # T5
         (32102, 31102, True),  # dbmdz's Italian XXL
-        # another's tokenizer
+        # the tokenizer of another encoder
         (50265, 30522, False),  # RoBERTa's weights and BERT's tokenizer
         (30522, 28996, False),  # uncased and cased
         (30000, 28996, False),
@@ -614,7 +614,7 @@ def test_special_tokens_are_those_of_the_configuration(
         load_tokenizer(str(bert))
 
 
-def test_a_token_id_that_is_a_default_of_the_kind_says_nothing(tmp_path: Path) -> None:
+def test_a_default_token_id_of_the_kind_of_encoder_is_ignored(tmp_path: Path) -> None:
     folder = build(tmp_path / "longformer", "longformer", attention_window=8)
     said = json.loads((folder / "config.json").read_text())
     assert load_tokenizer(str(folder)).sep_token_id != said.get("sep_token_id", 2)
@@ -635,10 +635,10 @@ def test_the_ends_of_a_text_are_those_of_the_configuration(
 
 
 @pytest.mark.parametrize(("unknown", "outcome"), [(85, "error"), (20, "note"), (2, "nothing")])
-def test_a_corpus_of_unknown_words_is_an_error_or_said(
+def test_a_corpus_of_unknown_words_is_an_error_or_a_note(
     bert: Path, unknown: int, outcome: str, capsys
 ) -> None:
-    """As of a tokenizer of as many, but foreign words."""
+    """As with a tokenizer of the same size, but for another language."""
     texts = TextEncoder(load_tokenizer(str(bert)))
     words = ["привет"] * unknown + ["oh"] * (100 - unknown)
     corpus = [" ".join([*words, *["no"] * i]) for i in range(12)]
@@ -647,18 +647,18 @@ def test_a_corpus_of_unknown_words_is_an_error_or_said(
             texts.add(corpus)
     else:
         texts.add(corpus)
-        texts.add([f"bo {text}" for text in corpus])  # said once
+        texts.add([f"bo {text}" for text in corpus])  # the note appears once
     said = capsys.readouterr().err
     assert said.count("unknown to the tokenizer") == (outcome == "note")
 
 
-def test_a_few_unknown_words_are_none_of_a_corpus(bert: Path, capsys) -> None:
+def test_unknown_words_in_a_few_texts_are_not_reported(bert: Path, capsys) -> None:
     texts = TextEncoder(load_tokenizer(str(bert)))
     assert texts.ids(["привет 🙂"]) == [[2, 1, 1, 3]]
     assert not capsys.readouterr().err
 
 
-def test_a_tokenizer_that_lacks_its_token_for_the_unknown_is_refused(bert: Path) -> None:
+def test_a_tokenizer_without_its_unknown_token_is_refused(bert: Path) -> None:
     path = bert / "tokenizer.json"
     tokenizer = json.loads(path.read_text().replace("[UNK]", "other"))
     tokenizer["model"]["unk_token"] = "[UNK]"
@@ -669,7 +669,7 @@ def test_a_tokenizer_that_lacks_its_token_for_the_unknown_is_refused(bert: Path)
     refused(bert, "can't read every text", load=load_tokenizer)
 
 
-def test_a_tokenizer_that_leaves_out_what_it_does_not_know_is_refused(bert: Path) -> None:
+def test_a_tokenizer_that_drops_unknown_words_is_refused(bert: Path) -> None:
     path = bert / "tokenizer.json"
     said = json.loads(path.read_text())
     said["model"] = {"type": "BPE", "vocab": said["model"]["vocab"], "merges": []}
@@ -697,7 +697,7 @@ def test_a_tokenizer_that_knows_no_words_is_refused(bert: Path) -> None:
         ("[CLS] $A", None),
     ],
 )
-def test_special_tokens_stand_where_the_methods_expect_them(
+def test_special_tokens_must_be_where_the_methods_expect_them(
     bert: Path, template: str, said: str | None
 ) -> None:
     save_tokenizer(bert, template)
@@ -707,7 +707,7 @@ def test_special_tokens_stand_where_the_methods_expect_them(
         assert load_tokenizer(str(bert))("oh no").input_ids == [2, 5, 6]
 
 
-def test_a_tokenizer_without_a_post_processor_is_told(bert: Path) -> None:
+def test_a_tokenizer_without_a_post_processor_is_refused(bert: Path) -> None:
     path = bert / "tokenizer.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
     refused(bert, "tokenizer.json has no post_processor", "Copy the tokenizer", load=load_tokenizer)
@@ -741,7 +741,9 @@ def test_debertas_first_version_is_computed_in_float32(tmp_path: Path, capsys) -
     ]
 
 
-def test_what_is_read_of_an_encoder_with_a_decoder_is_said(tmp_path: Path, capsys) -> None:
+def test_a_note_says_which_states_of_an_encoder_with_a_decoder_are_used(
+    tmp_path: Path, capsys
+) -> None:
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16}
     sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
     folder = build(tmp_path / "bart", "bart", **sizes)
@@ -754,8 +756,8 @@ def test_what_is_read_of_an_encoder_with_a_decoder_is_said(tmp_path: Path, capsy
     ("kind", "positions", "more"),
     [
         ("bert", 40, {}),
-        ("roberta", 39, {}),  # counts from behind the padding, which is 0 here
-        ("mpnet", 38, {}),  # its padding is 1 whatever is said
+        ("roberta", 39, {}),  # positions begin after the padding's id, which is 0 here
+        ("mpnet", 38, {}),  # its padding's id is always 1
         ("xlm-roberta", 39, {}),
         ("electra", 40, {"embedding_size": 16}),
         ("albert", 40, {"embedding_size": 16}),
@@ -804,7 +806,7 @@ VALUES = st.one_of(
 
 
 def changed(data: bytes, draw: Callable) -> bytes:
-    """A JSON object with a field of it, at any depth, set to another value or left out."""
+    """A JSON object with one of its fields, at any depth, changed or removed."""
     said = json.loads(data)
     place = said
     while True:
@@ -828,7 +830,7 @@ def written(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def tried(folder: Path, files: dict[str, bytes], whole: dict[str, bytes]) -> None:
-    """An encoder of these files is refused, or it has the weights of the whole one."""
+    """Assert that an encoder of these files is refused, or has the weights of the intact one."""
     shutil.rmtree(folder, ignore_errors=True)
     written(folder, files)
     try:

@@ -33,7 +33,7 @@ PICKLED = {**SMALL, "pytorch_model.bin": b"a pickle"}
 SAFE = {**SMALL, "model.safetensors": b"weights", "onnx/model.onnx": b"not wanted"}
 
 
-def test_a_tokenizer_is_all_of_its_files(tiny_encoder: str, tmp_path: Path) -> None:
+def test_the_digest_of_a_tokenizer_covers_all_its_files(tiny_encoder: str, tmp_path: Path) -> None:
     same, other = (
         Path(shutil.copytree(tiny_encoder, tmp_path / name)) for name in ("same", "other")
     )
@@ -51,7 +51,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def cached(cache: Path, name: str, revisions: dict[str, tuple[str, dict[str, bytes]]]) -> Path:
-    """A repository in the hub's cache: a commit and its files for each revision."""
+    """Write a repository into the hub's cache: a commit and its files for each revision."""
     repository = cache / f"models--{name.replace('/', '--')}"
     for revision, (commit, contents) in revisions.items():
         reference = repository / "refs" / revision
@@ -77,7 +77,7 @@ def test_the_conversion_beside_a_main_branch_without_safetensors_is_found(hub_ca
     assert find_encoder("old/encoder").folder == snapshots / CONVERTED
 
 
-def test_pickled_weights_are_taken_where_there_are_no_others(hub_cache: Path) -> None:
+def test_pickled_weights_are_taken_if_there_are_no_others(hub_cache: Path) -> None:
     snapshots = cached(hub_cache, "old/encoder", {"main": (COMMIT, PICKLED)})
     found = find_encoder("old/encoder")
     assert found.folder == snapshots / COMMIT
@@ -86,14 +86,14 @@ def test_pickled_weights_are_taken_where_there_are_no_others(hub_cache: Path) ->
 
 
 def test_a_conversion_of_which_only_the_weights_were_fetched_is_not_taken(hub_cache: Path) -> None:
-    """Transformers fetches no more of it when it finds pickled weights."""
+    """Transformers fetches only the weights of a conversion if it finds pickled ones."""
     weights = {"model.safetensors": b"weights"}
     revisions = {"main": (COMMIT, PICKLED), "refs/pr/7": (CONVERTED, weights)}
     snapshots = cached(hub_cache, "old/encoder", revisions)
     assert find_encoder("old/encoder").folder == snapshots / COMMIT
 
 
-def test_what_an_incomplete_copy_in_the_cache_lacks_is_said(hub_cache: Path) -> None:
+def test_an_error_names_what_an_incomplete_copy_in_the_cache_lacks(hub_cache: Path) -> None:
     contents = {name: data for name, data in SAFE.items() if name != "vocab.txt"}
     cached(hub_cache, "some/encoder", {"main": (COMMIT, contents)})
     with pytest.raises(ErcBenchError, match="has no tokenizer"):
@@ -120,7 +120,7 @@ def test_a_folder_is_taken_before_the_cache(hub_cache: Path, tmp_path, monkeypat
     assert find_encoder("some/encoder").folder == folder
 
 
-def test_why_the_hub_gave_nothing_is_said(hub_cache: Path) -> None:
+def test_an_error_says_why_the_hub_gave_nothing(hub_cache: Path) -> None:
     with pytest.raises(ErcBenchError) as caught:
         find_encoder("no/such-encoder")
     assert str(hub_cache) in str(caught.value)
@@ -134,7 +134,7 @@ def test_why_the_hub_gave_nothing_is_said(hub_cache: Path) -> None:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a download asks for; ``old/encoder`` was converted by its robot."""
+    """The part of the hub that a download needs; the hub's robot has converted ``old/encoder``."""
 
     revisions: ClassVar = {
         "some/encoder": {"main": (COMMIT, SAFE)},
@@ -196,7 +196,7 @@ def hub() -> Iterator[str]:
 
 
 def asked(hub: str, name: str, home: Path) -> tuple[str, str]:
-    """What a process of its own, which may use that hub, prints of an encoder, and its notices."""
+    """Look for an encoder in a new process that uses that hub; returns its output and notices."""
     script = (
         "import sys\n"
         "from erc_bench.encoders.loading import find_encoder\n"
@@ -220,7 +220,7 @@ def test_an_encoder_is_fetched_from_the_hub(hub: str, tmp_path: Path) -> None:
     printed, notices = asked(hub, "some/encoder", tmp_path)
     assert {p.name for p in Path(printed).iterdir()} == {*SMALL, "model.safetensors"}
     assert "Looking for the encoder some/encoder" in notices
-    # And a second time from the cache.
+    # The second time it is read from the cache.
     again, notices = asked("http://127.0.0.1:9", "some/encoder", tmp_path)
     assert again == printed
     assert notices == ""
@@ -233,7 +233,7 @@ def test_the_hubs_conversion_is_fetched(hub: str, tmp_path: Path) -> None:
     assert asked("http://127.0.0.1:9", "old/encoder", tmp_path)[0] == printed
 
 
-def test_pickled_weights_are_fetched_where_the_hub_has_no_others(hub: str, tmp_path: Path) -> None:
+def test_pickled_weights_are_fetched_if_the_hub_has_no_others(hub: str, tmp_path: Path) -> None:
     printed, _ = asked(hub, "older/encoder", tmp_path)
     assert {p.name for p in Path(printed).iterdir()} == {*SMALL, "pytorch_model.bin"}
     assert asked("http://127.0.0.1:9", "older/encoder", tmp_path) == (printed, "")

@@ -18,7 +18,7 @@ from erc_bench.evaluation.metrics import Predictions, evaluate, predicted_classe
 def labellings(draw: st.DrawFn, unanswered: bool = False) -> tuple[int, list[int], list[int]]:
     classes = draw(st.integers(2, 7))
     size = draw(st.integers(1, 60))
-    # Few of the classes at a time, so that absent and never-predicted classes are the rule.
+    # Few of the classes at a time, so that absent and never-predicted classes are common.
     some = draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=classes))
     other = draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=classes))
     gold = draw(st.lists(st.sampled_from(some), min_size=size, max_size=size))
@@ -73,7 +73,7 @@ def test_calibration_error_of_a_known_case() -> None:
     assert figures["calibration_error"] == pytest.approx(10, abs=1e-3)
 
 
-def test_calibration_error_is_over_what_is_answered() -> None:
+def test_calibration_error_is_over_answered_utterances() -> None:
     gold = torch.zeros(100, dtype=torch.long)
     probabilities = torch.tensor([[0.9, 0.1]]).repeat(100, 1)
     probabilities[50:] = torch.nan
@@ -84,7 +84,7 @@ def test_calibration_error_is_over_what_is_answered() -> None:
     assert (figures["accuracy"], figures["no_answer"]) == (50, 50)
 
 
-def test_nothing_answered_has_no_calibration_error() -> None:
+def test_without_any_answer_there_is_no_calibration_error() -> None:
     scores = torch.full((3, 2), torch.nan)
     figures = evaluate(predicted_classes(scores), torch.tensor([0, 1, 1]), ["a", "b"], scores)
     assert "calibration_error" not in figures

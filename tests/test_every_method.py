@@ -45,7 +45,7 @@ VECTORS = (
     *("features.lr=0.003", "features.epochs=4", "features.max_batches=0"),
     *("features.max_len=64", "features.batch_size=16"),
 )
-"""Utterance vectors from which the demo corpus can be learnt."""
+"""Settings for utterance vectors from which the demo corpus can be learnt."""
 
 METHODS = {
     "dag-erc": ["lr=0.003", "batch_size=8", *VECTORS],
@@ -62,10 +62,10 @@ METHODS = {
     "speaker-mtl": ["encoder_lr=0.002", "lr=0.005", "max_len=64"],
     "spcl": ["encoder_lr=0.003", "lr=0.005", "temperature=0.1", "epochs=12", "max_len=64"],
 }
-"""Every method with the settings by which it learns with a tiny encoder of random weights."""
+"""Every method, with settings that let it learn with a tiny encoder of random weights."""
 
 LEARNERS = sorted(METHODS.keys() - {"prompt-lm"})
-"""Those that train."""
+"""The methods that train."""
 
 ALWAYS = ("precision=float32", "max_batches=0", "evaluation.batch_size=64")
 
@@ -88,7 +88,7 @@ def method(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def tiny_encoder(method: str, request: pytest.FixtureRequest, tiny_encoder: str) -> str:
-    """A folder of random weights of the kind that the method reads."""
+    """The folder of a tiny model of the kind that the method reads."""
     causal = method in LANGUAGE_MODELS
     return request.getfixturevalue("tiny_causal") if causal else tiny_encoder
 
@@ -97,7 +97,7 @@ every_learner = pytest.mark.parametrize("method", LEARNERS, scope="module")
 
 
 def talk(name: str, turns: int, speakers: int = 2, every: int = 1, classes: int = 3) -> Dialogue:
-    """A made-up dialogue; only every so-many-th turn is labelled."""
+    """A made-up dialogue; only every ``every``-th turn is labelled."""
     words = ("I am so happy today.", "This is awful!", "Well, I see.", "Leave me alone!")
     return Dialogue(
         name,
@@ -192,10 +192,10 @@ LAST_STEPS = {
     "speaker-mtl": lambda method, states: method.network.cer_head(states),
     "spcl": from_centers,
 }
-"""What makes scores of the state that a method classifies; the others classify none."""
+"""The step from states to scores, for each method that classifies states."""
 
 
-def test_scores_are_read_off_the_states(method: str, trained: Trained) -> None:
+def test_scores_follow_from_the_states(method: str, trained: Trained) -> None:
     if method not in LAST_STEPS:
         with pytest.raises(ErcBenchError, match="classifies no state"):
             check_states(type(trained.method), method)
@@ -238,7 +238,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
 
 
 def as_lists(value):
-    """Whatever a batch holds, so that two can be compared."""
+    """The contents of a batch as lists, so that two batches can be compared."""
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, torch.nn.utils.rnn.PackedSequence):
@@ -249,7 +249,7 @@ def as_lists(value):
 
 
 class Batches(Dataset):
-    """Batches that a pickled reader collates, for lists of example numbers."""
+    """The batch of each list of example numbers, collated by a reader that was pickled."""
 
     def __init__(self, reader: Reader, columns: Columns) -> None:
         self.pickled = pickle.dumps((reader, columns))
@@ -279,7 +279,7 @@ def test_a_reader_makes_the_same_batches_in_other_processes(trained: Trained, od
 
 
 class Untouched(Callback):
-    """What is in each batch before and after its step."""
+    """Records the contents of each batch before and after its step."""
 
     def __init__(self) -> None:
         self.before: list[dict[str, int]] = []
@@ -314,7 +314,7 @@ class Untouched(Callback):
 def test_nothing_is_put_into_a_batch(
     method: str, small_demo: Corpus, tiny_encoder: str, tmp_path: Path
 ) -> None:
-    """A batch that a method keeps its activations in holds them until the next step."""
+    """Activations that a method puts into a batch would stay in memory until the next step."""
     settings = config(method, tiny_encoder, "epochs=1", "max_batches=2")
     batches = Untouched()
     trained = fitted(method_class(method), settings, small_demo, tmp_path, batches)
@@ -325,7 +325,7 @@ def test_nothing_is_put_into_a_batch(
 
 
 class Steps(Callback):
-    """The loss of every batch, and the gradients of every step of the optimiser."""
+    """Records the loss of every batch and the gradients of every step of the optimiser."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -353,7 +353,8 @@ def test_accumulated_batches_keep_losses_of_their_own(
         settings = config(method, tiny_encoder, *still)
         fitted(method_class(method), settings, small_demo, folder, seen[k])
     assert len(set(seen[1].losses)) > 1
-    # Lightning divides what it steps on by the number of batches, the contrast is within each.
+    # Lightning divides each loss by the number of accumulated batches. The contrast stays within
+    # each batch.
     assert [2 * loss for loss in seen[2].losses] == pytest.approx(seen[1].losses, rel=1e-5)
     single = seen[1].gradients
     pairs = list(zip(single[::2], single[1::2], seen[2].gradients, strict=False))

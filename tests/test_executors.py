@@ -1,4 +1,4 @@
-"""What a grid does with its executor: what is gone, queued again, left, found again, refused."""
+"""A grid and its executor: runs that are lost, queued again, left, found again, refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ QUICK = ("max_batches=1", "epochs=1", "precision=float32", "max_len=16")
 
 @pytest.fixture(scope="module")
 def experiments(tiny_encoder: str) -> list[Experiment]:
-    """Two runs of a second."""
+    """Two runs that take a second each."""
     settings = [f"encoder={tiny_encoder}", *QUICK]
     return [
         resolve("finetune", "demo", preset="smoke", seed=seed, overrides=settings)
@@ -52,7 +52,7 @@ def experiments(tiny_encoder: str) -> list[Experiment]:
 
 
 def attempt_at(experiment: Experiment, root: Path, **options) -> Attempt:
-    """A job in its file."""
+    """Write a job to its file; returns its first attempt."""
     (job,), _ = plan([experiment], root, options)
     folder = JobFolder(root)
     with folder.held():
@@ -79,10 +79,10 @@ def work(attempt: Attempt, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
-# --- what becomes of a worker ---
+# --- workers that are lost or fail ---
 
 
-def test_a_run_whose_machine_is_lost_is_put_again(experiments, tmp_path: Path, capsys) -> None:
+def test_a_run_whose_machine_is_lost_is_queued_again(experiments, tmp_path: Path, capsys) -> None:
     def begin(attempt: Attempt) -> None:
         if attempt.tries == 1:
             fake.lost[attempt.name] = Gone("lost its node", again=True)
@@ -94,7 +94,7 @@ def test_a_run_whose_machine_is_lost_is_put_again(experiments, tmp_path: Path, c
     assert report.failures == []
     assert len(report.scores["finetune", "demo"]) == 2
     assert [attempt.tries for attempt in fake.started] == [1, 1, 2, 2]
-    # What it had is gone on with, whatever the command said of the first time.
+    # The second attempts resume, even though the command said restart for the first ones.
     assert [a.job.options["restart"] for a in fake.started] == [True, True, False, False]
     assert "lost its node. It is queued again (1 of 3)." in " ".join(
         capsys.readouterr().err.split()
@@ -111,7 +111,7 @@ def test_a_run_whose_machine_is_lost_is_put_again(experiments, tmp_path: Path, c
         (Gone("ended with status 1", status=1), 1, "could not say why"),
     ],
 )
-def test_what_is_not_put_again_is_a_failure(
+def test_a_lost_run_that_is_not_queued_again_is_a_failure(
     experiments, tmp_path: Path, how: Gone, attempts: int, words: str
 ) -> None:
     fake = Fake(lambda attempt: fake.lost.setdefault(attempt.name, how))
@@ -121,7 +121,7 @@ def test_what_is_not_put_again_is_a_failure(
     assert len(fake.started) == attempts
 
 
-def test_a_run_that_fails_is_not_put_again(experiments, tmp_path: Path) -> None:
+def test_a_run_that_fails_is_not_queued_again(experiments, tmp_path: Path) -> None:
     fake = Fake(lambda attempt: end(attempt, "a reason."))
     report = run_grid(experiments, tmp_path, executor=fake)
     assert [ended.failure for ended in report.failures] == ["a reason."] * 2
@@ -158,10 +158,10 @@ def test_a_machine_that_does_not_see_the_folder_stops_the_grid(experiments, tmp_
     assert job_folders(tmp_path) == []
 
 
-# --- what goes on without the command ---
+# --- jobs that go on without the command ---
 
 
-def test_what_was_queued_and_left_is_found_again(experiments, tmp_path: Path) -> None:
+def test_runs_that_were_queued_and_left_are_found_again(experiments, tmp_path: Path) -> None:
     first = Queueing(lambda _: None, most=2)
     assert run_grid(experiments, tmp_path, executor=first, detach=True).left == 2
     assert first.stopped == []
@@ -177,7 +177,7 @@ def test_what_was_queued_and_left_is_found_again(experiments, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_all_that_was_left_is_finished(experiments, tmp_path: Path) -> None:
+def test_detached_runs_that_have_ended_are_not_started_again(experiments, tmp_path: Path) -> None:
     first = Queueing(lambda _: None, most=2)
     run_grid(experiments, tmp_path, executor=first, detach=True)
     for attempt in first.started:
@@ -228,13 +228,13 @@ def test_a_run_that_another_command_has_queued_is_left_to_it(
     assert len(report.scores["finetune", "demo"]) == 2
 
 
-def test_detach_needs_an_engine_with_a_queue(tmp_path: Path, capsys) -> None:
+def test_detach_needs_an_executor_with_a_queue(tmp_path: Path, capsys) -> None:
     words = ["run", "--method", "finetune", "--dataset", "demo", "--preset", "smoke", "--detach"]
     assert main([*words, "--leaderboard-dir", str(tmp_path)]) == 2
     assert "--executor slurm" in capsys.readouterr().err
 
 
-def test_status_shows_who_does_what(experiments, tmp_path: Path) -> None:
+def test_status_shows_the_state_of_every_run(experiments, tmp_path: Path) -> None:
     first = Queueing(lambda _: None, most=2)
     run_grid(experiments, tmp_path, executor=first, detach=True)
     running, failed = first.started
@@ -293,7 +293,7 @@ def test_the_worker_refuses_other_code_and_other_settings(experiments, tmp_path:
     for name, value in (("code", "another"), ("job", None), ("version", 99)):
         attempt = attempt_at(experiments[0], tmp_path / name)
         document = json.loads(attempt.file.read_text())
-        if name == "job":  # whose settings are others
+        if name == "job":  # with other settings
             document["job"]["experiment"]["settings"]["epochs"] = 7
         else:
             document[name] = value
@@ -372,7 +372,7 @@ def test_a_wrong_file_of_resources_is_named(tmp_path: Path, text: str) -> None:
         ("small", True, False, (1, 0)),
     ],
 )
-def test_defaults_are_by_what_the_run_is(preset, gpus, shares, wanted) -> None:
+def test_default_resources_depend_on_the_run(preset, gpus, shares, wanted) -> None:
     run = resolve("finetune", "demo", preset=preset)
     needs = Resources().for_run(run, gpus=gpus, shares=shares)
     assert (needs.cpus, needs.gpus) == wanted
@@ -380,7 +380,7 @@ def test_defaults_are_by_what_the_run_is(preset, gpus, shares, wanted) -> None:
     assert Resources(cpus=7).for_run(run, gpus=gpus, shares=shares).cpus == 7
 
 
-def test_executors_are_joined_by_entry_points() -> None:
+def test_executors_are_found_by_entry_points() -> None:
     assert {"local", "ray", "slurm"} <= set(executor_names())
     assert make_executor("local", {}).name == "local"
     with pytest.raises(ErcBenchError, match="Did you mean 'slurm'"):
@@ -390,7 +390,7 @@ def test_executors_are_joined_by_entry_points() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a file of Unix")
-def test_slurm_that_is_not_here_is_one_paragraph(tmp_path: Path, monkeypatch) -> None:
+def test_a_missing_slurm_is_one_clear_error(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ErcBenchError, match="no `sbatch` here"):
         make_executor("slurm", {})
@@ -413,7 +413,7 @@ def test_slurm_that_is_not_here_is_one_paragraph(tmp_path: Path, monkeypatch) ->
 def test_a_job_of_slurm_that_is_warned_is_queued_again(
     tmp_path: Path, setup: str, worker: str, warn: bool, status: int, requeued: bool, restarts: int
 ) -> None:
-    """Whenever the warning comes; but no more often than was asked for."""
+    """At whatever moment the warning comes, but no more often than ``retries`` allows."""
     for name, text in {"scontrol": 'echo "$@" > requeued', "worker": worker}.items():
         program = tmp_path / name
         program.write_text(f"#!/bin/bash\n{text}\n")

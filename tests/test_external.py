@@ -25,7 +25,7 @@ __all__ = ["elsewhere"]
 
 @pytest.fixture(scope="module")
 def answers(demo: Corpus) -> dict[str, list[tuple[str, str]]]:
-    """For each split ids and labels, every seventh of them wrong, last utterance first."""
+    """The ids and labels of each split, last utterance first; every seventh label is wrong."""
     names = demo.labels.names
     found = {}
     for split in ("dev", "test"):
@@ -81,7 +81,7 @@ def test_a_file_of_predictions_is_scored_and_stored(answers, demo, elsewhere, ca
 
 
 def test_every_form_gives_the_same(answers, elsewhere, capsys, monkeypatch) -> None:
-    """CSV, JSON lines of other key and case, a byte-order mark, Windows line ends, `-`."""
+    """CSV, JSON lines with another key and case, a byte-order mark, Windows line ends, and `-`."""
     rows = answers["test"]
     objects = [json.dumps({"utterance_id": i, "label": f" {x.upper()}", "n": 1}) for i, x in rows]
     lines = "\r\n\r\n".join(objects)
@@ -177,7 +177,7 @@ def test_wrong_probabilities(change, words, answers, demo, elsewhere, capsys) ->
         (lambda rows: [], ["521 ids missing"]),
     ],
 )
-def test_what_does_not_fit_is_counted(change, words, answers, elsewhere, capsys) -> None:
+def test_predictions_that_do_not_fit_are_counted(change, words, answers, elsewhere, capsys) -> None:
     file = write("predictions.jsonl", change(answers["test"]))
     message = fails(capsys, *score(file))
     assert "predictions.jsonl does not fit test of demo" in message
@@ -224,7 +224,7 @@ def test_broken_files_are_named_by_line(name, data, words, elsewhere, capsys) ->
 
 
 def forms(rows) -> dict[str, str | bytes]:
-    """One set of predictions as programs write them."""
+    """One set of predictions in the forms that programs write."""
     objects = [{"id": name, "label": label} for name, label in rows]
     numbered = {str(n): each for n, each in enumerate(objects)}
     lines = "".join(f"{name},{label}\n" for name, label in rows)
@@ -264,7 +264,7 @@ def forms(rows) -> dict[str, str | bytes]:
     }
 
 
-def test_whatever_form_programs_write_is_read(answers, demo) -> None:
+def test_every_form_that_programs_write_is_read(answers, demo) -> None:
     ids = [u.id for d in demo.dialogues("test") for u in d.utterances]
     for name, data in forms(answers["test"]).items():
         text = decoded(data, name) if isinstance(data, bytes) else data
@@ -323,7 +323,7 @@ def test_predictions_stored_as_two_seeds_are_pointed_out(answers, elsewhere, cap
         (b"\x80\x04]\x94", "no text but a pickle"),
     ],
 )
-def test_what_is_no_table_is_called_what_it_is(contents, said, elsewhere, capsys):
+def test_an_error_says_what_a_file_is_that_is_not_a_table(contents, said, elsewhere, capsys):
     (elsewhere / "some.csv").write_bytes(contents)
     assert said in fails(capsys, *score("some.csv"))
 
@@ -352,13 +352,13 @@ def beside(gold: str, column: str, said) -> str:
         ("gpt", lambda n, x: x),
     ],
 )
-def test_answers_that_are_no_labels_are_asked_about(column, said) -> None:
+def test_a_column_of_answers_that_may_not_be_labels_must_be_chosen(column, said) -> None:
     """Gold labels beside them must not be scored in their place."""
     with pytest.raises(ErcBenchError, match=rf"'label', '{column}'.* --column {column}"):
         read_predictions(beside("label", column, said), "p.jsonl", EMOTIONS, list(GOLD))
 
 
-def test_a_column_that_leaves_no_choice() -> None:
+def test_an_unambiguous_column_is_chosen() -> None:
     def chosen(text: str) -> str:
         return read_predictions(text, "p.jsonl", EMOTIONS, list(GOLD)).column
 
@@ -373,7 +373,7 @@ def test_a_column_that_leaves_no_choice() -> None:
         read_predictions(text, "p.jsonl", EMOTIONS, list(GOLD), "output")
 
 
-def test_the_list_of_predictions_in_a_larger_object() -> None:
+def test_a_list_of_predictions_is_found_in_a_larger_object() -> None:
     rows = [{"id": k, "label": label} for k, label in SAID.items()]
     for value in (
         {"model": "x", "n": 4, "predictions": rows},
@@ -421,8 +421,8 @@ def test_what_is_wrong_with_a_file_is_named(name, text, words) -> None:
 
 
 @pytest.mark.parametrize("word", ["nan", "NaN", "", "None", "null"])
-def test_what_is_missing_is_no_answer(word, answers, demo) -> None:
-    """It is not mapped to a label that is spelt like it."""
+def test_a_missing_value_is_no_answer(word, answers, demo) -> None:
+    """A missing value is not mapped to a label that is spelt like it."""
     rows = answers["test"]
     text = "id,label\n" + f"{rows[0][0]},{word}\n"
     text += "".join(f"{name},{label}\n" for name, label in rows[1:])
@@ -445,13 +445,15 @@ def test_what_is_missing_is_no_answer(word, answers, demo) -> None:
         lambda i, n: {f"column {k}": k for k in range(2000)},
     ],
 )
-def test_no_error_is_a_flood(change, answers, elsewhere, capsys) -> None:
+def test_errors_stay_short(change, answers, elsewhere, capsys) -> None:
     objects = [change(name, n) for n, (name, _) in enumerate(answers["test"][:50])]
     (elsewhere / "p.jsonl").write_text("\n".join(map(json.dumps, objects)))
     assert len(fails(capsys, *score("p.jsonl"))) < 1000
 
 
-def test_no_file_a_folder_and_one_that_must_not_be_read(answers, elsewhere, capsys) -> None:
+def test_a_missing_file_a_folder_and_an_unreadable_file_are_errors(
+    answers, elsewhere, capsys
+) -> None:
     assert "nowhere.csv can't be read: No such file" in fails(capsys, *score("nowhere.csv"))
     (elsewhere / "folder").mkdir()
     assert "folder can't be read: Is a directory" in fails(capsys, *score("folder"))
@@ -530,7 +532,7 @@ def test_ids_of_turns_without_a_label(elsewhere, capsys) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*not comparable")
 def test_a_corpus_without_a_train_split_is_scored(elsewhere, capsys) -> None:
-    """Session 5 of IEMOCAP alone is a test split."""
+    """IEMOCAP with session 5 alone has only a test split."""
     from iemocap_layout import write_release
 
     from erc_bench.settings.registry import corpus_source
@@ -560,7 +562,7 @@ def test_a_path_with_brackets_is_printed_whole(answers, elsewhere, capsys) -> No
     assert f"{folder}/index.html\n" in capsys.readouterr().out
 
 
-def test_the_leaderboard_and_the_rest_read_it(answers, elsewhere, capsys) -> None:
+def test_the_leaderboard_and_other_commands_read_the_record(answers, elsewhere, capsys) -> None:
     """Stored as a benchmark's record, it is shown as external and never ranked."""
     from synthetic_records import Method, write_records
 
@@ -609,7 +611,7 @@ def test_the_leaderboard_and_the_rest_read_it(answers, elsewhere, capsys) -> Non
 
 
 @pytest.mark.slow
-def test_the_program_itself(answers, elsewhere) -> None:
+def test_the_program_scores_standard_input(answers, elsewhere) -> None:
     lines = "".join(f'{{"id": "{i}", "label": "{x}"}}\n' for i, x in answers["test"])
     command = [sys.executable, "-m", "erc_bench.cli", *score("-", "--quiet")]
     done = subprocess.run(command, input=lines, capture_output=True, text=True)

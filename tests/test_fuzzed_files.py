@@ -1,5 +1,8 @@
-"""Readers of files on made-up and damaged input: what is read equals what was written, or an
-ErcBenchError says what is wrong. Nothing else comes out, and nothing gets lost."""
+"""Readers of files on made-up and damaged input.
+
+A reader returns what was written, or an ErcBenchError says what is wrong. No other error is raised,
+and nothing gets lost.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ EMOTIONS = st.sampled_from(MELD.labels.names)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 AWKWARD = st.text(st.sampled_from("ab ,;:\"'\\\n\r\t[]{}()0.%–é\u2028\x85\ufeff"), max_size=12)
 ANY = TEXT | AWKWARD
-# No zero bytes: such a file is none of text, and is refused.
+# No zero bytes: a file that holds them is not text and is refused.
 WRITTEN = ANY.map(lambda text: text.replace("\0", ""))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ANY,
@@ -56,7 +59,7 @@ JSON = st.recursive(
 
 
 def read(reader: Callable[[Path], Any], data: bytes, name: str) -> Any:
-    """What a reader makes of a file; None where it refuses it in one paragraph."""
+    """Return what a reader makes of a file, or None if it refuses the file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(data)
@@ -225,7 +228,7 @@ def test_the_flat_emorynlp(scenes: Any, draw: st.DataObject) -> None:
 
 @fuzz
 @given(value=JSON, draw=st.data())
-def test_json_of_any_shape_is_no_emorynlp(value: Any, draw: st.DataObject) -> None:
+def test_json_of_any_shape_is_emorynlp_or_refused(value: Any, draw: st.DataObject) -> None:
     key = draw.draw(st.sampled_from(["episodes", "data", "scenes"]))
     for made in (value, [value], [[value]], {key: value}, {key: [{"scenes": [value]}]}):
         read(emory_of, json.dumps(made).encode(), "f.json")
@@ -288,7 +291,7 @@ def iemocap(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @settings(fuzz, suppress_health_check=[*HealthCheck])
 @given(draw=st.data(), form=st.sampled_from(["release", "json"]))
 def test_a_damaged_iemocap(iemocap: dict[str, Path], draw: st.DataObject, form: str) -> None:
-    """A file that lost bytes: an error, or as many turns as there were."""
+    """A damaged file is read or refused with an ErcBenchError."""
     root = iemocap[form]
     files = sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
     path = draw.draw(st.sampled_from(files))
@@ -302,7 +305,7 @@ def test_a_damaged_iemocap(iemocap: dict[str, Path], draw: st.DataObject, form: 
 
 @fuzz
 @given(value=JSON)
-def test_json_of_any_shape_is_no_iemocap(value: Any) -> None:
+def test_json_of_any_shape_is_iemocap_or_refused(value: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for made in (value, [value], [[value]], [[{"speaker": "Ses01F_impro01_F", "text": value}]]):
             for split in ("train", "dev", "test"):
@@ -316,7 +319,7 @@ SAID = st.dictionaries(IDS, st.sampled_from(LABELS.names), min_size=1, max_size=
 
 
 def in_form(said: dict[str, str], form: str) -> tuple[str, str]:
-    """Predictions as one of the forms of files; its name and its text."""
+    """Return the name and the text of a file with predictions in one of the forms."""
     objects = [{"id": key, "label": label} for key, label in said.items()]
     if form == "lines":
         return "p.jsonl", "\n".join(map(json.dumps, objects))
@@ -336,7 +339,7 @@ def in_form(said: dict[str, str], form: str) -> tuple[str, str]:
 @given(said=SAID, form=st.sampled_from(["lines", "array", "columns", "by id", "csv", "semicolons"]))
 def test_predictions_are_read_as_written(said: dict[str, str], form: str) -> None:
     if form == "by id" and {key.casefold() for key in said} & {"id", "label", "uid"}:
-        return  # this says that it is a prediction, not an object of them
+        return  # such a key marks one prediction, not an object of predictions
     name, text = in_form(said, form)
     file = read_predictions(text, name, LABELS, list(said))
     assert {p.id: p.label for p in file.predictions} == said
@@ -396,13 +399,13 @@ def test_dialogues_as_json(turns: Any, form: str, draw: st.DataObject) -> None:
     time=st.sampled_from(["", "[00:01:02] ", "12/31/20, 9:15 PM - "]),
 )
 def test_dialogues_as_lines(turns: Any, end: str, time: str) -> None:
-    """No character of a turn gets lost but the time before it."""
+    """No character of a turn gets lost, except the time before it."""
     lines = [f"{time}{speaker}: {text}" for speaker, text in turns]
     found = read(turns_in, end.join(lines).encode(), "d.txt")
     if found is not None and not any(line.lstrip().startswith(("{", "[{")) for line in lines):
         assert len(found) == len(turns)
         for (speaker, text), line in zip(found, lines, strict=True):
-            # What is not seen is left out, and a speaker is written in one way.
+            # Invisible characters are left out, and the speaker is normalised (NFC).
             bare = re.sub("[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]", "", line).strip()
             assert bare.endswith(text)
             before = unicodedata.normalize("NFC", bare[: len(bare) - len(text)])

@@ -1,4 +1,4 @@
-"""Python's search for garbage is left out where it is asked to be, and comes back."""
+"""Python's garbage collection is turned off in a context, and turned on again afterwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from erc_bench.garbage import no_garbage_collection
 
 
-def test_the_search_comes_back_after_an_error() -> None:
+def test_collection_is_on_again_after_an_error() -> None:
     @no_garbage_collection()
     def fails() -> None:
         assert not gc.isenabled()
@@ -21,7 +21,7 @@ def test_the_search_comes_back_after_an_error() -> None:
     assert gc.isenabled()
 
 
-def test_who_had_switched_it_off_finds_it_off() -> None:
+def test_collection_that_was_off_stays_off() -> None:
     gc.disable()
     try:
         with no_garbage_collection():
@@ -31,7 +31,7 @@ def test_who_had_switched_it_off_finds_it_off() -> None:
         gc.enable()
 
 
-def test_only_what_is_frozen_is_left_out_for_good() -> None:
+def test_only_frozen_objects_are_left_out_of_later_collections() -> None:
     try:
         with no_garbage_collection():
             inside = [[]]

@@ -1,6 +1,6 @@
-"""Every method on a GPU, where there is one: a grid at once, and predictions of its models.
+"""Every method on a GPU, if there is one: a grid with two runs at once, and predictions.
 
-All other tests hide the GPU from PyTorch: what they compare bit for bit is the CPU's.
+All other tests hide the GPU from PyTorch, because they compare results of the CPU bit for bit.
 """
 
 import json
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_run_says_the_gpu_and_how_many_shared_it(folder: Path) -> None:
+def test_every_record_names_the_gpu_and_how_many_runs_shared_it(folder: Path) -> None:
     found = [json.loads(path.read_text()) for path in records(folder)]
     assert sorted(record["method"] for record in found) == sorted(method_names() * 2)
     for record in found:

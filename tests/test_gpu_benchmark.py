@@ -31,8 +31,11 @@ def session(out: Path, root: Path, **changes: Any) -> gpu.Session:
 
 
 def test_the_operations_are_those_of_the_layers():
-    """Kaplan et al., 2020, table 1: forward 2 a weight and token, and 4 × length × width of
-    attention; backward twice as much."""
+    """Forward takes 2 operations per weight and token (Kaplan et al., 2020, table 1).
+
+    The two products of attention take 4 × length × width per token and layer. Backward takes twice
+    as many operations as forward.
+    """
     width, layers, rows, length = 32, 2, 3, 16
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": 4 * width}
     encoder = BertModel(BertConfig(**sizes, num_attention_heads=2), add_pooling_layer=False)
@@ -43,7 +46,7 @@ def test_the_operations_are_those_of_the_layers():
         encoder(input_ids=ids).last_hidden_state.sum().backward()
         operations.on_train_batch_end()
     forward = rows * length * layers * (2 * 12 * width**2 + 4 * length * width)
-    assert len(operations.counts) == utilisation.PER_ROUND  # and none of what is timed
+    assert len(operations.counts) == utilisation.PER_ROUND  # and none in the timed steps
     assert set(operations.counts) == {operations.counts[0]}
     assert operations.counts[0] == 3 * forward
 
@@ -57,7 +60,7 @@ def test_the_control_comes_first_and_every_method_is_there():
     assert "language model" in utilisation.why_not("lora-lm", True)
 
 
-def test_new_records_are_copied_and_told_and_old_ones_are_not(tmp_path):
+def test_only_new_records_are_copied_and_reported(tmp_path):
     root, out = tmp_path / "leaderboard", tmp_path / "out"
     write_records(root, [Method("finetune", seeds=(1,))], ["meld"], 10)
     call = session(out, root)
@@ -91,7 +94,7 @@ def test_passed_tests_are_not_done_again_at_the_same_commit(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
-def test_a_report_that_is_none_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_report_is_refused(tmp_path, text):
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(ErcBenchError, match="was not written by this command"):
         session(tmp_path, tmp_path)
@@ -113,7 +116,7 @@ def test_the_runs_are_in_the_order_of_their_value(tmp_path, monkeypatch):
 
 
 def options(words: list[str]) -> dict[str, list[str]]:
-    """The values behind each option."""
+    """The values of each option."""
     found: dict[str, list[str]] = {}
     for word in words:
         if word.startswith("--"):
@@ -123,7 +126,7 @@ def options(words: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def test_what_is_wrong_is_said_before_anything_is_done(tmp_path, monkeypatch):
+def test_wrong_options_are_errors_before_anything_is_done(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "elsewhere", lambda function: ("c", ""))
     for given, said in (
         (["--prepared", "nowhere"], "--prepared nowhere is not a folder"),
@@ -136,7 +139,7 @@ def test_what_is_wrong_is_said_before_anything_is_done(tmp_path, monkeypatch):
 
 
 def command(out: Path, *options: str, minutes: int = 1) -> list[str]:
-    """The command, tried."""
+    """The command line of a short session on the CPU."""
     words = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--minutes", str(minutes)]
     return [*words, "--out", str(out), "--method", "finetune", *options]
 
@@ -162,14 +165,14 @@ def test_every_stage_has_its_turn_and_all_ends_in_time(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_same_command_goes_on(tmp_path, number):
-    """It is stopped when the first record is there; then it does the others alone."""
+    """It is stopped after the first record; started again, it does only the other runs."""
     words = command(tmp_path, "--stages", "runs", minutes=4)
     process = subprocess.Popen(
         words,
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        # Where the tests themselves run in the background, SIGINT is ignored and would stay so.
+        # If the tests run in the background, SIGINT is ignored, and the command would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     records = tmp_path / "leaderboard"

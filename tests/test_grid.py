@@ -43,7 +43,7 @@ needs_proc = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def planned(tiny_encoder: str):
-    """Jobs in a folder: methods × seeds on demo, a second or two each."""
+    """A function that plans methods × seeds on demo in a folder; each job takes a second or two."""
 
     def jobs(root: Path, *overrides: str, methods=METHODS, seeds=2, **options: Any) -> list[Job]:
         settings = [f"encoder={tiny_encoder}", *QUICK, *overrides]
@@ -58,7 +58,7 @@ def planned(tiny_encoder: str):
 
 
 def run_jobs(jobs: list[Job], workers: int | None, executor=None) -> Report:
-    """The grid of some jobs."""
+    """Run the grid of some jobs."""
     experiments = [job.experiment for job in jobs]
     options = jobs[0].options
     root = jobs[0].place.root
@@ -94,13 +94,13 @@ def reached(job: Job, text: str) -> bool:
 
 @pytest.fixture(scope="module")
 def whole(planned, tmp_path_factory: pytest.TempPathFactory):
-    """A grid that nothing befell, and its jobs."""
+    """The jobs and the report of an undisturbed grid."""
     jobs = planned(tmp_path_factory.mktemp("whole"))
     return jobs, run_jobs(jobs, 2)
 
 
 @pytest.mark.slow
-def test_a_run_of_a_grid_is_the_run_itself(whole, tmp_path: Path) -> None:
+def test_a_run_in_a_grid_predicts_the_same_as_alone(whole, tmp_path: Path) -> None:
     jobs, report = whole
     assert report.failures == []
     assert {kind: len(scores) for kind, scores in report.scores.items()} == {
@@ -115,7 +115,7 @@ def test_a_run_of_a_grid_is_the_run_itself(whole, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_logs_are_apart(whole) -> None:
+def test_every_run_has_its_own_log(whole) -> None:
     jobs, _ = whole
     names = {job.place.name for job in jobs}
     for job in jobs:
@@ -137,7 +137,7 @@ def test_finished_runs_are_skipped_without_a_process(whole) -> None:
     ("options", "said"),
     [({}, "that go on from their last epoch: 1."), ({"restart": True}, "that begin anew: 1.")],
 )
-def test_a_grid_says_what_goes_on_or_is_begun_anew(
+def test_a_grid_says_how_many_runs_resume_or_restart(
     planned, tmp_path: Path, capsys, options: dict, said: str
 ) -> None:
     jobs = planned(tmp_path, methods=["finetune"], **options)
@@ -149,7 +149,7 @@ def test_a_grid_says_what_goes_on_or_is_begun_anew(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_place_that_can_not_be_written_to_is_said_once(planned, tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_written_to_is_one_error(planned, tmp_path: Path) -> None:
     (tmp_path / "board").write_text("a file")
     with pytest.raises(ErcBenchError, match="--leaderboard-dir"):
         run_jobs(planned(tmp_path / "board"), 2, nobody())
@@ -159,7 +159,7 @@ def test_a_place_that_can_not_be_written_to_is_said_once(planned, tmp_path: Path
 def test_failing_runs_stop_none_of_the_others(
     planned, tiny_encoder: str, tmp_path: Path, monkeypatch
 ) -> None:
-    """One that can't be begun, one that can't be explained, one with a broken record."""
+    """One can't be begun, one fails without an explanation, one has a broken record."""
     jobs = planned(tmp_path, seeds=3)
     settings = ["encoder=no/such-encoder", *QUICK]
     wrong = resolve("eacl", "demo", preset="smoke", overrides=settings)
@@ -209,7 +209,7 @@ def test_a_damaged_record_stops_none_of_the_others(planned, whole, tmp_path: Pat
     assert len(report.scores["finetune", "demo"]) == 1
 
 
-def test_runs_that_fail_alike_are_told_of_once(planned, tmp_path: Path) -> None:
+def test_runs_that_fail_alike_share_one_complaint(planned, tmp_path: Path) -> None:
     jobs = planned(tmp_path)
     failing = Fake(lambda attempt: end(attempt, "the same reason."))
     (complaint,) = run_jobs(jobs, 2, failing).complaints()
@@ -259,7 +259,7 @@ def test_two_grids_at_once_do_every_run_once(planned, whole, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_run_that_is_taken_comes_last_and_its_record_is_waited_for(
+def test_a_run_of_another_process_comes_last_and_its_record_is_awaited(
     planned, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(grid, "POLL_SECONDS", 0.05)
@@ -317,7 +317,7 @@ def test_a_run_that_was_given_up_elsewhere_is_done_here(
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.slow
 def test_a_record_that_appears_meanwhile_is_taken(planned, tmp_path: Path, force: bool) -> None:
-    """With ``force`` too: what another grid has done again since this one began is new enough."""
+    """Also with ``force``: a record that another grid has renewed meanwhile is new enough."""
     jobs = planned(tmp_path, methods=["finetune"], force=force)
     if force:
         run_jobs(planned(tmp_path, methods=["finetune"]), 1, Fake())
@@ -327,7 +327,7 @@ def test_a_record_that_appears_meanwhile_is_taken(planned, tmp_path: Path, force
 
     def with_another(attempt: Attempt) -> None:
         drawn.append(attempt.job)
-        for each in jobs:  # the second is done by somebody else
+        for each in jobs:  # the second as if by another process
             run(each.experiment, each.place.root, force=force)
         end(attempt)
 
@@ -337,7 +337,7 @@ def test_a_record_that_appears_meanwhile_is_taken(planned, tmp_path: Path, force
     assert all(p.stat().st_mtime_ns > b for p, b in zip(stamps, before, strict=True))
 
 
-def test_a_run_killed_before_it_tidied_up_is_tidied_up(planned, tmp_path: Path) -> None:
+def test_files_of_a_run_killed_before_tidying_up_are_removed(planned, tmp_path: Path) -> None:
     (job,) = planned(tmp_path, methods=["finetune"], seeds=1)
     path = run(job.experiment, tmp_path).path
     folder = job.place.folder
@@ -400,7 +400,7 @@ def test_the_display_shows_each_run_and_the_whole(
     jobs = planned(tmp_path)
 
     class Slow(Fake):
-        """Ends a job when the display has shown what it is to show."""
+        """Ends a job as soon as the display has shown the expected words."""
 
         shows = iter(["Epoch 2/8", "1 failed", "2 failed", "3 failed"])
 
@@ -421,7 +421,7 @@ def test_the_display_shows_each_run_and_the_whole(
     assert jobs[1].place.name in shown
 
 
-def test_where_there_is_no_terminal_each_run_has_a_line_from_time_to_time(
+def test_without_a_terminal_each_run_has_a_line_from_time_to_time(
     planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(grid, "LINE_SECONDS", 0.01)
@@ -430,7 +430,7 @@ def test_where_there_is_no_terminal_each_run_has_a_line_from_time_to_time(
     jobs = planned(tmp_path)
 
     class Slow(Fake):
-        """Ends a job when its line has been seen."""
+        """Ends a job as soon as its line has been printed."""
 
         def wait(self, seconds: float) -> None:
             name = self.started[0].job.place.name
@@ -459,7 +459,7 @@ def test_the_time_that_is_left_is_estimated(planned, tmp_path: Path) -> None:
 
 
 def session(leader: int) -> dict[int, int]:
-    """The living processes of a session, each with its parent."""
+    """The parent of each living process of a session."""
     found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -473,7 +473,7 @@ def session(leader: int) -> dict[int, int]:
 
 
 def start(jobs: list[Job], log: Path, *options: str, **environment: str) -> subprocess.Popen:
-    """A grid in a session of its own, what it says in a file."""
+    """Start a grid in a session of its own; its output goes to a file."""
     with log.open("a") as file:
         return subprocess.Popen(
             command(jobs, *options),
@@ -481,7 +481,7 @@ def start(jobs: list[Job], log: Path, *options: str, **environment: str) -> subp
             stderr=file,
             env=os.environ | environment,
             start_new_session=True,
-            # Where the tests themselves run in the background, SIGINT is ignored and would stay so.
+            # If the tests run in the background, SIGINT is ignored; the grid would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
@@ -489,10 +489,10 @@ def start(jobs: list[Job], log: Path, *options: str, **environment: str) -> subp
 @pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_grid_that_is_stopped_leaves_nobody_behind_and_goes_on(
+def test_a_grid_that_is_stopped_leaves_no_process_behind_and_resumes(
     planned, tmp_path: Path, how: signal.Signals
 ) -> None:
-    """Ctrl-C as a terminal sends it, to all; kill -9 to the grid alone."""
+    """Ctrl-C goes to all processes, as a terminal sends it; kill -9 goes to the grid alone."""
     jobs = planned(tmp_path / "board", "epochs=20", methods=["finetune"])
     said = tmp_path / "said.txt"
     process = start(jobs, said)
@@ -516,10 +516,10 @@ def test_a_grid_that_is_stopped_leaves_nobody_behind_and_goes_on(
 def kill_at_random(
     process: subprocess.Popen, chance: random.Random, others: int, look: Callable[[], None]
 ) -> int:
-    """Kill so many processes of a grid at random moments, then the grid itself; how many it were.
+    """Kill ``others`` processes of a grid at random moments, then the grid; returns the count.
 
-    Most are runs; now and then it is the one that runs are forked from. There are fewer if the grid
-    ends before. ``look`` is called all the time.
+    Most of them are runs; sometimes it is the process that runs are forked from. Fewer are killed
+    if the grid ends before. ``look`` is called all the time.
     """
     killed = 0
     while killed <= others:
@@ -549,12 +549,11 @@ def kill_at_random(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kill_9_at_fifty_random_moments(planned, tmp_path: Path) -> None:
-    """Every record is whole at every moment, none is lost, and the end is that of an untroubled
-    grid.
+    """Records are always whole, none is lost, and the results equal those of an untroubled grid.
 
-    Each grid loses up to eight of its processes and then itself; the next begins at once and
-    goes on with what there is. When all runs of a folder are finished the kills go on in another,
-    with a cache of its own.
+    Up to eight processes of each grid are killed, and then the grid itself. The next grid begins at
+    once and goes on with what there is. When all runs of a folder are finished, the kills go on in
+    another folder with its own cache.
     """
     chance = random.Random(7)
     methods = ("eacl", "finetune", "sacl-lstm")
