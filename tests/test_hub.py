@@ -1,4 +1,4 @@
-"""Runs on the hub: pushed to a server on this machine that speaks its interface, and read again."""
+"""Runs are pushed to a local server with the hub's interface, and read from it again."""
 
 import json
 import pickle
@@ -30,13 +30,13 @@ def made(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(made: Path, elsewhere: Path) -> Path:
-    """A copy of it, in the working folder."""
+    """A copy of ``made`` in the working folder."""
     return shutil.copytree(made, elsewhere / "leaderboard")
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The server, as what the hub's library talks to; somebody is logged in."""
+    """The local server, with which the hub's library talks; a user is logged in."""
     server = Hub()
     with monkeypatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", server.endpoint)
@@ -60,7 +60,7 @@ def only(files: dict[str, bytes], end: str) -> bytes:
 
 @pytest.mark.slow
 def test_a_run_is_pushed_and_read_again(root, hub, elsewhere, capsys) -> None:
-    """By every command that takes a run, from a folder without records."""
+    """Every command that takes a run reads it, in a folder without records."""
     assert push() == 0
     assert capsys.readouterr().out == f"{hub.endpoint}/me/first (private): hf://me/first\n"
     assert hub.repos["me/first"].private
@@ -94,7 +94,7 @@ def test_a_run_is_pushed_and_read_again(root, hub, elsewhere, capsys) -> None:
     assert Path("talk.npz").is_file()
 
 
-def test_what_is_pushed(root, hub, demo) -> None:
+def test_the_pushed_files_are_complete_and_hold_no_text(root, hub, demo) -> None:
     assert push("--public") == 0
     assert not hub.repos["me/first"].private
     files = hub.repos["me/first"].files
@@ -121,7 +121,7 @@ def test_what_is_pushed(root, hub, demo) -> None:
     assert json.loads(files["config.json"])["seed"] == 1
 
 
-def test_where_a_run_can_not_be_pushed_to(root, hub, capsys, monkeypatch) -> None:
+def test_pushes_that_are_refused(root, hub, capsys, monkeypatch) -> None:
     assert push() == 0
     capsys.readouterr()
     assert push() == 0  # the same run again
@@ -146,7 +146,9 @@ def test_where_a_run_can_not_be_pushed_to(root, hub, capsys, monkeypatch) -> Non
     assert "me/second" not in hub.repos
 
 
-def test_what_is_no_run_on_the_hub(root, hub, capsys, monkeypatch) -> None:
+def test_a_run_that_can_not_be_read_from_the_hub_is_an_error(
+    root, hub, capsys, monkeypatch
+) -> None:
     hub.repos["me/thesis"] = Repository(False, {"thesis.tex": b""})
     hub.repos["me/secret"] = Repository(True)
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
@@ -159,7 +161,7 @@ def test_what_is_no_run_on_the_hub(root, hub, capsys, monkeypatch) -> None:
         ("hf://me/thesis@", "names no run on the hub"),
     ):
         assert words in fails(capsys, "show", run)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # no server there
     assert "can't be reached" in fails(capsys, "show", "hf://me/late")
     error = fails(capsys, "hub", "push", "finetune", "me/late")
     assert "me/late on the Hugging Face hub can't be reached (" in error
@@ -198,7 +200,7 @@ def test_nothing_of_the_hub_is_unpickled(root, hub, elsewhere, capsys) -> None:
 def test_methods_that_train_nothing_are_neither_pushed_nor_loaded(
     root, hub, elsewhere, capsys
 ) -> None:
-    """Their checkpoint may hold examples of the corpus, their settings a server's address."""
+    """Their checkpoint may hold texts of the corpus, and their settings may name a server."""
     assert push() == 0
     repo = hub.repos["me/first"]
     (name,) = [name for name in repo.files if name.startswith("records/")]

@@ -1,4 +1,4 @@
-"""A run is told by its method, settings, seed, and by what the corpus and the encoder hold."""
+"""A run is identified by method, settings, seed and the contents of corpus and encoder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def other_weights(encoder: Path) -> None:
 
 
 def another_copy(corpus: Corpus) -> Corpus:
-    """The corpus with one word changed in training."""
+    """A copy of the corpus with one word added to the first training turn."""
     first, *rest = corpus.dialogues("train")
     turn = replace(first.utterances[0], text=first.utterances[0].text + " indeed")
     changed = replace(first, utterances=(turn, *first.utterances[1:]))
@@ -90,7 +90,7 @@ def test_another_copy_of_the_corpus_is_another_run(encoder, copies, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_mean_over_seeds_is_over_one_corpus(encoder, copies, tmp_path: Path) -> None:
+def test_a_mean_over_seeds_uses_one_copy_of_the_corpus(encoder, copies, tmp_path: Path) -> None:
     run(experiment(encoder), tmp_path / "lb")
     seeds = [experiment(encoder, seed) for seed in (1, 2)]
     report = run_grid(seeds, tmp_path / "lb", workers=1, executor=Fake(), data_dir=Path("other"))
@@ -115,8 +115,8 @@ def test_an_interrupted_run_is_not_resumed_on_another_copy(
 
 
 @pytest.mark.slow
-def test_a_record_of_before_runs_were_told_so_stays_finished(encoder, tmp_path: Path) -> None:
-    """Under its old name, if it is of this very corpus and encoder; else it is another run's."""
+def test_a_record_under_its_old_file_name_stays_finished(encoder, tmp_path: Path) -> None:
+    """This holds only for the same corpus and the same encoder weights."""
     made = run(experiment(encoder), tmp_path / "lb")
     hashed = f"{made.record.config_hash}-seed1.json"
     old = tmp_path / "old" / "records" / "demo" / "finetune" / hashed
@@ -128,7 +128,7 @@ def test_a_record_of_before_runs_were_told_so_stays_finished(encoder, tmp_path: 
 
 
 def test_committed_records_stay_finished() -> None:
-    """Their place is found under the name they have."""
+    """The path computed for each run is the committed file."""
     board = Path(__file__).parent.parent / "leaderboard"
     for path in board.glob("records/*/*/*.json"):
         record = read_record(path)
@@ -171,7 +171,7 @@ def test_two_packages_that_bring_one_name_are_an_error(monkeypatch) -> None:
 def test_the_package_of_a_method_is_known_in_another_folder_too(
     tmp_path: Path, monkeypatch
 ) -> None:
-    """An installation may be found by a relative search path, as ``python -c`` has one."""
+    """A package may lie on a relative search path, such as that of ``python -c``."""
     package = tmp_path / "here" / "relative-1.5.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: relative\nVersion: 1.5\n")

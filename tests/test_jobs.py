@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, and how many at a time."""
+"""Jobs in separate processes, and how many of them run at a time."""
 
 import multiprocessing
 import signal
@@ -17,7 +17,7 @@ from erc_bench.method.config import MethodConfig
 from erc_bench.settings.experiment import Experiment, resolve
 
 
-def test_a_process_killed_here_is_not_said_to_have_wanted_memory() -> None:
+def test_only_a_kill_from_outside_is_explained_by_lack_of_memory() -> None:
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     process.start()
     (status,) = stop([process], 0.1)
@@ -28,9 +28,7 @@ def test_a_process_killed_here_is_not_said_to_have_wanted_memory() -> None:
 
 
 @pytest.mark.slow
-def test_an_executor_that_is_closed_stops_what_is_running(
-    tiny_encoder: str, tmp_path: Path
-) -> None:
+def test_closing_an_executor_stops_its_running_jobs(tiny_encoder: str, tmp_path: Path) -> None:
     def job(method: str, epochs: int) -> Job:
         quick = ["max_batches=2", "precision=float32", "patience=0"]
         settings = [f"encoder={tiny_encoder}", *quick, f"epochs={epochs}"]
@@ -61,7 +59,7 @@ def test_an_executor_that_is_closed_stops_what_is_running(
         (["small"], 1, 24.0, 1),
     ],
 )
-def test_sane_defaults(presets, cores, memory, workers) -> None:
+def test_the_default_number_of_workers(presets, cores, memory, workers) -> None:
     runs = [Experiment("eacl", "meld", preset, 1, MethodConfig()) for preset in presets]
     number, why = sane_workers(runs, cores, memory)
     assert number == workers
@@ -71,7 +69,7 @@ def test_sane_defaults(presets, cores, memory, workers) -> None:
 @pytest.mark.parametrize(
     ("preset", "memory", "workers"), [("small", 24.0, 3), ("small", 1.0, 1), ("smoke", 640.0, 16)]
 )
-def test_on_a_cpu_each_core_has_a_run_as_far_as_memory_goes(preset, memory, workers) -> None:
+def test_on_a_cpu_every_core_gets_a_run_if_memory_suffices(preset, memory, workers) -> None:
     run = Experiment("eacl", "meld", preset, 1, MethodConfig())
     number, why = sane_workers([run], 16, None, memory)
     assert number == workers
@@ -90,7 +88,7 @@ def test_a_gpu_that_pytorch_can_not_use_is_not_called_missing(tmp_path, monkeypa
     ("override", "workers"),
     [("precision=float32", 1), ("evaluation.batch_size=512", 1), ("temperature=0.05", 34)],
 )
-def test_a_run_that_may_need_more_of_the_gpu_has_it_alone(override: str, workers: int) -> None:
+def test_a_run_that_may_need_more_gpu_memory_runs_alone(override: str, workers: int) -> None:
     run = resolve("eacl", "meld", preset="small", overrides=[override])
     number, why = sane_workers([run, run], 128, 139.0)
     assert number == workers

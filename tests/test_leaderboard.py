@@ -1,4 +1,4 @@
-"""Records become rows, tracks and ranks, and those the leaderboard's files."""
+"""The leaderboard: rows, tracks and ranks from records, and the files written from them."""
 
 import csv
 import json
@@ -48,7 +48,7 @@ NAMES = ("README.md", "index.html", "leaderboard.csv", "leaderboard.json")
 
 @pytest.fixture
 def root(written, tmp_path):
-    """A copy of the made-up leaderboard, to be changed."""
+    """A copy of the made-up leaderboard that a test may change."""
     return shutil.copytree(written, tmp_path / "leaderboard")
 
 
@@ -68,7 +68,7 @@ def contents(root):
 # --- rows, tracks, ranks
 
 
-def test_one_row_a_configuration_and_its_seeds_are_its_points(written):
+def test_each_configuration_is_a_row_with_a_value_for_each_seed(written):
     row = next(r for r in tracks(written)[GOOD.encoder].rows if r.method == "good")
     made = [record(GOOD, "meld", seed, SIZE) for seed in GOOD.seeds]
     of_seed = [
@@ -91,7 +91,7 @@ def test_one_row_a_configuration_and_its_seeds_are_its_points(written):
         assert getattr(row, name) == pytest.approx(stored, abs=1e-4)
     assert np.sum(row.confusion) == pytest.approx(len(made[0]["predictions"]["test"]["gold"]))
     assert {s["kind"] for s in row.slices} == {"emotion", "position", "length", "speaker", "text"}
-    assert row.cost["peak_memory_mib"] == pytest.approx(9003.5)  # the most of three
+    assert row.cost["peak_memory_mib"] == pytest.approx(9003.5)  # the largest of three
 
 
 def test_methods_that_can_not_be_told_apart_share_a_rank(written):
@@ -107,7 +107,7 @@ def test_methods_that_can_not_be_told_apart_share_a_rank(written):
             assert pair.p <= pair.p_holm
 
 
-def test_tracks_hold_one_encoder_and_one_seed_is_not_ranked(written):
+def test_a_track_has_one_encoder_and_rows_of_one_seed_are_not_ranked(written):
     found = tracks(written)
     assert list(found) == [GOOD.encoder, SMALL, ""]
     assert ranks(found[SMALL]) == {"good": None, "bad": None}
@@ -128,7 +128,7 @@ def test_all_seeds_of_both_rows_count_whatever_their_numbers(tmp_path):
     assert ranks(track) == {"a": 1, "b": 2}
 
 
-def test_a_difference_that_chance_would_make_once_in_ten_is_no_rank(tmp_path):
+def test_rows_whose_difference_is_not_significant_share_a_rank(tmp_path):
     write_records(tmp_path, [Method("a", 0.08), Method("b"), Method("c")], dialogues=SIZE)
     (track,) = tracks(tmp_path).values()
     assert 0.05 < min(pair.p_holm for pair in track.pairs) < 0.5
@@ -136,7 +136,7 @@ def test_a_difference_that_chance_would_make_once_in_ten_is_no_rank(tmp_path):
     assert set(ranks(track).values()) == {1}
 
 
-def test_a_row_that_is_not_ranked_counts_in_no_correction(tmp_path):
+def test_an_unranked_row_is_left_out_of_the_holm_correction(tmp_path):
     methods = [Method("a", 0.5), Method("b", 0.0), Method("c", -0.5, seeds=(1,))]
     write_records(tmp_path, methods, dialogues=SIZE)
     (track,) = tracks(tmp_path).values()
@@ -157,10 +157,8 @@ def test_a_row_that_is_not_ranked_counts_in_no_correction(tmp_path):
         ({"ab": 0.02, "ac": 0.0167, "bc": 0.05}, [1, 1, 1]),
     ],
 )
-def test_ranks_are_by_p_values_after_holm_of_at_most_a_twentieth(
-    tmp_path, monkeypatch, p_values, expected
-):
-    """Three pairs: the least p must be 0.05 / 3, the next 0.05 / 2, the last 0.05."""
+def test_ranks_need_p_values_of_at_most_0_05_after_holm(tmp_path, monkeypatch, p_values, expected):
+    """Of three pairs, the smallest p must be at most 0.05 / 3, the next 0.05 / 2, the last 0.05."""
     write_records(tmp_path, [Method("a", 0.9), Method("b", 0.3), Method("c", -0.3)], dialogues=60)
     runs, _ = read_runs(tmp_path, Cache(tmp_path))
     given = iter(p_values[pair] for pair in ("ab", "ac", "bc"))
@@ -171,7 +169,7 @@ def test_ranks_are_by_p_values_after_holm_of_at_most_a_twentieth(
     assert [row["rank"] for row in track["rows"]] == expected
 
 
-def test_what_has_no_answer_is_wrong_and_said(tmp_path):
+def test_an_utterance_without_an_answer_counts_as_wrong_and_is_noted(tmp_path):
     write_records(tmp_path, [Method("a", 0.3, (1, 2)), Method("b", 0.3, (1, 2))], dialogues=60)
     runs, _ = read_runs(tmp_path, Cache(tmp_path))
     silent = []
@@ -197,7 +195,7 @@ def test_what_has_no_answer_is_wrong_and_said(tmp_path):
     assert track["pairs"][0]["difference"] == pytest.approx(whole["mean"] - row["mean"], abs=1e-3)
 
 
-def test_a_row_alone_has_no_rank(tmp_path):
+def test_a_row_without_another_to_rank_against_has_no_rank(tmp_path):
     write_records(tmp_path, [GOOD, Method("bad", 0.0, (4,))], ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()
     assert [(row.rank, row.unranked) for row in track.rows] == [
@@ -207,7 +205,7 @@ def test_a_row_alone_has_no_rank(tmp_path):
 
 
 def made(seed, device="CPU", commit="a", vectors="v", **fine_tuning):
-    """A method's run that says what it was made with."""
+    """A run of a method whose record names its device, commit and vectors."""
     encoder = {"name": SMALL, "digest": "e", "vectors": vectors}
     changes = {
         "encoder": encoder | ({"fine_tuning": fine_tuning} if fine_tuning else {}),
@@ -216,7 +214,7 @@ def made(seed, device="CPU", commit="a", vectors="v", **fine_tuning):
     return Method("good", 0.5, (seed,), SMALL, "small", changes=changes)
 
 
-def test_vectors_that_were_asked_to_differ_by_seed_are_no_fault(tmp_path):
+def test_vectors_that_differ_by_seed_on_purpose_are_not_noted(tmp_path):
     runs = [made(1), made(2, vectors="w"), made(3, vectors="x")]
     for run in runs:
         run.changes["config"] = {"features": {"per_seed": True}}
@@ -233,7 +231,7 @@ def test_vectors_that_were_asked_to_differ_by_seed_are_no_fault(tmp_path):
     assert "its seeds were made with 3 sets of utterance vectors" in track.rows[0].notes
 
 
-def test_a_row_says_in_what_its_seeds_differ(tmp_path):
+def test_a_row_notes_how_its_seeds_differ(tmp_path):
     write_records(tmp_path, [made(1), made(2)], ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()
     shared = "its seeds read the same utterance vectors: "
@@ -241,7 +239,7 @@ def test_a_row_says_in_what_its_seeds_differ(tmp_path):
     assert [note[: len(shared)] for note in track.rows[0].notes[:1]] == [shared]
     assert track.rows[0].notes[1:] == [without]
     assert track.rows[0].cost["fit_seconds"] > 0
-    write_records(tmp_path, [made(2, vectors="")], ["meld"], SIZE)  # a record that does not say
+    write_records(tmp_path, [made(2, vectors="")], ["meld"], SIZE)  # no digest of vectors
     (track,) = tracks(tmp_path).values()
     assert track.rows[0].notes == [without]
     write_records(tmp_path, [made(2)], ["meld"], SIZE)
@@ -264,7 +262,7 @@ def test_a_row_says_in_what_its_seeds_differ(tmp_path):
     assert "good: its seeds were made with 2 commits of the code." in compared.caveats
 
 
-def test_times_of_runs_that_shared_a_machine_are_not_taken_for_those_of_one_alone(tmp_path):
+def test_seeds_with_different_numbers_of_runs_at_once_have_no_mean_time(tmp_path):
     shared = {"device": "GPU", "precision": "bf16-mixed"}
     runs = [
         Method("good", 0.5, (seed,), changes={"environment": {**shared, "runs_at_once": seed}})
@@ -286,7 +284,7 @@ def test_times_of_runs_that_shared_a_machine_are_not_taken_for_those_of_one_alon
         ("unknown → 4", []),
     ],
 )
-def test_a_row_says_that_its_seeds_were_trained_at_a_time(tmp_path, at_once, note):
+def test_a_row_notes_that_its_seeds_were_trained_at_the_same_time(tmp_path, at_once, note):
     environment = {"device": "GPU", "runs_at_once": at_once}
     runs = [Method("good", 0.5, (s,), changes={"environment": environment}) for s in (1, 2)]
     write_records(tmp_path, runs, ["meld"], SIZE)
@@ -295,7 +293,7 @@ def test_a_row_says_that_its_seeds_were_trained_at_a_time(tmp_path, at_once, not
     assert track.rows[0].cost["fit_seconds"] > 0
 
 
-def test_a_row_says_that_its_seeds_were_trained_at_different_paces(tmp_path):
+def test_a_row_notes_that_its_seeds_were_trained_at_different_speeds(tmp_path):
     training = {"epochs": 8, "fit_seconds": 100.0, "peak_memory_mib": 9.0, "parameters": 5}
     runs = [
         Method("good", 0.5, (seed,), changes={"training": {**training, "utterances_per_second": p}})
@@ -307,7 +305,7 @@ def test_a_row_says_that_its_seeds_were_trained_at_different_paces(tmp_path):
     assert note.startswith("its seeds were trained at 18 to 34 utterances/s")
 
 
-def test_the_time_of_a_training_holds_that_of_its_encoders_fine_tuning(tmp_path):
+def test_training_time_includes_the_fine_tuning_of_the_encoder(tmp_path):
     write_records(tmp_path, [made(1)], ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()
     alone = track.rows[0].cost["fit_seconds"]
@@ -333,7 +331,7 @@ def test_another_copy_of_the_corpus_is_another_row(root):
 
 
 def test_a_copy_that_is_not_the_release_is_marked_wherever_it_is_shown(root):
-    """Also where most rows are of it: those of the release are what others are ranked with."""
+    """Even if most rows use that copy, rows are ranked on the release."""
     for name in ("equal", "bad"):
         for file in (root / f"records/meld/{name}").glob("*.json"):
             made = {"dataset_digest": "f" * 64, "dataset_official": False}
@@ -346,12 +344,12 @@ def test_a_copy_that_is_not_the_release_is_marked_wherever_it_is_shown(root):
     build(root)
     for name in ("README.md", "index.html"):
         assert "equal, copy ffffffff" in (root / name).read_text()
-    assert "copy ffffffff" not in latex(root)[0]  # a table of a paper holds what is compared
+    assert "copy ffffffff" not in latex(root)[0]  # the LaTeX table has no rows on other copies
     compared = compare_methods(root, "good:paper", "equal", "meld")
     assert compared.b.configuration.endswith("copy ffffffff")
 
 
-def test_other_weights_of_one_name_have_a_heading_of_their_own(root):
+def test_other_weights_of_the_same_encoder_have_their_own_heading(root):
     for file in (root / "records/meld/equal").glob("*.json"):
         record = stored(file)
         store(file, {**record, "encoder": {**record["encoder"], "digest": "f" * 64}})
@@ -369,7 +367,7 @@ def test_the_same_seed_on_two_copies_is_two_runs(root):
     assert {"equal", "equal, copy ffffffff"} <= set(titles)
 
 
-def test_a_record_that_does_not_say_its_corpus_is_of_the_usual_copy(root):
+def test_a_record_without_a_corpus_digest_counts_as_the_usual_copy(root):
     file = next((root / "records/meld/equal").glob("*.json"))
     old = stored(file)
     del old["dataset_digest"]
@@ -377,7 +375,7 @@ def test_a_record_that_does_not_say_its_corpus_is_of_the_usual_copy(root):
     assert ranks(tracks(root)[GOOD.encoder]) == {"good": 1, "equal": 1, "bad": 3}
 
 
-def test_what_is_unlike_a_published_row_names_our_settings_as_ours(tmp_path):
+def test_differences_from_a_published_row_mark_our_settings_with_here(tmp_path):
     changed = {"overrides": ["temperature=1"]}
     write_records(tmp_path, [Method("spcl", 0.2, encoder=SMALL, preset="small", changes=changed)])
     (track,) = tracks(tmp_path).values()
@@ -402,7 +400,7 @@ def test_tryouts_are_never_in_the_ranking(written):
 
 
 @pytest.mark.parametrize("change", [lambda names: [*names, "bored"], lambda names: names[::-1]])
-def test_a_row_of_another_label_set_keeps_its_own_names(root, change):
+def test_a_row_of_another_label_set_keeps_its_own_label_names(root, change):
     for file in (root / "records/meld/equal").iterdir():
         changed = stored(file)
         predictions = changed["predictions"]["test"]
@@ -449,14 +447,14 @@ def test_the_published_figure_stands_beside_ours_and_is_not_ranked(tmp_path):
     assert set(ranks(tracks(tmp_path)[GOOD.encoder])) == {"spcl", "eacl", "sacl-lstm"}
 
 
-def test_a_figure_on_another_release_is_beside_none_of_ours(tmp_path):
+def test_a_figure_on_another_release_is_not_shown_beside_our_rows(tmp_path):
     write_records(tmp_path, [Method("sacl-lstm")], ["emorynlp", "emorynlp-reduced"])
     full, reduced = (tracks(tmp_path, c) for c in ("emorynlp", "emorynlp-reduced"))
     assert full[GOOD.encoder].rows[0].published is None
     assert reduced[GOOD.encoder].rows[0].published["weighted_f1"] == 39.65
 
 
-# --- what is written
+# --- the files
 
 
 def test_same_input_same_bytes(root, tmp_path):
@@ -470,7 +468,7 @@ def test_same_input_same_bytes(root, tmp_path):
     assert contents(moved) == first
 
 
-def test_check_tells_what_is_stale(root):
+def test_check_lists_stale_files(root):
     assert {path.name for path in check(root).paths} == set(NAMES)
     build(root)
     assert check(root).paths == []
@@ -751,8 +749,10 @@ def test_a_thousand_records_in_ten_seconds(tmp_path):
 
 
 def seconds_of_a_core(root, code, *arguments):
-    """What ``erc-bench leaderboard`` takes, whatever else the machine does. NumPy gets one thread,
-    since its others wait by counting."""
+    """Return the CPU seconds of ``erc-bench leaderboard``, which do not depend on other load.
+
+    NumPy gets one thread, because its waiting threads would use CPU time too.
+    """
     command = [sys.executable, "-m", "erc_bench.cli", "leaderboard", "--leaderboard-dir", str(root)]
     one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     start = os.times()

@@ -1,4 +1,4 @@
-"""Holding a folder alone: on one machine, and across machines whose filesystem has no flock."""
+"""One process holds a folder: on one machine, and across machines without a working flock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ fcntl.flock = flock
 from erc_bench import leases
 leases.LEASE_SECONDS, leases.BEAT_SECONDS = 2.0, 0.2
 """
-"""A process on another machine, as far as it can tell, whose filesystem has no working flock."""
+"""A process that sees another host name and no working flock, as on another machine."""
 
 HOLDING = """
 with leases.hold(Path(folder)):
@@ -112,7 +112,7 @@ def test_without_flock_a_lease_keeps_another_machine_out(tmp_path: Path, mode: s
             said = second.communicate(timeout=60)[0]
             assert said.startswith("refused  (process ")
             assert " on one since " in said
-        # The machine is lost: nobody renews the lease, and nobody can ask for its process.
+        # The machine is lost: the lease is not renewed, and its process can't be checked from here.
         first.kill()
         first.wait()
         begun = time.monotonic()
@@ -121,9 +121,7 @@ def test_without_flock_a_lease_keeps_another_machine_out(tmp_path: Path, mode: s
         assert time.monotonic() - begun > 1
 
 
-def test_a_grid_that_looks_again_and_again_sees_that_a_machine_is_lost(
-    tmp_path: Path, quickly: None
-) -> None:
+def test_repeated_checks_notice_that_a_machine_is_lost(tmp_path: Path, quickly: None) -> None:
     with elsewhere("one", "silent", tmp_path, HOLDING) as first:
         assert first.stdout
         assert first.stdout.readline() == "held\n"
@@ -138,7 +136,7 @@ def test_a_grid_that_looks_again_and_again_sees_that_a_machine_is_lost(
             time.sleep(0.1)
 
 
-def test_a_process_of_this_machine_that_was_killed_is_missed_at_once(tmp_path: Path) -> None:
+def test_a_process_killed_on_this_machine_frees_its_folder_at_once(tmp_path: Path) -> None:
     script = "import sys, time; from pathlib import Path; from erc_bench import leases\n"
     with subprocess.Popen(
         [sys.executable, "-c", f"{script}folder = sys.argv[1]\n{HOLDING}", str(tmp_path)],
@@ -161,7 +159,7 @@ def test_a_process_of_this_machine_that_was_killed_is_missed_at_once(tmp_path: P
 def test_a_lease_that_was_never_written_holds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: str
 ) -> None:
-    """A process was killed after it had made the file, and before it wrote into it."""
+    """A process was killed after it created the file and before it wrote to it."""
     monkeypatch.setattr(leases, "EMPTY_SECONDS", 0.5)
     (tmp_path / "lease").touch()
     (tmp_path / "lock").touch()
@@ -182,7 +180,7 @@ def test_a_lease_that_was_never_written_holds_nothing(
 
 
 @pytest.mark.slow
-def test_who_was_stopped_for_too_long_learns_that_the_lease_is_lost(
+def test_a_process_that_was_paused_too_long_learns_that_its_lease_is_lost(
     tmp_path: Path, quickly: None
 ) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -202,7 +200,7 @@ def test_who_was_stopped_for_too_long_learns_that_the_lease_is_lost(
 
 
 @pytest.mark.parametrize("mode", ["missing", "silent"])
-def test_two_machines_without_flock_do_nothing_twice(tmp_path: Path, mode: str) -> None:
+def test_two_machines_without_flock_do_no_work_twice(tmp_path: Path, mode: str) -> None:
     machines = [elsewhere(host, mode, tmp_path, WORKING) for host in ("one", "two")]
     for machine in machines:
         machine.communicate(timeout=120)
@@ -211,7 +209,7 @@ def test_two_machines_without_flock_do_nothing_twice(tmp_path: Path, mode: str) 
     assert all(len(by) == 1 for by in done)
 
 
-def test_temporary_names_are_of_one_process_on_one_machine(
+def test_temporary_names_differ_by_process_and_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.node", lambda: "node/7")
@@ -222,12 +220,12 @@ def test_temporary_names_are_of_one_process_on_one_machine(
     assert str(os.getpid()) in first.name
 
 
-def test_the_filesystem_tells_its_time(tmp_path: Path) -> None:
+def test_filesystem_time_precedes_later_files(tmp_path: Path) -> None:
     now = filesystem_time(tmp_path)
     (tmp_path / "later").touch()
     assert now <= (tmp_path / "later").stat().st_mtime
     assert {path.name for path in tmp_path.iterdir()} == {"later"}
 
 
-def test_a_held_error_is_one_that_a_user_can_mend() -> None:
+def test_a_held_error_is_an_erc_bench_error() -> None:
     assert issubclass(HeldError, ErcBenchError)

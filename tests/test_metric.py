@@ -1,4 +1,4 @@
-"""The metric is a property of the corpus: computed as scikit-learn does, and shown everywhere."""
+"""The metric of a corpus: it is computed as in scikit-learn and shown everywhere."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ KINDS = {
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 3)), min_size=1, max_size=40))
 @pytest.mark.parametrize("written", KINDS)
-def test_every_metric_is_scikit_learns(written, pairs) -> None:
+def test_every_metric_equals_scikit_learn(written, pairs) -> None:
     gold, predicted = map(list, zip(*pairs, strict=True))
     metric = Metric.of(written, NAMES)
     assert str(metric) == written
@@ -56,7 +56,7 @@ def test_every_metric_is_scikit_learns(written, pairs) -> None:
 
 
 def test_resamples_are_scored_by_the_metric() -> None:
-    """Every resample of dialogues has scikit-learn's figure of the utterances drawn."""
+    """The score of every resample is scikit-learn's score of the utterances drawn."""
     rng = np.random.default_rng(0)
     gold, predicted = rng.integers(0, 4, (2, 60))
     dialogues = np.repeat(np.arange(12), 5)
@@ -70,7 +70,7 @@ def test_resamples_are_scored_by_the_metric() -> None:
         assert draw == pytest.approx(100 * wanted)
 
 
-def test_what_is_judged_otherwise_is_not_compared() -> None:
+def test_scores_by_different_metrics_are_not_compared() -> None:
     gold, runs, dialogues = np.arange(40) % 4, np.arange(40)[None] % 3, np.arange(40) // 4
     usual = statistics.resampled_scores(gold, runs, dialogues, 4)
     other = statistics.resampled_scores(gold, runs, dialogues, 4, metric=Metric("accuracy"))
@@ -87,12 +87,12 @@ def test_what_is_judged_otherwise_is_not_compared() -> None:
         ("micro_f1 without clam", "Did you mean 'calm'"),
     ],
 )
-def test_a_metric_that_is_none_is_named(text, message) -> None:
+def test_an_invalid_metric_is_an_error(text, message) -> None:
     with pytest.raises(ErcBenchError, match=message):
         Metric.of(text, NAMES)
 
 
-def test_it_belongs_to_a_corpus_digest_only_where_it_is_not_the_usual_one() -> None:
+def test_the_corpus_digest_depends_on_a_metric_other_than_the_default() -> None:
     dialogue = Dialogue(
         "d", (Utterance("d-0", "Ann", "Hello.", 0), Utterance("d-1", "Bo", "Hi", 1))
     )
@@ -104,7 +104,7 @@ def test_it_belongs_to_a_corpus_digest_only_where_it_is_not_the_usual_one() -> N
     assert other.digest != usual.digest
 
 
-def test_a_corpus_selects_by_its_own_metric_and_by_no_other() -> None:
+def test_selection_uses_the_metric_of_the_corpus_or_the_loss() -> None:
     assert resolve("finetune", "meld").config.select_on == "weighted_f1"
     assert resolve("finetune", "dailydialog").config.select_on == "micro_f1"
     assert resolve("sacl-lstm", "meld").config.select_on == "loss"
@@ -119,14 +119,14 @@ METRIC = "micro_f1 without neutral"
 
 
 def micro(split) -> float:
-    """scikit-learn's figure of what a record holds."""
+    """scikit-learn's micro-F1 without neutral, in percent, of one split of a record."""
     others = [c for c, name in enumerate(EMOTIONS) if name != "neutral"]
     return 100 * f1_score(split["gold"], split["predicted"], labels=others, average="micro")
 
 
 @pytest.fixture
 def judged(tmp_path):
-    """A leaderboard of two methods on a corpus that is judged by micro-F1."""
+    """A leaderboard of two methods on a corpus whose metric is micro-F1 without neutral."""
     for method in (Method("a", 0.5, (1, 2)), Method("b", -0.3, (1, 2))):
         for seed in method.seeds:
             made = record(method, "small-talk", seed, 40)
@@ -138,7 +138,7 @@ def judged(tmp_path):
     return tmp_path
 
 
-def test_the_leaderboard_shows_and_ranks_by_it(judged, capsys) -> None:
+def test_the_leaderboard_shows_and_ranks_by_the_metric_of_the_corpus(judged, capsys) -> None:
     (board,) = (c for c in read_board(judged).corpora if c.name == "small-talk")
     (track,) = board.tracks
     records = [stored(judged / name) for row in track.rows for name in row.records]
@@ -170,8 +170,8 @@ def test_the_leaderboard_shows_and_ranks_by_it(judged, capsys) -> None:
     assert "micro-F1 without neutral" in lines[0]
 
 
-def test_a_published_figure_of_another_metric_stands_beside_no_run(judged, capsys) -> None:
-    """What is published on a corpus that the suite does not know is weighted-F1."""
+def test_a_published_figure_of_another_metric_is_not_shown_beside_runs(judged, capsys) -> None:
+    """Published figures on a corpus that the suite does not know are weighted-F1."""
     paper = "x: {method: X, implemented_as: a, results: {small-talk: {weighted_f1: 80}}}"
     (judged / "published.yaml").write_text(f"papers: {{{paper}}}")
     (board,) = (c for c in read_board(judged).corpora if c.name == "small-talk")
@@ -184,7 +184,7 @@ def test_a_published_figure_of_another_metric_stands_beside_no_run(judged, capsy
     assert "judged by micro-F1 without neutral" in said
 
 
-def test_a_record_whose_figure_is_wrong_is_put_right(judged) -> None:
+def test_rescore_adds_a_missing_metric_to_a_record(judged) -> None:
     path = next(judged.glob("records/*/a/*.json"))
     made = stored(path)
     right = made["metrics"]["test"].pop("micro_f1")
@@ -197,7 +197,7 @@ def test_a_record_whose_figure_is_wrong_is_put_right(judged) -> None:
     assert not read_board(judged).skipped
 
 
-def test_records_of_before_are_judged_by_weighted_f1(tmp_path) -> None:
+def test_records_without_a_metric_use_weighted_f1(tmp_path) -> None:
     (path,) = write_records(tmp_path, [Method("a", seeds=(1,))], dialogues=12)
     made = stored(path)
     assert "metric" not in made
@@ -211,8 +211,8 @@ def test_records_of_before_are_judged_by_weighted_f1(tmp_path) -> None:
     assert "$.metric" in skipped.reason
 
 
-def test_score_uses_it(tmp_path, monkeypatch, capsys) -> None:
-    """Predictions made elsewhere: the printed table begins with the corpus's figure."""
+def test_score_prints_the_metric_of_the_corpus(tmp_path, monkeypatch, capsys) -> None:
+    """The table printed for external predictions begins with the metric."""
     from erc_bench.datamodules.demo import Demo
 
     monkeypatch.setattr(Demo, "metric", Metric("micro_f1", "neutral"))
@@ -233,8 +233,8 @@ def test_score_uses_it(tmp_path, monkeypatch, capsys) -> None:
     assert f"{100 * wanted:.2f}" in first
 
 
-def test_published_rows_alone_are_shown_by_it(tmp_path) -> None:
-    """A corpus on which there is no run yet."""
+def test_published_rows_are_shown_by_the_metric_of_the_corpus(tmp_path) -> None:
+    """The corpus has no runs yet."""
     (tmp_path / "published.yaml").write_text(
         "papers: {x: {method: X, results: {dailydialog: {micro_f1: 59.5, weighted_f1: 80}}}}"
     )

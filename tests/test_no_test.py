@@ -1,4 +1,4 @@
-"""Runs that leave test unscored until somebody asks for it."""
+"""Runs with ``--no-test`` leave the test set unscored; the same run without it scores test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def experiment(encoder: str, *overrides: str, seed: int = 1) -> Experiment:
 
 
 @pytest.mark.slow
-def test_test_is_scored_later_by_the_model_that_was_kept(
+def test_the_kept_model_scores_test_later(
     tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = experiment(tiny_encoder)
@@ -65,7 +65,9 @@ def test_test_is_scored_later_by_the_model_that_was_kept(
         run(wanted, root, no_test=True, force=True)
 
 
-def test_such_a_run_is_told_from_one_that_there_is_not(tiny_encoder: str, tmp_path: Path) -> None:
+def test_an_untested_run_gives_another_error_than_a_missing_run(
+    tiny_encoder: str, tmp_path: Path
+) -> None:
     path = run(experiment(tiny_encoder), tmp_path, no_test=True).path
     with pytest.raises(ErcBenchError, match=r"has not scored test.*--no-test is left out"):
         find_record(tmp_path, "finetune/demo")
@@ -76,7 +78,9 @@ def test_such_a_run_is_told_from_one_that_there_is_not(tiny_encoder: str, tmp_pa
     assert not path.exists()
 
 
-def test_what_is_damaged_or_contradicts_itself_is_said(tiny_encoder: str, tmp_path: Path) -> None:
+def test_damaged_files_and_contradictory_settings_are_errors(
+    tiny_encoder: str, tmp_path: Path
+) -> None:
     with pytest.raises(ErcBenchError, match="after every epoch"):
         run(experiment(tiny_encoder, "evaluation.oracle=true"), tmp_path, no_test=True)
     wanted = experiment(tiny_encoder)

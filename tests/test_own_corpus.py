@@ -1,4 +1,4 @@
-"""A corpus of one's own: every form of file gives the same corpus, and every mistake is named."""
+"""A user's own corpus: every file format gives the same corpus, and every mistake is named."""
 
 import csv
 import json
@@ -151,14 +151,14 @@ def per_split(folder: Path) -> str:
 def numbered(folder: Path) -> str:
     rows = [{**row, "n": str(i % 4)} for i, row in enumerate(made())]
     write_csv(folder / "talk.csv", sorted(rows, key=lambda row: (row["conv_id"], -int(row["n"]))))
-    # Dialogues in the order in which they were.
+    # The dialogues keep their order; only the turns in each are reversed.
     ordered = sorted(rows, key=lambda row: (int(row["conv_id"][1:]), -int(row["n"])))
     write_csv(folder / "talk.csv", ordered)
     return SHEET.replace("id: msg_id", "id: msg_id, turn: n")
 
 
 def data_set(folder: Path) -> str:
-    """A data set of Hugging Face's with a dialogue a row, its labels by number."""
+    """A Hugging Face data set with one dialogue per row and labels as numbers."""
     import datasets
 
     kinds = datasets.ClassLabel(names=[*MOODS, ""])
@@ -188,7 +188,7 @@ def data_set(folder: Path) -> str:
 
 
 def files_of_hub(folder: Path) -> str:
-    """A folder that the library reads as a data set: a file of JSON lines for each split."""
+    """A folder that ``datasets`` reads as a data set: one JSON-lines file per split."""
     (folder / "hub").mkdir()
     for split, part in {"train": "train", "validation": "valid", "test": "test"}.items():
         rows = [row for row in made() if row["part"] == part]
@@ -224,12 +224,12 @@ def test_every_form_gives_the_same_corpus(folder: Path, digest: str, form) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [data_set, files_of_hub])
-def test_a_data_set_of_hugging_faces(folder: Path, digest: str, form) -> None:
+def test_a_hugging_face_data_set_gives_the_same_corpus(folder: Path, digest: str, form) -> None:
     (folder / "corpus.yaml").write_text(form(folder))
     assert OwnCorpus(folder).load().digest == digest
 
 
-def test_a_file_of_numbered_dialogues_is_split(folder: Path) -> None:
+def test_a_file_of_dialogues_without_ids_is_split(folder: Path) -> None:
     (folder / "talk.jsonl").write_text(lines([talk["turns"] for talk in nested(made())]))
     columns = "{speaker: who, text: utterance, label: emotion, id: msg_id}"
     (folder / "corpus.yaml").write_text(f"name: helpdesk\nfile: talk.jsonl\ncolumns: {columns}\n")
@@ -239,7 +239,7 @@ def test_a_file_of_numbered_dialogues_is_split(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_data_set_of_numbered_dialogues_is_split_anew(folder: Path) -> None:
+def test_a_data_set_of_dialogues_without_ids_is_split_again(folder: Path) -> None:
     (folder / "hub").mkdir()
     for split, part in {"train": "train", "validation": "valid", "test": "test"}.items():
         talks = [talk["turns"] for talk in nested(made()) if talk["part"] == part]
@@ -255,14 +255,14 @@ def test_a_data_set_of_numbered_dialogues_is_split_anew(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_data_set_that_is_not_to_be_had_is_said_in_a_paragraph(folder: Path) -> None:
+def test_a_data_set_that_can_not_be_fetched_is_one_error(folder: Path) -> None:
     sheet = SHEET.replace("file: talk.csv\nsplit: part", "hf: nobody/nothing")
     (folder / "corpus.yaml").write_text(sheet)
     with pytest.raises(ErcBenchError, match=r"hf:nobody/nothing can't be had .*network"):
         OwnCorpus(folder).load()
 
 
-def test_two_versions_are_told_apart(folder: Path, digest: str) -> None:
+def test_another_text_or_metric_changes_the_digest(folder: Path, digest: str) -> None:
     rows = made()
     rows[5]["utterance"] += "!"
     write_csv(folder / "talk.csv", rows)
@@ -276,7 +276,7 @@ def test_two_versions_are_told_apart(folder: Path, digest: str) -> None:
 
 
 def edited(row: int, *, keep: bool = False, **changes: str):
-    """A row is changed, and the others too are made anew unless they are kept."""
+    """Return an edit that changes one row; with ``keep``, earlier edits of the file stay."""
 
     def edit(folder: Path) -> None:
         rows = read_csv_rows(folder / "talk.csv") if keep else made()
@@ -413,7 +413,7 @@ def test_a_mistake_is_named_by_file_and_line(folder: Path, edit, message: str) -
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_that_is_no_corpus_says_how_one_is_named(
+def test_the_error_for_an_unknown_corpus_says_how_to_name_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a folder of that name would be a corpus
@@ -421,7 +421,7 @@ def test_a_name_that_is_no_corpus_says_how_one_is_named(
         corpus_source("mine")
 
 
-def test_a_label_that_train_lacks_is_pointed_out(folder: Path) -> None:
+def test_a_label_that_train_lacks_gives_a_warning(folder: Path) -> None:
     rows = made()
     test = next(row for row in rows if row["part"] == "test" and row["emotion"])
     test["emotion"] = "bored"
@@ -437,7 +437,7 @@ def test_a_label_that_train_lacks_is_pointed_out(folder: Path) -> None:
     ]
 
 
-def test_labels_that_look_like_nothing_may_be_named(folder: Path) -> None:
+def test_labels_that_look_like_missing_values_may_be_declared(folder: Path) -> None:
     rows = [{**row, "emotion": row["emotion"].replace("calm", "none")} for row in made()]
     write_csv(folder / "talk.csv", rows)
     (folder / "corpus.yaml").write_text(f'labels: ["none", annoyed, angry]\n{SHEET}')
@@ -453,13 +453,13 @@ def test_labels_that_look_like_nothing_may_be_named(folder: Path) -> None:
         ({"who": "None"}, "line 2: the speaker is 'None', .* 40 in all"),
     ],
 )
-def test_what_is_visibly_damaged_is_pointed_out(folder: Path, change, words: str) -> None:
+def test_visible_damage_gives_a_warning(folder: Path, change, words: str) -> None:
     write_csv(folder / "talk.csv", [row | change for row in made()[:40]] + made()[40:])
     with pytest.warns(CorpusWarning, match=words):
         OwnCorpus(folder).load()
 
 
-def test_a_file_that_holds_every_row_twice_is_pointed_out(folder: Path) -> None:
+def test_a_file_that_holds_every_row_twice_gives_a_warning(folder: Path) -> None:
     (folder / "corpus.yaml").write_text(SHEET.replace(", id: msg_id", ""))
     for rows in ([row for row in made() for _ in range(2)], made() + made()):
         write_csv(folder / "talk.csv", rows)
@@ -475,7 +475,7 @@ def test_dialogues_whose_id_is_null_are_numbered(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ids", [("a", "a"), (None, 1)])
-def test_two_dialogues_of_one_id_are_not_made_one(folder: Path, ids) -> None:
+def test_two_dialogues_with_the_same_id_are_not_merged(folder: Path, ids) -> None:
     talks = nested(made())
     for talk, given in zip(talks, ids, strict=False):
         talk["id"] = given
@@ -494,7 +494,9 @@ def test_two_dialogues_of_one_id_are_not_made_one(folder: Path, ids) -> None:
 
 
 @pytest.mark.parametrize("known", ["timestamp", "reply-to"])
-def test_utterances_of_convokit_stand_as_they_were_spoken(folder: Path, digest: str, known) -> None:
+def test_convokit_utterances_are_read_in_the_order_they_were_spoken(
+    folder: Path, digest: str, known
+) -> None:
     (folder / "corpus.yaml").write_text(convokit(folder))
     path = folder / "kit" / "utterances.jsonl"
     turns = [json.loads(line) for line in path.read_text().splitlines()]
@@ -503,7 +505,7 @@ def test_utterances_of_convokit_stand_as_they_were_spoken(folder: Path, digest: 
     backwards = [turn for d in range(0, 48, 4) for turn in turns[d : d + 4][::-1]]
     path.write_text(lines(backwards))
     assert OwnCorpus(folder).load().digest == digest
-    mixed = [turns[n] for t in range(4) for n in range(t, 48, 4)]  # conversations at once
+    mixed = [turns[n] for t in range(4) for n in range(t, 48, 4)]  # the conversations interleaved
     path.write_text(lines(mixed))
     assert OwnCorpus(folder).load().digest == digest
 
@@ -554,7 +556,7 @@ def test_new_says_what_is_wrong_before_anything_is_split(tmp_path: Path, capsys)
     assert not (tmp_path / "MELD").exists()
 
 
-def test_a_column_that_can_not_be_told_is_asked_for(tmp_path: Path) -> None:
+def test_a_column_that_can_not_be_guessed_must_be_named(tmp_path: Path) -> None:
     rows = [{("x1" if k == "who" else k): v for k, v in row.items()} for row in made()]
     write_csv(tmp_path / "talk.csv", rows)
     with pytest.raises(ErcBenchError, match=r"holds the speaker;.*speaker=COLUMN"):
@@ -581,7 +583,7 @@ def test_a_column_that_does_not_tell_dialogues_apart_is_refused(tmp_path: Path) 
         new_corpus(tmp_path, [str(talk)], force=True)
 
 
-def test_numbers_of_turns_as_pandas_writes_them_are_taken(tmp_path: Path) -> None:
+def test_turn_numbers_that_pandas_wrote_as_floats_are_read(tmp_path: Path) -> None:
     rows = [{"turn": f"{3 - n % 4}.0", **row} for n, row in enumerate(made())]
     write_csv(tmp_path / "talk.csv", rows)
     source = new_corpus(tmp_path, [str(tmp_path / "talk.csv")]).source
@@ -589,7 +591,7 @@ def test_numbers_of_turns_as_pandas_writes_them_are_taken(tmp_path: Path) -> Non
     assert source.load().dialogues("train")[0].utterances[0].id == "m0-3"
 
 
-def test_numbers_within_a_dialogue_are_turns_and_no_ids() -> None:
+def test_numbers_that_count_within_a_dialogue_are_turns_not_ids() -> None:
     rows = [
         (f"f, line {n}", {"Dialogue_ID": str(n // 3), "Utterance_ID": str(n % 3), "Speaker": "A",
                           "Utterance": "Hm", "Emotion": "joy" if n % 2 else "fear"})
@@ -638,7 +640,7 @@ def test_a_sheet_in_braces_is_left_alone(folder: Path) -> None:
     assert (folder / "corpus.yaml").read_text() == text
 
 
-def test_rare_labels_are_shared_out() -> None:
+def test_rare_labels_are_spread_over_all_splits() -> None:
     turns = [
         Turn("", None, f"d{d}", "A", "x", "rare" if d % 20 == 0 and t == 0 else "usual", "", None)
         for d in range(200)
@@ -650,7 +652,7 @@ def test_rare_labels_are_shared_out() -> None:
     assert (rare.count("train"), rare.count("dev"), rare.count("test")) == (8, 1, 1)
 
 
-def test_a_dialogue_that_came_later_is_not_in_the_split(folder: Path) -> None:
+def test_a_dialogue_added_after_the_split_is_an_error(folder: Path) -> None:
     (folder / "corpus.yaml").write_text(SHEET.replace("split: part\n", ""))
     split_corpus(folder, dev=0.2, test=0.2)
     write_csv(folder / "talk.csv", made(13))
@@ -659,7 +661,9 @@ def test_a_dialogue_that_came_later_is_not_in_the_split(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_what_is_exported_comes_back_by_score(folder: Path, tmp_path: Path, capsys, form) -> None:
+def test_labels_for_exported_utterances_are_scored(
+    folder: Path, tmp_path: Path, capsys, form
+) -> None:
     assert main(["data", "export", str(folder), "--format", form, "--labels"]) == 0
     printed = capsys.readouterr().out
     path = tmp_path / f"p.{form}"
@@ -685,7 +689,7 @@ def test_what_is_exported_comes_back_by_score(folder: Path, tmp_path: Path, caps
     assert (tmp_path / "lb" / "records" / "helpdesk" / "llm").is_dir()
 
 
-# --- named once, known from then on
+# --- corpora that a store remembers by name
 
 
 def test_a_store_remembers_where_a_corpus_is(folder: Path, tmp_path: Path) -> None:
@@ -702,7 +706,7 @@ def test_a_store_remembers_where_a_corpus_is(folder: Path, tmp_path: Path) -> No
         find_corpus("helpdesk", root)
 
 
-def test_settings_are_those_of_any_corpus(folder: Path) -> None:
+def test_the_settings_are_those_of_a_built_in_corpus(folder: Path) -> None:
     experiment = resolve("finetune", str(folder), preset="small")
     assert (experiment.dataset, experiment.corpus) == ("helpdesk", str(folder / "corpus.yaml"))
     assert experiment.hash == resolve("finetune", "meld", preset="small").hash
@@ -772,7 +776,7 @@ def test_predict_reads_the_bytes_of_parquet_as_text(tmp_path: Path) -> None:
         ("1,1,Ann,a\n1,,Bo,b\n", r"line 3: the turn's number, 'turn', must be .* not ''"),
     ],
 )
-def test_rows_of_which_it_is_not_said_where_they_belong(tmp_path: Path, text, words) -> None:
+def test_rows_without_a_clear_place_in_a_dialogue_are_errors(tmp_path: Path, text, words) -> None:
     path = tmp_path / "d.csv"
     path.write_text(f"scene_id,turn,speaker,text\n{text}")
     with pytest.raises(ErcBenchError, match=words):
@@ -783,7 +787,7 @@ def test_numbers_put_the_rows_of_a_dialogue_in_order(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text("dialogue,turn,speaker,text\n1,2.0,A,b\n2,1.0,A,c\n1,1.0,B,a\n")
     assert told(path) == [["a", "b"], ["c"]]
-    for name in ("turn_id", "Utterance_ID"):  # of one dialogue, so that they might be ids, too
+    for name in ("turn_id", "Utterance_ID"):  # in one dialogue, so they could also be ids
         path.write_text(f"{name},speaker,text\n1,A,b\n0,B,a\n")
         assert told(path) == [["a", "b"]]
     path.write_text("utterance_id,speaker,text\n731,A,a\n42,B,b\n")
@@ -792,16 +796,17 @@ def test_numbers_put_the_rows_of_a_dialogue_in_order(tmp_path: Path) -> None:
     assert told(path) == [["a", "b"]]
 
 
-# --- the whole way
+# --- from training to predictions
 
 
 @pytest.mark.slow
-def test_it_goes_the_whole_way(
+def test_every_command_takes_a_users_own_corpus(
     folder: Path, demo: Corpus, tiny_encoder: str, tmp_path: Path, capsys
 ) -> None:
-    """run, explain, compare, predict, leaderboard: by the folder first, by the name later."""
+    """run, explain, leaderboard, predict: the corpus by its folder first, by its name later."""
     (folder / "corpus.yaml").write_text(f"metric: micro_f1 without calm\n{SHEET}")
-    known = [u.text for d in demo.dialogues("train") for u in d.utterances]  # to the encoder
+    # The encoder knows the words of these texts.
+    known = [u.text for d in demo.dialogues("train") for u in d.utterances]
     write_csv(
         folder / "talk.csv",
         [{**row, "utterance": text} for row, text in zip(made(24), known, strict=False)],
@@ -841,7 +846,7 @@ TABLE = ["dialogue", "speaker", "text", "d1", "Ann", "Hello there.", "d1", "Bo",
     ("ending", "apart"),
     [(".txt", "\t"), (".txt", ";"), (".tsv", "\t"), (".tsv", ","), (".csv", "|"), (".tab", "\t")],
 )
-def test_a_table_is_read_by_its_line_of_names(
+def test_a_table_is_recognised_by_its_header(
     tmp_path: Path, ending: str, apart: str, encoding: str
 ) -> None:
     lines = [apart.join(TABLE[n : n + 3]) for n in (0, 3, 6)]
@@ -862,7 +867,9 @@ def test_a_table_is_read_by_its_line_of_names(
         ("dialogue\tspeaker\ttext\nd\tAnn\tHi\n", "utf-16-le", "UTF-16 without a byte-order mark"),
     ],
 )
-def test_what_is_no_table_is_said(tmp_path: Path, text: str, encoding: str, said: str) -> None:
+def test_a_file_that_is_not_a_table_is_an_error(
+    tmp_path: Path, text: str, encoding: str, said: str
+) -> None:
     file = tmp_path / "talk.txt"
     file.write_bytes(text.encode(encoding))
     with pytest.raises(ErcBenchError, match=said):

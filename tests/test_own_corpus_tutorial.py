@@ -1,4 +1,4 @@
-"""docs/your-own-corpus.md: its commands run as a reader would, with shorter trainings."""
+"""The commands of docs/your-own-corpus.md work as written, with shorter trainings."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_the_commands_lead_from_a_csv_to_a_leaderboard_of_two_methods(
 
 
 def _redirected(words):
-    """Words before and behind ``>``."""
+    """Split words at ``>``: those before it, ``>`` itself, and those after it."""
     at = words.index(">") if ">" in words else len(words)
     return words[:at], words[at : at + 1], words[at + 1 :]
 

@@ -15,7 +15,7 @@ from conftest import ROOT
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the checkout with the tools at hand (no network)."""
     folder = tmp_path_factory.mktemp("dist")
-    # Of a copy: a build leaves folders in the tree, and takes what an older one left there.
+    # A copy is built: a build leaves folders in the tree, and packs those of earlier builds.
     checkout = folder / "checkout"
     unwanted = shutil.ignore_patterns(".*", "build", "*.egg-info", "runs", "__pycache__")
     shutil.copytree(ROOT, checkout, ignore=unwanted)
@@ -48,7 +48,7 @@ def test_the_wheel_holds_every_room_and_nothing_else_of_the_checkout(wheel: Path
 def test_an_installed_wheel_runs_in_an_empty_folder(
     wheel: Path, tiny_encoder: str, tmp_path: Path
 ) -> None:
-    """A clean environment: the wheel installed, its dependencies those of this interpreter."""
+    """The environment is clean, with the wheel and the dependencies of this interpreter."""
     home = tmp_path / "venv"
     venv.create(home, with_pip=False)
     python = home / "bin" / "python"
@@ -56,7 +56,7 @@ def test_an_installed_wheel_runs_in_an_empty_folder(
     dependencies = [p for p in sys.path if p.endswith("site-packages")]
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target"]
     subprocess.run([*install, str(purelib), str(wheel)], check=True, capture_output=True)
-    # What the wheel needs, without the editable checkout that the same folders also announce.
+    # A .pth file adds the dependencies, but not the editable checkout in the same folders.
     (purelib / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
     empty = tmp_path / "empty"
     empty.mkdir()

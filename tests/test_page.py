@@ -57,7 +57,7 @@ def address(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """Of two methods, one of them with curves, and a run that is a trial."""
+    """The site of two methods, one of them with curves, and of one try-out."""
     root = tmp_path_factory.mktemp("leaderboard")
     trained = {"training": {"epochs": 3, "best_epoch": 2, "curves": CURVES}}
     some = [
@@ -72,7 +72,10 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def visit(browser):
-    """Open an address in a fresh context; console errors and requests are watched to the end."""
+    """A function that opens an address in a fresh context.
+
+    At the end, there must be no console error and no request but those for the addresses.
+    """
     contexts, errors, requests, opened = [], [], [], set()
 
     def open_page(address: str, width: int = 1280, **options):
@@ -94,7 +97,7 @@ def visit(browser):
 
 
 def overflows(page) -> list[str]:
-    """Whatever reaches beyond the window to the right, but for what scrolls by itself."""
+    """The elements that reach beyond the right edge of the window, except in scrollable parts."""
     return page.evaluate(
         """() => {
           const wide = document.documentElement.clientWidth;
@@ -109,7 +112,7 @@ def overflows(page) -> list[str]:
 
 
 def methods(page) -> list[str]:
-    """Titles in the first table that shows, from the top."""
+    """Titles in the first visible table, from top to bottom."""
     return page.locator(".panel:visible .board").first.locator(".title").all_inner_texts()
 
 
@@ -213,7 +216,7 @@ def test_filters_and_search_narrow_the_rows(visit, address):
     assert page.locator("output").inner_text() == f"1 of {everything} rows."
     page.get_by_label("Search").fill("eacl")
     page.get_by_role("tab", name="EmoryNLP", exact=True).click()
-    assert shown.all_inner_texts() == ["EACL"]  # what is asked for holds for every tab
+    assert shown.all_inner_texts() == ["EACL"]  # the search applies to every tab
     assert overflows(page) == []
 
 
@@ -287,7 +290,7 @@ def test_light_and_dark_are_legible(visit, address, scheme):
     assert (luminance(page, "body", "backgroundColor") < 0.1) == (scheme == "light")
 
 
-def test_without_script_everything_is_there(visit, address):
+def test_without_javascript_everything_is_visible(visit, address):
     page = visit(address, java_script_enabled=False)
     assert page.locator("#meld").is_visible()
     assert page.locator("#emorynlp").is_visible()

@@ -1,4 +1,4 @@
-"""``erc-bench plot``: what stands in the pictures, and what is said where there is none."""
+"""``erc-bench plot``: the contents of the pictures, and the errors if one can't be drawn."""
 
 import sys
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_curves_have_every_epoch_and_the_selected_one(root: Path) -> None:
     assert np.isnan(loss.lines[0].get_ydata()[1])  # a loss that was not finite
 
 
-def test_shares_of_confusion_are_of_the_gold_emotion(root: Path) -> None:
+def test_confusion_is_in_percent_of_the_gold_emotion(root: Path) -> None:
     shown = of_run(root, "eacl/seed2")
     shares = figures.confusion(shown).axes[0].images[0].get_array()
     counts = np.array(shown.configurations[0].first.metrics.test.confusion)
@@ -81,7 +81,7 @@ def test_shares_of_confusion_are_of_the_gold_emotion(root: Path) -> None:
     np.testing.assert_allclose(shares[rows], 100 * counts[rows] / counts[rows].sum(1)[:, None])
 
 
-def test_bins_are_those_of_scikit_learn() -> None:
+def test_calibration_bins_are_those_of_scikit_learn() -> None:
     calibration = pytest.importorskip("sklearn.calibration")
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.2, 1, 500)
@@ -117,7 +117,7 @@ def test_parts_of_the_test_set_are_named_in_words(root: Path) -> None:
     assert not any(":" in name or "_" in name for name in names)
 
 
-def test_no_probabilities_is_said(root: Path, tmp_path: Path, capsys) -> None:
+def test_runs_without_probabilities_are_named(root: Path, tmp_path: Path, capsys) -> None:
     file = tmp_path / "reliability.svg"
     words = ["plot", "reliability", str(file), "--leaderboard-dir", str(root)]
     assert main([*words, "--dataset", "meld"]) == 0
@@ -165,7 +165,7 @@ def test_files_are_the_same_each_time(root: Path, tmp_path: Path, form: str, hea
         (["seeds", "here/a.png", "--run", "eacl/seed2"], "can't be written"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_errors_of_one_line(
     root: Path, tmp_path: Path, capsys, monkeypatch, words: list[str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -184,7 +184,7 @@ def test_without_matplotlib_the_extra_is_named(root: Path, tmp_path: Path, capsy
     assert "pip install 'erc-bench[plot]'" in capsys.readouterr().err
 
 
-def test_axes_are_those_of_scikit_learn() -> None:
+def test_principal_axes_are_those_of_scikit_learn() -> None:
     decomposition = pytest.importorskip("sklearn.decomposition")
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8))
@@ -194,7 +194,7 @@ def test_axes_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(np.abs((vectors - means) @ axes), np.abs(pca.transform(vectors)))
 
 
-def test_vectors_stand_by_emotion_beside_their_anchors() -> None:
+def test_vectors_are_drawn_by_emotion_with_their_anchors() -> None:
     gold, points = np.array([0, 1, 1]), np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
     anchors = np.array([[0.5, 1.5], [3.0, 4.0]])
     made = VectorMap("EACL", ["joy", "anger"], gold, points, anchors, (60.0, 20.0))

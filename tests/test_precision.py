@@ -1,4 +1,4 @@
-"""Which precision ``auto`` is: measured, remembered, and the same for all runs on a machine."""
+"""The precision ``auto``: it is measured once and is the same for all runs on a machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def timing(monkeypatch: pytest.MonkeyPatch, float32: float, bfloat16: float) -> list[int]:
-    """Let the measurement find these times; the list grows by each measurement."""
+    """Let the measurement give these times; return a list that grows with each measurement."""
     calls: list[int] = []
 
     def found() -> precision.Times:
@@ -55,7 +55,7 @@ def timing(monkeypatch: pytest.MonkeyPatch, float32: float, bfloat16: float) -> 
         (11.9, 10.0, "float32"),
     ],
 )
-def test_bfloat16_only_where_it_is_clearly_faster(
+def test_bfloat16_is_chosen_only_if_it_is_clearly_faster(
     float32: float, bfloat16: float, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timing(monkeypatch, float32, bfloat16)
@@ -72,7 +72,7 @@ def test_bfloat16_only_where_it_is_clearly_faster(
     ("wanted", "name"),
     [("float32", "32-true"), ("bfloat16", "bf16-mixed"), ("float16", "16-mixed")],
 )
-def test_a_named_precision_is_taken_unmeasured(
+def test_a_named_precision_is_used_without_measuring(
     wanted: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = timing(monkeypatch, 1, 1)
@@ -92,7 +92,9 @@ def test_a_gpu_is_asked_and_not_measured(
     assert calls == []
 
 
-def test_it_is_measured_once_for_a_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_precision_is_measured_once_for_a_machine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = timing(monkeypatch, 2, 1)
     first = choose_precision("auto")
     bfloat16_speedup.cache_clear()  # another process
@@ -203,7 +205,7 @@ def another_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
         another_measurement,
     ],
 )
-def test_figures_of_other_circumstances_are_not_taken(
+def test_figures_of_another_environment_are_not_used(
     change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timing(monkeypatch, 2, 1)
@@ -214,7 +216,7 @@ def test_figures_of_other_circumstances_are_not_taken(
     assert bfloat16_speedup() == pytest.approx(1 / 3)
 
 
-def test_a_real_measurement_touches_nothing_of_the_training() -> None:
+def test_a_measurement_keeps_random_state_threads_and_gradient_mode() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -244,7 +246,7 @@ def test_a_grid_measures_once_for_all_its_processes(
 
 
 @pytest.mark.parametrize("wanted", ["auto", "float32"])
-def test_what_was_measured_is_said_first_and_recorded(
+def test_the_measurement_is_printed_first_and_recorded(
     wanted: str, small_demo, tiny_encoder: str, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     timing(monkeypatch, 1.25, 1)
@@ -261,7 +263,7 @@ def test_what_was_measured_is_said_first_and_recorded(
         assert "bfloat16_speedup" not in to_json(environment)
 
 
-def test_records_from_before_it_was_recorded_are_read() -> None:
+def test_records_without_the_measured_speedup_are_read() -> None:
     before = typed({"precision": "32-true", "device": "CPU"}, Environment)
     assert before.bfloat16_speedup is None
     assert to_json(before) == {"precision": "32-true", "device": "CPU"}

@@ -25,7 +25,7 @@ SETTINGS = {
     "speaker-mtl": ("max_len=32", "causal=true", "encoder_lr=0.003", "lr=0.005"),
     "spcl": ("max_len=64", "encoder_lr=0.003", "lr=0.003"),
 }
-"""Every method with settings by which it learns a little; one of ``full`` context made ``past``."""
+"""Methods with settings by which they learn a little; ``causal`` limits one to past turns."""
 
 
 def train(method: str, root: Path, encoder: str, *settings: str, dataset: str = "demo") -> None:
@@ -44,7 +44,7 @@ def made(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(made: Path, elsewhere: Path) -> Path:
-    """A copy of it, in the working folder."""
+    """A copy of ``made`` in the working folder."""
     return shutil.copytree(made, elsewhere / "leaderboard")
 
 
@@ -68,7 +68,7 @@ def record_of(root: Path, method: str) -> dict:
 
 
 def equals_record(answers: list[dict], record: dict, dialogue) -> None:
-    """The answers to a corpus's dialogue are what its record holds, to rounding."""
+    """Assert that the answers for a dialogue are those of the record, up to rounding."""
     test = record["predictions"]["test"]
     for i in dialogue.labelled:
         at = test["ids"].index(dialogue.utterances[i].id)
@@ -80,10 +80,10 @@ def equals_record(answers: list[dict], record: dict, dialogue) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(SETTINGS))
-def test_a_dialogue_of_the_corpus_gets_what_the_record_holds(
+def test_predictions_for_a_dialogue_of_the_corpus_are_those_of_the_record(
     method: str, tiny_encoder: str, demo, elsewhere: Path, capsys, monkeypatch
 ) -> None:
-    """And turn by turn the same as in whole, where only past turns are read."""
+    """If a method reads only past turns, its answers turn by turn are the same too."""
     root = elsewhere / "leaderboard"
     train(method, root, tiny_encoder)
     record = record_of(root, method)
@@ -118,7 +118,7 @@ def test_a_dialogue_of_the_corpus_gets_what_the_record_holds(
 def test_speakers_with_names_and_turns_without_a_label(
     tiny_encoder: str, elsewhere: Path, capsys
 ) -> None:
-    """IEMOCAP: prompts call a speaker otherwise than the corpus, and some turns are context."""
+    """In IEMOCAP, prompts use other names than the corpus, and some turns are only context."""
     from iemocap_layout import write_release
 
     from erc_bench.settings.registry import corpus_source
@@ -174,7 +174,7 @@ def test_a_dialogue_of_one_turn_and_an_empty_text(root: Path, capsys, monkeypatc
         assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
 
 
-def test_what_is_printed_for_people(root: Path, capsys, monkeypatch) -> None:
+def test_the_output_without_json(root: Path, capsys, monkeypatch) -> None:
     lines = "Ann: I am [bold]so[/bold] happy.\nBob: Oh.\n"
     given(lines, monkeypatch)
     assert main(["predict", "eacl", "--quiet"]) == 0
@@ -195,8 +195,8 @@ def test_the_emotion_is_the_most_probable_one_before_rounding() -> None:
     assert [text.plain for text in ranked(answer)] == ["sadness 50 %", "joy 50 %"]
 
 
-def test_nothing_is_left_behind(root: Path, cache: Path, capsys, elsewhere: Path) -> None:
-    """Dialogues of a user's own are kept nowhere."""
+def test_predicting_leaves_no_files(root: Path, cache: Path, capsys, elsewhere: Path) -> None:
+    """No copy of a user's dialogues is kept in the working folder or in the cache."""
     before = files(elsewhere), files(cache)
     Path("d.txt").write_text("Ann: Nobody knows it but you.\n")
     assert len(predict(capsys, "eacl", "d.txt")) == 1
@@ -233,7 +233,7 @@ def test_nothing_is_left_behind(root: Path, cache: Path, capsys, elsewhere: Path
         ),
     ],
 )
-def test_what_is_no_dialogue(name, text, words, root: Path, capsys) -> None:
+def test_files_that_hold_no_dialogue_are_errors(name, text, words, root: Path, capsys) -> None:
     Path(name).write_text(text)
     message = fails(capsys, "predict", "eacl", name)
     for word in words:
@@ -286,7 +286,7 @@ def test_a_time_before_the_speaker_is_no_part_of_the_name(time, tmp_path) -> Non
         "Ann (mother): Hello.",
     ],
 )
-def test_what_is_a_speaker(line, tmp_path) -> None:
+def test_accepted_forms_of_a_speaker(line, tmp_path) -> None:
     assert spoken(f"Bob: see https://a.b/c: d\n{line}\n", tmp_path)[0] == [
         ("Bob", "see https://a.b/c: d"),
         (line.partition(":")[0].strip(), "Hello."),
@@ -322,7 +322,7 @@ def test_what_is_a_speaker(line, tmp_path) -> None:
         ("12/31/20, 9:15 PM - Messages are encrypted.", "not `Speaker: text`"),
     ],
 )
-def test_what_is_no_speaker(line, words, tmp_path) -> None:
+def test_lines_without_a_speaker_are_errors(line, words, tmp_path) -> None:
     with pytest.raises(ErcBenchError, match=rf"d\.txt, line 2: .*{words}"):
         spoken(f"Ann: Hello.\n{line}\n", tmp_path)
 
@@ -355,7 +355,7 @@ def test_marks_around_a_speaker_are_no_part_of_the_name(line, speaker, tmp_path)
     "number",
     ["{}\t", "     {}\t", "{}: ", "L{}: ", "{} ", "Turn {} - ", "#{} ", "({}) ", "[{}] ", "{}. "],
 )
-def test_numbers_of_all_lines_are_no_speakers(number, tmp_path) -> None:
+def test_line_numbers_are_not_speakers(number, tmp_path) -> None:
     lines = ["Ann: Well: hi", "Bob 2: Oh.", "", "Ann: 3: what?"]
     text = "\n".join(f"{number}{line}".format(n) for n, line in enumerate(lines, 9))
     assert spoken(text, tmp_path) == [[("Ann", "Well: hi"), ("Bob 2", "Oh."), ("Ann", "3: what?")]]
@@ -398,7 +398,7 @@ def test_speaker_and_time_on_a_line_of_their_own(tmp_path) -> None:
         ("{\\rtf1\\ansi Ann: Hi.}", "RTF"),
     ],
 )
-def test_what_is_no_file_of_turns(text, words, tmp_path) -> None:
+def test_files_that_are_not_plain_turns_are_errors(text, words, tmp_path) -> None:
     with pytest.raises(ErcBenchError, match=words):
         spoken(text, tmp_path)
 
@@ -429,7 +429,7 @@ def test_turns_that_name_their_dialogue(tmp_path) -> None:
         ([{"turn": 1}, {}], "2: the turn's number, 'turn', must be a whole number, not ''"),
     ],
 )
-def test_turns_of_which_it_is_not_said_where_they_belong(turns, words, tmp_path) -> None:
+def test_turns_without_a_clear_place_in_a_dialogue_are_errors(turns, words, tmp_path) -> None:
     spoken_ones = [{"speaker": "Ann", "text": "Hi.", **turn} for turn in turns]
     with pytest.raises(ErcBenchError, match=rf"d\.json, turn {words}"):
         spoken(json.dumps(spoken_ones), tmp_path, "d.json")
@@ -437,7 +437,7 @@ def test_turns_of_which_it_is_not_said_where_they_belong(turns, words, tmp_path)
         spoken("\n".join(map(json.dumps, spoken_ones)), tmp_path, "d.jsonl")
 
 
-def test_line_ends_and_dialogues_a_line(tmp_path) -> None:
+def test_line_ends_encodings_and_one_dialogue_per_line(tmp_path) -> None:
     turns = [("Ann", "Hi.\u2028Really\x0c"), ("Bob", "Oh.")]
     for end in ("\n", "\r\n", "\r"):
         assert spoken(end.join(": ".join(t) for t in turns), tmp_path) == [
@@ -466,7 +466,7 @@ def test_files_that_can_not_be_read(root: Path, elsewhere: Path, capsys, monkeyp
     assert "leave the file out" in fails(capsys, "predict", "eacl", "d.txt", "--stream")
 
 
-def test_a_bad_line_ends_a_stream_behind_the_answers_before_it(
+def test_a_bad_line_ends_a_stream_after_the_answers_before_it(
     root: Path, capsys, monkeypatch
 ) -> None:
     given("Ann: Hi.\nHello\nBob: Hi.\n", monkeypatch)
@@ -477,7 +477,9 @@ def test_a_bad_line_ends_a_stream_behind_the_answers_before_it(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
-def test_who_types_a_bad_line_is_told_and_types_on(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_line_typed_at_a_terminal_does_not_end_reading(
+    capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keyboard, terminal = os.openpty()
     os.write(keyboard, b"Ann: Hi.\nHello\nBob: Hello.\n\x04")
     with open(terminal, encoding="utf-8") as typed:
@@ -508,7 +510,9 @@ def test_a_run_without_its_model(root: Path, demo, capsys) -> None:
     assert "there is no model" in fails(capsys, "predict", "my-llm", "d.txt")
 
 
-def test_what_no_longer_fits_the_model(root: Path, capsys, tiny_encoder: str) -> None:
+def test_a_record_that_does_not_fit_its_model_is_an_error(
+    root: Path, capsys, tiny_encoder: str
+) -> None:
     Path("d.txt").write_text("Ann: Hi.\n")
     (path,) = root.glob("records/demo/eacl/*.json")
     record = json.loads(path.read_text())
@@ -533,7 +537,7 @@ def test_what_no_longer_fits_the_model(root: Path, capsys, tiny_encoder: str) ->
 
 @pytest.mark.slow
 def test_a_stream_is_answered_line_by_line(root: Path) -> None:
-    """The program itself: each answer comes before the next line is written."""
+    """The program prints each answer before the next line is written."""
     command = [sys.executable, "-m", "erc_bench.cli", "predict", "eacl", "--stream", "--json"]
     with subprocess.Popen(
         [*command, "--quiet"],

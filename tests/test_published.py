@@ -1,4 +1,4 @@
-"""The figures of papers, beside which ours stand."""
+"""The published figures that are shown beside ours."""
 
 import re
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_published_values():
     }
 
 
-def test_what_is_known_of_the_published_rows(tmp_path):
+def test_seeds_selection_and_sources_of_published_rows(tmp_path):
     published = read_published(tmp_path)
     meld = {row.method: row for row in published.rows["meld"]}
     assert (meld["SPCL-CL"].seeds, meld["SACL-LSTM"].seeds, meld["EACL"].seeds) == (3, 5, None)
@@ -72,7 +72,7 @@ def test_what_is_known_of_the_published_rows(tmp_path):
         assert row.link == ("" if quoted else f"https://arxiv.org/abs/{row.paper[6:]}")
 
 
-def test_what_is_unlike_names_release_context_and_input(written):
+def test_unlike_names_release_context_and_modality(written):
     run = next(r for r in read_runs(written, Cache(written))[0] if r.method == "good")
     row = PublishedRow("x", "X", "meld", 60, seeds=1, encoder=run.encoder, selection="dev")
     alike = replace(row, release=True, context=run.context, modality="text")
@@ -129,7 +129,7 @@ def test_what_is_unlike_names_release_context_and_input(written):
         ),
     ],
 )
-def test_a_wrong_sheet_says_where(tmp_path, sheet, message):
+def test_a_wrong_entry_of_published_yaml_is_named(tmp_path, sheet, message):
     (tmp_path / "published.yaml").write_text(yaml.safe_dump(sheet))
     with pytest.raises(ErcBenchError, match=re.escape(message)):
         read_published(tmp_path)

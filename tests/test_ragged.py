@@ -17,7 +17,7 @@ def listed(column: Ragged) -> list:
     return [inner[a:b] for a, b in zip(column.offsets[:-1], column.offsets[1:], strict=True)]
 
 
-def test_lists_that_are_all_empty_are_of_whole_numbers() -> None:
+def test_empty_lists_have_an_integer_type() -> None:
     column = from_arrow(pa.array([[], []]))
     assert column.pad(0).shape == (2, 0)
     nested = from_arrow(pa.array([[[], []], []]))
@@ -65,7 +65,7 @@ def test_columns_are_joined_as_lists_are(rows: list[list[int]], others: list[lis
     assert joined.tolist() == numbers[0] + numbers[1]
 
 
-def test_an_encoder_reads_padded_ids_and_a_mask_of_what_is_none() -> None:
+def test_encoder_inputs_are_padded_ids_and_their_mask() -> None:
     inputs = encoder_inputs(Ragged(np.array([5, 0, 7]), np.array([0, 2, 3])), pad=0)
     assert inputs["input_ids"].tolist() == [[5, 0], [7, 0]]
     assert inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]  # 0 may be a token too

@@ -16,7 +16,7 @@ from erc_bench.settings.experiment import resolve
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'erc-bench[ray]'")
 
-from erc_bench.execution.ray_cluster import Ray  # noqa: E402  only where Ray is
+from erc_bench.execution.ray_cluster import Ray  # noqa: E402  needs Ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -28,7 +28,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else anything beside the tests goes first
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # otherwise all other processes go first
     node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
     made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     made.workers = [made.add_node(**node) for _ in range(2)]
@@ -39,7 +39,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch):
         made.shutdown()
 
 
-def test_twelve_runs_though_a_node_is_lost(cluster, tiny_encoder: str, tmp_path: Path) -> None:
+def test_all_twelve_runs_finish_although_a_node_is_lost(
+    cluster, tiny_encoder: str, tmp_path: Path
+) -> None:
     settings = [f"encoder={tiny_encoder}", "max_batches=2", "epochs=3", "precision=float32"]
     experiments = [
         resolve("finetune", "demo", preset="smoke", seed=seed, overrides=settings)
@@ -68,12 +70,12 @@ def test_twelve_runs_though_a_node_is_lost(cluster, tiny_encoder: str, tmp_path:
     assert report.failures == []
     assert len(report.scores["finetune", "demo"]) == 12
     assert len(list(tmp_path.glob("records/*/*/*.json"))) == 12
-    for job in jobs:  # begun anew at most once, and finished once
+    for job in jobs:  # each was finished exactly once
         assert job.place.log.read_text().count("Epoch 3/3") == 1
     assert job_folders(tmp_path) == []
 
 
-def test_a_cluster_that_is_not_there_is_one_paragraph() -> None:
+def test_a_missing_cluster_and_an_unknown_option_are_errors() -> None:
     with pytest.raises(ErcBenchError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
         Ray({"address": "127.0.0.1:1"})
     with pytest.raises(ErcBenchError, match="ray has no such option"):

@@ -1,4 +1,4 @@
-"""``erc-bench show`` and ``explain``, and which run a name means, through the real command line."""
+"""The commands ``show`` and ``explain``, and the names by which runs are found."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SETTINGS = ("max_batches=2", "epochs=3", "max_len=32", "precision=float32")
 
 @pytest.fixture(scope="module")
 def made(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A leaderboard with a run on demo, and predictions on its test made elsewhere."""
+    """A leaderboard with a run on demo, and external predictions for the test set of demo."""
     folder = tmp_path_factory.mktemp("made")
     root = folder / "leaderboard"
     argv = ["run", "--method", "finetune", "--dataset", "demo", "--preset", "smoke", "--quiet"]
@@ -43,7 +43,7 @@ def made(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(made: Path, elsewhere: Path) -> Path:
-    """A copy of it, in the working folder."""
+    """A copy of ``made`` in the working folder."""
     return shutil.copytree(made, elsewhere / "leaderboard")
 
 
@@ -58,7 +58,7 @@ def change(root: Path, **values) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-# --- which run
+# --- names of runs
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_run_has_a_name(several: Path) -> None:
     assert find_record(several, f"{name}/") == path
 
 
-def test_what_no_other_run_shares_is_enough(several: Path) -> None:
+def test_an_unambiguous_part_of_a_name_finds_the_run(several: Path) -> None:
     of_paper, of_small = Method("eacl").config_hash, Method("eacl", preset="small").config_hash
     assert of_paper[:3] != of_small[:3]
     for short, name in {
@@ -112,7 +112,9 @@ def test_what_no_other_run_shares_is_enough(several: Path) -> None:
         (".", ["is a folder"]),
     ],
 )
-def test_what_is_not_enough_is_said(run: str, words: list[str], several: Path) -> None:
+def test_an_ambiguous_or_unknown_name_is_an_error(
+    run: str, words: list[str], several: Path
+) -> None:
     with pytest.raises(ErcBenchError) as caught:
         find_record(several, run)
     for word in words:
@@ -127,17 +129,17 @@ def test_many_candidates_are_not_all_listed(tmp_path: Path) -> None:
         find_record(tmp_path, "mm")
 
 
-def test_a_run_has_some_name(capsys) -> None:
+def test_an_empty_name_is_an_error(capsys) -> None:
     assert "Which run?" in fails(capsys, "show", "")
 
 
-def test_no_run_at_all(capsys) -> None:
+def test_a_missing_or_empty_store_is_an_error(capsys) -> None:
     assert "There is no run 'eacl': no folder leaderboard." in fails(capsys, "show", "eacl")
     Path("leaderboard").mkdir()
     assert "no record lies below leaderboard/records" in fails(capsys, "show", "eacl")
 
 
-def test_settings_that_a_run_is_named_by_find_the_nearest(tmp_path: Path) -> None:
+def test_a_name_with_settings_suggests_the_run_with_these_settings(tmp_path: Path) -> None:
     methods = [
         Method("eacl"),
         Method("eacl", seeds=[7], changes={"overrides": ["stage2_epochs=0"]}),
@@ -150,7 +152,7 @@ def test_settings_that_a_run_is_named_by_find_the_nearest(tmp_path: Path) -> Non
 # --- show
 
 
-def test_show_has_all_of_a_run(root: Path, record: dict, capsys) -> None:
+def test_show_prints_all_of_a_run(root: Path, record: dict, capsys) -> None:
     assert main(["show", "finetune"]) == 0
     out = capsys.readouterr().out
     for split in ("test", "dev"):
@@ -313,7 +315,7 @@ def test_explain_an_utterance_without_an_answer(root: Path, record: dict, demo, 
 
 @pytest.mark.filterwarnings("ignore:.*not comparable")
 def test_turns_without_a_label(elsewhere: Path, capsys) -> None:
-    """And speakers by the name that prompts call them, brackets and all."""
+    """Speakers are shown by the names that prompts use, and texts may hold brackets."""
     from iemocap_layout import write_release
 
     from erc_bench.settings.registry import corpus_source
@@ -350,7 +352,7 @@ def test_reading_a_run_needs_no_torch(argv: list[str], root: Path) -> None:
 
 
 @pytest.mark.parametrize("argv", [["show", "finetune"], ["explain", "finetune"]])
-def test_a_terminal_that_lacks_characters_harms_no_record(argv: list[str], root: Path) -> None:
+def test_a_terminal_that_lacks_characters_is_no_error(argv: list[str], root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "erc_bench.cli", *argv],
         capture_output=True,

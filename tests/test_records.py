@@ -68,7 +68,7 @@ def read(document: Any) -> Record:
 
 
 def tried(contents: bytes) -> Record | str:
-    """A record, or what is wrong with it; any other error is a defect."""
+    """Return the record or the message of its error; any other exception is a defect."""
     try:
         return parse_record(contents, FILE)
     except RecordError as error:
@@ -94,7 +94,7 @@ def place_of_made(root: Path) -> Place:
     return Place.of(root, resolve("eacl", "demo"), identity)
 
 
-def test_what_is_written_is_read_and_found(tmp_path: Path) -> None:
+def test_a_written_record_is_read_and_found(tmp_path: Path) -> None:
     place = place_of_made(tmp_path)
     path = place.record
     assert place.finished() is None
@@ -116,7 +116,7 @@ def test_what_is_written_is_read_and_found(tmp_path: Path) -> None:
         (lambda m: {**m, "dev": {**m["dev"], "weighted_f1": float("nan")}}, "invalid character"),
     ],
 )
-def test_a_record_without_its_scores_finishes_no_run(tmp_path: Path, metrics, field: str) -> None:
+def test_a_record_without_its_scores_is_an_error(tmp_path: Path, metrics, field: str) -> None:
     place = place_of_made(tmp_path)
     path = place.record
     store(path, {**made(), "metrics": metrics(made()["metrics"])})
@@ -143,7 +143,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
         write_record(tmp_path / "records" / "demo" / "r.json", read(made()))
 
 
-# --- what is no record
+# --- files that are not records
 
 
 WHOLE = MADE.encode()
@@ -185,7 +185,7 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path, contents: bytes, word
     assert str(path) in str(caught.value)
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="can't be read: No such file"):
         read_record(tmp_path / "r.json")
     with pytest.raises(RecordError, match="can't be read: Is a directory"):
@@ -200,9 +200,9 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "words"), [(99, "Upgrade"), (0, "is 0"), ("two", "is 'two'"), (True, "is True")]
 )
-def test_another_schema(number: Any, words: str) -> None:
+def test_an_unknown_schema_is_named(number: Any, words: str) -> None:
     assert words in fault({**made(), "schema": number})
-    # Whatever else a newer one may hold.
+    # Nothing else of a newer record is checked.
     if number == 99:
         assert words in fault({**made(), "schema": 99, "seed": {}, "predictions": []})
 
@@ -216,7 +216,7 @@ def test_records_of_every_schema_are_read() -> None:
     assert read(made()).schema == SCHEMA == 3
 
 
-# --- what does not fit
+# --- values that do not fit
 
 
 def at(document: Any, place: str) -> Any:
@@ -226,7 +226,7 @@ def at(document: Any, place: str) -> Any:
 
 
 def changed(place: str, change: Any) -> dict[str, Any]:
-    """A record with another value at a place, or what a function makes of it."""
+    """A record with one value replaced by ``change``, or by ``change`` of the old value."""
     document = made()
     parent, _, name = place.rpartition(".")
     holder = at(document, parent) if parent else document
@@ -274,7 +274,7 @@ def changed(place: str, change: Any) -> dict[str, Any]:
         ("dataset", None, "$.dataset: Expected `str`, got `null`"),
     ],
 )
-def test_what_does_not_fit_is_named(place: str, change: Any, words: str) -> None:
+def test_a_value_that_does_not_fit_is_named(place: str, change: Any, words: str) -> None:
     message = fault(changed(place, change))
     assert words in message
     assert "is a damaged record: " in message
@@ -282,7 +282,7 @@ def test_what_does_not_fit_is_named(place: str, change: Any, words: str) -> None
 
 
 def places(value: Any, name: str = "") -> list[str]:
-    """Every place of a JSON value but its root; of a list the first two."""
+    """The places of all values inside a JSON value; of a list only the first two items."""
     items = value.items() if isinstance(value, dict) else enumerate(value[:2])
     found = []
     for key, each in items:
@@ -372,7 +372,7 @@ def test_whole_numbers_stay_whole() -> None:
     assert '"weighted_f1": 59,' in json.dumps(to_json(read(document)))
 
 
-def test_a_record_that_was_made_is_what_is_read_of_it(tmp_path: Path) -> None:
+def test_a_new_record_is_read_as_it_was_made(tmp_path: Path) -> None:
     whole = read(made())
     fields = {name: getattr(whole, name) for name in Record.__struct_fields__}
     del fields["keys"], fields["extra"]
@@ -383,7 +383,7 @@ def test_a_record_that_was_made_is_what_is_read_of_it(tmp_path: Path) -> None:
     assert "encoder" not in stored(tmp_path / "r.json")
 
 
-def test_the_metrics_of_a_method_stand_beside_those_of_all() -> None:
+def test_a_method_may_add_metrics_of_its_own() -> None:
     figures = made()["metrics"]["test"]
     metrics = typed({**figures, "speaker_accuracy": 80.0, "no_answer": 2.5}, Metrics)
     assert (metrics.no_answer, metrics.extra) == (2.5, {"speaker_accuracy": 80.0})
@@ -400,7 +400,7 @@ def test_no_answer_is_read_shown_and_counted_as_wrong(tmp_path: Path) -> None:
     other = copy.deepcopy(document)
     for i in right[:3]:
         test["predicted"][i], test["probabilities"][i] = -1, None
-        # Wrong by a class that gold never has would count alike, were there one.
+        # It counts like a wrong answer of an eighth class, which gold never has.
         other["predictions"]["test"]["predicted"][i] = 7
     record = read(document)
     assert record.predictions.test.predicted[right[0]] == -1
@@ -415,7 +415,7 @@ def test_no_answer_is_read_shown_and_counted_as_wrong(tmp_path: Path) -> None:
     assert found["predicted"] == test["predicted"]
 
 
-# --- a defect of ours is none of the file's
+# --- a defect of the code is not reported as a damaged file
 
 
 def broken(*_: object, **__: object) -> None:
@@ -423,7 +423,7 @@ def broken(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("defect", [KeyError("gold"), TypeError("gold"), AttributeError("gold")])
-def test_a_defect_in_reading_is_no_damage(
+def test_a_defect_in_reading_is_not_reported_as_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defect: Exception
 ) -> None:
     def defective(*_: object, **__: object) -> None:
@@ -454,7 +454,7 @@ def test_a_defect_in_reading_is_no_damage(
         ),
     ],
 )
-def test_a_defect_in_use_is_no_damage(
+def test_a_defect_in_a_command_is_not_reported_as_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, place: str, argv: list[str]
 ) -> None:
     from erc_bench.cli import main
@@ -490,7 +490,7 @@ REAL = short(stored(next(path for path in COMMITTED if "speaker-mtl" in str(path
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A real record with up to three changes, each anywhere; or with bytes cut out."""
+    """A real record with up to three changes at any place, and sometimes one byte replaced."""
     document = json.loads(REAL)
     for _ in range(draw(st.integers(0, 3))):
         holder: Any = document
@@ -524,7 +524,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @pytest.mark.slow
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutated())
-def test_whatever_is_changed_is_read_or_refused_and_nothing_is_lost(contents: bytes) -> None:
+def test_a_changed_record_is_read_without_loss_or_refused(contents: bytes) -> None:
     of_leaderboard = decode(str(FILE), contents, {})
     found = tried(contents)
     if isinstance(found, str):

@@ -1,4 +1,4 @@
-"""What tells a copy from the official release: made-up dialogues, whole and damaged."""
+"""How a copy differs from the official release, shown on made-up dialogues."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ LINES = ("I don’t know.", "That’s the kettle.", "You’re late, René!", "Ca
 
 
 def build(change=lambda utterance: utterance, order=lambda turns: turns):
-    """Twelve dialogues of four turns, every utterance as ``change`` makes it."""
+    """Twelve dialogues of four turns; ``order`` reorders the turns, and ``change`` changes each."""
     dialogues = []
     for d in range(12):
         said = order(
@@ -43,7 +43,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
-def test_damaged_text_is_named_and_its_speakers_are_not_others(damage, message):
+def test_damaged_text_is_named_and_its_speakers_do_not_count_as_others(damage, message):
     first, *rest = RELEASE.doubts(build(everywhere(damage)))
     assert message in first
     assert not any("speaker" in doubt for doubt in rest)
@@ -58,13 +58,13 @@ def test_damaged_text_is_named_and_its_speakers_are_not_others(damage, message):
         ("â€™", "mojibake"),
     ],
 )
-def test_apostrophes_with_blanks_around_are_missed_too(mark, message):
+def test_damaged_apostrophes_between_blanks_are_noticed_too(mark, message):
     texts = ["I don ’ t know .", "That ’ s it ."]
     assert text_damage(texts) == []
     assert message in text_damage(text.replace("’", mark) for text in texts)[0]
 
 
-def test_speakers_that_are_others_are_named_after_the_damage():
+def test_other_speakers_are_named_after_the_damage():
     def change(u):
         return replace(u, text=u.text.replace("’", "\ufffd"), speaker="A")
 
@@ -73,7 +73,7 @@ def test_speakers_that_are_others_are_named_after_the_damage():
     assert speakers.startswith("the speakers differ: 1 names, 'A' at 48 of 48")
 
 
-def test_names_written_otherwise_are_a_doubt():
+def test_names_spelled_differently_are_a_doubt():
     (doubt,) = RELEASE.doubts(build(lambda u: replace(u, speaker=u.speaker.replace("’", "'"))))
     assert doubt == "capitals, blanks or punctuation of some utterances or names differ"
 
@@ -82,7 +82,7 @@ def test_names_written_otherwise_are_a_doubt():
     ("text", "message"),
     [("", "48 of 48 utterances have no text"), ("Hm.", "have the same text, 'Hm.'")],
 )
-def test_texts_that_are_gone_are_refused_by_name(text, message):
+def test_empty_or_identical_texts_are_refused_with_their_number(text, message):
     with pytest.raises(ErcBenchError, match=rf"12 of 12 dialogues hold other words.*; .*{message}"):
         RELEASE.doubts(build(lambda u: replace(u, text=text)))
 

@@ -47,7 +47,7 @@ def tuned(
     fixed: tuple[str, ...] = (),
     seed: int = 0,
 ) -> Method:
-    """A method whose settings the third of eight trials drew; some are fixed."""
+    """A method with the settings that trial 3 of 8 drew; ``fixed`` settings were given by hand."""
     search = {"trials": 8, "sampler": "random", "sampler_seed": seed, "chosen": 3}
     search |= {"space": {"lr": {"log": [1e-5, 1e-3]}}, "digest": f"{seed}{len(fixed)}" * 32}
     return small(name, ability, seeds, tuned=search, overrides=[*fixed, "lr=0.0002"])
@@ -62,13 +62,13 @@ def rows(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line[2:-2].split(" | ")] for line in lines[2:]]
 
 
-def test_tables_of_what_nobody_has_run_are_empty(board: Callable[..., Path]) -> None:
+def test_tables_without_runs_are_empty(board: Callable[..., Path]) -> None:
     board(small("finetune"))
     assert (tables.tuned(), tables.ablations()) == ("", "")
     assert len(rows(tables.results())) == 1
 
 
-def test_the_command_of_a_tuned_row_has_all_that_its_search_was_given(board) -> None:
+def test_the_command_of_a_tuned_row_has_the_arguments_of_its_search(board) -> None:
     board(
         tuned("eacl", 0.4, fixed=FIXED, seed=ANOTHER),
         tuned("finetune", 0.1),
@@ -80,7 +80,7 @@ def test_the_command_of_a_tuned_row_has_all_that_its_search_was_given(board) -> 
         given.apply_defaults()
         found[(what, *given.arguments["method"])] = given.arguments
     searched = found[tune.tune, "eacl"]
-    assert searched["overrides"] == FIXED  # and not what the trial drew
+    assert searched["overrides"] == FIXED  # without those that the trial drew
     assert (searched["sampler_seed"], searched["trials"], searched["seeds"]) == (ANOTHER, 8, 2)
     default = inspect.signature(tune.tune).parameters["sampler_seed"].default
     assert found[tune.tune, "finetune"]["sampler_seed"] == default
@@ -101,7 +101,7 @@ def test_the_leaderboard_tells_searches_of_one_method_apart(board) -> None:
     assert r"epochs=2 select\_on=loss" in to_latex(found)
 
 
-def test_tuned_rows_stand_apart_and_less_the_tuned_control(board) -> None:
+def test_tuned_rows_have_their_own_table_and_are_compared_with_the_tuned_control(board) -> None:
     board(
         *(small("finetune", 0.0), small("eacl", 0.1)),
         *(tuned("finetune", 0.3), tuned("eacl", 0.6, fixed=FIXED)),
@@ -117,7 +117,7 @@ def test_tuned_rows_stand_apart_and_less_the_tuned_control(board) -> None:
         less = float(eacl[at].split()[0]) - float(control[at].split()[0])
         assert float(eacl[-2].split()[0]) == pytest.approx(less, abs=0.011)
     assert "`epochs=2`, `select_on=loss`, tuned in 8 trials" in tables.tuned()
-    # EACL was not run with the preset and what all of its trials had.
+    # EACL was not run with its preset and the fixed settings, so there is nothing to compare.
     assert {row[0].split(",")[0]: bool(row[-3]) for row in searched} == {
         "finetune": True,
         "EACL": False,
@@ -132,7 +132,7 @@ def test_a_search_that_its_preset_won_says_so() -> None:
     assert tables.minus_preset({"tuned": {"chosen": 0}}, {}, "meld") == "the preset won"
 
 
-def test_rows_of_one_method_are_each_less_the_control(board) -> None:
+def test_each_row_of_a_method_is_compared_with_the_control(board) -> None:
     board(
         small("finetune"),
         small("eacl", 0.5),
@@ -143,7 +143,7 @@ def test_rows_of_one_method_are_each_less_the_control(board) -> None:
 
 
 def results() -> str:
-    """The table of MELD, without the control's own row, which is less nothing."""
+    """The table of MELD without the control's own row, which has no difference."""
     lines = tables.results().splitlines()
     return "\n".join(line for line in lines if "the control |" not in line)
 

@@ -1,4 +1,4 @@
-"""A run from configuration to record: seeds, selection, resumption, what is left behind."""
+"""A run from settings to record: seeds, selection, resuming, and the files it leaves."""
 
 import contextlib
 import errno
@@ -70,7 +70,7 @@ def model_of(root: Path, experiment: Experiment) -> Path:
 
 
 def cut_off(monkeypatch, experiment: Experiment, root: Path, epoch: int, **options) -> None:
-    """A run that ends in the middle of an epoch (counted from 0)."""
+    """Start a run and break it off in the middle of an epoch (counted from 0)."""
     build = train.build_trainer
     with monkeypatch.context() as patched:
         patched.setattr(
@@ -83,7 +83,7 @@ def cut_off(monkeypatch, experiment: Experiment, root: Path, epoch: int, **optio
 
 
 def cut_off_at_the_end(monkeypatch, experiment: Experiment, root: Path) -> None:
-    """A run that ends between its last epoch and its record."""
+    """Start a run and break it off between its last epoch and its record."""
 
     def cut(*args, **kwargs):
         raise RuntimeError("power cut")
@@ -96,14 +96,14 @@ def cut_off_at_the_end(monkeypatch, experiment: Experiment, root: Path) -> None:
 
 
 def best_of(folder: Path) -> Path:
-    """The checkpoint that the last one of a training names as best on dev."""
+    """The checkpoint that ``last.ckpt`` names as the best on dev."""
     callbacks = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"].values()
     named = [Path(c["best_model_path"]) for c in callbacks if "best_model_path" in c]
     (best,) = (path for path in named if path.name.startswith("best-"))
     return best
 
 
-def test_the_record_says_what_was_done_and_what_came_out(finished_run, demo) -> None:
+def test_the_record_holds_settings_and_results(finished_run, demo) -> None:
     root, experiment, outcome = finished_run
     path = place_of(root, experiment).record
     record = json.loads(path.read_text())
@@ -141,7 +141,7 @@ def test_every_labelled_utterance_is_predicted_once_in_corpus_order(finished_run
             assert record["metrics"][split][figure] == value
 
 
-def test_dev_selects_and_the_oracle_gap_is_apart(finished_run) -> None:
+def test_dev_selects_the_epoch_and_the_oracle_gap_is_recorded(finished_run) -> None:
     record = plain(finished_run[2].record)
     curves = record["training"]["curves"]
     on_dev = [epoch["dev/weighted_f1"] for epoch in curves]
@@ -173,7 +173,7 @@ def test_a_finished_run_is_skipped_unless_forced(quick, tmp_path: Path) -> None:
 
 
 def test_a_skipped_run_writes_nothing(finished_run) -> None:
-    """Not even a lock, so that records and models may lie where only others can write."""
+    """Not even a lock, so that a store may be used without permission to write."""
     root, experiment, _ = finished_run
     (place_of(root, experiment).folder / "lock").unlink(missing_ok=True)
     before = sorted(root.rglob("*"))
@@ -196,7 +196,7 @@ def test_a_finished_run_in_a_read_only_folder_is_skipped(quick, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_damaged_record_is_said_and_force_repeats_it(quick, tmp_path: Path) -> None:
+def test_a_damaged_record_is_an_error_and_force_repeats_the_run(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=1")
     whole = run(experiment, tmp_path)
     whole.path.write_text(json.dumps({**plain(whole.record), "metrics": {}}))
@@ -231,8 +231,10 @@ def power_cut(*_: object, **__: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_repetition_of_a_run_killed_before_it_tidied_up_trains(quick, tmp_path: Path) -> None:
-    """Its finished checkpoints are not gone on with."""
+def test_force_trains_again_if_the_run_was_killed_before_it_tidied_up(
+    quick, tmp_path: Path
+) -> None:
+    """The repetition does not resume from the finished checkpoints."""
     experiment = quick("epochs=1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("erc_bench.records.place.Place.tidy_up", power_cut)
@@ -246,7 +248,7 @@ def test_a_repetition_of_a_run_killed_before_it_tidied_up_trains(quick, tmp_path
         with pytest.raises(RuntimeError, match="power cut"):
             run(experiment, tmp_path, force=True)
     made = torch.load(place.folder / LAST, weights_only=True)["callbacks"]["TrainingLog"]
-    assert len(made["environments"]) == 1  # of one training, not of one that was gone on with
+    assert len(made["environments"]) == 1  # of one training that was not resumed
 
 
 def test_a_record_outside_a_store_has_no_model(quick, tmp_path: Path) -> None:
@@ -259,12 +261,11 @@ def test_a_record_outside_a_store_has_no_model(quick, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_record_never_names_another_runs_model(quick, tmp_path: Path, monkeypatch) -> None:
-    """Killed when the weights of a repetition are there and its record is not, or when the record
-    is there and the old weights are not yet deleted."""
+    """A repetition may be killed before it writes its record, or before it deletes old weights."""
     experiment = quick("epochs=1")
     first = run(experiment, tmp_path)
     weights = model_of(tmp_path, experiment).read_bytes()
-    # Another training of the same run, as another version of the code might have done it.
+    # Weights of the same run, as another version of the code might have trained them.
     other = model_of(tmp_path, experiment).with_name("model-0123456789abcdef.ckpt")
     other.write_bytes(b"of another training")
     model = model_file(first.path, read_record(first.path))
@@ -288,7 +289,7 @@ def test_weights_that_are_not_the_recorded_ones_are_refused(quick, tmp_path: Pat
 @pytest.mark.slow
 def test_the_same_seed_repeats_bit_for_bit_and_another_differs(quick, tmp_path: Path) -> None:
     one = run(quick(), tmp_path / "one").record
-    torch.rand(17)  # whatever was drawn before does not matter
+    torch.rand(17)  # earlier draws do not matter
     two = run(quick(), tmp_path / "two").record
     three = run(quick(seed=2), tmp_path / "three").record
     assert predictions(one) == predictions(two)
@@ -355,7 +356,7 @@ def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
 def test_an_interrupted_run_goes_on_and_restart_begins_it_anew(
     quick, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    """Who reads too late that it is begun anew has lost nothing yet."""
+    """``restart`` keeps the old checkpoints until the first new epoch has ended."""
     experiment = quick()
     folder = place_of(tmp_path, experiment).folder
 
@@ -371,7 +372,7 @@ def test_an_interrupted_run_goes_on_and_restart_begins_it_anew(
     cut_off(monkeypatch, experiment, tmp_path, epoch=1, restart=True)
     assert torch.load(folder / LAST, weights_only=True)["epoch"] == 0
     assert {path.name for path in folder.glob("*.ckpt")} == {LAST, "best-epoch=0.ckpt"}
-    # Killed while it deletes, it leaves no last one that names a best one that is gone.
+    # If it is killed while deleting, no last.ckpt is left that names a deleted best checkpoint.
     (folder / "best-epoch=9.ckpt").mkdir()
     with pytest.raises(OSError, match="best-epoch=9"):
         run(experiment, tmp_path, restart=True)
@@ -379,7 +380,9 @@ def test_an_interrupted_run_goes_on_and_restart_begins_it_anew(
 
 
 @pytest.mark.slow
-def test_a_record_names_all_places_that_trained(quick, tmp_path: Path, monkeypatch) -> None:
+def test_a_record_names_all_commits_and_devices_that_trained(
+    quick, tmp_path: Path, monkeypatch
+) -> None:
     experiment = quick()
     monkeypatch.setattr(environment, "COMMIT", "old")
     cut_off(monkeypatch, experiment, tmp_path, epoch=1)
@@ -393,7 +396,7 @@ def test_a_record_names_all_places_that_trained(quick, tmp_path: Path, monkeypat
     assert again.environment.git_commit == "new"
 
 
-def test_environments_of_a_run_resumed_again_and_of_an_old_checkpoint() -> None:
+def test_environments_of_a_resumed_run_are_joined() -> None:
     a, b = ({"commit": c, "threads": 2, "versions": {"torch": v}} for c, v in ("ax", "by"))
     assert joined([a]) == a
     assert joined([a, b, b]) == {
@@ -429,10 +432,10 @@ def test_only_changes_of_the_code_make_a_commit_dirty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("epoch", [2, 3, 4])
-def test_a_checkpoint_names_files_that_are_there_whenever_power_fails(
+def test_a_checkpoint_names_existing_files_whenever_power_fails(
     quick, tmp_path: Path, monkeypatch, epoch: int
 ) -> None:
-    """After the best of an epoch has been saved, and before what goes on from it."""
+    """The power fails after the best checkpoint of an epoch is saved, and before last.ckpt is."""
     experiment, save, saved = quick("epochs=4"), checkpoints.save_whole, []
 
     def failing(checkpoint: dict, path: Path) -> None:
@@ -462,7 +465,7 @@ def test_an_unreadable_checkpoint_is_named(quick, tmp_path: Path) -> None:
     assert run(experiment, tmp_path, restart=True).path.exists()
 
 
-def test_a_checkpoint_of_another_version_is_told_apart(quick, tmp_path: Path, monkeypatch) -> None:
+def test_a_checkpoint_of_another_version_is_an_error(quick, tmp_path: Path, monkeypatch) -> None:
     experiment = quick()
     cut_off(monkeypatch, experiment, tmp_path, epoch=1)
     last = place_of(tmp_path, experiment).folder / LAST
@@ -474,7 +477,7 @@ def test_a_checkpoint_of_another_version_is_told_apart(quick, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("when", ["in training", "while a checkpoint is written"])
-def test_a_gpu_that_is_too_small_is_called_so(quick, tmp_path: Path, monkeypatch, when) -> None:
+def test_a_gpu_without_enough_memory_is_an_error(quick, tmp_path: Path, monkeypatch, when) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError(
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has more to say."
@@ -501,7 +504,7 @@ def test_demo_needs_no_files() -> None:
     assert corpus_source("demo").load(None).name == "demo"
 
 
-def test_every_finished_epoch_can_be_resumed_from_also_when_dev_did_not_improve(
+def test_every_finished_epoch_can_be_resumed_even_if_dev_did_not_improve(
     quick, demo, tmp_path: Path
 ) -> None:
     config = quick("epochs=6", "patience=0", "encoder_lr=1e-9", "lr=1e-9").config
@@ -514,14 +517,14 @@ def test_every_finished_epoch_can_be_resumed_from_also_when_dev_did_not_improve(
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_said_and_the_run_goes_on(quick, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_run_that_can_be_resumed(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=40")
     process = subprocess.Popen(
         command(experiment, tmp_path),
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ.copy(),
-        # Where the tests themselves run in the background, SIGINT is ignored and would stay so.
+        # If the tests run in the background, SIGINT is ignored, which the process would inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
@@ -541,7 +544,7 @@ def test_ctrl_c_is_said_and_the_run_goes_on(quick, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_moved_folder_resumes_to_the_same_result(quick, tmp_path: Path, monkeypatch) -> None:
-    """Also where the best epoch came before the move."""
+    """This holds even if the best epoch was before the move."""
     experiment = quick("epochs=4")
     whole = run(experiment, tmp_path / "whole").record
     cut_off_at_the_end(monkeypatch, experiment, tmp_path / "before")
@@ -568,7 +571,7 @@ def test_a_corpus_without_dev_is_refused(quick, demo, tmp_path: Path, monkeypatc
 
 
 class Held(Callback):
-    """How many gradients there are when a batch has been learnt."""
+    """Counts the parameters that have a gradient at the end of each batch."""
 
     def __init__(self) -> None:
         self.gradients: list[int] = []
@@ -584,7 +587,7 @@ def test_gradients_are_freed_after_each_step(quick, demo, tmp_path: Path) -> Non
 
 
 class Products(TorchDispatchMode):
-    """The types of what is multiplied batch-wise, as attention does."""
+    """Collects the dtypes of the factors of batched matrix products, as attention has them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -597,7 +600,7 @@ class Products(TorchDispatchMode):
 
 
 @pytest.mark.slow
-def test_attention_of_a_training_in_bfloat16_multiplies_in_it(quick, tmp_path: Path) -> None:
+def test_attention_multiplies_in_bfloat16_in_a_bfloat16_training(quick, tmp_path: Path) -> None:
     with Products() as products:
         run(quick("precision=bfloat16", "epochs=1", "stage2_epochs=0"), tmp_path)
     assert products.types == {torch.bfloat16}
@@ -614,10 +617,10 @@ def test_attention_of_a_training_in_bfloat16_multiplies_in_it(quick, tmp_path: P
         ),
     ],
 )
-def test_what_stops_the_writing_of_a_checkpoint_is_not_taken_for_something_else(
+def test_the_cause_of_a_failed_checkpoint_write_is_reported(
     inside: BaseException, outside: type[BaseException], said: str, tmp_path: Path, monkeypatch
 ) -> None:
-    """torch reports all of it as one error of its own."""
+    """PyTorch reports every cause as the same error of its own."""
 
     class Stopped(io.BytesIO):
         writes = 0

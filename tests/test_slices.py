@@ -55,12 +55,12 @@ def test_the_facts_of_a_dialogue():
     assert facts.position.tolist() == [0, 2, 3, 4, 5, 0]
     assert facts.words.tolist() == [3, 2, 2, 1, 2, 1]
     assert facts.speaker_train.tolist() == [2, 0, 2, 0, 0, 2]
-    # Bob's unlabelled turn is no label before; Ann's second dialogue starts afresh.
+    # Bob's unlabelled turn is not a previous label, nor is Ann's turn in the other dialogue.
     assert facts.previous_label.tolist() == [-1, -1, 2, -1, 1, -1]
     assert facts.seen_in_train.tolist() == [False, True, False, True, False, False]
 
 
-def test_no_dialogue_has_no_facts():
+def test_without_dialogues_the_facts_are_empty():
     facts = utterance_facts([], [])
     assert facts.position.shape == facts.seen_in_train.shape == (0,)
 
@@ -172,7 +172,7 @@ def test_confusions_count_every_run():
     assert m.tolist() == [[[1, 0, 0], [1, 1, 0]], [[0, 1, 0], [0, 1, 1]]]
 
 
-def test_a_pair_of_emotions_counts_what_has_no_answer_among_its_utterances():
+def test_a_pair_of_emotions_includes_utterances_without_an_answer():
     gold = [0, 0, 0, 0, 1, 1]
     (pair,) = pair_confusions(gold, [[0, 1, -1, -1, -1, 0]], ("anger", "disgust"), PAIRS)
     assert pair.support == (4, 2)

@@ -1,4 +1,4 @@
-"""Grids on a real Slurm: everything that befalls a job on a cluster befalls one here."""
+"""Grids on a real Slurm, whose jobs are requeued, killed, warned and cancelled."""
 
 from __future__ import annotations
 
@@ -76,24 +76,26 @@ def queued_in(root: Path) -> set[str]:
 
 
 def handle_of(job: Job) -> str:
-    """What Slurm calls a job."""
+    """Return Slurm's id of a job."""
     (folder,) = job_folders(job.place.root)
     return next(q.handle for q in folder.queued() if q.run == job.place.name)
 
 
 def worker_of(job: Job) -> int:
-    """The process that does a job."""
+    """Return the id of the process that does a job."""
     (folder,) = job_folders(job.place.root)
     name = next(q.name for q in folder.queued() if q.run == job.place.name)
     return int(folder.worker(name)["process"])
 
 
-def test_a_grid_that_much_befalls(
+def test_a_grid_whose_jobs_are_requeued_killed_warned_and_cancelled(
     cluster: Cluster, tiny_encoder: str, tmp_path: Path, quickly: None, capsys
 ) -> None:
-    """One job is requeued, one killed at its time limit, one warned of it, one cancelled, and the
-    controller is started anew in between: the runs go on from their last epochs, and the cancelled
-    one failed."""
+    """One job is requeued, one killed at its time limit, one warned of it, and one cancelled.
+
+    In between, the controller is restarted. The cancelled run fails, and the others go on from
+    their last epochs.
+    """
     timed, requeued, cancelled, warned = jobs = jobs_in(tmp_path, tiny_encoder, 4, 40)
     troubles: list[BaseException] = []
     handles: list[str] = []
@@ -132,15 +134,15 @@ def test_a_grid_that_much_befalls(
         assert job.place.log.read_text().count("Epoch 1/") == 1
         assert "Going on after epoch" in job.place.log.read_text()
     said = " ".join(capsys.readouterr().err.split())
-    # Slurm wakes the worker and asks it to end before it kills it. Whether it still can depends on
-    # the moment: then the job requeues itself, at each minute's end, else the grid puts it again.
+    # Before Slurm kills the worker, it wakes it and asks it to end. If the worker is fast enough,
+    # the job requeues itself at the end of each minute. Otherwise the grid queues it again.
     if not re.search("Restarts=[1-9]", cluster.run("scontrol", "show", "job", *handles)):
         assert re.search("was (killed at|stopped on n., by) its time limit", said), said
         assert "queued again (1 of 3)" in said
     assert job_folders(tmp_path) == []
 
 
-def test_what_was_left_is_picked_up(
+def test_the_jobs_of_a_detached_grid_are_picked_up(
     cluster: Cluster,
     tiny_encoder: str,
     tmp_path: Path,
@@ -166,7 +168,7 @@ def test_a_machine_that_does_not_see_the_folder_is_one_error(
     start = Slurm.start
 
     def elsewhere(self, attempts, at_once):
-        for attempt in attempts:  # as if it were there for this machine alone
+        for attempt in attempts:  # as if the folder existed on this machine alone
             attempt.file.unlink()
         return start(self, attempts, at_once)
 
@@ -176,7 +178,7 @@ def test_a_machine_that_does_not_see_the_folder_is_one_error(
     assert not cluster.run("squeue", "--noheader", "--states=PENDING").strip()
 
 
-def test_what_slurm_refuses_is_one_paragraph(
+def test_jobs_that_slurm_refuses_are_errors(
     cluster: Cluster, tiny_encoder: str, tmp_path: Path
 ) -> None:
     jobs = jobs_in(tmp_path, tiny_encoder, 2, 2)

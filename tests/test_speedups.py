@@ -1,4 +1,4 @@
-"""What is switched on for a training: dropout masks and attention, and that it is undone."""
+"""Speedups for a training, dropout masks and attention, are switched on and off again."""
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def test_attention_in_low_precision_is_as_exact_as_its_inputs() -> None:
     q, k, v = (torch.randn(2, 2, 30, 16) for _ in range(3))
     exact = F.scaled_dot_product_attention(q, k, v)
     low = [t.bfloat16().requires_grad_() for t in (q, k, v)]
-    # The kernel that a CPU takes where there is dropout.
+    # The kernel that a CPU uses with dropout.
     with enabled(Speedups()), sdpa_kernel(SDPBackend.MATH):
         ours = F.scaled_dot_product_attention(*low)
     assert ours.dtype == torch.bfloat16

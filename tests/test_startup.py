@@ -1,4 +1,4 @@
-"""What is imported when, and how long it takes until a run begins to train."""
+"""The imports of light commands, and the time until a run begins to train."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_quick_commands_import_nothing_heavy(argv: list[str], folder: Path) -> N
 
 
 def cpu_seconds(code: str, folder: Path) -> float:
-    """CPU time of a program of its own in a folder, the least of three."""
+    """CPU seconds of a program that runs in a folder; the smallest of three measurements."""
     resource = pytest.importorskip("resource", reason="only Unix counts processor time")
     times = []
     for _ in range(3):
@@ -82,10 +82,8 @@ def cpu_seconds(code: str, folder: Path) -> float:
 
 @pytest.mark.timed
 @pytest.mark.slow
-def test_a_cached_run_trains_soon_after_its_encoder_could_be_loaded(
-    tiny_encoder: str, tmp_path: Path
-) -> None:
-    """From the command to the first step at most twice the time of the imports and the encoder."""
+def test_a_cached_run_reaches_its_first_step_quickly(tiny_encoder: str, tmp_path: Path) -> None:
+    """The first step comes within twice the CPU time of the imports and of loading the encoder."""
     loading = f"import torch, transformers as t\nt.AutoModel.from_pretrained({tiny_encoder!r})"
     argv = ["run", "--method", "eacl", "--dataset", "demo", "--preset", "smoke", "--quiet"]
     settings = [f"encoder={tiny_encoder}", "precision=float32", "max_len=32"]
@@ -95,5 +93,5 @@ def test_a_cached_run_trains_soon_after_its_encoder_could_be_loaded(
         "ErcMethod.on_train_batch_start = lambda *_: os._exit(0)\n"
         f"raise SystemExit(main({[*argv, *settings]!r}) or 'no step was made')"
     )
-    # The first of its three makes the examples; the least is of those that find them made.
+    # The first of three runs makes the examples, so the smallest time is that of a later run.
     assert cpu_seconds(until_the_first_step, tmp_path) < 2 * cpu_seconds(loading, tmp_path)

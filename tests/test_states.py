@@ -1,4 +1,4 @@
-"""The states of single positions, for which the last layer leaves out what only others need."""
+"""States of single positions: the last layer skips what only other positions need."""
 
 import copy
 from functools import partial
@@ -21,12 +21,12 @@ SIZES = {
 
 
 def build(kind: str, attention: str | None = None, **settings):
-    """An encoder of random weights, and a batch of rows of different lengths."""
+    """An encoder with random weights, a batch of rows of different lengths, a position in each."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **SIZES, **settings)
     encoder = AutoModel.from_config(config, attn_implementation=attention)
     for p in encoder.parameters():
-        torch.nn.init.normal_(p, std=0.3)  # so that every term weighs
+        torch.nn.init.normal_(p, std=0.3)  # so that every term matters
     lengths = torch.tensor([9, 4, 7, 1])
     ids = torch.randint(5, 60, (4, 9))
     mask = (torch.arange(9) < lengths[:, None]).long()
@@ -66,7 +66,7 @@ def test_states_and_gradients_are_those_of_the_whole_encoder(kind, settings, mas
 @pytest.mark.parametrize("kind", KNOWN)
 def test_dropout_is_where_the_whole_encoder_has_it(kind: str, dropped: str) -> None:
     none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    encoder, inputs, positions = build(kind, **{**none, dropped: 1.0})  # nothing is left to chance
+    encoder, inputs, positions = build(kind, **{**none, dropped: 1.0})  # not random
     encoder.train()
     theirs = encoder(**inputs).last_hidden_state[torch.arange(4), positions]
     torch.testing.assert_close(states_at(encoder, positions, **inputs), theirs)
@@ -140,7 +140,7 @@ def test_gradient_checkpointing_changes_nothing(kind: str, reentrant: bool) -> N
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_layers_of_an_mpnet_can_be_checkpointed_by_hand(reentrant: bool) -> None:
-    """Transformers offers it for no MPNet, so it is done from outside, layer by layer."""
+    """Transformers does not offer it for MPNet, so it is done from outside, layer by layer."""
     encoder, inputs, positions = build("mpnet")
     with pytest.raises(ValueError, match=r"support (gradient|activation) checkpointing"):
         encoder.gradient_checkpointing_enable()
@@ -168,7 +168,7 @@ def test_a_layer_whose_forward_was_replaced_still_gives_the_right_states() -> No
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_it_has_a_switch(on: bool) -> None:
+def test_one_position_has_a_switch(on: bool) -> None:
     encoder, inputs, positions = build("bert")
     outputs = []
     layer = encoder.encoder.layer[-1]

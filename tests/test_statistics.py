@@ -43,7 +43,7 @@ def sklearns(gold, predicted):
 # --- intervals over seeds
 
 
-def test_seed_interval_is_students():
+def test_the_seed_interval_is_students_t_interval():
     x = [65.1, 66.0, 64.2, 65.5, 66.3]
     result = seed_interval(x)
     assert (result.n, result.mean, result.sd) == (5, np.mean(x), np.std(x, ddof=1))
@@ -58,7 +58,7 @@ def test_one_seed_has_no_interval():
 
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [[1.0, 2.0]]])
-def test_seed_interval_refuses_what_is_no_figure_a_seed(values):
+def test_the_seed_interval_needs_one_finite_figure_per_seed(values):
     with pytest.raises(ValueError, match="one finite figure a seed"):
         seed_interval(values)
 
@@ -98,7 +98,7 @@ def test_dialogue_counts_add_up_to_the_test_set():
     assert (counts[7] == alone[0]).all()
 
 
-def test_no_answer_is_missed_by_its_class_and_taken_for_none():
+def test_no_answer_is_a_false_negative_and_no_false_positive():
     gold, predictions, dialogues = some_runs(np.random.default_rng(0), classes=5)
     predictions[np.random.default_rng(1).random(predictions.shape) < 0.2] = NO_ANSWER
     total = dialogue_counts(gold, predictions, dialogues, 5).sum(0)
@@ -144,7 +144,7 @@ def test_arrays_that_do_not_fit_are_refused(gold, predictions, dialogues, words)
         resampled_scores(gold, predictions, dialogues, 2)
 
 
-def test_seeds_are_one_a_run():
+def test_every_run_needs_a_seed_of_its_own():
     for seeds in ([1, 2], [1, 1, 2]):
         with pytest.raises(ValueError, match="different seeds"):
             resampled_scores(*some_runs(np.random.default_rng(0)), 4, seeds=seeds)
@@ -189,7 +189,7 @@ def test_interval_and_p_agree_whatever_the_data(data):
         return
     low, high = result.interval
     assert low <= result.difference <= high
-    assert 0 <= high - low < math.inf or s == 2  # half a degree of freedom can be all there is
+    assert 0 <= high - low < math.inf or s == 2  # two seeds may leave half a degree of freedom
     assert result.resolvable >= 0
     if abs(result.p - 0.05) > 1e-6:
         assert (result.p < 0.05) == (low > 0 or high < 0)
@@ -200,8 +200,8 @@ def test_interval_and_p_agree_whatever_the_data(data):
 
 
 @pytest.mark.parametrize("d", [5, 6])
-def test_six_dialogues_are_the_fewest_that_can_tell_anything(d):
-    """A sign-flip test over five has p of 2 / 2⁵ = 0.0625 at best."""
+def test_a_comparison_needs_at_least_six_dialogues(d):
+    """The p of a sign-flip test over five dialogues is at least 2 / 2⁵ = 0.0625."""
     a, b = scored(1, d=d), scored(2, d=d)
     result = compare(a, b)
     assert result.difference == pytest.approx(a.mean - b.mean)
@@ -210,7 +210,7 @@ def test_six_dialogues_are_the_fewest_that_can_tell_anything(d):
     assert (result.p == 1) == (d == 5)
 
 
-def test_certainty_is_bounded_by_the_number_of_dialogues():
+def test_p_is_bounded_by_the_number_of_dialogues():
     gold = np.tile([0, 1], 8)
     dialogues = np.repeat(np.arange(8), 2)
     right, wrong = (resampled_scores(gold, p[None], dialogues, 2) for p in (gold, 1 - gold))
@@ -219,8 +219,8 @@ def test_certainty_is_bounded_by_the_number_of_dialogues():
     assert result.p == 2**-7
 
 
-def test_seeds_alone_can_carry_the_uncertainty():
-    """Every dialogue alike: nothing varies over dialogues, so the t-test over seeds remains."""
+def test_without_variation_over_dialogues_a_figure_gets_the_t_test_over_seeds():
+    """All dialogues are alike, so only the t-test over seeds remains."""
     gold = np.tile(np.arange(4), 10)
     dialogues = np.repeat(np.arange(10), 4)
     runs = np.tile([[0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 0, 0]], 10)
@@ -241,8 +241,8 @@ def test_seeds_of_two_methods_are_independent_however_they_are_numbered(seeds):
 
 
 @pytest.mark.parametrize(("m", "n"), [(5, 5), (5, 2), (2, 3), (4, 5)])
-def test_where_dialogues_do_not_vary_it_is_welchs_test(m, n):
-    """Every dialogue alike: what remains is the t-test of two independent samples of seeds."""
+def test_without_variation_over_dialogues_two_methods_get_welchs_test(m, n):
+    """All dialogues are alike, so only the t-test of two independent samples of seeds remains."""
     gold = np.tile(np.arange(4), 10)
     dialogues = np.repeat(np.arange(10), 4)
     kinds = [[0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 0, 0], [1, 1, 0, 0], [1, 0, 3, 2]]
@@ -265,8 +265,11 @@ def test_where_dialogues_do_not_vary_it_is_welchs_test(m, n):
 
 
 def seeds_part(x):
-    """s² / S of the module's formula, what it adds to the variance, and whether e was cut; with e
-    as half the mean variance between two runs, over resamples."""
+    """Return s² / S, the term of the seeds in the variance, and whether e was cut to its bound.
+
+    The symbols are those of the module. Before the cut, e is half the variance over resamples of
+    the difference of two runs, averaged over all pairs of runs.
+    """
     inflated = (x.freedom + 1) / x.freedom
     pairs = itertools.combinations(x.draws.T, 2)
     noise = inflated * np.mean([np.var(i - j, ddof=1) / 2 for i, j in pairs])
@@ -292,7 +295,7 @@ def test_standard_error_and_freedom_are_those_of_the_formula():
     assert cut == {True, False}
 
 
-def test_pairs_of_seeds_are_asked_for():
+def test_seeds_are_paired_only_on_request():
     a, b = scored(1, seeds=(3, 1, 2, 9)), scored(2, seeds=(1, 7, 3))
     result = compare(a, b, paired_seeds=True)
     assert (result.paired_seeds, result.covers_seeds) == ((3, 1), True)
@@ -306,8 +309,8 @@ def test_pairs_of_seeds_are_asked_for():
         compare(a, scored(2, seeds=(8,)), paired_seeds=True)
 
 
-def test_pairs_of_seeds_leave_out_what_the_two_share():
-    """Configurations whose seeds are lucky together: only the pairs show how little they differ."""
+def test_pairing_seeds_removes_the_variance_that_two_methods_share():
+    """Both methods have their luck at the same seeds, so only pairs have a small standard error."""
     luck, gold = np.arange(4), np.tile(np.arange(4), 10)
     dialogues = np.repeat(np.arange(10), 4)
     a = np.stack([np.where((np.arange(40) < 8 * seed), 0, gold) for seed in luck])
@@ -318,7 +321,7 @@ def test_pairs_of_seeds_leave_out_what_the_two_share():
     assert paired.standard_error < apart.standard_error / 3
 
 
-def test_one_seed_is_about_the_trained_model():
+def test_a_comparison_with_one_seed_is_about_the_trained_model():
     several, one, other = scored(1), scored(2, seeds=(1,)), scored(2, seeds=(8,))
     result = compare(several, one)
     assert compare(several, other) == result
@@ -343,7 +346,7 @@ def test_another_test_set_can_not_be_compared():
             compare(a, b)
 
 
-def test_a_published_figure():
+def test_a_comparison_with_a_published_figure():
     scores = scored(1)
     at_zero, constant = compare_with_figure(scores, 0.0), compare_with_figure(scores, 50.0)
     assert at_zero.difference == pytest.approx(scores.mean)
@@ -354,14 +357,14 @@ def test_a_published_figure():
         result = compare_with_figure(scores, 50.0, n)
         added = result.standard_error**2 - constant.standard_error**2
         assert added == pytest.approx(variance / n)
-        # One s² stands for both: its degrees of freedom are ours.
+        # Our s² stands for the figure's too, so its degrees of freedom are ours.
         of_dialogues = scores.draws.mean(1).var(ddof=1) * (scores.freedom + 1) / scores.freedom
         of_freedom = of_dialogues**2 / scores.freedom + (variance / 3 + variance / n) ** 2 / 2
         freedom = result.standard_error**4 / of_freedom
         assert result.degrees_of_freedom == pytest.approx(freedom)
     covers = [compare_with_figure(scored(1, range(n)), 50.0).covers_seeds for n in (1, 2, 3)]
     assert covers == [False, True, True]
-    # One seed says nothing of another's: the figure's seeds add what is known, nothing.
+    # One seed says nothing about the variance over seeds, so the figure's seeds add nothing.
     one = scored(1, seeds=(0,))
     assert compare_with_figure(one, 50.0, 1) == compare_with_figure(one, 50.0)
     with pytest.raises(ValueError, match="0 seeds"):
@@ -421,12 +424,13 @@ def test_ranks():
             rank_groups(bad)
 
 
-# --- simulation: does the interval cover as often, the test reject as rarely, as it claims?
+# --- simulation: does the interval cover, and the test reject, as often as they claim?
 #
-# Corpora with known truth. Gold labels cluster in dialogues; whether a method is right depends on
-# its class, on the dialogue (mostly for both methods alike), on the seed, on seed × dialogue and on
-# the utterance. Being right has a normal latent variable, so a trained model's weighted-F1 in the
-# population is known in closed form, and that of a method is its mean over seeds.
+# The corpora have a known truth. Gold labels cluster in dialogues. Whether a method is right
+# depends on the class, on the dialogue (mostly in the same way for both methods), on the seed, on
+# seed × dialogue and on the utterance. A method is right if a normal latent variable is positive.
+# So the weighted-F1 of a trained model in the population is known in closed form. The weighted-F1
+# of a method is the mean over its seeds.
 
 PRIOR = np.array([0.47, 0.16, 0.13, 0.11, 0.08, 0.03, 0.02])
 ABILITY = np.array([1.2, 0.3, 0.3, 0.0, 0.2, -0.4, -0.4])
@@ -435,7 +439,7 @@ INTERACTION = 0.5
 
 
 def population_f1(ability, dialogue_sd):
-    """Weighted-F1 ``(...)`` in the population of models of class abilities ``(..., 7)``."""
+    """Weighted-F1 ``(...)`` in the population, of models with class abilities ``(..., 7)``."""
     right = ndtr(ability / math.sqrt(1 + dialogue_sd**2 + INTERACTION**2))
     share = np.eye(7) * right[..., None] + WRONG * (1 - right)[..., None]
     return weighted_f1(PRIOR[:, None] * share * 1e9)
@@ -450,7 +454,10 @@ def seed_abilities(rng, s, seed_sd, gain):
 def simulate(
     rng, seeds, *, d=280, mean_length=9.3, dialogue_sd=1.0, seed_sd=0.1, gain=0.0, resamples=1000
 ):
-    """One test set, ``seeds`` (two numbers) runs of two methods, the first better by ``gain``."""
+    """Simulate one test set and the runs of two methods, the first better by ``gain``.
+
+    ``seeds`` holds the numbers of runs of the two methods.
+    """
     length = np.minimum(1 + rng.geometric(1 / (mean_length - 1), d), 20 * mean_length).astype(int)
     dialogue = np.repeat(np.arange(d), length)
     n = len(dialogue)
@@ -484,7 +491,7 @@ def expected_f1(gain, *, dialogue_sd=1.0, seed_sd=0.1):
 
 @dataclass
 class Simulated:
-    """What came out over many corpora: shares, and means."""
+    """Results over many corpora: shares and means."""
 
     miss: float
     """The interval of the difference misses the truth."""
@@ -500,14 +507,14 @@ class Simulated:
 
 
 def simulated(times, seeds, gain=0.0, paired_seeds=False, **corpus):
-    """``times`` corpora with ``seeds`` (two numbers) runs of two methods."""
+    """Simulate ``times`` corpora; ``seeds`` holds the numbers of runs of the two methods."""
     rng = np.random.default_rng(7)
     of_method = {k: v for k, v in corpus.items() if k in ("dialogue_sd", "seed_sd")}
     truths = [expected_f1(g, **of_method) for g in (gain, 0.0)]
     rows, errors = [], []
     for _ in range(times):
         sides, models = simulate(rng, seeds, gain=gain, **corpus)
-        # One seed: the interval is about this one model, so its own truth is what it covers.
+        # With one seed, the interval is about this model and has to cover the model's own truth.
         first, second = (t if len(m) > 1 else m[0] for t, m in zip(truths, models, strict=True))
         pair = compare(*sides, paired_seeds=paired_seeds)
         alone = compare_with_figure(sides[0], first)
@@ -523,7 +530,7 @@ SEEDS = [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (5, 1), (5, 2), (5, 3)]
 
 
 def name_of(value):
-    """What a case of a parametrised test is called."""
+    """The id of a parameter of a parametrised test."""
     if isinstance(value, dict):
         return "-".join(f"{k}={v}" for k, v in value.items())
     return "-".join(map(str, value))
@@ -531,7 +538,7 @@ def name_of(value):
 
 @pytest.mark.parametrize(("seeds", "seed_sd"), [((3, 3), 0.3), ((5, 2), 0.3), ((5, 2), 0.0)])
 def test_the_standard_error_is_that_of_the_difference(seeds, seed_sd):
-    """Few and small corpora, in seconds: enough to notice a variance that is wrong by a third."""
+    """A few small corpora take seconds and are enough to notice a variance wrong by a third."""
     found = simulated(200, seeds, seed_sd=seed_sd, d=60, resamples=200)
     assert 0.75 <= found.spread <= 1.33
     assert 0.01 <= found.miss <= 0.11
@@ -547,8 +554,8 @@ def test_a_resolvable_difference_is_found_four_times_in_five():
     assert 0.02 <= found.miss <= 0.08
 
 
-# Runs of one method differ by 0, 2.5 and 7 points (sd) for a seed_sd of 0, 0.1 and 0.3, those of a
-# real one by about 0.5.
+# For a seed_sd of 0, 0.1 and 0.3, the standard deviation over runs of one method is 0, 2.5 and 7
+# points. For a real method it is about 0.5 points.
 CORPORA = [
     {"seed_sd": 0.0},
     {"seed_sd": 0.1},
@@ -563,7 +570,7 @@ CORPORA = [
 
 
 CASES = [
-    # All numbers of seeds where they matter, the usual and an unequal one for every other corpus.
+    # All numbers of seeds for corpora that differ in seed_sd alone; two pairs for the others.
     *((corpus, seeds) for corpus in CORPORA[:3] for seeds in SEEDS),
     *((corpus, seeds) for corpus in CORPORA[3:] for seeds in ((5, 5), (5, 2))),
 ]
@@ -583,13 +590,13 @@ def test_coverage_and_size(seeds, corpus):
         assert found.reject == found.miss
         assert found.reject_figure <= 0.13
     elif corpus["seed_sd"] >= 0.1 and corpus.get("d", 280) == 280:
-        # What one seed can't know: these models differ, the methods do not.
+        # One seed can't show that these two models differ although their methods do not.
         assert found.reject > 0.1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "low", "high"), [(5, 0.02, 0.08), (2, 0.07, 0.16)])
 def test_coverage_of_pairs_of_seeds(seeds, low, high):
-    """Two pairs are too few where seeds vary far more than dialogues do."""
+    """Two pairs are too few if seeds vary far more than dialogues do."""
     found = simulated(500, (seeds, seeds), paired_seeds=True, seed_sd=0.3)
     assert low <= found.miss <= high

@@ -1,4 +1,4 @@
-"""Token ids of many texts: those of the tokenizer itself."""
+"""The token ids of many texts are those of the tokenizer itself."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_a_text_is_tokenised_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     encoder.add(["a b", "c", "a b"])
     first = encoder.ids(["c", "a b"])
-    first[0].append(0)  # what a caller does to a list stays with it
+    first[0].append(0)  # it does not change what is remembered
     assert encoder.ids(["c"]) == [first[0][:-1]]
     encoder.ids(["c", "d"])
     assert calls == [["a b", "c"], ["d"]]
 
 
-def test_no_more_than_so_many_texts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_texts_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenising, "MOST_TEXTS", 3)
     encoder = TextEncoder(load_tokenizer(MINILM))
     for i in range(20):
@@ -69,18 +69,18 @@ def test_no_more_than_so_many_texts_are_remembered(monkeypatch: pytest.MonkeyPat
         assert len(encoder._known) <= 3 + len(texts)
 
 
-def test_a_copy_gives_the_same_and_carries_no_text(encoder: TextEncoder) -> None:
+def test_a_pickled_copy_gives_the_same_ids_and_holds_no_text(encoder: TextEncoder) -> None:
     encoder.add(["a sentence of some corpus"])
     data = pickle.dumps(encoder)
     assert b"some corpus" not in data
     assert pickle.loads(data).ids(TEXTS) == encoder.ids(TEXTS)
 
 
-def test_half_a_surrogate_pair_is_a_character_that_nobody_knows(encoder: TextEncoder) -> None:
+def test_half_a_surrogate_pair_is_read_as_the_replacement_character(encoder: TextEncoder) -> None:
     assert encoder.ids(["so\ud83d!", "\ud83d\ude42"]) == encoder.ids(["so\ufffd!", "🙂"])
 
 
-def test_where_special_tokens_stand_is_asked_of_the_tokenizer() -> None:
+def test_the_tokenizer_says_where_special_tokens_stand() -> None:
     tokenizer = load_tokenizer(MINILM)
     assert special_tokens(tokenizer) == ([101], [102])
     from tokenizers.processors import TemplateProcessing

@@ -1,4 +1,4 @@
-"""W&B: what a run leaves there, read back by wandb's own reader, and that it harms no run."""
+"""The W&B log of a run, as wandb's own reader reads it; trouble with W&B harms no run."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ UNREACHABLE = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A wandb without account, settings or network; nothing of it outlives a test."""
+    """wandb without account, settings or network; it is shut down after each test."""
     for name in [n for n in os.environ if n.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     for name in ("CACHE", "CONFIG", "DATA"):
@@ -104,7 +104,7 @@ def logged(root: Path) -> list[Logged]:
 
 @pytest.fixture(scope="module")
 def finished_run(quick, tmp_path_factory: pytest.TempPathFactory):
-    """One finished run that was logged, its outcome and how W&B has it."""
+    """A finished run that was logged: its store, its outcome and its W&B log."""
     root = tmp_path_factory.mktemp("root")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WANDB_MODE")
@@ -114,7 +114,9 @@ def finished_run(quick, tmp_path_factory: pytest.TempPathFactory):
     return root, outcome, one
 
 
-def test_the_run_says_what_it_is(finished_run, quick, tiny_encoder: str) -> None:
+def test_the_wandb_run_has_project_group_tags_and_settings(
+    finished_run, quick, tiny_encoder: str
+) -> None:
     one = finished_run[2]
     experiment = quick()
     assert one.run["project"] == "erc-bench"
@@ -129,7 +131,7 @@ def test_the_run_says_what_it_is(finished_run, quick, tiny_encoder: str) -> None
     assert one.exit_code == 0
 
 
-def test_runs_are_of_one_variant_only_with_the_same_settings() -> None:
+def test_runs_have_the_same_variant_only_with_the_same_settings() -> None:
     def of(*overrides: str, preset: str = "small", seed: int = 1) -> str:
         return variant(resolve("eacl", "demo", preset=preset, seed=seed, overrides=overrides))
 
@@ -156,7 +158,7 @@ def test_its_curves_are_those_of_the_record(finished_run) -> None:
     assert axes["lr/*"] == axes["step/*"] == "optimizer_step"
 
 
-def test_the_loss_is_there_by_step_and_macro_f1_by_epoch(finished_run) -> None:
+def test_the_loss_is_logged_by_step_and_macro_f1_by_epoch(finished_run) -> None:
     _, outcome, one = finished_run
     losses = [loss for _, loss in one.curve("step/loss", "optimizer_step")]
     assert losses
@@ -193,7 +195,7 @@ def test_confusion_predictions_and_result_are_tables(finished_run) -> None:
     assert score == outcome.record.metrics.test.weighted_f1
 
 
-def test_a_prediction_without_an_answer_or_probabilities_has_none_there() -> None:
+def test_rows_of_the_predictions_table_may_lack_answer_and_probability() -> None:
     answered = Predictions(ids=["a", "b"], gold=[0, 1], predicted=[0, 0])
     assert prediction_rows(answered, ["joy", "anger"]) == [
         ["a", "joy", "joy", None, True],
@@ -217,7 +219,7 @@ def test_the_record_is_an_artifact(finished_run) -> None:
     assert entry["digest"] == base64.b64encode(digest).decode()
 
 
-def test_no_text_of_the_corpus_goes_there(finished_run, demo) -> None:
+def test_no_text_of_the_corpus_is_logged(finished_run, demo) -> None:
     root = finished_run[0]
     kept = [path for path in (root / "wandb").rglob("*") if path.is_file()]
     contents = b"".join(path.read_bytes() for path in kept)
@@ -234,7 +236,7 @@ def without_times(record: Record) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_two_runs_in_one_process_are_two_there_and_change_nothing(
+def test_two_runs_in_one_process_are_two_wandb_runs_with_unchanged_results(
     quick, tmp_path: Path, capsys
 ) -> None:
     seeds = [quick(seed=1), quick(seed=2)]
@@ -251,7 +253,7 @@ def test_two_runs_in_one_process_are_two_there_and_change_nothing(
     assert "wandb:" not in "".join(capsys.readouterr())
 
 
-def test_a_finished_run_that_is_skipped_makes_none(quick, tmp_path: Path) -> None:
+def test_a_skipped_run_makes_no_wandb_run(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=1")
     run(experiment, tmp_path, wandb="off")
     assert run(experiment, tmp_path, wandb="offline").skipped
@@ -260,7 +262,7 @@ def test_a_finished_run_that_is_skipped_makes_none(quick, tmp_path: Path) -> Non
 
 @pytest.fixture
 def power_cut(monkeypatch: pytest.MonkeyPatch):
-    """The next run breaks off in its second epoch by an error of the given kind."""
+    """A function that lets the next run break off in its second epoch with a given error."""
 
     def cut(error: type[BaseException]) -> None:
         class Cut(PowerCut):
@@ -279,7 +281,7 @@ def power_cut(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_run_that_breaks_off_is_failed_there_and_one_that_resumes_is_whole(
+def test_an_interrupted_run_is_logged_as_failed_and_the_resumed_one_as_a_whole(
     quick, tmp_path: Path, power_cut, monkeypatch: pytest.MonkeyPatch, error
 ) -> None:
     experiment = quick("epochs=3")
@@ -305,7 +307,7 @@ def test_a_run_that_breaks_off_is_failed_there_and_one_that_resumes_is_whole(
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spcl", "sacl-lstm"])
 def test_learning_rates_that_a_method_sets_itself(quick, tmp_path: Path, method: str) -> None:
-    """Nor does what it trains beforehand (vectors of utterances) come between the curves."""
+    """They are logged, and the fine-tuning for utterance vectors adds nothing to the curves."""
     settings = ["warmup_steps=4"] if method == "spcl" else ["features.max_len=31"]
     outcome = run(quick(*settings, method=method), tmp_path, wandb="offline")
     (one,) = logged(tmp_path)
@@ -326,7 +328,9 @@ def test_learning_rates_that_a_method_sets_itself(quick, tmp_path: Path, method:
 # --- trouble ---
 
 
-def test_a_place_that_cannot_be_written_is_one_line(quick, tmp_path: Path, capsys) -> None:
+def test_a_wandb_folder_that_can_not_be_written_is_one_warning(
+    quick, tmp_path: Path, capsys
+) -> None:
     (tmp_path / "wandb").write_text("a file")
     experiment = quick("epochs=1")
     assert run(experiment, tmp_path, wandb="offline").path.exists()
@@ -351,7 +355,7 @@ def test_a_server_that_is_not_there_leaves_an_offline_run(
 
 
 @pytest.mark.slow
-def test_a_service_that_dies_takes_no_run_along(
+def test_a_run_survives_the_death_of_the_wandb_service(
     quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     from erc_bench.training.log import TrainingLog
@@ -414,7 +418,7 @@ def test_the_variable_is_the_default_and_the_option_wins(
 
 
 @pytest.mark.slow
-def test_a_wanted_mode_wins_in_a_run_too(
+def test_the_option_wins_over_the_variable_in_a_run_too(
     quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
@@ -525,7 +529,7 @@ def test_without_a_chart_of_its_own_the_seeds_are_a_scatter_plot() -> None:
     assert (points["xAxis"], points["yAxis"]) == ("config:seed.value", "summary:test/weighted_f1")
 
 
-def test_what_the_chart_and_the_panels_read_is_logged(finished_run) -> None:
+def test_all_that_the_chart_and_the_panels_read_is_logged(finished_run) -> None:
     from erc_bench.tracking.report import SEEDS_CHART
 
     one = finished_run[2]

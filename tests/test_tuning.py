@@ -1,4 +1,4 @@
-"""Search for settings: spaces, trials that see no label of test, what is chosen and marked."""
+"""Searches for settings: spaces, trials that see no label of test, and the chosen settings."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def test_values_lie_in_their_ranges_on_their_scales() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", method_names())
-def test_every_method_takes_what_its_space_holds(method: str) -> None:
+def test_every_method_accepts_the_values_of_its_space(method: str) -> None:
     for preset in presets():
         base = resolve(method, "meld", preset=preset)
         found = study(base)
         assert found.trial(0).hash == base.hash
         assert found.trial(0).overrides == ()
         trials = [found.trial(number) for number in range(1, 6)]
-        # Of a few choices two draws may be alike, of a range they are not.
+        # Two draws from a few choices may be equal, two draws from a range are not.
         least = 6 if any("choice" not in how for how in found.space.values()) else 4
         assert len({trial.hash for trial in trials} | {base.hash}) >= least
         assert [trial.seed for trial in trials] == [FIRST_TRIAL_SEED + k for k in range(1, 6)]
@@ -123,13 +123,13 @@ def test_a_value_that_the_method_refuses_is_named(monkeypatch) -> None:
         wrong.trial(1)
 
 
-def test_searches_on_two_corpora_or_for_two_methods_are_apart() -> None:
+def test_searches_on_two_corpora_or_for_two_methods_have_different_hashes() -> None:
     bases = [resolve(m, c) for m in ("finetune", "emoberta") for c in ("meld", "emorynlp")]
     assert bases[0].hash == bases[1].hash
     assert len({study(base).hash for base in bases}) == 4
 
 
-def test_test_can_not_be_asked_for() -> None:
+def test_a_search_refuses_to_score_test() -> None:
     with pytest.raises(ErcBenchError, match="never looks at test"):
         study(resolve("finetune", "meld", overrides=["evaluation.oracle=true"]))
 
@@ -142,7 +142,7 @@ QUICK = ("precision=float32", "max_batches=2", "epochs=1")
 
 @pytest.fixture
 def small(small_demo: Corpus, monkeypatch: pytest.MonkeyPatch) -> Corpus:
-    """The demo corpus is a few dialogues."""
+    """Makes the demo corpus a few dialogues."""
     kind = type(registry.corpus_source("demo"))
     monkeypatch.setattr(kind, "load", lambda self, data_dir=None: small_demo)
     return small_demo
@@ -150,7 +150,7 @@ def small(small_demo: Corpus, monkeypatch: pytest.MonkeyPatch) -> Corpus:
 
 @pytest.fixture
 def searched_for(encoder_for, small: Corpus):
-    """The search for a method with a tiny encoder."""
+    """A function that makes the study of a method with a tiny encoder."""
 
     def made(method: str = "finetune", *overrides: str) -> Study:
         settings = [f"encoder={encoder_for(method)}", *QUICK, *overrides]
@@ -160,7 +160,7 @@ def searched_for(encoder_for, small: Corpus):
 
 
 class Sealed(Utterance):
-    """A turn whose label nobody may read; it may be taken out."""
+    """A turn whose label may be removed, but not read."""
 
     @property
     def label(self) -> None:  # type: ignore[override]
@@ -212,13 +212,13 @@ def test_a_trial_reads_no_label_of_test(
 
 @pytest.fixture(scope="module")
 def done_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder, for what is done when it is first asked for."""
+    """A folder, empty at first, in which the search of ``whole`` is done once for all tests."""
     return tmp_path_factory.mktemp("whole")
 
 
 @pytest.fixture
 def whole(searched_for, done_once: Path, tmp_path: Path):
-    """A search of three trials that nothing befell, in a folder of one's own."""
+    """A complete search of three trials, in a folder that the test may change."""
     search([searched_for()], 3, done_once, executor=Fake())
     shutil.copytree(done_once, tmp_path, dirs_exist_ok=True)
     found, complaints = search([searched_for()], 3, tmp_path, executor=nobody())
@@ -256,7 +256,7 @@ def test_the_best_on_dev_is_chosen_and_its_runs_are_marked(whole) -> None:
         assert tuned.space == found.study.space
         assert len(tuned.digest) == 64
         assert record.config_hash == best.config_hash
-    # The same settings that nobody searched for are another row.
+    # The same settings without a search are another run.
     plain = replace(chosen[0], tuned=None)
     outcome = run(plain, root)
     assert not outcome.skipped
@@ -264,7 +264,7 @@ def test_the_best_on_dev_is_chosen_and_its_runs_are_marked(whole) -> None:
     assert len(list(record_files(root))) == 3
 
 
-def test_the_same_run_under_another_mark_is_taken_over(whole, tmp_path: Path) -> None:
+def test_a_chosen_run_reuses_the_record_of_the_same_settings(whole, tmp_path: Path) -> None:
     found, root = whole
     chosen = found.chosen(1)
     plain = run(replace(chosen, tuned=None), root)
@@ -283,7 +283,7 @@ def test_the_same_run_under_another_mark_is_taken_over(whole, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_trials_that_fail_or_diverge_count(searched_for, tmp_path: Path, monkeypatch) -> None:
-    """They are trials, with their reason; ``retry`` does those again that failed."""
+    """They are stored with their reason; ``retry`` does the failed ones again."""
     right = tuning.train
     broken = {1: tuning.DivergedError("no numbers"), 2: RuntimeError("odd")}
 
@@ -306,7 +306,7 @@ def test_trials_that_fail_or_diverge_count(searched_for, tmp_path: Path, monkeyp
     assert [trial.outcome for trial in again.trials] == ["finished", "diverged", "finished"]
 
 
-def test_a_trial_without_a_result_chooses_nothing(searched_for, tmp_path: Path) -> None:
+def test_a_search_with_missing_trials_chooses_nothing(searched_for, tmp_path: Path) -> None:
     def half(attempt: Attempt) -> None:
         if len(killed.started) > 1:
             end(attempt, "its process was killed.")
@@ -375,7 +375,7 @@ def _ctrl_c(self, trainer, pl_module, outputs, batch, batch_idx):
         raise KeyboardInterrupt
 
 
-def test_a_damaged_trial_is_told(whole, searched_for) -> None:
+def test_a_damaged_trial_is_reported(whole, searched_for) -> None:
     _, root = whole
     path = next(trial_files(root))
     path.write_text(path.read_text()[:200])

@@ -17,7 +17,7 @@ FILE = re.compile(r"^`([\w./-]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTA
 
 
 def call(*command: str, folder: Path, path: Path | None = None) -> str:
-    """What a command prints, run in a folder with ``path`` on the module path; it must succeed."""
+    """Return the output of a command, which must succeed; ``path`` is on its module path."""
     environment = os.environ | ({"PYTHONPATH": str(path)} if path else {})
     done = subprocess.run(
         [sys.executable, "-m", *command],
@@ -33,7 +33,7 @@ def call(*command: str, folder: Path, path: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The tutorial's package as a folder of its own, and where it is installed."""
+    """The folder of the tutorial's package, and the folder in which it is installed."""
     for tool in ("pip", "setuptools"):
         if find_spec(tool) is None:
             pytest.skip(f"{tool} is not installed, and this test may not fetch it")
@@ -56,7 +56,7 @@ def test_the_files_are_those_of_the_page(package):
 
 
 @pytest.mark.slow
-def test_it_is_found_and_run_through_its_entry_point(package, tmp_path):
+def test_the_method_is_found_and_run_through_its_entry_point(package, tmp_path):
     _, installed = package
     run = ("erc_bench.cli", "run", "--method", "bag-of-words", "--dataset", "demo", "--quiet")
     printed = call(*run, folder=tmp_path, path=installed)
@@ -71,7 +71,7 @@ def test_it_is_found_and_run_through_its_entry_point(package, tmp_path):
 
 
 @pytest.mark.slow
-def test_its_own_test_passes(package, tmp_path):
+def test_the_test_of_the_tutorial_passes(package, tmp_path):
     folder, installed = package
     test = ("pytest", "-q", "-p", "no:cacheprovider", str(folder))
     assert "1 passed" in call(*test, folder=tmp_path, path=installed)

@@ -1,4 +1,4 @@
-"""Methods without one of their parts: how they are named, what they lack, how they compare."""
+"""Variants, which are methods without one of their parts: names, settings and comparisons."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from erc_bench.training.train import prepare, train
 QUICK = ("precision=float32", "max_batches=2", "epochs=1")
 EVERY = [(method, name) for method in method_names() for name in variants(method)]
 EXTRA = {("speaker-mtl", "no-extra-corpus"): ["extra_corpus=demo", "extra_overlap=drop"]}
-"""Settings with which a method has the part that a variant takes away."""
+"""Settings that give a method the part that a variant leaves out."""
 
 
 # --- names and settings
@@ -60,7 +60,7 @@ def test_a_variant_is_the_method_with_other_settings(method: str, name: str) -> 
             assert without.settings[key] == value
 
 
-def test_key_value_stands_above_a_variant_and_may_not_undo_it() -> None:
+def test_overrides_are_applied_after_a_variant_and_may_not_undo_it() -> None:
     both = resolve("eacl", "meld", variant="no-angle", overrides=["epochs=3"])
     assert (both.config.angle_weight, both.config.epochs) == (0.0, 3)
     with pytest.raises(ErcBenchError, match="would undo the variant 'no-angle'"):
@@ -77,7 +77,7 @@ def test_a_wrong_variant_is_named(entry: Any, monkeypatch) -> None:
         variants("eacl")
 
 
-def test_all_is_the_whole_method_and_what_it_can_be_without(capsys) -> None:
+def test_variant_all_is_the_whole_method_and_its_applicable_variants(capsys) -> None:
     wanted = experiments(
         method=["eacl", "speaker-mtl"], dataset=["meld"], preset="small", variant=["all"]
     )
@@ -99,12 +99,12 @@ def test_the_printed_configuration_names_the_variant(capsys) -> None:
     assert "stage2_epochs: 0" in out
 
 
-# --- what they are
+# --- models and losses
 
 
 @pytest.fixture
 def built(encoder_for, small_demo):
-    """A method, seeded and prepared, and its data; with or without a part."""
+    """A function that makes an experiment, its prepared method or variant, and its data."""
 
     def made(method: str, variant: str = ""):
         given = [f"encoder={encoder_for(method)}", *QUICK]
@@ -126,7 +126,9 @@ def built(encoder_for, small_demo):
         if variants(m)[n].paired
     ],
 )
-def test_seeds_that_may_be_paired_share_weights_and_batches(built, method: str, name: str) -> None:
+def test_variants_with_paired_seeds_share_weights_and_batches(
+    built, method: str, name: str
+) -> None:
     (_, whole, of_whole), (_, without, of_without) = built(method), built(method, name)
     states = whole.state_dict(), without.state_dict()
     shared = states[0].keys() & states[1].keys()
@@ -190,7 +192,7 @@ def test_without_prototypes_spcl_compares_the_batch_alone() -> None:
 
 
 def test_the_adversarial_pass_without_context_moves_the_vectors_alone(monkeypatch) -> None:
-    """By ε along the gradient of the clean loss, as one matrix; the weights stay where they are."""
+    """They move by ε along the gradient of the clean loss, as one matrix. The weights stay."""
     from erc_bench.corpus.conversation import LabelSet
     from erc_bench.method.ragged import Ragged
     from erc_bench.methods.sacl_lstm import SACLLSTM, SACLConfig, sequences
@@ -236,7 +238,7 @@ def test_the_adversarial_pass_without_context_moves_the_vectors_alone(monkeypatc
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records of a method and three variants of it, of another preset, and of overrides."""
+    """Records of a method, of three variants of it, of another preset, and of the control."""
     folder = tmp_path_factory.mktemp("variants")
     methods = [
         Method("eacl", 0.5, (1, 2, 3)),
@@ -274,12 +276,12 @@ def test_ablations_compare_each_variant_with_the_whole(root: Path) -> None:
         assert row.difference == pytest.approx(by_hand[row.name].difference)
         assert row.p_holm == pytest.approx(p)
     paired = {row.name: row.paired_seeds for row in found.variants}
-    # One seed in common is no pair of seeds.
+    # Seeds are not paired if only one is in common.
     assert paired == {"no-angle": [1, 2, 3], "no-contrastive": [2, 3], "no-stage2": []}
 
 
 def test_a_variant_whose_seeds_read_the_same_encoders_is_paired(tmp_path: Path) -> None:
-    """Also one that starts from other weights than the whole."""
+    """This holds even if it starts from other weights than the whole method."""
     encoder = {"name": "e", "digest": "e"}
     write_records(
         tmp_path,
@@ -296,7 +298,7 @@ def test_a_variant_whose_seeds_read_the_same_encoders_is_paired(tmp_path: Path) 
     assert [row.paired_seeds for row in found.variants] == [[1, 2]]
 
 
-def test_variants_are_not_ranked_and_stand_in_a_table(root: Path) -> None:
+def test_variants_are_not_ranked_and_have_their_own_table(root: Path) -> None:
     (meld,) = (corpus for corpus in read_board(root).corpora if corpus.name == "meld")
     rows = [row for track in meld.tracks for row in track.rows]
     assert {row.variant for row in rows if row.unranked == "a variant"} == set(variants("eacl"))
@@ -333,12 +335,14 @@ def test_the_command_prints_differences_and_whether_seeds_are_paired(
         (["--method", "spcl", "--dataset", "mled"], "Did you mean 'meld'?"),
     ],
 )
-def test_what_is_not_there_is_told(words: list[str], said: str, root: Path, capsys) -> None:
+def test_mistakes_in_the_ablations_command_are_errors(
+    words: list[str], said: str, root: Path, capsys
+) -> None:
     assert main(["ablations", *words, "--leaderboard-dir", str(root)]) == 2
     assert said in capsys.readouterr().err
 
 
-def test_a_comparison_means_the_whole_method_where_no_variant_is_named(root: Path) -> None:
+def test_a_comparison_without_a_variant_means_the_whole_method(root: Path) -> None:
     whole = compare_methods(root, "eacl:paper", "finetune", "meld")
     assert compare_methods(root, "eacl", "finetune", "meld", preset="paper").result == whole.result
     without = compare_methods(root, "eacl:no-angle", "finetune", "meld")
@@ -348,7 +352,7 @@ def test_a_comparison_means_the_whole_method_where_no_variant_is_named(root: Pat
         compare_methods(root, "eacl:no-angel", "finetune", "meld")
 
 
-def test_a_variant_and_the_same_settings_are_two_runs(tmp_path: Path) -> None:
+def test_a_variant_and_a_run_with_the_same_settings_are_two_runs(tmp_path: Path) -> None:
     seen = Identity("corpus", "encoder", "weights")
     named = resolve("eacl", "meld", variant="no-angle")
     given = resolve("eacl", "meld", overrides=["angle_weight=0.0"])
@@ -358,8 +362,8 @@ def test_a_variant_and_the_same_settings_are_two_runs(tmp_path: Path) -> None:
     )
 
 
-def test_a_variant_of_tuned_settings_belongs_to_them(tmp_path: Path) -> None:
-    """Of what a search drew, a variant leaves out what it sets itself."""
+def test_a_variant_with_tuned_settings_belongs_to_the_tuned_method(tmp_path: Path) -> None:
+    """Such a variant has the settings that the search drew, without those that it sets itself."""
     search = {"trials": 8, "sampler": "random", "sampler_seed": 0, "space": {}}
     search |= {"chosen": 1, "digest": "ab" * 32}
     drawn = ["angle_weight=0.2", "lr=0.001"]

@@ -1,4 +1,4 @@
-"""``erc-bench encode`` and its files: written, read by methods, refused where they do not fit."""
+"""``erc-bench encode``: its files are written, read by methods, and refused if they do not fit."""
 
 import json
 import pickle
@@ -27,7 +27,7 @@ SAID = ("I have lost my umbrella again.", "Çok üzüldüm …", "Never mind!", 
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    """Two dialogues, one turn without a label."""
+    """One dialogue per split; the last turn of each has no label."""
 
     def talk(name: str) -> Dialogue:
         turns = [Utterance(f"{name}-u{i}", "AB"[i % 2], text, i % 2) for i, text in enumerate(SAID)]
@@ -51,14 +51,14 @@ def test_a_method_reads_what_was_written(suffix, encoded, corpus, tmp_path) -> N
     assert torch.equal(read.vectors, torch.from_numpy(encoded.vectors))
     assert read.present.all()
     assert vector_size("", config) == 5
-    # The same contents are the same file, by whose digest runs are told.
+    # The same contents give the same file, because runs are identified by its digest.
     again = encoded.save(tmp_path / f"again{suffix}")
     assert again.read_bytes() == path.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == [again.name, path.name]
 
 
 @pytest.mark.parametrize("suffix", BY_ID)
-def test_a_file_says_ids_and_model_and_no_text(suffix, encoded, corpus, tmp_path) -> None:
+def test_a_file_holds_ids_and_model_but_no_text(suffix, encoded, corpus, tmp_path) -> None:
     path = encoded.save(tmp_path / f"vectors{suffix}")
     if suffix == ".npz":
         with np.load(path) as file:
@@ -158,7 +158,7 @@ def array_bytes() -> bytes:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_file_that_is_none_is_refused(fault, tmp_path) -> None:
+def test_a_file_that_is_not_a_vector_file_is_refused(fault, tmp_path) -> None:
     make, words = FAULTS[fault]
     path = tmp_path / "v.npz"
     make(path)
@@ -184,7 +184,7 @@ def test_safetensors_that_are_no_vectors_are_refused(tmp_path) -> None:
 
 
 def test_dialogues_are_encoded_by_an_encoder(tiny_encoder, elsewhere, capsys) -> None:
-    """Each turn is the state of its text alone, as transformers gives it."""
+    """The vector of a turn is the state of its text alone, as transformers computes it."""
     Path("talk.txt").write_text("Ilse: Hooray, it is lovely!\nOskar: I see.\n")
     argv = ["encode", tiny_encoder, "talk.txt", "--output", "talk.npz", "--quiet"]
     assert main(argv) == 0
@@ -200,7 +200,7 @@ def test_dialogues_are_encoded_by_an_encoder(tiny_encoder, elsewhere, capsys) ->
     assert main([*argv, "--force"]) == 0
 
 
-def test_what_can_not_be_encoded_is_said(tiny_encoder, elsewhere, capsys) -> None:
+def test_mistakes_in_the_encode_command_are_errors(tiny_encoder, elsewhere, capsys) -> None:
     Path("talk.txt").write_text("Ilse: Hooray!\n")
     Path("folder.npz").mkdir()
 
@@ -226,7 +226,7 @@ def test_what_can_not_be_encoded_is_said(tiny_encoder, elsewhere, capsys) -> Non
 
 @pytest.mark.slow
 def test_a_method_trains_on_a_file_as_on_its_own_vectors(tiny_encoder, elsewhere) -> None:
-    """A corpus is encoded by the command; the figures are those of a frozen encoder."""
+    """The command encodes the corpus, and the score is that of a frozen encoder."""
     assert main(["encode", tiny_encoder, "demo", "-o", "demo.safetensors", "--quiet"]) == 0
     settings = {"epochs": 2, "max_batches": 0, "encoder": tiny_encoder}
     scores, vectors = [], []
@@ -242,7 +242,7 @@ def test_a_method_trains_on_a_file_as_on_its_own_vectors(tiny_encoder, elsewhere
 
 @pytest.mark.slow
 def test_a_fine_tuned_encoder_encodes_its_corpus_and_others(tiny_encoder, elsewhere) -> None:
-    """Its corpus has the vectors that methods get; of new dialogues it is the same encoder."""
+    """Its corpus gets the vectors that methods get, and the same encoder reads new dialogues."""
     settings = ("epochs=1", "max_batches=2", "lr=0.003", "precision=float32")
     tuned = ("--fine-tuned-on", "demo", *settings, "--quiet")
     assert main(["encode", tiny_encoder, "demo", "-o", "demo.npz", *tuned]) == 0

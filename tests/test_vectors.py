@@ -37,7 +37,7 @@ from methods.dag_erc import DAGERC, DAGERCConfig
 
 SIZE = 8
 
-# The package's own name for it is the function.
+# In the package, the name of this module is that of the function.
 room = sys.modules["erc_bench.vectors.utterance_vectors"]
 
 
@@ -58,7 +58,7 @@ def corpus(small_demo):
 
 @pytest.fixture(scope="module")
 def plain(corpus) -> bytes:
-    """Its vectors in COSMIC's layout."""
+    """The vectors of ``corpus`` in COSMIC's layout."""
     return pickle.dumps(cosmic_parts(corpus, SIZE))
 
 
@@ -76,7 +76,7 @@ def turns_of(corpus: Corpus) -> list[Utterance]:
 
 
 def cls_state(folder: Path, text: str, max_len: int = 128) -> torch.Tensor:
-    """The last state of the first token, by the encoder in a folder alone ``(d,)``."""
+    """The last state ``(d,)`` of a text's first token, by the encoder in a folder."""
     encoder, tokenizer = load_encoder(str(folder)).eval(), load_tokenizer(str(folder))
     with torch.no_grad():
         inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=max_len)
@@ -84,7 +84,7 @@ def cls_state(folder: Path, text: str, max_len: int = 128) -> torch.Tensor:
 
 
 def assert_states_of(folder: Path, corpus: Corpus, made: Vectors) -> None:
-    """Some of the vectors of a corpus are the states of the encoder in a folder."""
+    """Assert that some vectors of a corpus are the states of the encoder in a folder."""
     turns = turns_of(corpus)
     for row in (0, len(turns) // 2, len(turns) - 1):
         state = cls_state(folder, turns[row].text)
@@ -121,10 +121,10 @@ def test_a_frozen_encoder_is_read_as_it_is_and_needs_no_train_split(
     assert_states_of(Path(tiny_encoder), new, utterance_vectors(new, tiny_encoder, frozen))
     assert "Fine-tuning" not in capsys.readouterr().err
     assert not list(own_cache.glob("*/encoder"))
-    # Nothing but the length of what is read says how they are made.
+    # The settings of a fine-tuning do not matter for a frozen encoder.
     same = utterance_vectors(corpus, tiny_encoder, settings(epochs=0, lr=0.5, seed=9))
     assert same.key == made.key
-    # The weights of a run that read a frozen encoder name it too.
+    # The weights of a run hold the key of a frozen encoder, too.
     again = utterance_vectors(new, tiny_encoder, frozen, key=made.key)
     assert_states_of(Path(tiny_encoder), new, again)
 
@@ -140,18 +140,18 @@ def test_every_seed_may_fine_tune_an_encoder_of_its_own(corpus, tiny_encoder, ow
     assert bytes(made[2].encoder_key.tolist()) == given.key
     own = made[1].features
     assert not torch.equal(own, made[2].features)
-    # Trained weights read their own encoder, whatever the seed of those who use them.
+    # Trained weights use their own encoder, whatever seed they are used with.
     made[1].prepare(ErcDataModule(corpus, made[1], seed=2))
     assert torch.equal(made[1].features, own)
 
 
 @pytest.mark.parametrize("other", [{"epochs": 0}, {"path": "vectors.npz"}])
-def test_without_a_fine_tuning_no_seed_has_its_own(other) -> None:
+def test_per_seed_without_a_fine_tuning_is_an_error(other) -> None:
     with pytest.raises(ErcBenchError, match="per_seed=true every seed fine-tunes"):
         settings(per_seed=True, **other)
 
 
-def test_they_are_made_once_for_all_seeds(corpus, tiny_encoder, own_cache, capsys) -> None:
+def test_vectors_are_made_once_for_all_seeds(corpus, tiny_encoder, own_cache, capsys) -> None:
     torch.manual_seed(1)
     made = utterance_vectors(corpus, tiny_encoder, settings())
     assert "Fine-tuning" in capsys.readouterr().err
@@ -162,13 +162,13 @@ def test_they_are_made_once_for_all_seeds(corpus, tiny_encoder, own_cache, capsy
     assert made.key == other.key
     assert made.fine_tuning == other.fine_tuning
 
-    # And a second time from nothing they are the same.
+    # With an empty cache, the same vectors are made again.
     shutil.rmtree(own_cache)
     again = utterance_vectors(corpus, tiny_encoder, settings())
     assert torch.equal(made.vectors, again.vectors)
 
 
-# --- what they depend on
+# --- dependencies of vectors
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_another_text_makes_other_vectors(corpus, tiny_encoder, own_cache, epoch
         Corpus.build(corpus.name, corpus.labels, splits), tiny_encoder, config
     )
     assert not torch.equal(before.vectors[0], after.vectors[0])
-    # The fine-tuned encoder is another one, the frozen one is the same for the other turns.
+    # A fine-tuned encoder becomes another one; a frozen one stays the same for the other turns.
     assert (before.key == after.key) == (epochs == 0)
     rest = before.vectors[len(first) :], after.vectors[len(first) :]
     assert torch.allclose(*rest, atol=1e-5) == (epochs == 0)
@@ -264,7 +264,7 @@ def test_other_settings_make_other_vectors(corpus, tiny_encoder, unchanged, name
     assert not torch.equal(other.vectors, unchanged.vectors)
 
 
-def test_the_length_of_what_a_frozen_encoder_reads_counts(corpus, tiny_encoder, own_cache) -> None:
+def test_max_len_changes_the_vectors_of_a_frozen_encoder(corpus, tiny_encoder, own_cache) -> None:
     long, short = (
         utterance_vectors(corpus, tiny_encoder, settings(epochs=0, max_len=n)) for n in (128, 4)
     )
@@ -275,10 +275,10 @@ def test_the_length_of_what_a_frozen_encoder_reads_counts(corpus, tiny_encoder, 
     assert not torch.equal(long.vectors[0], short.vectors[0])
 
 
-def test_vectors_of_another_length_are_not_taken_for_those_of_a_training(
+def test_vectors_with_another_max_len_are_not_those_of_the_training(
     corpus, tiny_encoder, own_cache
 ) -> None:
-    """The fine-tuned encoder is named, but how much it reads of a text is asked for."""
+    """The key names the fine-tuned encoder; ``max_len`` is that of the settings."""
     made = utterance_vectors(corpus, tiny_encoder, settings())
     short = utterance_vectors(corpus, tiny_encoder, settings(max_len=4), key=made.key)
     assert not torch.equal(short.vectors, made.vectors)
@@ -287,7 +287,9 @@ def test_vectors_of_another_length_are_not_taken_for_those_of_a_training(
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
-def test_other_code_makes_them_anew(corpus, tiny_encoder, own_cache, monkeypatch, epochs) -> None:
+def test_vectors_are_made_anew_by_other_code(
+    corpus, tiny_encoder, own_cache, monkeypatch, epochs
+) -> None:
     config = settings(epochs=epochs, max_batches=2)
     before = utterance_vectors(corpus, tiny_encoder, config)
     calls = []
@@ -301,8 +303,8 @@ def test_other_code_makes_them_anew(corpus, tiny_encoder, own_cache, monkeypatch
     assert len(calls) == 1
 
 
-def test_the_code_is_that_of_all_that_makes_them() -> None:
-    """What a vector is of any encoder, and all that a fine-tuning goes through."""
+def test_the_key_covers_all_code_that_makes_vectors() -> None:
+    """That is the code for vectors of any encoder, and all code that a fine-tuning goes through."""
     package = Path(room.__file__).parents[1]
 
     def digests(*names: str) -> set[str]:
@@ -314,7 +316,7 @@ def test_the_code_is_that_of_all_that_makes_them() -> None:
     assert digests(*rooms) <= set(room._code(fine_tuned=True))
 
 
-# --- what is left when something breaks off
+# --- interruptions and damage
 
 
 def test_damaged_vectors_are_made_anew(corpus, tiny_encoder, own_cache, capsys) -> None:
@@ -338,7 +340,7 @@ def test_an_interrupted_fine_tuning_leaves_nothing(corpus, tiny_encoder, own_cac
 
 
 def interrupted(corpus: Corpus, encoder: str, config: FeatureConfig, epoch: int, monkeypatch):
-    """Fine-tune with the power cut in an epoch (from 0); the folder of what is left."""
+    """Interrupt a fine-tuning in an epoch (counted from 0); return the folder that is left."""
     with monkeypatch.context() as patch:
         patch.setattr(
             fine_tuning, "train", lambda *given: train(*given, callbacks=[PowerCut(epoch)])
@@ -430,7 +432,7 @@ def test_a_kill_after_the_fine_tuning_loses_nothing(
             utterance_vectors(corpus, tiny_encoder, settings())
     capsys.readouterr()
     again = utterance_vectors(corpus, tiny_encoder, settings())
-    assert "loss" not in capsys.readouterr().err  # of an epoch
+    assert "loss" not in capsys.readouterr().err  # no epoch is trained
     assert torch.equal(again.vectors, unchanged.vectors)
     assert again.fine_tuning.keys() == unchanged.fine_tuning.keys()
     (folder,) = own_cache.iterdir()
@@ -442,7 +444,7 @@ def test_a_kill_after_the_fine_tuning_loses_nothing(
 
 
 def new_dialogues(corpus: Corpus, *, first: str = "I am furious about the soup!") -> Corpus:
-    """Dialogues that nobody was trained on, a test split alone."""
+    """Dialogues that no encoder was trained on, in a test split alone."""
     texts = (first, "Oh.", "Wow, I never expected that!")
     turns = tuple(Utterance(f"new-{i}", "AB"[i % 2], text, 0) for i, text in enumerate(texts))
     return Corpus.build("new", corpus.labels, {"test": [Dialogue("new", turns)]})
@@ -468,7 +470,7 @@ def test_new_dialogues_are_read_by_the_encoder_of_the_training(
         utterance_vectors(other, tiny_encoder, settings(), key=trained.key)
 
 
-def test_another_corpus_with_a_train_split_is_read_by_it_too(
+def test_another_corpus_with_a_train_split_is_read_by_that_encoder_too(
     corpus, demo, tiny_encoder, own_cache
 ) -> None:
     trained = utterance_vectors(corpus, tiny_encoder, settings())
@@ -488,7 +490,7 @@ def test_a_cache_that_can_not_be_written_is_one_error(
     assert cache_folder() == tmp_path / "file" / "erc-bench"
 
 
-# --- pickles of others ---
+# --- pickles from elsewhere ---
 
 
 def given(corpus: Corpus, path, **changed):
@@ -568,7 +570,7 @@ def test_vectors_of_labelled_turns_alone(tmp_path) -> None:
 
 
 def with_sentences(corpus: Corpus, path, change) -> None:
-    """Vectors of a corpus as a file whose sentences were changed."""
+    """Write a file with the vectors of a corpus and changed sentences."""
     parts = cosmic_parts(corpus, SIZE)
     parts[7] = {key: change(texts) for key, texts in parts[7].items()}
     path.write_bytes(pickle.dumps(parts))
@@ -587,7 +589,7 @@ def with_sentences(corpus: Corpus, path, change) -> None:
         tuple,
     ],
 )
-def test_sentences_may_be_written_otherwise(corpus, tmp_path, change) -> None:
+def test_sentences_may_be_written_differently(corpus, tmp_path, change) -> None:
     path = tmp_path / "vectors.pkl"
     with_sentences(corpus, path, change)
     assert torch.equal(given(corpus, path)[0], expected_vectors(corpus))
@@ -610,7 +612,7 @@ def test_vectors_of_other_texts_are_refused_and_counted(corpus, tmp_path) -> Non
 
 
 def test_vectors_in_another_order_are_refused(corpus, tmp_path) -> None:
-    """Dialogues of equal length under numbers: their texts alone tell that they are exchanged."""
+    """Two numbered dialogues of the same length are exchanged, which only their texts show."""
     path = tmp_path / "vectors.pkl"
     lengths = [len(d) for d in corpus.dialogues("train")]
     one, other = next(
@@ -628,7 +630,7 @@ def test_vectors_in_another_order_are_refused(corpus, tmp_path) -> None:
 
 
 def broken(kind: str, parts: list) -> object:
-    """Parts with something wrong about them."""
+    """Return the parts with one defect."""
     first = next(iter(parts[3]))
     if kind == "utterance missing":
         parts[3][first] = parts[3][first][1:]
@@ -686,9 +688,7 @@ def test_files_that_can_not_be_read_are_one_error(corpus, tmp_path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_vectors_without_differences_are_refused_and_zeros_are_said(
-    corpus, tmp_path, capsys
-) -> None:
+def test_identical_vectors_are_refused_and_zeros_are_reported(corpus, tmp_path, capsys) -> None:
     ids = [turn.id for turn in turns_of(corpus)]
     rows = np.random.default_rng(0).normal(size=(len(ids), SIZE))
     rows[2] = 0
@@ -716,7 +716,7 @@ class Reduced:
 
 
 def hostile(target) -> dict:
-    """What a pickle could run or build that is no plain data."""
+    """Objects whose pickles would run code or build something other than plain data."""
     code = f"open({str(target)!r}, 'w').close()"
     return {
         "posix.system": Reduced(os.system, f"touch {target}"),
@@ -753,7 +753,7 @@ def test_a_pickle_that_would_create_a_file_creates_none(corpus, tmp_path) -> Non
     target, path = tmp_path / "ran", tmp_path / "vectors.pkl"
     hostile_bytes = pickle.dumps(Reduced(os.system, f"touch {target}"))
     pickle.loads(hostile_bytes)
-    assert target.exists()  # so it does run elsewhere
+    assert target.exists()  # so an ordinary unpickler runs it
     target.unlink()
     path.write_bytes(hostile_bytes)
     with pytest.raises(ErcBenchError, match=r"refused: it asks for posix\.system"):
@@ -764,7 +764,7 @@ def test_a_pickle_that_would_create_a_file_creates_none(corpus, tmp_path) -> Non
 @pytest.mark.parametrize(
     "name", ["multiarray.os.system", "ndarray.tofile", "dtype.__class__", "load", "fromfile"]
 )
-def test_what_hangs_on_an_admitted_name_is_refused(tmp_path, name) -> None:
+def test_other_names_of_numpy_are_refused(tmp_path, name) -> None:
     path = tmp_path / "vectors.pkl"
     text = [b"\x8c" + bytes([len(part)]) + part for part in (b"numpy", name.encode())]
     path.write_bytes(b"\x80\x04" + b"".join(text) + b"\x93.")
@@ -788,7 +788,7 @@ def test_arrays_of_anything_but_numbers_and_strings_are_refused(tmp_path, array)
         read_cosmic(path)
 
 
-def test_a_file_is_read_through_the_same_call(corpus, tmp_path) -> None:
+def test_utterance_vectors_reads_a_file_too(corpus, tmp_path) -> None:
     path = write_cosmic(corpus, tmp_path / "vectors.pkl", SIZE)
     found = utterance_vectors(corpus, "", FeatureConfig(path=str(path), size=SIZE))
     assert torch.equal(found.vectors, expected_vectors(corpus))
@@ -797,7 +797,7 @@ def test_a_file_is_read_through_the_same_call(corpus, tmp_path) -> None:
     assert found.fine_tuning == {}
 
 
-def test_the_record_names_what_made_the_vectors(corpus, tiny_encoder, tmp_path) -> None:
+def test_the_identity_names_the_encoder_or_the_file(corpus, tiny_encoder, tmp_path) -> None:
     path = write_cosmic(corpus, tmp_path / "vectors.pkl", SIZE)
     own, given = FeatureConfig(), FeatureConfig(path=str(path), size=SIZE)
     assert vectors_identity(tiny_encoder, own)["name"] == tiny_encoder

@@ -1,6 +1,6 @@
-"""The whole suite through its command line: a grid of every method, and all that reads its records.
+"""The whole suite through its command line: a grid of all methods, and commands that read it.
 
-Real processes, the packaged encoder, the preset that is made for tests.
+The tests use real processes, the packaged encoder and the preset that is made for tests.
 """
 
 import json
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def erc_bench(folder: Path, *words: str, given: str = "", **environment: str) -> str:
-    """Standard output of a command that succeeds."""
+    """Run a command, which must succeed, and return its standard output."""
     done = subprocess.run(
         [sys.executable, "-m", "erc_bench.cli", *words],
         cwd=folder,
@@ -64,7 +64,7 @@ def test_the_grid_leaves_a_record_for_every_method_and_seed(folder: Path) -> Non
     assert {p: p.read_bytes() for p in records(folder)} == before
 
 
-def test_the_leaderboard_shows_them_and_is_then_up_to_date(folder: Path) -> None:
+def test_the_leaderboard_shows_all_runs_and_is_then_up_to_date(folder: Path) -> None:
     erc_bench(folder, "leaderboard")
     files = [path for path in (folder / "leaderboard").iterdir() if path.is_file()]
     made = {path.name: path.read_text(encoding="utf-8") for path in files}
@@ -93,7 +93,7 @@ def test_a_run_can_be_shown_and_explained(folder: Path) -> None:
     assert worst in erc_bench(folder, "explain", name, "--dialogue", worst)
 
 
-# A kind of method each; tests/test_prediction.py has all methods.
+# One method of each kind; tests/test_prediction.py has more methods.
 @pytest.mark.parametrize("method", ["eacl", "dag-erc", "prompt-lm"])
 def test_a_run_predicts_new_dialogues(folder: Path, method: str) -> None:
     said = erc_bench(folder, "predict", run_name(folder, method), "--json", given=TALK)
@@ -104,7 +104,7 @@ def test_a_run_predicts_new_dialogues(folder: Path, method: str) -> None:
         assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=0.001)
 
 
-def test_predictions_from_elsewhere_are_scored_alike_and_all_can_be_rescored(
+def test_external_predictions_get_the_same_score_and_rescore_changes_nothing(
     folder: Path,
 ) -> None:
     record = json.loads(records(folder, "spcl")[0].read_text(encoding="utf-8"))
