@@ -1,4 +1,4 @@
-"""Answers of language models: which label they name, kept on disk, asked of a real server."""
+"""Answers of language models: the labels they name, their file, and requests to a real server."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def test_answers_are_kept_whatever_happens_to_their_file() -> None:
 
 
 def asked(server: Server, count: int, **body) -> dict[int, Answer]:
-    """The answers to so many requests."""
+    """Send ``count`` requests and return the answers by their numbers."""
     found: dict[int, Answer] = {}
     bodies = [{"model": "m", "messages": [], "n": n, **body} for n in range(count)]
     server.ask(bodies, lambda number, answer: found.__setitem__(number, answer))
     return found
 
 
-def test_requests_go_several_at_a_time_and_no_more() -> None:
+def test_the_number_of_requests_at_a_time_is_limited() -> None:
     with chat_server(lambda body, n: Reply(f"joy {body['n']}", after=0.05)) as running:
         found = asked(Server(running.url, "", QUICK), 12)
     assert {n: a.text for n, a in found.items()} == {n: f"joy {n}" for n in range(12)}
@@ -98,7 +98,7 @@ def test_requests_go_several_at_a_time_and_no_more() -> None:
     ],
     ids=["429", "500", "503", "html", "empty", "list", "bytes", "hangs up", "slow"],
 )
-def test_what_fails_twice_is_tried_a_third_time(fault: Reply) -> None:
+def test_a_request_that_fails_twice_is_tried_a_third_time(fault: Reply) -> None:
     patience = Patience(2, 0.3, 3, 0.01)
     with chat_server(lambda body, n: fault if n < 2 else Reply("joy")) as running:
         found = asked(Server(running.url, "", patience), 1)
@@ -150,7 +150,7 @@ def test_a_server_that_is_not_there_is_an_error_at_once() -> None:
         asked(Server("http://127.0.0.1:9/v1", "", Patience(2, 5, 9, 60)), 2)
 
 
-def test_the_key_is_sent_and_nowhere_else(monkeypatch, capsys) -> None:
+def test_the_key_is_sent_to_the_server_and_shown_nowhere(monkeypatch, capsys) -> None:
     monkeypatch.setenv("MY_KEY", "sk-secret-1")
 
     def reply(body, n):
@@ -172,19 +172,19 @@ def test_the_key_is_sent_and_nowhere_else(monkeypatch, capsys) -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://a/v1", "http://", "http://[::1"])
-def test_an_address_that_is_none_is_an_error(url: str) -> None:
+def test_an_invalid_address_is_an_error(url: str) -> None:
     with pytest.raises(ErcBenchError, match="is no address"):
         Server(url, "", QUICK)
 
 
 @pytest.mark.parametrize("url", ["http://me:secret@h/v1", "http://h/v1?key=secret"])
-def test_an_address_holds_no_secret(url: str) -> None:
+def test_an_address_with_a_secret_is_an_error(url: str) -> None:
     with pytest.raises(ErcBenchError, match="key_from") as caught:
         Server(url, "", QUICK)
     assert "secret" not in str(caught.value)
 
 
-def test_it_asks_from_inside_a_loop_that_runs_as_in_a_notebook() -> None:
+def test_requests_work_inside_a_running_event_loop_as_in_a_notebook() -> None:
     async def cell() -> dict[int, Answer]:
         return asked(Server(running.url, "", QUICK), 2)
 

@@ -1,4 +1,4 @@
-"""EmoBERTa: what is read around a turn, by the encoder's own special tokens."""
+"""EmoBERTa: the turns read around a target, between the encoder's own special tokens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tokenizer_of(names: tuple[str, ...], processor) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
-def test_what_stands_between_two_texts_is_the_tokenizers_own() -> None:
+def test_the_separator_of_two_texts_is_the_tokenizers_own() -> None:
     bert = tokenizer_of(
         ("[UNK]", "[CLS]", "[SEP]"), processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     )
@@ -90,7 +90,7 @@ def test_names_are_read_or_not(dialogue, tiny_encoder) -> None:
     ("room", "later", "expected"),
     [
         (0, True, (3, 4)),
-        (10, True, (2, 4)),  # the turn before first
+        (10, True, (2, 4)),  # the turn before the target comes first
         (20, True, (2, 5)),
         (30, True, (1, 5)),
         (1000, True, (0, 7)),
@@ -103,15 +103,15 @@ def test_turns_are_taken_from_both_sides_the_nearest_first(room, later, expected
     assert turns_around([10] * 7, 3, room, later=later) == expected
 
 
-def test_a_side_holds_so_many_turns_at_most() -> None:
+def test_the_window_limits_the_turns_on_each_side() -> None:
     assert turns_around([10] * 7, 3, 1000, later=True, window=2) == (1, 6)
     assert turns_around([10] * 7, 0, 1000, later=True, window=2) == (0, 3)
     assert turns_around([10] * 7, 3, 1000, later=False, window=1) == (2, 4)
     assert turns_around([10] * 7, 3, 1000, later=True, window=0) == (3, 4)
 
 
-def test_a_side_ends_with_the_first_turn_that_does_not_fit() -> None:
-    # Before the target a turn of 50 is in the way; the turns after it go on.
+def test_a_side_ends_before_the_first_turn_that_does_not_fit() -> None:
+    # Before the target, a turn of 50 tokens does not fit. After it, more turns are taken.
     assert turns_around([1, 50, 5, 9, 5, 5, 5], 3, 30, later=True) == (2, 7)
 
 
@@ -125,7 +125,7 @@ def test_no_example_is_too_long_and_a_long_target_loses_its_end(tiny_encoder) ->
     ids = examples[len(TEXTS)]["input_ids"]
     sep, happy = (reader.tokenizer.convert_tokens_to_ids(token) for token in ("[SEP]", "happy"))
     assert ids.count(sep) == 3
-    assert ids.count(happy) == 32 - 4 - 2  # but for the special tokens and "A:"
+    assert ids.count(happy) == 32 - 4 - 2  # without the special tokens and "A:"
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_window_has_past_turns_only_and_masks_names(talk: list[Utterance]) -> 
         Turn("Bob", "I won, Ann!"),
     ]
     assert window(talk, 2, 1, masked=False)[0].name == "Bob"
-    # At the first turn nobody knows yet that Bob will speak.
+    # At the first turn, Bob has not spoken yet, so he is not known as a speaker.
     assert window(talk, 0, 8, masked=True) == [Turn("Speaker 1", "Hello Bob.")]
     assert window(talk, 2, 8, masked=True) == [
         Turn("Speaker 1", "Hello Speaker 2."),
@@ -115,7 +115,7 @@ def chat(tiny_causal: str) -> ChatText:
     return ChatText(model_tokenizer(tiny_causal))
 
 
-def test_a_chat_format_is_used_where_a_model_has_one(tiny_causal: str, tmp_path: Path) -> None:
+def test_a_chat_format_is_used_if_a_model_has_one(tiny_causal: str, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_causal, tmp_path / "chatty")
     (folder / "chat_template.jinja").write_text(CHATML)
     chat = ChatText(model_tokenizer(str(folder)))
@@ -140,7 +140,7 @@ def test_a_chat_format_without_system_messages_gets_them_in_the_first(
     assert chat.text(messages) == "<|user|>Be brief.\n\nWell?</s><|assistant|>"
 
 
-def test_without_a_chat_format_the_answer_follows_a_word(chat: ChatText) -> None:
+def test_without_a_chat_format_the_answer_follows_the_word_answer(chat: ChatText) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Well?"},
@@ -150,7 +150,7 @@ def test_without_a_chat_format_the_answer_follows_a_word(chat: ChatText) -> None
     assert chat.text(messages) == "Be brief.\n\nWell?\nAnswer: joy\n\nAnd now?\nAnswer:"
 
 
-def test_a_prompt_that_is_too_long_loses_whole_turns_from_its_far_end(chat: ChatText) -> None:
+def test_a_prompt_that_is_too_long_loses_its_earliest_turns(chat: ChatText) -> None:
     turns = [Turn("Ilse", f"well {'so ' * n}well") for n in range(1, 7)]
     prompt = find_prompt("question")
 
@@ -174,7 +174,7 @@ def test_a_prompt_that_is_too_long_loses_whole_turns_from_its_far_end(chat: Chat
 
 
 def whole_text_likelihood(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """Of an answer after a prompt, from their whole text alone."""
+    """The log-likelihood of an answer after a prompt, computed from the whole text alone."""
     ids = torch.tensor([[*prompt, *answer]])
     logits = model(input_ids=ids).logits[0].log_softmax(dim=-1)
     places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
@@ -196,7 +196,7 @@ def test_likelihoods_are_those_of_each_whole_text_alone(tiny_causal: str) -> Non
 
 @pytest.mark.parametrize("kind", ["gpt2", "mistral", "gemma2", "opt", "bloom"])
 def test_likelihoods_of_other_architectures(kind: str) -> None:
-    """Learnt positions, sliding windows, soft caps, positions that can't be given."""
+    """They have learnt positions, sliding windows, soft caps, or positions that can't be given."""
     from transformers import AutoConfig
 
     sizes = {
@@ -234,7 +234,7 @@ def test_an_encoder_is_no_language_model(tiny_encoder: str) -> None:
         load_model(tiny_encoder, 64)
 
 
-def test_a_prompt_that_the_model_can_not_read_is_an_error(tiny_causal: str) -> None:
+def test_a_max_len_that_the_model_can_not_read_is_an_error(tiny_causal: str) -> None:
     with pytest.raises(ErcBenchError, match="max_len=4096"):
         load_model(tiny_causal, 4096)
 

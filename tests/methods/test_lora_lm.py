@@ -17,7 +17,7 @@ from erc_bench.methods.lora_lm import LoraLM, LoraLMConfig
 from erc_bench.training.sharding import checkpoint_layers
 
 NUMBERS = torch.arange(0, 200, 20).numpy()
-"""Of ten examples."""
+"""The numbers of ten examples."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def batch_of(config: LoraLMConfig, small_demo):
     return method, batch
 
 
-def test_the_loss_is_that_of_the_answers_tokens_in_each_whole_text_alone(batch_of) -> None:
+def test_the_loss_is_that_of_the_answer_tokens_of_each_text_alone(batch_of) -> None:
     method, batch = batch_of
     total, tokens = 0.0, 0
     for ids, mask, label in zip(
@@ -142,7 +142,7 @@ def test_a_batch_is_padded_at_its_beginning(batch_of) -> None:
     assert text.endswith("answer :")
 
 
-def test_what_is_not_installed_is_named(config, small_demo, monkeypatch) -> None:
+def test_a_missing_package_is_named(config, small_demo, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ErcBenchError, match=r"erc-bench\[lm-4bit\]"):
         LoraLM(replace(config, bits=4), small_demo.labels)

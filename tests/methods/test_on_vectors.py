@@ -1,4 +1,4 @@
-"""DialogueRNN and DAG-ERC against the same written with loops, and what their parts read."""
+"""DialogueRNN and DAG-ERC against the same models written as loops, and what they read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[type[ErcMethod], dict[str, object]]] = {
 
 
 def dialogue(name: str, speakers: str, every: int = 1) -> Dialogue:
-    """A made-up dialogue of the given speakers; only every so-many-th turn is labelled."""
+    """A made-up dialogue of the given speakers; one turn in ``every`` is labelled."""
     turns = (
         Utterance(f"{name}-{i}", who, f"Turn {i}.", i % 3 if i % every == 0 else None)
         for i, who in enumerate(speakers)
@@ -45,7 +45,7 @@ def dialogue(name: str, speakers: str, every: int = 1) -> Dialogue:
 
 @pytest.fixture(scope="module")
 def odd() -> Corpus:
-    """One turn, one speaker, many, a monologue inside, unlabelled turns, two of one length."""
+    """Dialogues of one turn, one or many speakers, a monologue, unlabelled turns, equal lengths."""
     dialogues = [
         dialogue("one", "A"),
         dialogue("alone", "AAAAA"),

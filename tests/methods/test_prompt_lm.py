@@ -1,4 +1,4 @@
-"""A prompted language model: a run of it, on this machine and with a server."""
+"""Runs of a prompted language model, on this machine and with a server."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def local(few, tiny_causal, tmp_path_factory) -> Trained:
     return asked(config, few, tmp_path_factory.mktemp("local"))
 
 
-def test_the_record_says_what_the_protocol_asks_for(local: Trained) -> None:
+def test_the_record_holds_what_the_protocol_asks_for(local: Trained) -> None:
     record, test = recorded(local, local.method.config)
     told = record.encoder.prompting
     assert told.backend == "local"
@@ -134,7 +134,7 @@ def test_a_model_that_is_loaded_again_shows_the_same_examples(
     torch.testing.assert_close(
         torch.stack(list(ours.values())), torch.stack([theirs[row] for row in test])
     )
-    assert not again.recorded()  # of new dialogues only the first prompt is asked
+    assert not again.recorded()  # only the first prompt is used for new dialogues
 
 
 def test_examples_are_drawn_by_the_seed_from_all_labels(few, tiny_causal, tmp_path) -> None:
@@ -152,7 +152,7 @@ def test_examples_are_drawn_by_the_seed_from_all_labels(few, tiny_causal, tmp_pa
 def test_each_turn_is_shown_the_examples_nearest_to_it(
     few, tiny_causal, tiny_encoder, tmp_path
 ) -> None:
-    """Against a plain loop over turns and examples."""
+    """The examples are those of a plain loop over turns and examples."""
     config = PromptLMConfig(
         encoder=tiny_causal, examples=3, nearest=tiny_encoder, window=1, max_len=900, keep=False
     )
@@ -195,7 +195,7 @@ def test_each_turn_is_shown_the_examples_nearest_to_it(
     )
 
 
-def test_nearest_examples_have_to_be_shown(tiny_encoder) -> None:
+def test_nearest_without_examples_is_an_error(tiny_encoder) -> None:
     with pytest.raises(ErcBenchError, match="Set examples=5"):
         PromptLMConfig(nearest=tiny_encoder)
 
@@ -222,7 +222,7 @@ def test_answers_on_disk_are_not_asked_for_again(few, tiny_causal, tmp_path, mon
 
 
 def answering(body, number: int) -> Reply:
-    """No label to questions, else one of two by the length of what was asked."""
+    """A reply without a label to questions; otherwise a label by the length of the prompt."""
     text = body["messages"][-1]["content"]
     if "?\n\n" in text or '?"' in text:
         return Reply("I would rather not say.")
@@ -234,7 +234,7 @@ def with_server(url: str, **settings) -> PromptLMConfig:
     return PromptLMConfig(encoder="some-model", base_url=url, **{**quick, **settings})
 
 
-def test_a_server_answers_and_what_names_no_label_is_no_answer(few, tmp_path) -> None:
+def test_a_reply_of_a_server_without_a_label_is_no_answer(few, tmp_path) -> None:
     with chat_server(answering) as running:
         config = with_server(running.url, price_in=2.0, price_out=10.0)
         trained = asked(config, few, tmp_path)
@@ -249,7 +249,7 @@ def test_a_server_answers_and_what_names_no_label_is_no_answer(few, tmp_path) ->
     assert told.served == {"served-1": told.answers}
     assert told.per_1000["prompt_tokens"] == 100_000
     asked_for = len(running.asked)
-    assert told.answers >= asked_for  # two that are alike are asked for once
+    assert told.answers >= asked_for  # identical requests are sent once
     assert told.cost == pytest.approx((2 * 100 + 10 * 2) * told.answers / 1e6)
     body = running.asked[0]
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("some-model", 0, 16)
@@ -259,7 +259,7 @@ def test_a_server_answers_and_what_names_no_label_is_no_answer(few, tmp_path) ->
 
 
 @pytest.mark.slow
-def test_a_run_that_is_cut_off_pays_for_nothing_twice(few, tmp_path) -> None:
+def test_a_run_that_was_cut_off_sends_no_request_twice(few, tmp_path) -> None:
     sent: list[str] = []
 
     def reply(body, number):
@@ -289,7 +289,7 @@ def test_a_model_on_this_machine_takes_no_temperature() -> None:
 
 
 @pytest.mark.slow
-def test_settings_that_change_an_answer_are_asked_for_anew(few, tmp_path) -> None:
+def test_settings_that_change_an_answer_cause_new_requests(few, tmp_path) -> None:
     with chat_server(answering) as running:
         config = with_server(running.url)
         asked(config, few, tmp_path / "a")
@@ -311,7 +311,9 @@ def test_settings_that_change_an_answer_are_asked_for_anew(few, tmp_path) -> Non
         assert running.asked[-1]["seed"] == 2
 
 
-def test_a_whole_run_holds_no_key(registered_demo, tmp_path, monkeypatch, capsys, cache) -> None:
+def test_a_run_stores_and_prints_no_key(
+    registered_demo, tmp_path, monkeypatch, capsys, cache
+) -> None:
     monkeypatch.setenv("MY_KEY", "sk-secret-2")
     with chat_server(lambda body, n: Reply("joy, as you said with sk-secret-2")) as running:
         settings = [f"base_url={running.url}", "key_from=MY_KEY", "encoder=m", "also_masked=false"]
@@ -330,14 +332,14 @@ def test_a_whole_run_holds_no_key(registered_demo, tmp_path, monkeypatch, capsys
 
 @pytest.fixture
 def registered_demo(few, monkeypatch) -> None:
-    """The demo corpus is a few dialogues."""
+    """Makes the demo corpus a few dialogues."""
     from erc_bench.datamodules.demo import Demo
 
     monkeypatch.setattr(Demo, "load", lambda self, data_dir: few)
 
 
 @pytest.mark.slow
-def test_a_server_that_others_wrote(few, tiny_causal, tmp_path) -> None:
+def test_transformers_serve_as_the_server(few, tiny_causal, tmp_path) -> None:
     """``transformers serve`` with the tiny model."""
     pytest.importorskip("fastapi", reason="transformers serve needs its extra 'serving'")
     pytest.importorskip("uvicorn", reason="transformers serve needs its extra 'serving'")
@@ -377,7 +379,7 @@ def test_a_server_that_others_wrote(few, tiny_causal, tmp_path) -> None:
     assert len(test.classes) == len(labelled(few, "test"))
 
 
-def test_masked_names_may_be_the_setting(few, tiny_causal, tmp_path) -> None:
+def test_names_are_masked_by_a_setting(few, tiny_causal, tmp_path) -> None:
     config = PromptLMConfig(encoder=tiny_causal, names="masked", window=2, max_len=512)
     masked = asked(config, few, tmp_path / "a")
     real = asked(replace(config, names="real"), few, tmp_path / "b")
@@ -407,7 +409,7 @@ def test_a_prompt_that_changed_is_another_run(tmp_path: Path) -> None:
         replace(config)
 
 
-def test_predictions_of_new_dialogues_come_without_a_run(local: Trained, few) -> None:
+def test_new_dialogues_are_predicted_without_a_run(local: Trained, few) -> None:
     some = Corpus.build("demo", few.labels, {"test": few.dialogues("test")[:1]})
     found = predicted_on(local, some)
     assert len(found) == len(labelled(some, "test"))

@@ -40,7 +40,7 @@ CASES = ("meld_like", "iemocap_like", "speakers_only")
 
 
 class Case:
-    """One case of the reference figures, on the network it belongs to."""
+    """One case of the reference figures, with its network."""
 
     def __init__(self, name: str) -> None:
         self.figures = np.load(golden_file("sacl_lstm.npz"), allow_pickle=False)
@@ -77,7 +77,7 @@ class Case:
 
     @staticmethod
     def ours(name: str) -> str:
-        """Our name of a parameter of theirs."""
+        """Our name for a parameter of the authors' network."""
         name = name.replace("cognition_net.smax_fc.", "head.2.")
         return name.replace("rnn_parties.", "speaker.").replace("rnn.", "situation.")
 
@@ -212,7 +212,7 @@ def test_nt_xent_without_pairs_or_others_is_zero(labels: list[int]) -> None:
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
-def test_focal_loss_is_summed_weighted_and_its_factor_a_constant() -> None:
+def test_focal_loss_is_a_weighted_sum_and_its_factor_has_no_gradient() -> None:
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels, alpha = torch.tensor([0, 1, 2, 2, 1, 0]), torch.tensor([1.0, 2.0, 0.5])
     p = logits.softmax(dim=1)[range(6), labels].detach()
@@ -244,7 +244,7 @@ def test_speakers_with_one_utterance_have_no_sequence() -> None:
     assert [own.values[own.row_of_value == i].tolist() for i in range(len(own))] == [[0, 2], [4, 5]]
 
 
-def test_both_lstms_read_what_loops_over_dialogues_and_speakers_read() -> None:
+def test_both_lstms_equal_loops_over_dialogues_and_speakers() -> None:
     torch.manual_seed(0)
     network = DualLSTM(SIZE, 7, 5, layers=2).eval()
     lengths, speakers = [4, 1, 6], [[0, 1, 0, 2], [0], [1, 1, 0, 1, 0, 2]]
@@ -315,7 +315,7 @@ def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(small_demo, confi
     assert differences[True] > 1e-3
 
 
-def test_other_vectors_are_those_of_the_turns_they_are_given_for(small_demo, config) -> None:
+def test_vectors_given_to_forward_replace_those_of_their_turns(small_demo, config) -> None:
     method, datamodule = prepared(config, small_demo)
     columns = datamodule.columns["train"]
     batch = datamodule.batch({k: take(v, np.array([2, 0, 5])) for k, v in columns.items()})
@@ -349,7 +349,9 @@ def test_it_learns_and_predicts_every_labelled_utterance(small_demo, config, tmp
     assert correct > gold.bincount().max() / len(gold) + 0.2
 
 
-def test_it_returns_to_the_vectors_of_earlier_dialogues(small_demo, config, tmp_path) -> None:
+def test_predictions_for_earlier_dialogues_stay_the_same_after_others(
+    small_demo, config, tmp_path
+) -> None:
     trained = fitted(SACLLSTM, replace(config, epochs=1), small_demo, tmp_path)
     method = trained.method
     before = trained.predict("test").probabilities
@@ -379,7 +381,7 @@ def test_the_same_seed_repeats_and_another_attack_differs(small_demo, config, tm
         ((0, 0, 0), []),
     ],
 )
-def test_rates_choose_what_is_attacked(small_demo, config, rates, lstms) -> None:
+def test_rates_choose_the_attacked_lstms(small_demo, config, rates, lstms) -> None:
     names = dict(zip(("at_rate", "situ_rate", "speaker_rate"), map(float, rates), strict=True))
     method, _ = prepared(replace(config, layers=2, at_layer="last", **names), small_demo)
     wanted = [p for lstm in lstms for p in method.network.input_parameters(lstm, "last")]
@@ -389,7 +391,7 @@ def test_rates_choose_what_is_attacked(small_demo, config, rates, lstms) -> None
 
 
 @pytest.mark.parametrize(("accumulate", "steps"), [(1, 10), (4, 3), (20, 1)])
-def test_what_is_left_of_an_epoch_is_a_step(
+def test_the_last_batches_of_an_epoch_make_a_step(
     small_demo, config, tmp_path, accumulate, steps
 ) -> None:
     config = replace(config, epochs=2, accumulate=accumulate)
@@ -454,7 +456,7 @@ def test_a_resumed_training_goes_on_with_the_vectors_it_began_with(
     whole = fitted(SACLLSTM, config, small_demo, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="power cut"):
         fitted(SACLLSTM, config, small_demo, tmp_path / "cut", PowerCut(1))
-    # As when the code, or the machine, would by now make other vectors.
+    # As if changed code or another machine would now make other vectors.
     others = replace(config, features=replace(config.features, seed=7))
     resumed = fitted(SACLLSTM, others, small_demo, tmp_path / "cut")
     assert torch.equal(resumed.method.features, whole.method.features)
@@ -499,7 +501,7 @@ LABELS = LabelSet(("anger", "disgust", "fear", "joy", "neutral", "sadness", "sur
 
 
 def talk(key: str, speakers: str, labels: str) -> Dialogue:
-    """A dialogue of one-letter speakers with a digit a label, ``-`` for none."""
+    """A dialogue with one letter per speaker and one digit per label; ``-`` means no label."""
     return Dialogue(
         key,
         tuple(
@@ -562,7 +564,7 @@ def test_turns_without_a_vector_are_left_out_of_the_sequences(tmp_path, config) 
         ("features.epoch=5", "features.epochs"),
     ],
 )
-def test_settings_that_can_not_be(setting: str, message: str) -> None:
+def test_invalid_settings_are_errors(setting: str, message: str) -> None:
     with pytest.raises(ErcBenchError, match=message):
         resolve("sacl-lstm", "demo", overrides=setting.split())
 
@@ -605,7 +607,7 @@ def test_every_corpus_has_the_papers_settings(dataset: str, preset: str) -> None
     column = ("meld", "emorynlp", "iemocap").index(OTHERS.get(dataset, dataset))
     expected = {key: values[column] for key, values in TABLE.items()}
     config = resolve("sacl-lstm", dataset, preset=preset).config
-    if preset != "paper":  # the other presets have another encoder, and nothing else
+    if preset != "paper":  # the other presets differ only in the encoder
         del expected["encoder"]
     assert {key: getattr(config, key) for key in expected} == expected
     # The dev loss has a part that depends on what else is in the batch.

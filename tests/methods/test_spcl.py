@@ -147,7 +147,7 @@ class PlainQueues:
 
 
 @pytest.mark.parametrize(("pool", "support"), [(12, 5), (6, 6), (40, 1)])
-def test_queues_longer_than_a_prototype_are_those_of_plain_lists(pool: int, support: int) -> None:
+def test_queues_and_prototypes_are_those_of_plain_lists(pool: int, support: int) -> None:
     numbers = torch.Generator().manual_seed(3)
     centers = torch.randn(4, 8, generator=numbers)
     ours = Prototypes(4, 8, pool, support)
@@ -157,7 +157,7 @@ def test_queues_longer_than_a_prototype_are_those_of_plain_lists(pool: int, supp
     drawn_from_a_queue = False
     for _ in range(10):
         h = torch.randn(9, 8, generator=numbers)
-        labels = torch.randint(0, 3, (9,), generator=numbers)  # nobody speaks with emotion 3
+        labels = torch.randint(0, 3, (9,), generator=numbers)  # emotion 3 has no example
         prototypes = ours.draw(generator)
         torch.testing.assert_close(prototypes, plain.draw())
         ours.push(h, labels, generator)
@@ -340,7 +340,7 @@ def test_it_trains_with_every_option(options, config, small_demo, tmp_path) -> N
 
 
 @pytest.mark.slow
-def test_dev_is_scored_with_centres_of_the_weights_it_scores(config, small_demo, tmp_path) -> None:
+def test_dev_is_scored_with_centres_of_the_same_weights(config, small_demo, tmp_path) -> None:
     trained = fitted(SPCL, config, small_demo, tmp_path)
     method, data = trained.method, trained.data
     saved = last_state(tmp_path)

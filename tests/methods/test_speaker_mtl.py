@@ -49,7 +49,7 @@ def config(tiny_encoder) -> SpeakerMTLConfig:
 
 
 def dialogue(name: str, turns: list[tuple[str, str, int | None]]) -> Dialogue:
-    """A dialogue out of ``(speaker, text, label)``."""
+    """A dialogue from turns ``(speaker, text, label)``."""
     return Dialogue(name, tuple(Utterance(f"{name}-{i}", *turn) for i, turn in enumerate(turns)))
 
 
@@ -93,7 +93,7 @@ def test_both_tasks_are_learnt_and_recorded(config, form, tmp_path):
     outcome = run(Experiment("speaker-mtl", "demo", "paper", 1, config), tmp_path)
     record = outcome.record
     curves = record.training.curves
-    # The demo gives speakers away only where somebody is addressed.
+    # The texts of demo reveal a speaker only if somebody is addressed.
     for part, falls in (("loss", 0.8), ("cer", 0.7), ("si", 0.99)):
         assert curves[-1][f"train/{part}"] < falls * curves[0][f"train/{part}"], part
     test = record.metrics.test
@@ -129,7 +129,7 @@ def test_without_weight_it_is_the_single_task_model(config, small_demo, tmp_path
     assert not torch.equal(predictions(SpeakerMTL, "two tasks"), single)
 
 
-def test_the_si_task_draws_no_random_number_of_the_others(config, small_demo):
+def test_the_si_task_does_not_change_the_initial_weights_of_other_parts(config, small_demo):
     def weights(**settings) -> dict[str, torch.Tensor]:
         method, _ = prepared(replace(config, **settings), small_demo)
         state = method.network.state_dict()
@@ -256,7 +256,7 @@ def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(config, small_dem
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_causal_model_and_only_that_ignores_later_turns(config, small_demo, form, causal):
+def test_only_a_causal_model_ignores_later_turns(config, small_demo, form, causal):
     method, _ = prepared(replace(config, causal=causal, speaker=form), small_demo)
     assert method.context == ("past" if causal else "full")
     assert SpeakerMTL.context == "full"
@@ -293,7 +293,7 @@ def test_dialogues_of_every_shape(config, strange, form, tmp_path):
     assert math.isfinite(trained.log.curves[0]["train/loss"])
 
 
-def test_speakers_are_in_the_text_only_where_asked_and_never_in_that_of_si(config, small_demo):
+def test_speakers_are_in_the_text_only_if_set_and_never_in_that_of_si(config, small_demo):
     d = small_demo.dialogues("test")[0]
     renamed = Dialogue(d.id, tuple(replace(u, speaker="Zoe", name="Marek") for u in d.utterances))
     method, _ = prepared(config, small_demo)
@@ -358,7 +358,7 @@ def test_extra_dialogues_come_by_their_share_and_without_labels(config, strange,
     for drawn in (first, second):
         assert drawn[:5].tolist() == list(own)
         assert len(set(drawn[5:]) & set(extra)) == 10
-    prepare(method, datamodule)  # a second time: they are there once
+    prepare(method, datamodule)  # a second time adds no second copy
     assert len(datamodule.columns["train"]["dialogue"]) == 205
     examples = datamodule.columns["train"]
     alone = datamodule.batch({name: take(c, np.array([5, 6])) for name, c in examples.items()})
@@ -370,14 +370,14 @@ def test_extra_dialogues_come_by_their_share_and_without_labels(config, strange,
     resumed_equals_uninterrupted(SpeakerMTL, config, strange, tmp_path)
 
 
-def test_a_small_extra_corpus_is_gone_through_again(config, strange):
+def test_a_small_extra_corpus_is_used_several_times(config, strange):
     method, datamodule = prepared(replace(config, extra_corpus="demo", extra_ratio=50.0), strange)
     drawn = method.epoch_examples(datamodule, 0)[5:]
     assert len(drawn) == 250
     assert set(drawn.tolist()) == set(range(5, 205))
 
 
-def test_names_that_nobody_bears_in_the_extra_corpus_are_an_error(config):
+def test_main_speakers_missing_in_the_extra_corpus_are_an_error(config):
     turns = [("Ses01_F", "tale", 0), ("Ses01_M", "told", 1)]
     splits = {split: [dialogue(split, turns)] for split in ("train", "dev", "test")}
     corpus = Corpus.build("actors", LABELS, splits)
@@ -453,7 +453,7 @@ def test_a_corpus_without_emotions_is_described_and_nothing_is_trained_on_it(
 # --- settings ---
 
 
-def test_settings():
+def test_settings_are_checked():
     for key in ("encoder_lr", "lr", "extra_ratio", "main_speakers", "max_len"):
         with pytest.raises(ErcBenchError, match=key):
             SpeakerMTLConfig(**{key: 0})
