@@ -150,7 +150,6 @@ def per_split(folder: Path) -> str:
 
 def numbered(folder: Path) -> str:
     rows = [{**row, "n": str(i % 4)} for i, row in enumerate(made())]
-    write_csv(folder / "talk.csv", sorted(rows, key=lambda row: (row["conv_id"], -int(row["n"]))))
     # The dialogues keep their order; only the turns in each are reversed.
     ordered = sorted(rows, key=lambda row: (int(row["conv_id"][1:]), -int(row["n"])))
     write_csv(folder / "talk.csv", ordered)
