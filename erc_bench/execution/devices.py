@@ -269,7 +269,7 @@ def _follow(
         with devices.joined(here, "127.0.0.1", port):
             work(task)
     except torch.OutOfMemoryError as error:
-        results.send(f"the memory of its GPU does not suffice ({str(error).split('. ')[0]}).")
+        results.send(f"its GPU has too little memory ({str(error).split('. ')[0]}).")
         raise SystemExit(1) from None
     except Exception as error:
         results.send(explain(error))
