@@ -172,7 +172,7 @@ def large_record(experiment: Experiment, folder: Path) -> bytes:
         raise ErcBenchError(impossible[0][1])
     kept = sorted((OURS / "records" / "meld").glob("*/*.json"))
     if not kept:
-        raise ErcBenchError(f"There is no record of MELD in {OURS}, to take its size.")
+        raise ErcBenchError(f"There is no record of MELD in {OURS} whose size could be used.")
     document = json.loads(kept[0].read_text())
     identity = job.place.identity
     document["dataset_digest"] = identity.corpus_digest

@@ -204,7 +204,7 @@ class AdapterCase:
     rank: int
 
     def counted(self) -> tuple[int, int]:
-        """Bytes of weights and adapters, with gradients and moments, and bytes that are kept."""
+        """Bytes of weights, and of adapters with gradients and moments; and bytes that are kept."""
         sizes = LANGUAGE_MODELS[self.model]
         layers, width = sizes["num_hidden_layers"], sizes["hidden_size"]
         with FakeTensorMode():

@@ -33,8 +33,8 @@ The parts are ``train``, ``evaluate`` and ``survey``, which is a pass over train
 Choice = Callable[[Sequence[np.ndarray], np.ndarray, int, int], list[np.ndarray]]
 """Chooses the batches that are run, from an epoch's batches.
 
-Its arguments are the batches, the sizes of the items, the number of rounds, and the batches of a
-round.
+Its arguments are the batches, the sizes of the items, the number of rounds, and the number of
+batches in a round.
 """
 
 

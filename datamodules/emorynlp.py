@@ -228,8 +228,9 @@ class EmoryNLP(CorpusSource):
 class EmoryNLPReduced(EmoryNLP):
     """The scenes of :class:`EmoryNLP` as MELD's authors distribute them, a quarter shorter.
 
-    A CSV file per split has only the utterances that could be aligned with the subtitles. SACL-LSTM
-    and others report on it; its scores cannot be compared with those on the full release.
+    There is a CSV file per split, with only the utterances that could be aligned with the
+    subtitles. SACL-LSTM and others report on it; its scores cannot be compared with those on the
+    full release.
     """
 
     name = "emorynlp-reduced"

@@ -81,7 +81,8 @@ class MOSEISentiment(CorpusSource):
     - Data: 3,225 videos of people who speak to the camera, cut into sentences; transcripts only.
       A video is a dialogue of one speaker; about a third of its clips are missing.
     - Format: ``{train,valid,test}.tsv`` with the columns ``vid start stop label cid text``.
-    - Classes: the annotators' scale from −3 to 3; the mean of their ratings is rounded.
+    - Classes: the annotators' scale from −3 to 3; the mean of their ratings is rounded to the
+      nearest class.
     - Split: the one of the files.
     """
 

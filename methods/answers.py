@@ -1,4 +1,4 @@
-"""Answers of language models: asked from a server, kept on disk, and the label that each names."""
+"""Answers of language models: getting them from a server, keeping them, reading their labels."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _party_states(
     party = [direction.party_cell for direction in directions]
     global_input, global_state, *global_biases = _stacked(overall)
     party_input, party_state, party_bias, own_bias = _stacked(party)
-    # The vector part of an input [vector; state] is known, so its product is made for all turns.
+    # In an input [vector; state] all vectors are known: their products are computed at once.
     of_global = _products(vectors, global_input[..., :size], global_biases[0]).split(sizes, dim=1)
     of_party = _products(vectors, party_input[..., :size], party_bias).split(sizes, dim=1)
     own_weight = torch.cat([global_input[..., size:], party_state], dim=1)

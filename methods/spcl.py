@@ -114,7 +114,10 @@ class Prototypes(nn.Module):
         self.register_buffer("counts", torch.zeros(classes, dtype=torch.long), persistent=False)
 
     def reset(self, starts: Tensor) -> None:
-        """Start each queue with only its class centre of ``(C, d)``; zeros = the class has none."""
+        """Start each queue with only its class centre.
+
+        ``starts`` are the centres ``(C, d)``; zeros = the class has none.
+        """
         self.starts.copy_(starts)
         self.queues[:, 0] = starts
         self.counts.copy_(starts.any(dim=1))

@@ -102,13 +102,13 @@ def _check_format(text: str, name: str) -> None:
     start = text.lstrip()[:2000]
     known = ""
     if start.startswith("{\\rtf"):
-        known = "rich text (RTF). Save it as plain text, a turn a line"
+        known = "rich text (RTF). Save it as plain text, one turn per line"
     elif start.startswith("WEBVTT"):
-        known = "subtitles (WebVTT), which need not say who speaks. Write a turn a line"
+        known = "subtitles (WebVTT), which need not say who speaks. Write one turn per line"
     elif re.match(r"\d+\s+\d+:\d\d:\d\d[,.]\d+ *-->", start):
-        known = "subtitles (SRT), which need not say who speaks. Write a turn a line"
+        known = "subtitles (SRT), which need not say who speaks. Write one turn per line"
     elif re.match(r"(?i)<(?:!doctype|html|\?xml)\b", start):
-        known = "HTML or XML. Save it as plain text, a turn a line"
+        known = "HTML or XML. Save it as plain text, one turn per line"
     if known:
         raise ErcBenchError(f"{name} holds {known}, `Speaker: text`.")
 
@@ -272,7 +272,7 @@ def _of_lines(lines: list[tuple[int, str]], name: str) -> list[Dialogue]:
         if match and (match[1] in names or times[match[1]] > 1):
             raise ErcBenchError(
                 f"{where}: {quoted(turn.speaker)} is {match[1]!r} with a stage "
-                "direction, which would be another speaker. Put it behind the colon or take it out."
+                "direction, which would be another speaker. Put it after the colon or take it out."
             )
     return _grouped(spoken, {})
 
@@ -500,7 +500,7 @@ def _check_speaker(speaker: str, text: str, line: str, where: str) -> None:
         elif "heading of a dialogue" in doubt:
             remedy = "Write several dialogues as a table with a column `dialogue`"
         elif "tab" in doubt:
-            remedy = "Take out what stands before the tab"
+            remedy = "Take out the text before the tab"
         raise ErcBenchError(
             f"{where}: {doubt}, so this is not `Speaker: text`: {quoted(line.strip(), 40)}. "
             f'{remedy}, or give the turn as JSON, {{"speaker": …, "text": …}}, where a speaker '

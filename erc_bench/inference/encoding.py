@@ -144,7 +144,7 @@ def _by_encoder(
             )
         config.epochs = 0
     elif not config.epochs:
-        raise ErcBenchError("epochs=0 fine-tunes nothing. Leave out this or --fine-tuned-on.")
+        raise ErcBenchError("epochs=0 fine-tunes nothing. Leave out epochs=0 or --fine-tuned-on.")
     try:
         found = find_encoder(encoder)
     except ErcBenchError as error:

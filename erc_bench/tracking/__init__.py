@@ -101,7 +101,7 @@ def wandb_project() -> str:
 
 
 def logged_in() -> bool:
-    """Whether there is a key for W&B's server. The user is not asked for one; it is not tried."""
+    """Whether there is a key for W&B's server. The user is not asked for one, nor is it tested."""
     import wandb
 
     before = wandb_settings().mode
