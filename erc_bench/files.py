@@ -92,7 +92,7 @@ def cannot_write(path: Path, error: OSError) -> ErcBenchError:
     """The error for a place that can't be written to."""
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return ErcBenchError(
-            f"{path} can't be written: a folder in this path is a file. "
+            f"{path} can't be written: a part of this path is a file, not a folder. "
             f"Choose another folder with {_chosen_by(path)}."
         )
     return ErcBenchError(

@@ -6,7 +6,7 @@ The repository is a store with one run (:mod:`erc_bench.records.fetching`), with
     README.md, config.json
     records/<corpus>/<method>/<run>.json
     runs/<corpus>/<method>/<run>/model.safetensors
-    runs/<corpus>/<method>/<run>/encoder/    # made its utterance vectors, if it was fine-tuned
+    runs/<corpus>/<method>/<run>/encoder/    # fine-tuned for its utterance vectors, if any
 
 No text of a corpus is in it: records hold ids, classes and counts.
 """

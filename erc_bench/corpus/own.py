@@ -122,7 +122,7 @@ class OwnCorpus(CorpusSource):
             raise self._wrong(
                 "name", f"{self.name!r} can't be a corpus's: use letters, digits, '-', '_' and '.'"
             )
-        self.description = self._text("description", "a corpus of one's own")
+        self.description = self._text("description", "a user's own corpus")
         self.licence = self._text("licence", "not said")
         self.homepage = self._text("homepage", str(self.path.absolute()))
         self.citation = self._text("citation", "–")
@@ -279,7 +279,7 @@ class OwnCorpus(CorpusSource):
             )
         for key, needs in (("revision", "hf"), ("config", "hf")):
             if key in sheet and needs not in sheet:
-                raise self._wrong(key, f"{key} is for a Hugging Face data set only, `{needs}`")
+                raise self._wrong(key, f"{key} is only for a Hugging Face data set, `{needs}: …`")
 
     @property
     def _split_again(self) -> str:

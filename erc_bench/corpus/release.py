@@ -203,9 +203,9 @@ _MAC = re.compile(r"‚Ä[ôúùòìî¶]|√[©®¨°†§±∂º¢]")
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-fA-F]+|amp|quot|apos|lt|gt|nbsp|[lr]squo|[lr]dquo);")
 
 LOST = 0.1
-"""Share of contractions without an apostrophe above which their writers are not the cause.
+"""Share of contractions without an apostrophe above which a program, not the writers, lost them.
 
-Likewise, the share of utterances without text above which texts were lost.
+It is also the share of utterances without text above which texts were lost.
 """
 
 

@@ -215,7 +215,7 @@ def _odd_row(row: list[str], width: int) -> str:
     if len(row) < width:
         return "the file looks truncated"
     if not any(row[width:]):
-        return "the line ends with a separator more than the header; remove it"
+        return "the line ends with one separator more than the header; remove it"
     return "a field that holds the separator must stand in double quotes"
 
 

@@ -231,7 +231,7 @@ def _convokit(folder: Path) -> list[Row]:
     """The turns of a ConvoKit corpus, each with its conversation's ``meta`` as ``conversation``.
 
     The turns of a conversation are put together, each after the one that it replies to. If all have
-    a time, they are sorted by time. The files of some corpora begin with the last turn.
+    a time, they are sorted by time, since the files of some corpora begin with the last turn.
     """
     path = folder / CONVOKIT
     if not path.is_file():

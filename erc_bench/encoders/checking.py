@@ -26,8 +26,8 @@ SPARE = {
     (250037, 250002),  # Multilingual MiniLM, and what was made of it: multilingual-e5-small
     (32102, 31102),  # dbmdz's Italian XXL, trained with a wrong vocab_size
 }
-"""Embeddings and tokenizer entries of published encoders whose numbers differ otherwise.
-Multilingual MiniLM also names another padding token than its tokenizer."""
+"""Numbers of embeddings and of tokenizer entries in published encoders that :data:`PADDING` does
+not explain. Multilingual MiniLM also names another padding token than its tokenizer."""
 
 UNUSED = ("token_type_embeddings", "segment", "bias")
 """Parts of the names of matrices that are all zeros in published encoders: RoBERTa has one type of
@@ -160,8 +160,8 @@ def _check_names(
         prefix = _prefix(missing, others)
         if prefix and len(weight_files(found.folder)) == 1:
             remedy = (
-                f"If it is only that their names begin with {prefix!r}, make a folder "
-                f"NEW with other names and name it: {renaming(found, prefix)}"
+                f"If they only differ in that their names begin with {prefix!r}, make a "
+                f"folder NEW with other names and name it: {renaming(found, prefix)}"
             )
         raise ErcBenchError(
             f"{here}: {len(missing)} {of_all} are missing ({some(missing)}){instead}. "

@@ -215,8 +215,9 @@ def _refuse_decoder(name: str, config: Any) -> None:
     if getattr(config, "is_decoder", False) and not both:
         raise ErcBenchError(
             f'{find_encoder(name).folder / "config.json"} says "is_decoder": true. A token would '
-            "then attend only to the tokens before it, and the methods use the state of the first. "
-            "Write false there if the weights are an encoder's."
+            "then attend only to the tokens before it. The methods use the state of the first "
+            "token, which would know nothing of the text. Write false there if the weights are "
+            "an encoder's."
         )
 
 

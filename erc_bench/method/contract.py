@@ -95,7 +95,7 @@ class ErcMethod(LightningModule):
 
     @classmethod
     def further_corpora(cls, config: MethodConfig) -> tuple[str, ...]:
-        """Names of corpora read besides the run's own; their contents are part of its identity."""
+        """Names of corpora read besides the run's own; their contents also tell runs apart."""
         return ()
 
     def prepare(self, data: ErcDataModule) -> None:

@@ -162,7 +162,8 @@ class ErcDataModule(LightningDataModule):
             self.method.config.micro_batch if in_parts else None,
         )
         pin = torch.cuda.is_available()
-        # Starting an iterator draws a number. A resumed run would draw fewer from the global one.
+        # Starting an iterator draws a number. A resumed run starts fewer, so it must not draw them
+        # from the global stream.
         own = torch.Generator()
         return DataLoader(data, sampler=batches, batch_size=None, pin_memory=pin, generator=own)
 
@@ -250,7 +251,7 @@ class _Collated(Dataset[Batch]):
 
 @no_garbage_collection()  # an example consists of several lists
 def _examples(reader: Reader, dialogues: Sequence[Dialogue], *, training: bool) -> dict[str, Any]:
-    """The examples of some dialogues as columns; ``dialogue`` is the number of their dialogue."""
+    """The examples of some dialogues as columns; ``dialogue`` holds each one's dialogue number."""
     reader.preload(dialogues)
     values: dict[str, list[Any]] = defaultdict(list)
     for number, dialogue in enumerate(dialogues):

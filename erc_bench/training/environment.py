@@ -28,7 +28,7 @@ PACKAGES = ("erc-bench", "torch", "lightning", "transformers", "torchmetrics", "
 
 
 def environment(trainer: Trainer, runs_at_once: int) -> dict[str, Any]:
-    """Code, versions and device of a training. Its command does so many runs at a time."""
+    """Code, versions and device of a training; its command does ``runs_at_once`` runs at a time."""
     return {
         "device": device_name(),
         "devices": trainer.world_size,

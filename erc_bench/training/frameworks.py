@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, Ctrl-C stays a KeyboardInterrupt. Lightning turns it into an exit."""
+    """Keep Ctrl-C a KeyboardInterrupt; Lightning would turn it into an exit."""
     try:
         yield
     except SystemExit:

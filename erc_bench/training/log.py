@@ -95,7 +95,7 @@ class TrainingLog(Callback):
         }
 
     def oracle_gap(self, select_on: str) -> float:
-        """The best test score of all epochs minus that of the selected epoch."""
+        """The best figure on test over all epochs minus that of the selected epoch."""
         values = [epoch[f"test/{self.metric.name}"] for epoch in self.curves]
         return max(values) - values[self.best_epoch(select_on)]
 

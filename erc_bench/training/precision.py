@@ -35,7 +35,7 @@ SHAPE = (512, 384, 1536)
 REPEATS = 5
 
 TOLD = "ERC_BENCH_BFLOAT16_SPEEDUP"
-"""Environment variable with the speed-up that a grid measured for its processes."""
+"""Environment variable with the speedup that a grid measured for its processes."""
 
 Times = dict[str, float]
 """Seconds of a linear layer, forward and backward, in ``float32`` and in ``bfloat16``."""
@@ -108,7 +108,7 @@ def bfloat16_speedup() -> float:
 
 @contextlib.contextmanager
 def measured_for_all(precisions: Iterable[str]) -> Iterator[None]:
-    """Measure the speed-up once for all processes that are started inside.
+    """Measure the speedup once for all processes that are started inside.
 
     So all runs of a grid agree, even if the cache can't be written. Nothing is done if no precision
     is ``auto``, or if there is a GPU.

@@ -69,7 +69,7 @@ def train(
     method that does not train is only prepared.
 
     Args:
-        method: the method; the seed was set before it was built.
+        method: the method; the seed must be set before it is built.
         data: its examples, with train and dev.
         folder: folder of the checkpoints.
         restart: begin with the first epoch; what an interrupted training left is deleted when that
@@ -241,7 +241,7 @@ class _ClipGradients(Callback):
 
 
 class _DeleteEarlierAttempt(Callback):
-    """Deletes an interrupted training's checkpoints when a new one has ended its first epoch.
+    """Deletes an interrupted training's checkpoints once a new training has ended its first epoch.
 
     The checkpoint of that epoch is written right afterwards.
     """

@@ -58,7 +58,7 @@ class Encoded:
     vectors: np.ndarray
     """``(N, d)`` in float32, in the order of :attr:`turns`."""
     corpus: Corpus
-    """The corpus that the turns are of; dialogues without a corpus are all in ``test``."""
+    """The corpus of the turns; dialogues without a corpus are all in ``test``."""
     about: Mapping[str, Any]
     """The ``model`` with its digest, its ``settings``, and the ``corpus``: plain data."""
 

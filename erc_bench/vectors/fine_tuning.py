@@ -39,7 +39,7 @@ UNFINISHED = "unfinished"
 """The folder beside a fine-tuned encoder's that holds the checkpoints of its training."""
 
 FINE_TUNING = "fine_tuning.json"
-"""The file beside a fine-tuned encoder's weights: where they were trained, and how long."""
+"""The file beside a fine-tuned encoder's weights: where they were trained, and for how long."""
 
 
 @dataclass

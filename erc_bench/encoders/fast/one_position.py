@@ -101,7 +101,7 @@ class _AttentionAt(nn.Module):
             return states.unflatten(-1, (inner.num_attention_heads, -1)).transpose(1, 2)
 
         def at(pairs: Tensor) -> Tensor:
-            """The values from these positions, of all pairs of positions ``(B, h, 1, L)``."""
+            """The part of ``pairs`` whose first position is one of these ``(B, h, 1, L)``."""
             return pairs.expand(len(rows), -1, states.shape[1], -1)[rows, :, positions][:, :, None]
 
         read = states[rows, positions][:, None]
