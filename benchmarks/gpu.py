@@ -14,7 +14,7 @@ There are three stages. Time that one leaves over goes to the next:
    as fit on the GPU.
 
 When the time is over, the running command is stopped as by Ctrl-C. The same command later skips
-finished runs and resumes interrupted trainings after their last complete epoch. Records and trials
+finished runs and resumes interrupted trainings after the last epoch that ended. Records and trials
 are written to --leaderboard-dir. Each new one is copied to --out, beside report.json, report.md and
 the logs.
 
@@ -356,7 +356,7 @@ def _interrupt(process: BaseProcess) -> None:
 
 @contextmanager
 def in_folder(out: Path) -> Iterator[None]:
-    """Make the folder of the results. Failures inside the context raise an error that names it."""
+    """Make the folder of the results. An OSError inside becomes an error that names the folder."""
     try:
         (out / "logs").mkdir(parents=True, exist_ok=True)
         yield

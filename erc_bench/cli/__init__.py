@@ -108,7 +108,7 @@ def launch(
         try:
             return command(*given.args, **given.kwargs) or 0
         except KeyboardInterrupt:
-            onwards = "; the same command goes on after the last finished epoch, if any"
+            onwards = "; the same command goes on after the last epoch that ended, if any"
             complain(f"interrupted{onwards if command in (run.run, tune.tune) else ''}.")
             return INTERRUPTED
         except BrokenPipeError:

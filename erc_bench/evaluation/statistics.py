@@ -313,7 +313,7 @@ def compare_with_figure(
 
     The interval is that of our mean for new dialogues and new seeds, less the figure. The figure is
     taken as a constant. If ``figure_seeds`` is given, the figure is a mean over so many seeds, and
-    their variance is added; a single seed is taken to vary as ours do.
+    their variance is added, as if each of them varied as much as ours.
 
     A published figure was measured on the same dialogues, but they can't be paired without its
     predictions. If the two methods' scores are correlated over dialogues (0.5 or more), the
@@ -380,7 +380,7 @@ def _figure(
     """The score by the metric ``name``, in percent, over the classes along ``axis``.
 
     For each class, ``hits`` counts its utterances that are predicted as it, ``predicted`` all that
-    are predicted as it, and ``support`` all its utterances. The first axis is the fastest.
+    are predicted as it, and ``support`` all its utterances. Axis 0 is the fastest.
     """
     if name == "weighted_f1":
         f1 = hits * support / np.maximum(predicted + support, 1)

@@ -53,7 +53,7 @@ POLL_SECONDS = 1.0
 """Seconds between two checks of the runs that other processes are doing."""
 
 LINE_SECONDS = 60.0
-"""Seconds between two reports of the running runs, if there is no terminal."""
+"""Seconds between two reports of the runs in progress, if there is no terminal."""
 
 MOST_NAMED = 3
 """The largest number of other processes' runs that are named."""
@@ -538,7 +538,7 @@ class _Grid:
             reporter.join()
 
     def lines(self) -> list[str]:
-        """A line for every running run, with the last line of its log, and a line for all runs."""
+        """A line for each run in progress, with the last line of its log, and one for all."""
         lines = []
         for name in self._at_work():
             clock, job = self.running.get(name), self.left.get(name)
@@ -547,7 +547,7 @@ class _Grid:
         return [*lines, self.summary()]
 
     def picture(self) -> Group:
-        """A line for every running run, with the last line of its log, and a bar for all runs."""
+        """A line for each run in progress, with the last line of its log, and a bar for all."""
         runs = Table.grid(padding=(0, 2))
         for _ in range(3):
             runs.add_column(no_wrap=True, overflow="ellipsis")

@@ -140,7 +140,7 @@ class Ended:
     failure: str = ""
     """Why there is no record, in one paragraph."""
     taken: bool = False
-    """Whether another process is at the same run."""
+    """Whether another process is working on the same run."""
 
 
 @dataclass(frozen=True)
@@ -385,7 +385,7 @@ class JobFolder:
         """Make the folder and hold it, so that no other command works on this grid.
 
         Raises:
-            ErcBenchError: another process is at this grid, or the folder can't be written to.
+            ErcBenchError: another process works on this grid, or the folder can't be written to.
         """
         try:
             for part in ("sent", "begun", "ended", "output", "batches"):
@@ -394,7 +394,9 @@ class JobFolder:
                 stack.enter_context(hold(self.path))
                 yield
         except HeldError as error:
-            raise ErcBenchError(f"Another process is at the grid {self.name}{error}.") from None
+            raise ErcBenchError(
+                f"Another process is working on the grid {self.name}{error}."
+            ) from None
         except OSError as error:
             if error.filename and Path(error.filename).is_relative_to(self.path):
                 raise cannot_write(self.path, error) from error
@@ -517,11 +519,11 @@ class JobFolder:
             self.path.parent.rmdir()
 
     def is_held(self) -> bool:
-        """Whether a command is at this grid now."""
+        """Whether a command is working on this grid now."""
         return is_held(self.path)
 
     def holder(self) -> str:
-        """The process that is at this grid, in brackets after a space."""
+        """The process that is working on this grid, in brackets after a space."""
         return holder(self.path)
 
 

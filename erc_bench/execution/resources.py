@@ -100,7 +100,8 @@ def parse_resources(given: Sequence[str], engines: Sequence[str]) -> Resources:
         engines: names of the executors.
 
     Raises:
-        ErcBenchError: there is no such resource, engine or file, or a value is not above 0.
+        ErcBenchError: there is no such resource, engine or file, or a value is not a number
+            or is too small.
     """
     found = Resources()
     for text in given:

@@ -90,8 +90,8 @@ def run(
         devices: the devices to train on.
 
     Raises:
-        RunTakenError: another process is at the same run.
-        ErcBenchError: anything else that a user can mend.
+        RunTakenError: another process is working on the same run.
+        ErcBenchError: anything else that a user can fix.
     """
     if devices.count > 1 and not method_class(experiment.method).several_devices:
         raise ErcBenchError(

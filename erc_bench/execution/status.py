@@ -13,11 +13,11 @@ from erc_bench.files import last_line
 from erc_bench.records.store import record_files
 
 MOST_SHOWN = 40
-"""The largest number of running runs that are listed."""
+"""The largest number of runs in progress that are listed."""
 
 
 def print_status(out: Any, root: Path) -> None:
-    """Print each grid that is not over: which command is at it, and what each of its runs does.
+    """Print each grid that is not over: its command, and what each of its runs does.
 
     Args:
         out: a console.

@@ -1,4 +1,4 @@
-"""Random search: trials that see only train and dev, then new seeds with the best trial's settings.
+"""Random search: trials that see only train and dev, then fresh seeds of the best settings.
 
 A trial is a job of a grid, as a run is. It is skipped if it is over, resumed if it was interrupted,
 and held by one process at a time. It leaves a :class:`erc_bench.records.trials.Trial`.
@@ -206,11 +206,11 @@ def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
     """Train with a trial's settings, score dev, and write the trial's file.
 
     The labels of test are removed from the corpus before anything else is done with it. If the
-    training diverges or fails, the file says so. Errors that a user can mend leave no file.
+    training diverges or fails, the file says so. If an error is raised, no file is written.
 
     Raises:
-        RunTakenError: another process is at the same trial.
-        ErcBenchError: anything else that a user can mend.
+        RunTakenError: another process is working on the same trial.
+        ErcBenchError: anything else that a user can fix.
     """
     clock = Stopwatch()
     experiment, place = job.experiment, job.place

@@ -155,7 +155,7 @@ def _belongs(variant: Run, whole: Run, known: Mapping[str, tuple[list[str], bool
 def _row(
     name: str, variant: ResampledScores, whole: ResampledScores, paired: bool
 ) -> dict[str, Any]:
-    """Return the fields of a :class:`VariantRow` but its corrected p-value."""
+    """Return the fields of a :class:`VariantRow` except its corrected p-value."""
     common = set(variant.seeds) & set(whole.seeds)
     # One pair gives no spread of differences, while the two sides may have more seeds.
     result = compare(variant, whole, paired_seeds=paired and len(common) > 1)

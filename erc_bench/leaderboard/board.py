@@ -27,7 +27,6 @@ Group = tuple[bool, str, str, str]
 """What the runs of one track share: whether they are try-outs, the corpus, the digest of the
 encoder's weights (or its name, or :data:`ELSEWHERE`), and the search budget."""
 
-
 ELSEWHERE = "elsewhere"
 
 

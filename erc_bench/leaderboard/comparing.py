@@ -190,7 +190,7 @@ def compare_methods(
     where = f"{dataset} with the preset {preset}" if preset else dataset
     first = a.partition(":")[0]
     if first in published and first not in {run.method for run in runs}:
-        raise ErcBenchError(f"{first} is a published figure: name it second, behind a method.")
+        raise ErcBenchError(f"{first} is a published figure: name it second, after a method.")
     ours = find_configurations(a, runs, where, [], left_out)
     if b in published and b not in {run.method for run in runs}:
         if paired_seeds:
@@ -297,7 +297,7 @@ def _with_figure(
 ) -> MethodComparison:
     if len({(runs[0].settings, runs[0].encoder_digest) for runs in ours}) > 1:
         raise ambiguous([name], ours)
-    runs = max(ours, key=len)  # if the corpus has several copies, the usual one
+    runs = max(ours, key=len)  # of several copies of the corpus, the one with most seeds
     title = _title(runs[0])
     if str(row.metric) != runs[0].metric:
         raise ErcBenchError(
@@ -314,7 +314,7 @@ def _with_figure(
 
 
 def _check_pairing(a: str, x: Sequence[Run], b: str, y: Sequence[Run]) -> None:
-    """Raises ErcBenchError if the seeds of two sides share nothing but their numbers."""
+    """Raise an ErcBenchError if the seeds of two sides share nothing but their numbers."""
     if x[0].method != y[0].method or encoder_of(x[0]) != encoder_of(y[0]):
         raise ErcBenchError(
             f"The seeds of {a} and {b} can't be paired: only those of two configurations of one "

@@ -1,4 +1,4 @@
-"""The names of ``erc-bench compare``, e.g. ``eacl:small`` → the runs that they mean."""
+"""The names of ``erc-bench compare``, such as ``eacl:small`` → the runs that they mean."""
 
 from __future__ import annotations
 

@@ -39,23 +39,18 @@ from erc_bench.records.schema import (
 
 T = TypeVar("T")
 
-
 SHARED = ("gold", "dialogue", "facts")
 """Fields that all runs on the same test set have in common."""
-
 
 SEARCH = ("trials", "sampler", "sampler_seed", "chosen", "digest")
 """Fields that are kept of the search that chose a run's settings."""
 
-
 AGREEMENT = 1e-3
 """Largest accepted difference, in points, between a record's score and that of its predictions."""
-
 
 COST = ("fit_seconds", "utterances_per_second", "peak_memory_mib", "parameters", "epochs")
 """Costs of a training. ``fit_seconds`` includes the fine-tuning that made its utterance vectors, if
 the record has its time."""
-
 
 MADE_WITH = {
     "vectors": "sets of utterance vectors",
@@ -66,8 +61,8 @@ MADE_WITH = {
     "device": "kinds of device",
     "runs_at_once": "numbers of runs at a time",
 }
-"""Conditions that should be the same for all seeds of a row, each with its name in the plural. They
-are from the record's environment, but for the digest of the utterance vectors."""
+"""Conditions that should be the same for all seeds of a row, each with its name in the plural. The
+first two are from the record's encoder, the others from its environment."""
 
 
 class _Scores(msgspec.Struct):
@@ -145,12 +140,12 @@ _RECORD, _GOLD = msgspec.json.Decoder(_Record), msgspec.json.Decoder(GoldLabels)
 def decode(
     file: str, contents: bytes, test_sets: dict[str, dict[str, Any]]
 ) -> dict[str, Any] | str:
-    """Decode the fields of a :class:`~erc_bench.leaderboard.runs.Run`, but for ``file`` and
+    """Decode the fields of a :class:`~erc_bench.leaderboard.runs.Run`, except ``file`` and
     ``digest``.
 
     Args:
-        file: of the record, relative to the leaderboard's folder.
-        contents: of the file.
+        file: the record's file, relative to the leaderboard's folder.
+        contents: the bytes of the file.
         test_sets: test sets that were decoded before, by digest. New ones are added.
 
     Returns:
@@ -255,7 +250,7 @@ def _cost(training: _Training, fine_tuning: FineTuning | None) -> dict[str, floa
 def _made_with(environment: Environment, encoder: Encoder) -> dict[str, str]:
     """Return the conditions of :data:`MADE_WITH`; empty strings for those that the record lacks."""
     fine_tuning = encoder.fine_tuning or FineTuning()
-    at_once = environment.runs_at_once  # text in a run resumed from before records said it
+    at_once = environment.runs_at_once  # text if it changed, as in ``unknown → 2``
     made = {
         "vectors": encoder.vectors,
         "fine_tuning": fine_tuning.git_commit or fine_tuning.versions.get("erc-bench"),

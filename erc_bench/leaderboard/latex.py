@@ -25,7 +25,7 @@ ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
 def to_latex(board: Board) -> str:
     """Return a booktabs table of the published rows with their citation keys and our tracks.
 
-    The columns are the corpora that have runs, or without any runs all that have published rows.
+    The columns are the corpora that have runs; if there are none, those that have published rows.
     Rank 1 of a track is bold. Rows on another copy of a corpus are left out.
     """
     corpora = [c for c in board.corpora if c.tracks] or board.corpora
@@ -41,7 +41,7 @@ def to_latex(board: Board) -> str:
         f"% {judged} on test in percent. Ours: mean over seeds $\\pm$ half-width of its 95 %",
         "% interval over seeds (Student's t).",
         "% Bold: no row of the track is shown to be better. Dagger: selected on test.",
-        "% Double dagger: the selection, or the release of the corpus, is not known.",
+        "% Double dagger: selection not known, or another or unknown release of the corpus.",
         *(f"% {c.title} is left out: not a benchmark, or only try-outs." for c in apart),
         "\\begin{tabular}{l" + "r" * len(corpora) + "}",
         "\\toprule",

@@ -86,7 +86,7 @@ WIDTH, HEIGHT = 440, 220
 """Size of the plot of searches without labels, in pixels."""
 
 LINE = 15
-"""Smallest distance of two names beside the plot, in pixels."""
+"""Smallest distance between two names beside the plot, in pixels."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class PublishedRow:
     corpus: str
     weighted_f1: float | None = None
     micro_f1: float | None = None
-    """Without the label that the corpus's metric leaves out, if it does."""
+    """Without the label that the corpus's metric leaves out, if there is one."""
     macro_f1: float | None = None
     implemented_as: str | None = None
     """The method of this suite that implements it."""

@@ -31,7 +31,6 @@ TIMES = ("fit_seconds", "utterances_per_second")
 """Costs that can be compared only on the same kind of device, with the same number of runs at a
 time."""
 
-
 UNEVEN = 1.5
 """The fastest seed of a row over its slowest. Above this the row says that its seeds had unequal
 machines."""
@@ -50,7 +49,7 @@ class Row:
     preset: str
     overrides: list[str]
     variant: str
-    """Name of the variant, i.e. the method without one part; empty for the whole method."""
+    """Name of the variant (the method without one part); empty for the whole method."""
     tuned: dict[str, Any] | None
     """The search that chose the settings: ``trials``, ``sampler``, ``sampler_seed``, ``chosen`` (a
     trial's number), ``digest``, ``fixed`` (the overrides that all of its trials have). None without
@@ -83,8 +82,8 @@ class Row:
     calibration_error: float | None
     oracle_gap: float | None
     published: dict[str, Any] | None
-    """The published figure for this method and release, our difference from it with its interval,
-    and in ``differs`` how the two experiments differ."""
+    """The published figure for this method, our difference from it with its interval, and in
+    ``differs`` how the two experiments differ."""
     per_class: list[dict[str, Any]]
     confusion: list[list[float]]
     """Counts ``(C, C)``, mean over seeds. Rows are gold labels, columns are predictions. Utterances
@@ -93,7 +92,7 @@ class Row:
     confusable: list[dict[str, Any]]
     cost: dict[str, float | None]
     """Means over seeds; for memory the maximum. Time and memory are None if the seeds had different
-    devices."""
+    devices, and time also if the numbers of runs at a time differ."""
     devices: list[str]
     notes: list[str]
     """Warnings about the seeds that bear on the figures or their spread."""
@@ -286,7 +285,7 @@ def _macro_f1(counts: np.ndarray) -> float:
 
 
 def _cost(runs: Sequence[Run], devices: Sequence[str]) -> dict[str, float | None]:
-    """Return the mean costs of a row's seeds; None for a cost that its machines do not share."""
+    """Return the costs of a row; None for a cost that can't be compared between its seeds."""
     cost = {name: _mean(run.cost[name] for run in runs) for name in COST}
     cost["peak_memory_mib"] = max(run.cost["peak_memory_mib"] or 0 for run in runs) or None
     if len(devices) > 1 or len(_kinds(runs, "runs_at_once")) > 1:

@@ -29,7 +29,7 @@ class Run:
     preset: str
     overrides: list[str]
     variant: str
-    """Name of the variant, i.e. the method without one part; empty for the whole method."""
+    """Name of the variant (the method without one part); empty for the whole method."""
     tuned: dict[str, Any] | None
     """The search that chose the settings: :data:`~erc_bench.leaderboard.decoding.SEARCH`, and in
     ``fixed`` the overrides that all its trials have. None without a search."""
@@ -95,8 +95,8 @@ def given_settings(overrides: list[str], tuned: Mapping[str, Any] | None) -> lis
 def share_encoders(one: Sequence[Run], other: Sequence[Run]) -> bool:
     """Whether two rows share a fine-tuned encoder in each seed, so that their seeds are paired.
 
-    This needs the same two or more seeds in both rows, the same utterance vectors in each seed, and
-    other vectors in every seed.
+    Both rows must have the same seeds, at least two. For each seed, both must have read the same
+    utterance vectors, and no two seeds may share vectors.
     """
     a, b = ({run.seed: run.made["vectors"] for run in side} for side in (one, other))
     return a == b and len(set(a.values()) - {""}) == len(a) > 1
@@ -117,7 +117,7 @@ def read_runs(
 
     Args:
         root: the leaderboard's folder.
-        cache: of what was decoded before.
+        cache: the cache of decoded records.
         further: other folders whose records are read, too. Their files are named relative to
             ``root``. A run that ``root`` has as well counts once.
     """
@@ -174,7 +174,7 @@ def usual(digests: Sequence[str]) -> str:
 
 
 def _read_all(root: Path, files: list[str], cache: Cache) -> list[dict[str, Any] | str]:
-    """Return the fields of each :class:`Run` but ``file``, or a message if a record is damaged.
+    """Return the fields of each :class:`Run` except ``file``, or a message if a record is faulty.
 
     Fields that runs share (gold labels, dialogues, facts) are kept once in the cache.
     """

@@ -71,7 +71,7 @@ def build_site(
 
     Args:
         root: the leaderboard's folder, with the records.
-        folder: for the site.
+        folder: the folder of the site.
         further: other folders whose records are shown, too.
 
     Returns:
@@ -163,8 +163,8 @@ def run_page(path: Path, record: Record, published: Published, tab: str) -> str:
 
 
 def has_later_stage(record: Record) -> bool:
-    """Whether the method changed the model after its last epoch, so that the finished model and the
-    selected epoch have different scores on dev."""
+    """Whether the finished model and the selected epoch have different scores on dev, because the
+    method changed the model after its last epoch."""
     training, metric, dev = record.training, record.judged_by, record.metrics.dev
     if training is None or training.best_epoch is None or dev is None:
         return False

@@ -54,7 +54,7 @@ def to_json(board: Board) -> str:
 
 
 def to_csv(board: Board) -> str:
-    """Return ``leaderboard.csv``, one line per row: ours, external, tryout or published."""
+    """Return ``leaderboard.csv``; a row's ``kind`` is ours, external, tryout or published."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -139,8 +139,8 @@ READING = """\
   dialogues and seeds; with one seed, only for new dialogues.
 - Every checkpoint is selected on dev. Test is scored once.
 - Methods are compared only within a track. Its rows have the same corpus, the same encoder weights
-  and the same number of trials in the search for their settings. Tracks without a number of trials
-  have the settings of presets.
+  and the same number of trials in the search for their settings. If no number of trials is given,
+  the settings were not searched for.
 - A rank is 1 + the number of rows in the track that are shown to be better (p ≤ 0.05 after Holm's
   correction over the track). The test is a bootstrap over dialogues, which are the same for both
   methods. Seeds are independent samples, or paired if both methods read the same fine-tuned encoder

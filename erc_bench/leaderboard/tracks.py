@@ -29,10 +29,8 @@ from erc_bench.leaderboard.runs import Run, most, share_encoders, usual
 ALPHA = 0.05
 """A difference is resolved if its p-value, corrected over the track, is at most this."""
 
-
 OTHER_DATA = ("another test set", "another copy of the corpus")
 """Reasons why a row is shown in its track but can't be compared with the other rows."""
-
 
 DECIMALS = 4
 """Decimals of the figures in the leaderboard's data."""

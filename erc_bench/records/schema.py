@@ -234,7 +234,7 @@ class Prompting(Part, frozen=True, kw_only=True):
     prompts: list[dict[str, str]]
     """``name`` and ``sha256`` of each; the first prompt's answers are the record's predictions."""
     names: str = "real"
-    """``masked`` if the speakers' names were masked."""
+    """``masked`` if the speakers' names were masked, else ``real``."""
     decoding: dict[str, Any] = {}
     examples: list[str] = []
     """Ids of the labelled utterances shown as examples, if all turns were shown the same ones."""
@@ -379,7 +379,7 @@ class Record(Described, frozen=True, kw_only=True):
 
     metrics: Splits[Metrics]
     oracle_gap: Number | None = None
-    """Score on test of the best epoch minus that of the selected epoch; None if not asked for."""
+    """Best score on test of any epoch minus that of the selected epoch; None if not asked for."""
     predictions: Splits[Predictions]
 
 
