@@ -411,7 +411,7 @@ def test_a_list_of_predictions_is_found_in_a_larger_object() -> None:
         ("p.csv", "a,joy\nb,joy\n", "first line is no header but a prediction"),
         ("p.csv", "x,joy\ny,joy\n", "If the first line is no header"),
         ("p.csv", "id,label\na,joy\n# more\nb,joy\n", "line 3: .*CSV has no comments"),
-        ("p.csv", "id,label\na,joy,\n", "line 2: .*ends with a separator more"),
+        ("p.csv", "id,label\na,joy,\n", "line 2: .*ends with one separator more"),
         ("p.csv", "id,label\na,joy,x\n", "line 2: .*must stand in double quotes"),
     ],
 )

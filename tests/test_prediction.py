@@ -311,7 +311,7 @@ def test_accepted_forms_of_a_speaker(line, tmp_path) -> None:
         ("Scene: A café.", "heading of a scene"),
         ("ACT ONE: Morning.", "heading of a scene"),
         ("Dialogue 2:", "heading of a dialogue.*a column `dialogue`"),
-        ("7\tBob: Hi.", "a tab stands.*Take out what stands before the tab"),
+        ("7\tBob: Hi.", "a tab stands.*Take out the text before the tab"),
         ("INT. CAFE - DAY: Rain.", "heading of a scene"),
         ("mailto:ann@example.org", "a URL's"),
         ("C:\\Users: Hi.", "a path's"),
