@@ -131,7 +131,7 @@ def _configurations(runs: Iterable[Run]) -> dict[tuple[Any, ...], list[Run]]:
     tuned and not tuned, only the latter are kept."""
     found: dict[tuple[Any, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.tuned is not None, run.seed)):
-        data = (run.encoder_digest or run.encoder, run.test_set, run.corpus)
+        data = (run.weights, run.test_set, run.corpus)
         same = (run.method, run.config_hash, run.variant, *data)
         kept = found.setdefault(same, [])
         if not kept or kept[0].settings == run.settings:
@@ -145,10 +145,7 @@ def _belongs(variant: Run, whole: Run, known: Mapping[str, tuple[list[str], bool
         return False
     own, _ = known[variant.variant]
     kept = [text for text in whole.overrides if text.partition("=")[0] not in own]
-    sides = [
-        (r.method, r.preset, r.encoder_digest or r.encoder, r.test_set, r.corpus)
-        for r in (variant, whole)
-    ]
+    sides = [(r.method, r.preset, r.weights, r.test_set, r.corpus) for r in (variant, whole)]
     return sides[0] == sides[1] and sorted(variant.overrides) == sorted(kept)
 
 

@@ -90,7 +90,7 @@ def _groups(runs: Iterable[Run], published: Published) -> dict[Group, list[Run]]
     groups: dict[Group, list[Run]] = {}
     for run in runs:
         tryout = _is_tryout(run, published)
-        weights = ELSEWHERE if run.external else run.encoder_digest or run.encoder
+        weights = ELSEWHERE if run.external else run.weights
         groups.setdefault((tryout, run.dataset, weights, run.budget), []).append(run)
     return groups
 

@@ -20,7 +20,6 @@ from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.configurations import (
     ambiguous,
     configuration_of,
-    encoder_of,
     find_configurations,
 )
 from erc_bench.leaderboard.published import PublishedRow, read_published
@@ -200,7 +199,7 @@ def compare_methods(
     pairs = [
         (x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x[0] is not y[0]
     ]
-    same_encoder = [(x, y) for x, y in pairs if encoder_of(x[0]) == encoder_of(y[0])]
+    same_encoder = [(x, y) for x, y in pairs if x[0].weights == y[0].weights]
     pairs = same_encoder or pairs
     pairs = [(x, y) for x, y in pairs if x[0].corpus == y[0].corpus] or pairs
     pairs = [(x, y) for x, y in pairs if x[0].budget == y[0].budget] or pairs
@@ -230,7 +229,7 @@ def compare_methods(
         )
     if paired_seeds:  # all scores shown are of the paired seeds
         x, y = ([run for run in side if run.seed in result.paired_seeds] for side in (x, y))
-    if encoder_of(x[0]) != encoder_of(y[0]):
+    if x[0].weights != y[0].weights:
         unnamed = {True: "one that is not known", False: "none"}
         names = [run.encoder or unnamed[run.external] for run in (x[0], y[0])]
         caveats.append(f"their encoders differ, {' and '.join(names)}.")
@@ -315,7 +314,7 @@ def _with_figure(
 
 def _check_pairing(a: str, x: Sequence[Run], b: str, y: Sequence[Run]) -> None:
     """Raise an ErcBenchError if the seeds of two sides share nothing but their numbers."""
-    if x[0].method != y[0].method or encoder_of(x[0]) != encoder_of(y[0]):
+    if x[0].method != y[0].method or x[0].weights != y[0].weights:
         raise ErcBenchError(
             f"The seeds of {a} and {b} can't be paired: only those of two configurations of one "
             "method with the same encoder share initial weights and the order of the data."

@@ -99,11 +99,6 @@ def _shortest(run: Run, found: list[list[Run]]) -> str:
     return own if own and len(alike) == 1 else short_hash(run)
 
 
-def encoder_of(run: Run) -> str:
-    """Return what identifies a run's encoder: the digest of its weights, or its name if unknown."""
-    return run.encoder_digest or run.encoder
-
-
 def short_hash(run: Run) -> str:
     """Return the beginning of the digest that identifies a run's configuration."""
     return run.tuned["digest"][:12] if run.tuned else run.config_hash

@@ -66,6 +66,11 @@ class Run:
     """Whether every seed fine-tunes an encoder of its own (setting ``features.per_seed``)."""
 
     @property
+    def weights(self) -> str:
+        """What identifies its encoder: the digest of the weights, or the name if unknown."""
+        return self.encoder_digest or self.encoder
+
+    @property
     def budget(self) -> str:
         """The search behind its settings: ``random search, 20 trials``; empty without one.
 

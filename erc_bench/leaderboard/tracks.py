@@ -65,8 +65,9 @@ class Track:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Track:
         """Return a track from the plain data of :func:`make_track`."""
-        rows, pairs = ([Row(**row) for row in plain["rows"]], [Pair(**p) for p in plain["pairs"]])
-        return cls(plain["encoder"], plain["digest"], plain["budget"], rows, pairs)
+        rows = [Row(**row) for row in plain["rows"]]
+        pairs = [Pair(**pair) for pair in plain["pairs"]]
+        return cls(**{**plain, "rows": rows, "pairs": pairs})
 
 
 def make_track(
