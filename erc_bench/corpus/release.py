@@ -156,8 +156,8 @@ def _odd_speakers(speakers: list[str]) -> str:
         return f"{empty:,} of {len(speakers):,} utterances have no speaker"
     (most, times), *_ = Counter(speakers).most_common(1)
     return (
-        f"the speakers differ: {len(set(speakers)):,} names, {quoted(most)} at {times:,} of "
-        f"{len(speakers):,} utterances"
+        f"the speakers differ: {quoted(most)} at {times:,} of {len(speakers):,} utterances, "
+        f"different names: {len(set(speakers)):,}"
     )
 
 

@@ -281,7 +281,11 @@ def test_other_labels_than_the_releases_are_refused(copy, make, words):
     ("name", "make", "words"),
     [
         ("Speaker", lambda old: [""] * len(old), "13,708 of 13,708 utterances have no speaker"),
-        ("Speaker", lambda old: ["Speaker 1"] * len(old), "others: 1 names, 'Speaker 1' at 13,708"),
+        (
+            "Speaker",
+            lambda old: ["Speaker 1"] * len(old),
+            "the speakers differ: 'Speaker 1' at 13,708 of 13,708 utterances, different names: 1",
+        ),
         ("Utterance", lambda old: [x.lower() for x in old], "no utterance has a capital letter"),
     ],
 )
