@@ -350,12 +350,12 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
 
 def rank_groups(better: ArrayLike) -> np.ndarray:
-    """Rank of every row ``(M,)``: 1 + the number of rows resolved to be better than it.
+    """Rank of every row ``(M,)``: 1 + the number of rows shown to be better than it.
 
-    ``better`` ``(M, M)`` is true at ``[i, j]`` if row i is resolved to be better than row j. Rows
+    ``better`` ``(M, M)`` is true at ``[i, j]`` if row i is shown to be better than row j. Rows
     that no pair tells apart share a rank.
 
-    "Not resolved" is not transitive. With A > B > C and only A–C resolved, the ranks are 1, 1, 2:
+    "Can't be told apart" is not transitive. With A > B > C and only A–C shown, the ranks are 1, 1, 2:
     B shares A's rank and not C's, although it can't be told from either. A row with few seeds may
     also rank above one with a higher mean. So a rank says how many rows are certainly better; it
     does not compare a row with its neighbours.

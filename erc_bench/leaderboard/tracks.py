@@ -27,7 +27,7 @@ from erc_bench.leaderboard.rows import Row, make_row, resampled
 from erc_bench.leaderboard.runs import Run, most, share_encoders, usual
 
 ALPHA = 0.05
-"""A difference is resolved if its p-value, corrected over the track, is at most this."""
+"""A row is shown to be better if the p-value, corrected over the track, is at most this."""
 
 OTHER_DATA = ("another test set", "another copy of the corpus")
 """Reasons why a row is shown in its track but can't be compared with the other rows."""
@@ -48,7 +48,9 @@ class Pair:
     p_holm: float | None
     """Corrected over the track's pairs of ranked rows; None if one of the two is unranked."""
     resolvable: float | None
+    """The difference that would be found four times in five, without correction."""
     resolved: bool
+    """Whether ``first`` is shown to be better than ``second``."""
 
 
 @dataclass(frozen=True)
