@@ -8,7 +8,7 @@ from typing import Any
 from erc_bench.leaderboard.tables import markdown_table
 from erc_bench.leaderboard.wording import figure
 from erc_bench.progress import duration
-from erc_bench.records.schema import RecordError
+from erc_bench.records.parsing import RecordError
 from erc_bench.records.store import read_record, record_files
 from erc_bench.records.trials import read_trial, trial_files
 

@@ -17,7 +17,7 @@ from erc_bench.leaderboard import build, compare_methods, read_board
 from erc_bench.leaderboard.page import picture
 from erc_bench.leaderboard.tables import to_csv
 from erc_bench.leaderboard.wording import budgets
-from erc_bench.records.schema import typed
+from erc_bench.records.parsing import typed
 from erc_bench.records.trials import Trial, write_trial
 
 SPACE = {"lr": {"log": [1e-4, 1e-2]}}

@@ -33,8 +33,9 @@ from erc_bench.method.ragged import Columns, take
 from erc_bench.method.reader import Reader
 from erc_bench.methods.eacl import anchor_scores
 from erc_bench.methods.spcl import class_similarity
+from erc_bench.records.parsing import parse_record
 from erc_bench.records.place import Identity, model_file
-from erc_bench.records.schema import parse_record, to_json
+from erc_bench.records.schema import to_json
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import method_class, method_names, plugin
 from erc_bench.training.checkpoints import load_checkpoint

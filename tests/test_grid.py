@@ -29,7 +29,8 @@ from erc_bench.execution.grid import Report, plan, run_grid
 from erc_bench.execution.jobs import Attempt, Job, JobFolder, Result
 from erc_bench.execution.local import Local
 from erc_bench.execution.run import run
-from erc_bench.records.schema import parse_record, to_json
+from erc_bench.records.parsing import parse_record
+from erc_bench.records.schema import to_json
 from erc_bench.records.store import read_record, record_files
 from erc_bench.settings.experiment import resolve
 

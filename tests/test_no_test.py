@@ -13,7 +13,8 @@ from erc_bench.execution import run as runner
 from erc_bench.execution.grid import run_grid
 from erc_bench.execution.run import run
 from erc_bench.leaderboard import read_board
-from erc_bench.records.schema import Record, RecordError, Untested, to_json
+from erc_bench.records.parsing import RecordError
+from erc_bench.records.schema import Record, Untested, to_json
 from erc_bench.records.store import (
     find_record,
     read_untested,

@@ -12,7 +12,8 @@ import torch
 from fitting import fitted
 
 from erc_bench.methods.finetune import Finetune, FinetuneConfig
-from erc_bench.records.schema import Environment, to_json, typed
+from erc_bench.records.parsing import typed
+from erc_bench.records.schema import Environment, to_json
 from erc_bench.training import precision
 from erc_bench.training.environment import device_name
 from erc_bench.training.precision import (

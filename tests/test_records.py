@@ -20,18 +20,10 @@ from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.leaderboard import build, rescore
 from erc_bench.leaderboard.decoding import decode, score_of
-from erc_bench.records import schema
+from erc_bench.records import faults
+from erc_bench.records.parsing import RecordError, parse_record, typed
 from erc_bench.records.place import Identity, Place
-from erc_bench.records.schema import (
-    SCHEMA,
-    Environment,
-    Metrics,
-    Record,
-    RecordError,
-    parse_record,
-    to_json,
-    typed,
-)
+from erc_bench.records.schema import SCHEMA, Environment, Metrics, Record, to_json
 from erc_bench.records.store import read_record, read_summary, record_files, write_record
 from erc_bench.settings.experiment import resolve
 
@@ -431,7 +423,7 @@ def test_a_defect_in_reading_is_not_reported_as_damage(
 
     write_records(tmp_path, [Method("a")], dialogues=8)
     paths = list(record_files(tmp_path))
-    monkeypatch.setattr(schema, "_length_fault", defective)
+    monkeypatch.setattr(faults, "_length_fault", defective)
     for use in (lambda: read_record(paths[0]), lambda: build(tmp_path), lambda: rescore(tmp_path)):
         with pytest.raises(type(defect)) as caught:
             use()

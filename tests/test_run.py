@@ -29,8 +29,8 @@ from erc_bench.execution import run as runner
 from erc_bench.execution.run import run
 from erc_bench.inference.model import Model
 from erc_bench.methods.eacl import EACL
+from erc_bench.records.parsing import RecordError
 from erc_bench.records.place import LAST, model_file
-from erc_bench.records.schema import RecordError
 from erc_bench.records.store import read_record
 from erc_bench.settings.experiment import Experiment, resolve
 from erc_bench.settings.registry import corpus_source

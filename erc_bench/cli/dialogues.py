@@ -16,7 +16,8 @@ from erc_bench.corpus.conversation import Corpus, Dialogue
 from erc_bench.errors import ErcBenchError, nearest
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.records.corpora import load_corpus_of
-from erc_bench.records.schema import Record, damaged
+from erc_bench.records.parsing import damaged
+from erc_bench.records.schema import Record
 
 if TYPE_CHECKING:
     from erc_bench.corpus.source import CorpusSource

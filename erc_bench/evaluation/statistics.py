@@ -355,10 +355,10 @@ def rank_groups(better: ArrayLike) -> np.ndarray:
     ``better`` ``(M, M)`` is true at ``[i, j]`` if row i is shown to be better than row j. Rows
     that no pair tells apart share a rank.
 
-    "Can't be told apart" is not transitive. With A > B > C and only A–C shown, the ranks are 1, 1, 2:
-    B shares A's rank and not C's, although it can't be told from either. A row with few seeds may
-    also rank above one with a higher mean. So a rank says how many rows are certainly better; it
-    does not compare a row with its neighbours.
+    "Can't be told apart" is not transitive. With A > B > C and only A–C shown, the ranks are 1, 1
+    and 2: B shares A's rank and not C's, although it can't be told from either. A row with few
+    seeds may also rank above one with a higher mean. So a rank says how many rows are certainly
+    better; it does not compare a row with its neighbours.
 
     Raises:
         ValueError: the matrix is not square, or two rows are each better than the other.

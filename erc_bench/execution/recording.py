@@ -17,8 +17,9 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.metrics import evaluate
 from erc_bench.evaluation.slices import recorded_facts
+from erc_bench.records.parsing import typed
 from erc_bench.records.place import Identity
-from erc_bench.records.schema import SCHEMA, Record, Untested, to_json, typed
+from erc_bench.records.schema import SCHEMA, Record, Untested, to_json
 from erc_bench.settings.experiment import Experiment
 from erc_bench.training.environment import joined
 from erc_bench.training.scoring import Predicted

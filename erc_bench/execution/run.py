@@ -30,8 +30,9 @@ from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import Stopwatch, say
 from erc_bench.records.corpora import remember
+from erc_bench.records.parsing import RecordError
 from erc_bench.records.place import Identity, Place
-from erc_bench.records.schema import Record, RecordError, Untested
+from erc_bench.records.schema import Record, Untested
 from erc_bench.records.store import read_record, read_untested, write_record
 from erc_bench.settings.experiment import Experiment
 from erc_bench.settings.registry import corpus_source, method_class, plugin

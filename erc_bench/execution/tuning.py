@@ -34,7 +34,8 @@ from erc_bench.execution.run import (
 from erc_bench.files import cannot_write, temporary_name
 from erc_bench.progress import Stopwatch, say
 from erc_bench.records.corpora import remember
-from erc_bench.records.schema import RecordError, Search, typed
+from erc_bench.records.parsing import RecordError, typed
+from erc_bench.records.schema import Search
 from erc_bench.records.store import write_record
 from erc_bench.records.trials import Trial, TrialPlace, best_of, digest, write_trial
 from erc_bench.settings.experiment import Experiment, Tuned

@@ -21,8 +21,9 @@ from erc_bench.method.contract import ErcMethod
 from erc_bench.method.data import ErcDataModule
 from erc_bench.progress import say
 from erc_bench.records.fetching import ENCODER, is_snapshot
+from erc_bench.records.parsing import damaged
 from erc_bench.records.place import check_model, model_file
-from erc_bench.records.schema import Record, damaged
+from erc_bench.records.schema import Record
 from erc_bench.records.store import run_name
 from erc_bench.settings.experiment import stored_config
 from erc_bench.settings.registry import method_class

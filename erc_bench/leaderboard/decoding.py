@@ -19,6 +19,8 @@ import numpy as np
 from erc_bench.corpus.conversation import Metric
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.statistics import score
+from erc_bench.records.faults import gold_faults, label_faults, metric_faults, prediction_faults
+from erc_bench.records.parsing import RecordError, damaged, parse_record
 from erc_bench.records.schema import (
     SCHEMA,
     Encoder,
@@ -27,14 +29,7 @@ from erc_bench.records.schema import (
     GoldLabels,
     LabelOrNone,
     Number,
-    RecordError,
     Search,
-    damaged,
-    gold_faults,
-    label_faults,
-    metric_faults,
-    parse_record,
-    prediction_faults,
 )
 
 T = TypeVar("T")

@@ -13,7 +13,8 @@ import msgspec
 from erc_bench.corpus.conversation import Metric
 from erc_bench.leaderboard.runs import Skipped
 from erc_bench.progress import track
-from erc_bench.records.schema import RecordError, Unscored, parse_unscored
+from erc_bench.records.parsing import RecordError, parse_unscored
+from erc_bench.records.schema import Unscored
 from erc_bench.records.store import record_contents, record_files, write_record
 
 TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from erc_bench.evaluation.budget import expected_best
 from erc_bench.leaderboard.runs import Skipped
-from erc_bench.records.schema import RecordError
+from erc_bench.records.parsing import RecordError
 from erc_bench.records.trials import Trial, best_of, read_trial, trial_files
 
 

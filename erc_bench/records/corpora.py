@@ -13,7 +13,8 @@ from erc_bench.corpus.conversation import Corpus
 from erc_bench.corpus.source import CorpusSource
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import write_atomically
-from erc_bench.records.schema import Record, damaged
+from erc_bench.records.parsing import damaged
+from erc_bench.records.schema import Record
 from erc_bench.settings.registry import corpus_names, corpus_source, is_own_corpus
 
 

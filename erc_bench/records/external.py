@@ -17,6 +17,7 @@ from erc_bench.errors import ErcBenchError, listed, nearest, quoted
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.slices import recorded_facts
 from erc_bench.records.corpora import find_corpus, remember
+from erc_bench.records.parsing import typed
 from erc_bench.records.prediction_files import Prediction, read_predictions
 from erc_bench.records.schema import (
     Encoder,
@@ -26,7 +27,6 @@ from erc_bench.records.schema import (
     Predictions,
     Record,
     Splits,
-    typed,
 )
 from erc_bench.records.store import read_record, write_record
 from erc_bench.settings.registry import method_names

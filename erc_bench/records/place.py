@@ -24,7 +24,8 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.files import cannot_write, sha256_of
 from erc_bench.leases import HeldError, Hold, hold, holder, is_held
 from erc_bench.records.fetching import check_weights, fetch_model
-from erc_bench.records.schema import Record, RecordError, Summary, Untested, damaged
+from erc_bench.records.parsing import RecordError, damaged
+from erc_bench.records.schema import Record, Summary, Untested
 from erc_bench.records.store import read_record, read_summary, read_untested, run_name
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-"""The schema of a record, as types that are checked when a record is read.
+"""The schema of a record: the types of everything in it.
 
-A record is one JSON object. :func:`parse_record` turns the bytes of a file into a :class:`Record`,
-or raises a :class:`RecordError` that names the file and the field. So a :class:`Record` that was
-read has the right types and has passed the checks of :func:`faults`. :func:`to_json` returns the
+A record is one JSON object. :mod:`erc_bench.records.parsing` turns the bytes of a file into a
+:class:`Record` after the checks of :mod:`erc_bench.records.faults`, and :func:`to_json` returns the
 JSON object. Names that this version does not know, such as a method's own metrics, are kept in
 ``extra``, so that a record that is read and written again loses nothing.
 
@@ -11,42 +10,23 @@ N is the number of labelled utterances of a split, in corpus order; C is the num
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from erc_bench.corpus.conversation import Metric
-from erc_bench.errors import ErcBenchError
-from erc_bench.evaluation import NO_ANSWER
 
 SCHEMA = 3
 """Version of the schema; it increases when a reader must tell two versions apart.
 
 1. There are no dialogue numbers and no facts of the utterances beside the predictions.
 2. There are both.
-3. A prediction may be :data:`NO_ANSWER`, with null in place of its row of probabilities.
+3. A prediction may be :data:`erc_bench.evaluation.NO_ANSWER`, with null in place of its row of
+   probabilities.
 """
-
-REQUIRED = (
-    "schema",
-    "method",
-    "dataset",
-    "config_hash",
-    "seed",
-    "labels",
-    "metrics",
-    "predictions",
-)
-
-REMEDY = (
-    "To replace it, repeat its run with --force; if the predictions were made elsewhere, score "
-    "them again with --force."
-)
 
 _MOST = 2**53  # up to here a float holds every whole number
 
@@ -64,10 +44,6 @@ Label = Annotated[int, Meta(ge=0, le=2**31)]
 
 LabelOrNone = Annotated[int, Meta(ge=-1, le=2**31)]
 """A class, or −1 if there is none."""
-
-
-class RecordError(ErcBenchError):
-    """Raised when a file is not a record, or is a damaged one."""
 
 
 class Part(Struct, frozen=True, kw_only=True, eq=False):
@@ -191,7 +167,7 @@ class Predictions(GoldLabels, frozen=True, kw_only=True):
     """The predictions for the labelled utterances of a split."""
 
     predicted: list[LabelOrNone]
-    """(N,) classes, or :data:`NO_ANSWER`."""
+    """(N,) classes, or :data:`erc_bench.evaluation.NO_ANSWER`."""
     probabilities: list[list[Number] | None] | None = None
     """(N, C) with four decimals; a row without an answer is null. None if the method gives none."""
 
@@ -405,153 +381,13 @@ class Unscored(Part, frozen=True, kw_only=True):
     predictions: Splits[Predictions]
 
 
-# --- from JSON and back
-
-K = TypeVar("K", bound=Part)
-R = TypeVar("R", Record, Unscored, Untested)
-F = TypeVar("F", Record, Unscored, Untested, Summary)
-
-
-def parse_record(contents: bytes, path: Path) -> Record:
-    """Parse a record from the contents of its file.
-
-    Args:
-        contents: the bytes.
-        path: the file's name in errors.
-
-    Raises:
-        RecordError: the contents are not JSON, not a record, of a newer schema, or something in
-            them does not fit; the field is named.
-    """
-    return _parse(contents, Record, path)
-
-
-def parse_unscored(contents: bytes, path: Path) -> Unscored:
-    """Parse a record whose metrics may be wrong in any way; otherwise like :func:`parse_record`."""
-    return _parse(contents, Unscored, path)
-
-
-def parse_untested(contents: bytes, path: Path) -> Untested:
-    """Parse an untested record; otherwise like :func:`parse_record`."""
-    return _parse(contents, Untested, path)
-
-
-def parse_summary(contents: bytes, path: Path) -> Summary:
-    """Parse a record without checking its predictions; otherwise like :func:`parse_record`."""
-    _top(contents, path)
-    return _without_faults(_decoded(contents, Summary, path), path)
-
-
-def _parse(contents: bytes, kind: type[R], path: Path) -> R:
-    own = _top(contents, path)
-    record = _decoded(contents, kind, path)
-    _remember(record, own, path)
-    return _without_faults(record, path)
-
-
-def _without_faults(record: F, path: Path) -> F:
-    for fault in faults(record):
-        raise damaged(path, fault)
-    return record
-
-
-def _top(contents: bytes, path: Path) -> dict[str, msgspec.Raw]:
-    """The undecoded values of a record by name, after a check that its schema is known here."""
-    kind = dict[str, msgspec.Raw] if contents.lstrip()[:1] == b"{" else Any
-    top = _decoded(contents, kind, path)
-    missing = [key for key in REQUIRED if not isinstance(top, dict) or key not in top]
-    if missing:
-        raise RecordError(f"{path} is not a record: it lacks {', '.join(missing)}.")
-    schema = _decoded(top["schema"], Any, path)
-    if type(schema) is not int or schema < 1:
-        raise RecordError(f"{path} is not a record: its schema is {schema!r}.")
-    if schema > SCHEMA:
-        raise RecordError(
-            f"{path} has schema {schema}; this version reads up to {SCHEMA}. Upgrade erc-bench."
-        )
-    return top
-
-
-def _decoded(contents: bytes | msgspec.Raw, kind: Any, path: Path, place: str = "$") -> Any:
-    """Decode the JSON at a place of a file as a type. None of our own code runs while decoding, so
-    every error is about the file."""
-    try:
-        return _decoder(kind).decode(contents)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at ")
-        where = place + where.strip("`").removeprefix("$")
-        if what.startswith("Object missing required field"):
-            where, what = f"{where}.{what.split('`')[1]}", "it is not there"
-        raise damaged(path, f"{where}: {what}") from error
-    except (ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{path} is not a readable record: {_unreadable(bytes(contents), error)}"
-        ) from error
-
-
-@cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind)
-
-
-def _unreadable(contents: bytes, error: Exception) -> str:
-    if contents[:2] in (b"\xff\xfe", b"\xfe\xff") or contents[1:2] == b"\0":
-        return "it is UTF-16 text, and a record is UTF-8. Save it as that."
-    if contents[:3] == b"\xef\xbb\xbf":
-        return "it begins with a byte-order mark. Save it as UTF-8 without one."
-    return f"{error if contents.strip() else 'it is empty'}. {REMEDY}"
-
-
-def damaged(path: Path, fault: str) -> RecordError:
-    """The error for a damaged record; ``fault`` names the field and what is wrong with it."""
-    return RecordError(f"{path} is a damaged record: {fault}. {REMEDY}")
-
-
-def _remember(part: Part, own: Mapping[str, msgspec.Raw], path: Path, place: str = "$") -> None:
-    """Set ``extra`` and ``keys`` of a part, and of all parts in it, from its JSON."""
-    fields = _fields(type(part))
-    extra = {
-        name: _decoded(raw, Any, path, f"{place}.{name}")
-        for name, raw in own.items()
-        if name not in fields
-    }
-    msgspec.structs.force_setattr(part, "extra", extra)
-    msgspec.structs.force_setattr(part, "keys", tuple(own))
-    for name in own.keys() & fields.keys():
-        value, where = getattr(part, name), f"{place}.{name}"
-        if isinstance(value, Part):
-            _remember(value, _raw(own[name], path), path, where)
-        elif name == "per_class":
-            of_class = _raw(own[name], path)
-            for label, each in value.items():
-                _remember(each, _raw(of_class[label], path), path, f"{where}.{label}")
-
-
-def _raw(contents: bytes | msgspec.Raw, path: Path) -> dict[str, msgspec.Raw]:
-    """The undecoded values of a JSON object by name."""
-    return _decoded(contents, dict[str, msgspec.Raw], path)
-
-
-def typed(values: Mapping[str, Any], kind: type[K]) -> K:
-    """Make a part of a record from plain data; unknown names go to its ``extra``.
-
-    Raises:
-        ValueError: the data do not fit, or hold NaN.
-    """
-    contents = json.dumps(values, allow_nan=False).encode()
-    part = msgspec.json.decode(contents, type=kind)
-    name = Path(kind.__name__)
-    _remember(part, _raw(contents, name), name)
-    return part
-
-
 def to_json(part: Part) -> dict[str, Any]:
     """The JSON object of a record or of a part of it.
 
     For a part that was read from a file, it holds all values of the file, in the file's order, and
     those that were added since. For any other part, it holds all fields that are not None.
     """
-    fields = _fields(type(part))
+    fields = fields_of(type(part))
     names = part.keys
     if names is None:
         names = tuple(name for name in fields if getattr(part, name) is not None)
@@ -571,7 +407,7 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _fields(kind: type[Part]) -> dict[str, Any]:
+def fields_of(kind: type[Part]) -> dict[str, Any]:
     """The names of the fields that a file can hold, with their defaults."""
     bookkeeping = {each.name for each in msgspec.structs.fields(Part)}
     return {
@@ -581,109 +417,3 @@ def _fields(kind: type[Part]) -> dict[str, Any]:
         for each in msgspec.structs.fields(kind)
         if each.name not in bookkeeping
     }
-
-
-# --- checks that types can't express
-
-
-def faults(record: Record | Unscored | Untested | Summary) -> Iterator[str]:
-    """The faults of a record: each names the field and what is wrong with it."""
-    labels = record.labels
-    yield from label_faults(labels)
-    yield from metric_faults(record.metric, labels)
-    predicted = [] if isinstance(record, Summary) else [*record.predictions.items()]
-    for split, predictions in predicted:
-        where = f"$.predictions.{split}"
-        yield from gold_faults(predictions, len(labels), where)
-        yield from prediction_faults(
-            predictions.predicted, len(predictions.gold), len(labels), where
-        )
-        if predictions.probabilities is not None:
-            yield from _probability_faults(predictions, len(labels), where)
-    if not isinstance(record, Unscored):
-        yield from _metric_faults(record, [split for split, _ in predicted])
-
-
-def label_faults(labels: Sequence[str]) -> Iterator[str]:
-    """The faults of a label set."""
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        yield f"$.labels: {', '.join(map(repr, labels)) or 'none'} are not two or more different"
-
-
-def metric_faults(metric: str, labels: Sequence[str]) -> Iterator[str]:
-    """The faults of a corpus's metric."""
-    try:
-        Metric.of(metric, labels)
-    except ErcBenchError as error:
-        yield f"$.metric: {str(error).removesuffix('.')}"
-
-
-def gold_faults(gold: GoldLabels, classes: int, where: str) -> Iterator[str]:
-    """The faults of a split's gold labels and facts."""
-    n = len(gold.gold)
-    if not n:
-        yield f"{where}.gold: it holds no utterance"
-    yield from _length_fault(gold.ids, n, f"{where}.ids")
-    if len(set(gold.ids)) < len(gold.ids):
-        yield f"{where}.ids: {len(gold.ids) - len(set(gold.ids))} of {n} are repeated"
-    yield from _class_faults(gold.gold, classes, f"{where}.gold")
-    if gold.dialogue is not None:
-        yield from _length_fault(gold.dialogue, n, f"{where}.dialogue")
-    if gold.facts is not None:
-        for name, column in gold.facts.columns().items():
-            yield from _length_fault(column, n, f"{where}.facts.{name}")
-        yield from _class_faults(
-            gold.facts.previous_label, classes, f"{where}.facts.previous_label"
-        )
-
-
-def prediction_faults(
-    predicted: Sequence[int], utterances: int, classes: int, where: str
-) -> Iterator[str]:
-    """The faults of predicted classes ``(N,)``."""
-    yield from _length_fault(predicted, utterances, f"{where}.predicted")
-    yield from _class_faults(predicted, classes, f"{where}.predicted")
-
-
-def _probability_faults(predictions: Predictions, classes: int, where: str) -> Iterator[str]:
-    rows = predictions.probabilities
-    assert rows is not None
-    yield from _length_fault(rows, len(predictions.gold), f"{where}.probabilities")
-    for i, (row, label) in enumerate(zip(rows, predictions.predicted, strict=False)):
-        if (row is None) != (label == NO_ANSWER):
-            yield (
-                f"{where}.probabilities[{i}]: "
-                + ("null, but there is an answer" if row is None else "there is no answer to it")
-            )
-        elif row is not None and len(row) != classes:
-            yield f"{where}.probabilities[{i}]: {len(row)} numbers for {classes} labels"
-
-
-def _metric_faults(record: Record | Untested | Summary, predicted: Sequence[str]) -> Iterator[str]:
-    classes = len(record.labels)
-    for split in predicted:
-        if split not in dict(record.metrics.items()):
-            yield f"$.metrics.{split}: not there, though {split} was predicted"
-    for split, metrics in record.metrics.items():
-        where = f"$.metrics.{split}"
-        missing = [name for name in record.labels if name not in metrics.per_class]
-        if missing:
-            yield f"{where}.per_class: it lacks {', '.join(map(repr, missing))}"
-        if getattr(metrics, record.judged_by.name) is None:
-            yield f"{where}.{record.judged_by.name}: not there, though the corpus is judged by it"
-        if {len(metrics.confusion), *map(len, metrics.confusion)} != {classes}:
-            yield f"{where}.confusion: not {classes} rows of {classes} counts"
-
-
-def _length_fault(column: Sequence[Any], n: int, where: str) -> Iterator[str]:
-    if len(column) != n:
-        yield f"{where}: {len(column)} values for {n} gold labels"
-
-
-def _class_faults(column: Sequence[int], classes: int, where: str) -> Iterator[str]:
-    highest = max(column, default=0)
-    if highest >= classes:
-        yield (
-            f"{where}[{column.index(highest)}]: {highest} is something else than classes "
-            f"0…{classes - 1}"
-        )

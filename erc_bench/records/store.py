@@ -19,17 +19,8 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.files import cannot_write, write_atomically
 from erc_bench.leases import holder, is_held
 from erc_bench.records.fetching import fetch_record, is_on_hub
-from erc_bench.records.schema import (
-    Record,
-    RecordError,
-    Summary,
-    Unscored,
-    Untested,
-    parse_record,
-    parse_summary,
-    parse_untested,
-    to_json,
-)
+from erc_bench.records.parsing import RecordError, parse_record, parse_summary, parse_untested
+from erc_bench.records.schema import Record, Summary, Unscored, Untested, to_json
 
 
 def write_record(path: Path, record: Record | Unscored | Untested) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from erc_bench.corpus.conversation import Metric
 from erc_bench.files import write_atomically
+from erc_bench.records.parsing import RecordError
 from erc_bench.records.place import UNFINISHED, Identity, Place
 from erc_bench.records.schema import (
     USUAL_METRIC,
@@ -26,7 +27,6 @@ from erc_bench.records.schema import (
     Environment,
     Metrics,
     Part,
-    RecordError,
     Training,
     to_json,
 )
