@@ -19,7 +19,7 @@ from synthetic_records import Method, write_records
 from erc_bench import __version__, cli
 from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
-from erc_bench.execution.grid import Report
+from erc_bench.execution.report import Report
 from erc_bench.execution.resources import ONE_DEVICE, Resources
 from erc_bench.leaderboard import bibliography
 from erc_bench.leaderboard.site import bibtex

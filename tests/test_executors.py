@@ -18,19 +18,11 @@ from rich.console import Console
 
 from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
-from erc_bench.execution import executors, jobs
+from erc_bench.execution import executors
 from erc_bench.execution.executors import Dispatch, Gone, make_executor
 from erc_bench.execution.grid import _Grid, plan, run_grid
-from erc_bench.execution.jobs import (
-    Attempt,
-    JobFolder,
-    Queued,
-    check_code,
-    experiment_document,
-    experiment_of,
-    job_folders,
-    read_job,
-)
+from erc_bench.execution.job_folder import JobFolder, Queued, check_code, job_folders, read_job
+from erc_bench.execution.jobs import Attempt, experiment_document, experiment_of
 from erc_bench.execution.resources import Resources, parse_resources
 from erc_bench.execution.slurm import SCRIPT
 from erc_bench.execution.status import print_status
@@ -320,7 +312,7 @@ def test_a_job_is_read_as_it_was_written(
     sent = read_job(attempt.file)
     assert sent.job == attempt.job
     check_code(sent)
-    monkeypatch.setattr(jobs, "OWN_CODE", "changed")
+    monkeypatch.setattr("erc_bench.execution.code_digest.OWN_CODE", "changed")
     with pytest.raises(ErcBenchError, match="the code of erc-bench or of a plug-in"):
         check_code(sent)
 

@@ -25,9 +25,11 @@ from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution import grid
 from erc_bench.execution.executors import Dispatch
-from erc_bench.execution.grid import Report, plan, run_grid
-from erc_bench.execution.jobs import Attempt, Job, JobFolder, Result
+from erc_bench.execution.grid import plan, run_grid
+from erc_bench.execution.job_folder import JobFolder
+from erc_bench.execution.jobs import Attempt, Job, Result
 from erc_bench.execution.local import Local
+from erc_bench.execution.report import Report
 from erc_bench.execution.run import run
 from erc_bench.records.parsing import parse_record
 from erc_bench.records.schema import to_json

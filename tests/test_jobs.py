@@ -10,7 +10,8 @@ from places import place_of
 
 from erc_bench.execution import local
 from erc_bench.execution.executors import Dispatch
-from erc_bench.execution.jobs import Job, JobFolder
+from erc_bench.execution.job_folder import JobFolder
+from erc_bench.execution.jobs import Job
 from erc_bench.execution.local import Local, sane_workers
 from erc_bench.execution.processes import stop
 from erc_bench.method.config import MethodConfig

@@ -10,7 +10,7 @@ import pytest
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.grid import plan, run_grid
-from erc_bench.execution.jobs import job_folders
+from erc_bench.execution.job_folder import job_folders
 from erc_bench.execution.resources import Resources
 from erc_bench.settings.experiment import resolve
 

@@ -17,7 +17,8 @@ from slurm_cluster import Cluster, missing
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution import slurm
 from erc_bench.execution.grid import plan, run_grid
-from erc_bench.execution.jobs import Job, job_folders
+from erc_bench.execution.job_folder import job_folders
+from erc_bench.execution.jobs import Job
 from erc_bench.execution.resources import Resources
 from erc_bench.execution.slurm import Slurm
 from erc_bench.execution.status import print_status

@@ -17,7 +17,8 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.execution import run as running
 from erc_bench.execution import tuning
 from erc_bench.execution.grid import plan, run_grid
-from erc_bench.execution.jobs import Attempt, read_job
+from erc_bench.execution.job_folder import read_job
+from erc_bench.execution.jobs import Attempt
 from erc_bench.execution.run import run
 from erc_bench.execution.tuning import reuse_record, search
 from erc_bench.records.schema import to_json

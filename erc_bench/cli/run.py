@@ -27,7 +27,7 @@ from erc_bench.progress import duration, say_once
 from erc_bench.settings.presets import default_preset
 
 if TYPE_CHECKING:
-    from erc_bench.execution.grid import Report
+    from erc_bench.execution.report import Report
     from erc_bench.execution.run import Outcome
     from erc_bench.records.schema import Training
     from erc_bench.settings.experiment import Experiment

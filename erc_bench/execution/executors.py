@@ -1,10 +1,10 @@
 """Executors start the workers of a grid, on this machine or on a cluster.
 
 An executor only starts processes and reports which of them are gone. It does no scheduling and
-passes on no results: a file says how a job ended (:mod:`erc_bench.execution.jobs`), and the record
-holds the results. A site can add an executor of its own: a class like :class:`Executor`, named in
-an entry point of the group ``erc_bench.executors``. The class is called with its options, which
-the user gives as ``--resources NAME.option=value``.
+passes on no results: a file says how a job ended (:mod:`erc_bench.execution.job_folder`), and the
+record holds the results. A site can add an executor of its own: a class like :class:`Executor`,
+named in an entry point of the group ``erc_bench.executors``. The class is called with its options,
+which the user gives as ``--resources NAME.option=value``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from itertools import islice
 from typing import Protocol
 
 from erc_bench.errors import ErcBenchError, did_you_mean
-from erc_bench.execution.jobs import Attempt, Ended, Job, JobFolder, read_end
+from erc_bench.execution.job_folder import JobFolder, read_end
+from erc_bench.execution.jobs import Attempt, Ended, Job
 from erc_bench.execution.resources import Resources
 from erc_bench.execution.worker import DONE, FAILED, STOPPED, UNSEEN
 from erc_bench.files import last_line

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from erc_bench.execution.jobs import JobFolder, job_folders
+from erc_bench.execution.job_folder import JobFolder, job_folders
 from erc_bench.files import last_line
 from erc_bench.records.store import record_files
 

@@ -21,7 +21,8 @@ from datetime import datetime
 from pathlib import Path
 
 from erc_bench.errors import ErcBenchError, explain
-from erc_bench.execution.jobs import Ended, Sent, check_code, read_job
+from erc_bench.execution.job_folder import Sent, check_code, read_job
+from erc_bench.execution.jobs import Ended
 from erc_bench.files import cannot_write, write_atomically
 from erc_bench.leases import this_process
 from erc_bench.progress import say, show_warning
