@@ -10,8 +10,9 @@ from sklearn.metrics import f1_score
 from erc_bench.cli import main
 from erc_bench.corpus.conversation import Corpus
 from erc_bench.corpus.making import guess_columns, new_corpus, split_corpus, stratified
-from erc_bench.corpus.own import OwnCorpus, Turn
+from erc_bench.corpus.own import OwnCorpus
 from erc_bench.corpus.source import CorpusWarning
+from erc_bench.corpus.turns import Turn
 from erc_bench.errors import ErcBenchError
 from erc_bench.inference.dialogue_files import read_dialogues
 from erc_bench.records.corpora import find_corpus, remember

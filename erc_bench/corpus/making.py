@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from erc_bench.corpus.conversation import SPLITS, Corpus
-from erc_bench.corpus.own import ALIASES, NEEDED, ROLES, SHEET, OwnCorpus, Turn
+from erc_bench.corpus.own import NEEDED, ROLES, SHEET, OwnCorpus
+from erc_bench.corpus.splits import ALIASES
 from erc_bench.corpus.text_files import as_whole
 from erc_bench.corpus.turn_files import (
     DIALOGUE,
@@ -27,6 +28,7 @@ from erc_bench.corpus.turn_files import (
     rows_of,
     text_at,
 )
+from erc_bench.corpus.turns import Turn
 from erc_bench.errors import ErcBenchError, did_you_mean, listed
 from erc_bench.files import write_atomically
 

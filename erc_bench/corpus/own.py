@@ -16,28 +16,26 @@ column ``turn`` numbers them.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Metric, Utterance
+from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet, Metric
 from erc_bench.corpus.release import lost_characters
 from erc_bench.corpus.source import CorpusSource, caution
-from erc_bench.corpus.text_files import MISSING, csv_table, parse_yaml, read_text, whole_number
+from erc_bench.corpus.splits import ALIASES, read_split_file, split_named
+from erc_bench.corpus.text_files import MISSING, parse_yaml, read_text, whole_number
 from erc_bench.corpus.turn_files import (
     DIALOGUE,
-    NUMBER,
     Row,
     columns_of,
     hugging_face,
     rows_of,
     text_at,
 )
+from erc_bench.corpus.turns import Turn, check_entries, check_turns, dialogues_of, found_labels
 from erc_bench.errors import ErcBenchError, did_you_mean, listed, quoted
 
 SHEET = "corpus.yaml"
@@ -50,38 +48,6 @@ ROLES = ("dialogue", "speaker", "text", "label", "id", "turn")
 """The roles of columns; label, id and turn may be absent."""
 
 NEEDED = ("dialogue", "speaker", "text")
-
-MOST_LABELS = 100
-"""A column with more different values than this does not hold labels."""
-
-ALIASES = {
-    "training": "train",
-    "trn": "train",
-    "valid": "dev",
-    "validation": "dev",
-    "val": "dev",
-    "development": "dev",
-    "testing": "test",
-    "tst": "test",
-    **{split: split for split in SPLITS},
-}
-"""The names that files give to the splits."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One turn as it is in the files."""
-
-    where: str
-    split: str | None
-    """None if the corpus is not split."""
-    dialogue: str
-    speaker: str
-    text: str
-    label: str
-    """Empty for a turn that is context only."""
-    id: str
-    number: int | None
 
 
 def sheet_of(given: Path) -> Path:
@@ -161,7 +127,7 @@ class OwnCorpus(CorpusSource):
         except ErcBenchError as error:
             raise self._wrong("metric", str(error).removesuffix(".")) from error
         splits = {
-            split: _dialogues([turn for turn in turns if turn.split == split], labels)
+            split: dialogues_of([turn for turn in turns if turn.split == split], labels)
             for split in SPLITS
         }
         filled = {split: dialogues for split, dialogues in splits.items() if dialogues}
@@ -225,7 +191,7 @@ class OwnCorpus(CorpusSource):
         Raises:
             ErcBenchError: no column holds labels, or its values can't be labels.
         """
-        return self.labels or _found_labels(turns, self.columns.get("label", ""), self.path)
+        return self.labels or found_labels(turns, self.columns.get("label", ""), self.path)
 
     def turns(self, *, whole: bool = False) -> list[Turn]:
         """Every turn, checked, in file order.
@@ -244,8 +210,8 @@ class OwnCorpus(CorpusSource):
         turns = [
             self._turn(row, split, assigned) for split, rows in sources.items() for row in rows
         ]
-        _check(turns, self.labels)
-        _check_entries([row for rows in sources.values() for row in rows], turns)
+        check_turns(turns, self.labels)
+        check_entries([row for rows in sources.values() for row in rows], turns)
         if assigned is not None and (unmet := assigned.keys() - {turn.dialogue for turn in turns}):
             raise ErcBenchError(
                 f"{self.folder / self._text('split_file')} names {len(unmet)} dialogues that the "
@@ -462,39 +428,6 @@ class OwnCorpus(CorpusSource):
         )
 
 
-def split_named(text: str, where: str) -> str:
-    """The split that a file calls ``text``.
-
-    Raises:
-        ErcBenchError: it is not the name of a split.
-    """
-    split = ALIASES.get(text.lower())
-    if split is None:
-        raise ErcBenchError(f"{where}: the split {quoted(text)} is none of {', '.join(SPLITS)}.")
-    return split
-
-
-def read_split_file(path: Path) -> dict[str, str]:
-    """The split of each dialogue, from a CSV with the columns dialogue and split.
-
-    Raises:
-        ErcBenchError: it can't be read, or a dialogue occurs twice.
-    """
-    columns, rows = csv_table(read_text(path), str(path))
-    if not {"dialogue", "split"} <= set(columns):
-        raise ErcBenchError(f"{path}, line 1: it needs the columns dialogue and split.")
-    found: dict[str, str] = {}
-    for line, row in rows:
-        where = f"{path}, line {line}"
-        if row["dialogue"] in found:
-            raise ErcBenchError(f"{where}: the dialogue {quoted(row['dialogue'])} stands twice.")
-        found[row["dialogue"]] = split_named(row["split"].strip(), where)
-    return found
-
-
-# --- turns to dialogues
-
-
 def _numbered(split: str, dialogue: str) -> str:
     """A name for a dialogue that only has a number, unique among the splits."""
     return f"{split}-{dialogue}"
@@ -504,113 +437,3 @@ def _of_split(fields: Mapping[str, Any], split: str) -> dict[str, Any]:
     """The fields of a row; the split is put before a dialogue that is only a number."""
     number = str(fields.get(DIALOGUE, ""))
     return {**fields, **({DIALOGUE: _numbered(split, number)} if number.isdecimal() else {})}
-
-
-def _check(turns: Sequence[Turn], labels: LabelSet) -> None:
-    """Raise for a dialogue in two splits, a repeated id or turn number, or an unknown label."""
-    of_dialogue: dict[str, Turn] = {}
-    of_id: dict[str, Turn] = {}
-    of_number: dict[tuple[str, int], Turn] = {}
-    for turn in turns:
-        word = turn.label.casefold()
-        if word and word in MISSING and turn.label not in labels.names:
-            raise ErcBenchError(
-                f"{turn.where}: the label is {quoted(turn.label)}, which programs write for a "
-                f"missing value. Leave it empty if the turn has none. If it is a label, name it "
-                f"with the others in {SHEET}: `labels: [{json.dumps(turn.label)}, …]`."
-            )
-        if labels and turn.label:
-            labels.index(turn.label, turn.where)
-        first = of_dialogue.setdefault(re.sub(r"^(\d+)\.0+$", r"\1", turn.dialogue), turn)
-        if first.dialogue != turn.dialogue:
-            raise ErcBenchError(
-                f"{turn.where}: the dialogue {quoted(turn.dialogue)} is "
-                f"{quoted(first.dialogue)} in {first.where}. Write them alike if they are one; "
-                "otherwise give one of them another name."
-            )
-        if first.split != turn.split:
-            raise ErcBenchError(
-                f"{turn.where}: the dialogue {quoted(turn.dialogue)} is in {turn.split} here and "
-                f"in {first.split} in {first.where}. A dialogue is of one split; if each file "
-                "numbers its own dialogues, put the split before the number."
-            )
-        if turn.id and of_id.setdefault(turn.id, turn) is not turn:
-            raise ErcBenchError(
-                f"{turn.where}: the id {quoted(turn.id)} stands twice, first in "
-                f"{of_id[turn.id].where}. Leave the column out (`columns` without id) and ids are "
-                "made."
-            )
-        if turn.number is not None:
-            same = of_number.setdefault((turn.dialogue, turn.number), turn)
-            if same is not turn:
-                raise ErcBenchError(
-                    f"{turn.where}: turn {turn.number} of the dialogue {quoted(turn.dialogue)} "
-                    f"stands twice, first in {same.where}."
-                )
-
-
-def _check_entries(rows: Sequence[Row], turns: Sequence[Turn]) -> None:
-    """Raise if a dialogue occurs twice in files that hold whole dialogues."""
-    begun: dict[str, Turn] = {}
-    for (_, fields), turn in zip(rows, turns, strict=True):
-        if fields.get(NUMBER) == 1 and begun.setdefault(turn.dialogue, turn) is not turn:
-            raise ErcBenchError(
-                f"{turn.where}: the dialogue {quoted(turn.dialogue)} stands twice, first in "
-                f"{begun[turn.dialogue].where}. Give each an id of its own, or none an id."
-            )
-
-
-def _found_labels(turns: Sequence[Turn], column: str, path: Path) -> LabelSet:
-    """The labels that occur, sorted."""
-    if not column:
-        raise ErcBenchError(
-            f"{path}: no column is named for labels. Name it in `columns: {{label: …}}`, or write "
-            f"it again: `erc-bench data new {shlex.quote(str(path.parent))} FILE --force --columns "
-            "label=COLUMN`."
-        )
-    first: dict[str, Turn] = {}
-    for turn in turns:
-        if turn.label:
-            first.setdefault(turn.label, turn)
-    labelled = sum(bool(turn.label) for turn in turns)
-    if len(first) < 2 or len(first) > min(MOST_LABELS, max(10, labelled / 2)):
-        raise ErcBenchError(
-            f"{path}: the column {column!r} holds {len(first)} different labels, "
-            f"{listed(sorted(first), 4)}; there must be two or more, and few. Name the right one "
-            "in `columns: {label: …}`."
-        )
-    folded: dict[str, str] = {}
-    for name, turn in first.items():
-        other = folded.setdefault(_folded(name), name)
-        if other != name:
-            by, shown = "its capitals only", repr
-            if name.casefold() != other.casefold():
-                by, shown = "its blanks, or by invisible characters", ascii
-            raise ErcBenchError(
-                f"{turn.where}: the label {shown(name)} differs from {shown(other)} "
-                f"({first[other].where}) by {by}. Write them alike, or say with `labels: […]` that "
-                "both are meant."
-            )
-    return LabelSet(tuple(sorted(first)))
-
-
-def _folded(name: str) -> str:
-    """A label without hardly visible differences: capitals, blanks, invisible characters."""
-    seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
-    return " ".join(seen.split()).casefold()
-
-
-def _dialogues(turns: Sequence[Turn], labels: LabelSet) -> list[Dialogue]:
-    """Dialogues in the order of their first turns."""
-    by_dialogue: dict[str, list[Turn]] = {}
-    for turn in turns:
-        by_dialogue.setdefault(turn.dialogue, []).append(turn)
-    return [Dialogue(key, tuple(_utterances(key, own, labels))) for key, own in by_dialogue.items()]
-
-
-def _utterances(key: str, turns: list[Turn], labels: LabelSet) -> Iterator[Utterance]:
-    if turns[0].number is not None:
-        turns = sorted(turns, key=lambda turn: turn.number or 0)
-    for i, turn in enumerate(turns):
-        label = labels.index(turn.label, turn.where) if turn.label else None
-        yield Utterance(turn.id or f"{key}-u{i}", turn.speaker, turn.text, label)
