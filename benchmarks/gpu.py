@@ -114,7 +114,8 @@ class Session:
         before = self._read("report.json", {})
         self.encoder = "" if gpu else str(self._tiny())
         self.start = time.monotonic()
-        self.tested = (before.get("commit"), before.get("tests")) == (commit, "passed")
+        is_known = commit is not None and not commit.endswith("-dirty")
+        self.tested = is_known and (before.get("commit"), before.get("tests")) == (commit, "passed")
 
     def _read(self, name: str, empty: Any) -> Any:
         """Return the content of a JSON file in --out; ``empty`` if there is none."""

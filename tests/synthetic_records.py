@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from erc_bench.evaluation.slices import class_scores, confusions
-from erc_bench.evaluation.statistics import weighted_f1
+from erc_bench.evaluation.statistics import score
 from erc_bench.records.schema import SCHEMA
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
@@ -143,7 +143,7 @@ def figures(gold: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> 
     calibration = np.bincount((confidence * 15).astype(int), (predicted == gold) - confidence)
     occurring = (m.sum(0)[:-1] + m.sum(1)) > 0
     return {
-        "weighted_f1": float(weighted_f1(m)),
+        "weighted_f1": float(score(m)),
         "accuracy": float(100 * np.trace(m) / m.sum()),
         "macro_f1": float(np.mean([c.f1 for c in each], where=occurring)),
         "per_class": {

@@ -159,6 +159,31 @@ def test_searches_are_listed_beside_the_tracks(root: Path) -> None:
     assert budgets(group) == [1, 2, 4]
 
 
+def test_every_search_of_a_method_is_listed_with_its_overrides(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    fixed = {"study": "other", "fixed": ["features.per_seed=true"]}
+    for number, made in enumerate([trial("a", 0, 50.0), trial("a", 0, 60.0, **fixed)]):
+        folder = tmp_path / "tuning" / "meld" / "a"
+        write_trial(folder / f"study{number}-data-trial000.json", made)
+    (meld,) = (corpus for corpus in read_board(tmp_path).corpora if corpus.searches)
+    (group,) = meld.searches
+    assert [row.name for row in group.rows] == ["a, features.per_seed=true", "a"]
+    assert [curve.title for curve in picture(group).curves] == [row.name for row in group.rows]
+
+
+@pytest.mark.parametrize(("score", "shown"), [(None, "| 2 | 1 | failed |"), (0, "| 1 | 0 | – |")])
+def test_a_trial_0_without_a_result_did_not_fail(
+    tmp_path: Path, score: float | None, shown: str
+) -> None:
+    (tmp_path / "records").mkdir()
+    folder = tmp_path / "tuning" / "meld" / "a"
+    if score is None:
+        write_trial(folder / "study-data-trial000.json", trial("a", 0, None))
+    write_trial(folder / "study-data-trial001.json", trial("a", 1, 50.0))
+    build(tmp_path)
+    assert shown in (tmp_path / "README.md").read_text()
+
+
 def test_searches_of_a_further_folder_are_listed_once(root: Path, tmp_path: Path) -> None:
     (alone,) = (c for c in read_board(root).corpora if c.searches)
     for folders in ((tmp_path, [root]), (root, [root])):

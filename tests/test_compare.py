@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_records import SMALL, Method, write_records
+from synthetic_records import SMALL, Method, store, stored, write_records
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.statistics import compare
 from erc_bench.leaderboard import build, check, compare_methods, comparing, read_board
 from erc_bench.leaderboard.cache import Cache
+from erc_bench.leaderboard.comparing import ablations_of
 from erc_bench.leaderboard.runs import read_runs
 
 ENCODER = {"name": SMALL, "digest": "e"}
@@ -137,22 +138,78 @@ def test_compare_uses_all_seeds_of_both(tmp_path):
     assert "broken-seed9.json" in text
 
 
-def test_compare_pairs_seeds_of_one_methods_configurations_when_asked(tmp_path):
-    variant = Method("a", 0.1, seeds=(2, 3, 4), changes={"overrides": ["weight=0"]})
-    write_records(tmp_path, [Method("a", 0.3, seeds=(1, 2, 3)), variant, Method("b", 0.3)])
-    names = [f"a:{m.config_hash}" for m in (Method("a", 0.3), variant)]
-    found = compare_methods(tmp_path, *names, "meld", paired_seeds=True)
+def test_compare_pairs_a_variant_with_the_whole_method(tmp_path):
+    write_records(
+        tmp_path,
+        [
+            Method("eacl", 0.3, seeds=(1, 2, 3)),
+            Method("eacl", 0.1, seeds=(2, 3, 4), changes={"variant": "no-angle"}),
+            Method(
+                "eacl", 0.1, seeds=(3, 4), changes={"variant": "no-contrastive", "attempt": "x"}
+            ),
+        ],
+    )
+    found = compare_methods(tmp_path, "eacl", "eacl:no-angle", "meld")
     assert found.a.seeds == found.b.seeds == [2, 3]
     assert found.result.paired_seeds == (2, 3)
     difference = np.mean(found.a.values) - np.mean(found.b.values)
     assert found.result.difference == pytest.approx(difference)
-    assert "Paired over dialogues and over seeds 2, 3; further seeds are left out." in shown(found)
-    with pytest.raises(ErcBenchError, match="can't be paired: only those of two configurations"):
-        compare_methods(tmp_path, names[0], "b", "meld", paired_seeds=True)
-    other = Method("a", 0.3, seeds=(9,), preset="small")
-    write_records(tmp_path, [other])
-    with pytest.raises(ErcBenchError, match="can't be paired: they have none in common"):
-        compare_methods(tmp_path, names[0], f"a:{other.config_hash}", "meld", paired_seeds=True)
+    text = shown(found)
+    assert "Paired over dialogues and over seeds 2, 3." in text
+    assert "seeds that only one of them has are left out, 1, 4." in text
+    assert "a variant shares its initial weights" in text
+    (ablation,), _ = ablations_of(tmp_path, "eacl", "meld")
+    (row,) = (row for row in ablation.variants if row.name == "no-angle")
+    assert row.difference == pytest.approx(-found.result.difference)
+    assert row.p == pytest.approx(found.result.p)
+    (track,) = read_board(tmp_path).corpora[0].tracks
+    names = [each.variant for each in track.rows]
+    (pair,) = (p for p in track.pairs if {names[p.first], names[p.second]} == {"", "no-angle"})
+    assert pair.p == pytest.approx(found.result.p, abs=1e-3)
+    # One common seed gives no spread of differences, and two variants share nothing.
+    for other in ("eacl", "eacl:no-angle"):
+        apart = compare_methods(tmp_path, other, "eacl:no-contrastive", "meld")
+        assert apart.result.paired_seeds == ()
+
+
+def test_two_sides_with_the_same_predictions_have_no_resolvable_difference(tmp_path):
+    write_records(tmp_path, [Method("a", 0.3, seeds=(1,))])
+    (path,) = tmp_path.rglob("*.json")
+    other = stored(path) | {"method": "b"}
+    store(tmp_path / "records" / "meld" / "b" / path.name, other)
+    found = compare_methods(tmp_path, "a", "b", "meld")
+    assert "They have the same score on every resample of the dialogues." in found.verdict
+    assert "would have been found" not in found.verdict
+
+
+def test_copies_of_a_corpus_and_weights_of_an_encoder_are_named_by_their_digests(tmp_path):
+    copy, weights = "c0ffee00" + "0" * 56, "beef0000" + "0" * 56
+    write_records(
+        tmp_path,
+        [
+            Method(name, ability, changes=changes)
+            for name, ability in (("a", 0.3), ("b", 0.1))
+            for changes in ({}, {"dataset_digest": copy, "dataset_official": False})
+        ],
+    )
+    with pytest.raises(ErcBenchError, match="can mean several configurations"):
+        compare_methods(tmp_path, "a", "b", "meld")
+    found = compare_methods(tmp_path, f"a:{copy[:8]}", "b", "meld")
+    assert "copy c0ffee00" in found.a.configuration
+    assert "copy c0ffee00" in found.b.configuration
+    other = tmp_path / "weights"
+    changes = {"encoder": {"name": SMALL, "digest": weights}}
+    encoders = [{}, {"encoder": ENCODER}, changes]
+    write_records(other, [Method(n, 0.2, changes=each) for n in "ab" for each in encoders])
+    for path in other.rglob("*.json"):  # the settings are the same: only the weights differ
+        made = stored(path) | {"config_hash": "0" * 12}
+        store(path.with_name(f"{made['encoder']['digest'][:4]}-{path.name}"), made)
+        path.unlink()
+    with pytest.raises(ErcBenchError, match="several configurations") as error:
+        compare_methods(other, "a", "b", "meld")
+    assert f"a:{weights[:8]} " in str(error.value)
+    found = compare_methods(other, f"a:{weights[:8]}", "b", "meld")
+    assert not any("encoders differ" in caveat for caveat in found.caveats)
 
 
 @pytest.mark.parametrize(
@@ -249,8 +306,6 @@ def test_compare_with_a_published_figure(tmp_path):
     assert "selected on test" in differs
     assert "as published" in shown(found)
     assert "Resampled over dialogues; the published figure is not paired." in shown(found)
-    with pytest.raises(ErcBenchError, match="it has no seeds to be paired"):
-        compare_methods(tmp_path, "spcl", "lei2023instructerc", "meld", paired_seeds=True)
 
 
 def test_compare_of_one_seed_with_a_published_figure_names_the_figure(tmp_path):

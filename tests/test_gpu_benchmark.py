@@ -93,6 +93,13 @@ def test_passed_tests_are_not_done_again_at_the_same_commit(tmp_path):
     assert not session(tmp_path, tmp_path).tested
 
 
+@pytest.mark.parametrize("commit", [None, "c-dirty"])
+def test_code_that_no_commit_names_is_tested_again(tmp_path, commit):
+    known = session(tmp_path, tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps({"commit": commit, "tests": "passed"}))
+    assert not gpu.Session(known.args, "made up", commit).tested
+
+
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_file_that_is_not_a_report_is_refused(tmp_path, text):
     (tmp_path / "report.json").write_text(text)

@@ -39,6 +39,7 @@ from erc_bench.leaderboard import (
 )
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.decoding import dialogues_of
+from erc_bench.leaderboard.page import recall
 from erc_bench.leaderboard.runs import read_runs
 from erc_bench.leaderboard.tracks import make_track
 from erc_bench.records.store import read_record
@@ -167,6 +168,73 @@ def test_ranks_need_p_values_of_at_most_0_05_after_holm(tmp_path, monkeypatch, p
     track = make_track(runs, [], {name: name for name in "abc"})
     assert [row["method"] for row in track["rows"]] == ["a", "b", "c"]
     assert [row["rank"] for row in track["rows"]] == expected
+
+
+def test_a_run_whose_record_names_no_corpus_counts_once(tmp_path):
+    """Its repetition has another file name, because the corpus is a part of it."""
+    write_records(tmp_path, [Method("a", 0.3, (1, 2))])
+    first, _ = sorted(tmp_path.rglob("*.json"))
+    store(first.with_name("again-seed1.json"), stored(first) | {"dataset_digest": ""})
+    runs, (skipped,) = read_runs(tmp_path, Cache(tmp_path))
+    assert sorted(run.seed for run in runs) == [1, 2]
+    assert "holds the same run as" in skipped.reason
+
+
+def test_runs_with_different_further_corpora_are_different_rows(tmp_path):
+    further = [{"further_corpora": {"mine": digest * 64}} for digest in "ab"]
+    write_records(tmp_path, [Method("a", 0.3, (1, 2), changes=further[0])])
+    for path in tmp_path.rglob("*-seed1.json"):
+        store(path.with_name("other-seed1.json"), stored(path) | further[1])
+    board = read_board(tmp_path)
+    assert board.skipped == []
+    (track,) = board.corpora[0].tracks
+    assert sorted(row.seeds for row in track.rows) == [[1], [1, 2]]
+
+
+def test_a_frozen_encoder_has_no_fine_tuning_to_be_left_out(tmp_path):
+    encoder = {"encoder": {"name": SMALL, "digest": "e", "vectors": "v"}}
+    for method, epochs in (("frozen", 0), ("tuned", 4)):
+        config = {"config": {"features": {"epochs": epochs}}}
+        write_records(tmp_path, [Method(method, 0.3, (1, 2), changes=encoder | config)])
+    rows = {row.method: row for row in tracks(tmp_path)[SMALL].rows}
+    assert not any("fine-tuning" in note for note in rows["frozen"].notes)
+    notes = [note for note in rows["tuned"].notes if "fine-tuning" in note]
+    assert len(notes) == 2  # their spread, and their time
+
+
+def test_a_cached_track_knows_the_corpus_that_other_tracks_tell(tmp_path):
+    """A record without the digest of its corpus gets the most frequent one on its test set."""
+    for method in ("a", "b"):
+        write_records(tmp_path, [Method(method, 0.3, (1, 2))])
+    for path in (tmp_path / "records" / "meld" / "a").iterdir():
+        store(path, stored(path) | {"dataset_digest": ""})
+    assert {row.rank for row in tracks(tmp_path)[GOOD.encoder].rows} == {1}
+    others = {"dataset_digest": "c" * 64}
+    write_records(tmp_path, [Method("c", 0.3, (1, 2, 3), SMALL, changes=others)])
+    cached = tracks(tmp_path)[GOOD.encoder]
+    shutil.rmtree(tmp_path / ".cache")
+    assert cached == tracks(tmp_path)[GOOD.encoder]
+    assert {row.unranked for row in cached.rows} == {"another copy of the corpus", ""} or {
+        row.unranked for row in cached.rows
+    } == {"another copy of the corpus", "nothing to be ranked with"}
+
+
+def test_the_confusion_of_a_page_is_of_all_utterances_with_a_gold_label(tmp_path):
+    """Half of the utterances have no answer, so no share exceeds the recall."""
+    write_records(tmp_path, [Method("a", 0.9, (1,))])
+    (path,) = tmp_path.rglob("*.json")
+    made = stored(path)
+    test = made["predictions"]["test"]
+    for i in range(0, len(test["gold"]), 2):
+        test["predicted"][i], test["probabilities"][i] = NO_ANSWER, None
+    store(path, made)
+    rescore(tmp_path)
+    (row,) = tracks(tmp_path)[GOOD.encoder].rows
+    shares = recall(row.confusion, [each["support"] for each in row.per_class])
+    for i, (cells, of_label) in enumerate(zip(shares, row.per_class, strict=True)):
+        assert float(cells[i]["share"]) == pytest.approx(of_label["recall"], abs=0.5)
+    build(tmp_path)
+    assert "The rest has no answer." in (tmp_path / "index.html").read_text()
 
 
 def test_an_utterance_without_an_answer_counts_as_wrong_and_is_noted(tmp_path):

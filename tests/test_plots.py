@@ -127,8 +127,10 @@ def test_runs_without_probabilities_are_named(root: Path, tmp_path: Path, capsys
 
 
 def test_searches_are_drawn_by_number_of_trials() -> None:
-    row = SearchRow("eacl", "EACL", "s", [], 3, 0, 50.0, 58.0, 2, ["lr=1"], [51.0, 56.0, 58.0])
-    failed = SearchRow("spcl", "SPCL", "s", [], 1, 1, None, None, None, [], [0.0])
+    row = SearchRow(
+        "eacl", "EACL", "s", [], 3, 0, 50.0, False, 58.0, 2, ["lr=1"], [51.0, 56.0, 58.0]
+    )
+    failed = SearchRow("spcl", "SPCL", "s", [], 1, 1, None, True, None, None, [], [0.0])
     axes = figures.trials("MELD", [SearchGroup("a/b", "", "small", [row, failed])]).axes[0]
     (line,) = axes.lines
     assert line.get_xydata().tolist() == [[1, 51.0], [2, 56.0], [3, 58.0]]
@@ -160,6 +162,7 @@ def test_files_are_the_same_each_time(root: Path, tmp_path: Path, form: str, hea
         (["seeds", "a.png", "--dataset", "meld", "--run", "eacl"], "not both"),
         (["seeds", "a.png", "--run", "eacl"], "can mean several runs"),
         (["trials", "a.png", "--dataset", "meld"], "erc-bench tune"),
+        (["trials", "a.png", "--dataset", "meld", "--method", "eacl:small"], "give 'eacl'"),
         (["trials", "a.png", "--run", "eacl/seed2"], "A run has no trials"),
         (["curves", "a.png", "--dataset", "meld", "--method", "finetune"], "hold no curves"),
         (["seeds", "here/a.png", "--run", "eacl/seed2"], "can't be written"),

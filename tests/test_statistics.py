@@ -21,8 +21,8 @@ from erc_bench.evaluation.statistics import (
     holm,
     rank_groups,
     resampled_scores,
+    score,
     seed_interval,
-    weighted_f1,
 )
 
 
@@ -69,16 +69,16 @@ def test_the_seed_interval_needs_one_finite_figure_per_seed(values):
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
 def test_weighted_f1_equals_scikit_learn_whatever_class_is_absent(pairs):
     gold, predicted = np.array(pairs).T
-    ours = weighted_f1(confusion_matrix(gold, predicted, labels=range(6)))
+    ours = score(confusion_matrix(gold, predicted, labels=range(6)))
     theirs = f1_score(gold, predicted, average="weighted", zero_division=0)
     assert ours == pytest.approx(100 * theirs, abs=1e-9)
 
 
 def test_weighted_f1_of_many_confusions_at_once():
     m = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 4))
-    assert weighted_f1(m).shape == (2, 3)
-    assert weighted_f1(m)[1, 2] == weighted_f1(m[1, 2])
-    assert np.isnan(weighted_f1(np.zeros((4, 4))))
+    assert score(m).shape == (2, 3)
+    assert score(m)[1, 2] == score(m[1, 2])
+    assert np.isnan(score(np.zeros((4, 4))))
 
 
 # --- counts and resamples
@@ -442,7 +442,7 @@ def population_f1(ability, dialogue_sd):
     """Weighted-F1 ``(...)`` in the population, of models with class abilities ``(..., 7)``."""
     right = ndtr(ability / math.sqrt(1 + dialogue_sd**2 + INTERACTION**2))
     share = np.eye(7) * right[..., None] + WRONG * (1 - right)[..., None]
-    return weighted_f1(PRIOR[:, None] * share * 1e9)
+    return score(PRIOR[:, None] * share * 1e9)
 
 
 def seed_abilities(rng, s, seed_sd, gain):

@@ -147,12 +147,9 @@ def spread(mean: float, interval: Sequence[float] | None) -> str:
     return f"{mean:.2f}" + (f" ± {interval[1] - mean:.2f}" if interval else "")
 
 
-def weighted_f1(confusion: ArrayLike) -> np.ndarray:
-    """Weighted-F1 in percent: :func:`score` with that metric."""
-    return score(confusion, Metric())
-
-
-def score(confusion: ArrayLike, metric: Metric, labels: Sequence[str] = ()) -> np.ndarray:
+def score(
+    confusion: ArrayLike, metric: Metric = Metric(), labels: Sequence[str] = ()
+) -> np.ndarray:
     """The score by a corpus's metric, in percent, of confusion counts ``(..., C, C)``.
 
     Rows are gold, columns predicted. A last column C + 1, ``(..., C, C + 1)``, holds the utterances

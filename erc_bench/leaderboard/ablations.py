@@ -69,6 +69,27 @@ def known_variants(method: str) -> dict[str, tuple[list[str], bool]]:
     return {name: (list(v.settings), v.paired) for name, v in variants(method).items()}
 
 
+def seeds_are_paired(one: Sequence[Run], other: Sequence[Run]) -> bool:
+    """Whether the seeds of two rows are paired.
+
+    They are if both rows read the same fine-tuned encoder in each seed, or if one row is a variant
+    of the other that shares its initial weights and the order of its data. Two or more seeds must
+    be common, because one pair gives no spread of differences.
+    """
+    if share_encoders(one, other):
+        return True
+    whole, variant = sorted((one[0], other[0]), key=lambda run: bool(run.variant))
+    known = known_variants(whole.method)
+    common = {run.seed for run in one} & {run.seed for run in other}
+    return (
+        not whole.variant
+        and bool(variant.variant)
+        and _belongs(variant, whole, known)
+        and known[variant.variant][1]
+        and len(common) > 1
+    )
+
+
 def ablations(
     runs: Sequence[Run],
     titles: Mapping[str, str],
@@ -101,8 +122,7 @@ def ablations(
         for runs_of in sorted(by_name.values(), key=lambda each: order.index(each[0].variant)):
             name, other = runs_of[0].variant, resampled(runs_of)
             if other is not None:
-                paired = known[name][1] or share_encoders(runs_of, whole)
-                rows.append(_row(name, other, scores, paired))
+                rows.append(_row(name, other, scores, seeds_are_paired(runs_of, whole)))
         corrected = holm([row["p"] for row in rows])
         over_seeds = seed_interval(scores.values)
         found.append(
@@ -131,7 +151,7 @@ def _configurations(runs: Iterable[Run]) -> dict[tuple[Any, ...], list[Run]]:
     tuned and not tuned, only the latter are kept."""
     found: dict[tuple[Any, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.tuned is not None, run.seed)):
-        data = (run.weights, run.test_set, run.corpus)
+        data = (run.weights, run.test_set, run.corpus, *run.further_corpora)
         same = (run.method, run.config_hash, run.variant, *data)
         kept = found.setdefault(same, [])
         if not kept or kept[0].settings == run.settings:
@@ -145,7 +165,10 @@ def _belongs(variant: Run, whole: Run, known: Mapping[str, tuple[list[str], bool
         return False
     own, _ = known[variant.variant]
     kept = [text for text in whole.overrides if text.partition("=")[0] not in own]
-    sides = [(r.method, r.preset, r.weights, r.test_set, r.corpus) for r in (variant, whole)]
+    sides = [
+        (r.method, r.preset, r.weights, r.test_set, r.corpus, r.further_corpora)
+        for r in (variant, whole)
+    ]
     return sides[0] == sides[1] and sorted(variant.overrides) == sorted(kept)
 
 
@@ -153,9 +176,7 @@ def _row(
     name: str, variant: ResampledScores, whole: ResampledScores, paired: bool
 ) -> dict[str, Any]:
     """Return the fields of a :class:`VariantRow` except its corrected p-value."""
-    common = set(variant.seeds) & set(whole.seeds)
-    # One pair gives no spread of differences, while the two sides may have more seeds.
-    result = compare(variant, whole, paired_seeds=paired and len(common) > 1)
+    result = compare(variant, whole, paired_seeds=paired)
     over_seeds = seed_interval(variant.values)
     return {
         "name": name,

@@ -20,8 +20,8 @@ from erc_bench.leaderboard.runs import Run, Skipped, read_runs, usual
 from erc_bench.leaderboard.searches import SearchGroup, read_trials, search_groups
 from erc_bench.leaderboard.tracks import ALPHA, Track, make_track, rounded
 from erc_bench.records.trials import Trial
-from erc_bench.settings.presets import is_tryout
-from erc_bench.settings.registry import corpus_metric
+from erc_bench.settings.presets import default_preset, is_tryout
+from erc_bench.settings.registry import confusable_labels, corpus_metric
 
 Group = tuple[bool, str, str, str]
 """What the runs of one track share: whether they are try-outs, the corpus, the digest of the
@@ -127,7 +127,8 @@ def _ablations(
             continue
         titles = {run.method: published.title(run.method) for run in runs}
         names = {run.method: known_variants(run.method) for run in runs}
-        key = cache.key("ablations", [[r.file, r.digest] for r in runs], titles, names)
+        of_runs = [[run.file, run.digest, run.corpus] for run in runs]
+        key = cache.key("ablations", of_runs, titles, names)
         kept = cache.read(key)
         if kept is None:
             kept = rounded(ablations(runs, titles, resampled))
@@ -182,8 +183,10 @@ def _tracks(
         tryout, dataset, *_ = group
         rows = [] if tryout else published.rows.get(dataset, [])
         titles = {run.method: published.title(run.method) for run in runs}
-        inputs = [tryout, [[r.file, r.digest] for r in runs], [asdict(r) for r in rows], titles]
-        key = cache.key("track", *inputs)
+        of_runs = [[run.file, run.digest, run.corpus] for run in runs]
+        named = [list(pair) for pair in confusable_labels(dataset)]
+        settings = [tryout, titles, named, default_preset()]
+        key = cache.key("track", of_runs, [asdict(row) for row in rows], *settings)
         found[group] = cache.read(key)
         if found[group] is None:
             found[group] = make_track(runs, rows, titles, tryout)

@@ -15,7 +15,12 @@ from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.evaluation.slices import class_scores
 from erc_bench.evaluation.statistics import Comparison, compare, compare_with_figure, seed_interval
-from erc_bench.leaderboard.ablations import Ablation, ablations, known_variants
+from erc_bench.leaderboard.ablations import (
+    Ablation,
+    ablations,
+    known_variants,
+    seeds_are_paired,
+)
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.configurations import (
     ambiguous,
@@ -77,7 +82,9 @@ class MethodComparison:
             text = f"{who} differ: {better.name} is better by {abs(result.difference):.2f} points."
         else:
             text = f"{who} can't be told apart."
-        if result.resolvable is not None and result.resolvable < 100:
+        if not result.standard_error and not result.difference:
+            text += " They have the same score on every resample of the dialogues."
+        elif result.resolvable is not None and result.resolvable < 100:
             least = f"{result.resolvable:.2f}"
             text += (
                 f" A true difference of {least} or more would have been found about 4 times in 5."
@@ -94,7 +101,7 @@ class MethodComparison:
             return "Resampled over dialogues; the published figure is not paired."
         if paired := self.result.paired_seeds:
             which = f"seed{'s' * (len(paired) > 1)} {', '.join(map(str, paired))}"
-            return f"Paired over dialogues and over {which}; further seeds are left out."
+            return f"Paired over dialogues and over {which}."
         return "Paired over dialogues; seeds are independent samples."
 
     def render(self, console: Any) -> None:
@@ -140,7 +147,6 @@ def compare_methods(
     dataset: str,
     *,
     preset: str | None = None,
-    paired_seeds: bool = False,
     further: Sequence[Path] = (),
 ) -> MethodComparison:
     """Compare two methods on the test set of a corpus by their records below ``root``.
@@ -149,20 +155,18 @@ def compare_methods(
         root: folder of the records.
         a: a method, or ``method:what`` if it has several configurations. ``what`` is a preset, a
             variant, an override ``key=value``, the encoder's name, ``tuned``, or the beginning of
-            the configuration's hash (for a tuned row, of the digest of its trials). Overrides are
-            joined with others by a colon: ``eacl:small:stage2_epochs=0``. A preset means the row
-            that was not tuned, if there is one.
+            the configuration's hash (for a tuned row, of the digest of its trials). The first 8 or
+            more characters of the digest of its corpus or of its encoder's weights name it, too.
+            Overrides are joined with others by a colon: ``eacl:small:stage2_epochs=0``. A preset
+            means the row that was not tuned, if there is one.
         b: the same, or the citation key of a published row.
         dataset: the corpus.
         preset: only runs of this preset.
-        paired_seeds: pair the seeds that both have. Only for two configurations of one method
-            whose runs with the same seed share initial weights and data order. Seeds that read the
-            same fine-tuned encoder are always paired.
         further: other folders whose records are read, too.
 
     Raises:
         ErcBenchError: there is no such record or row, several configurations fit (they are
-            listed), the two were not scored on the same test set, or their seeds can't be paired.
+            listed), or the two were not scored on the same test set.
     """
     everything, skipped = read_runs(root, Cache(root), further)
     left_out = [f"skipped: {each.reason}" for each in skipped]
@@ -192,8 +196,6 @@ def compare_methods(
         raise ErcBenchError(f"{first} is a published figure: name it second, after a method.")
     ours = find_configurations(a, runs, where, [], left_out)
     if b in published and b not in {run.method for run in runs}:
-        if paired_seeds:
-            raise ErcBenchError(f"{b} is a published figure: it has no seeds to be paired.")
         return _with_figure(ours, published[b], a, dataset, left_out)
     theirs = find_configurations(b, runs, where, list(published), left_out)
     pairs = [
@@ -217,9 +219,7 @@ def compare_methods(
         raise ambiguous([a, b], [run for pair in pairs for run in pair])
     x, y = pairs[0]
     share = share_encoders(x, y)
-    if paired_seeds and not share:
-        _check_pairing(a, x, b, y)
-    result = compare(_scores(x), _scores(y), paired_seeds=paired_seeds or share)
+    result = compare(_scores(x), _scores(y), paired_seeds=seeds_are_paired(x, y))
     caveats = [*_elsewhere(x[0]), *_elsewhere(y[0])]
     for preset in sorted({side[0].preset for side in (x, y) if is_tryout(side[0].preset)}):
         caveats.append(f"preset {preset} shows that a method works, not how well.")
@@ -227,7 +227,16 @@ def compare_methods(
         caveats.append(
             "seeds are paired, because both read the same fine-tuned encoder in each seed."
         )
-    if paired_seeds:  # all scores shown are of the paired seeds
+    elif result.paired_seeds:
+        caveats.append(
+            "seeds are paired, because a variant shares its initial weights and the order of its "
+            "data with the whole method."
+        )
+    if result.paired_seeds:  # all scores shown are of the paired seeds
+        alone = sorted({run.seed for run in (*x, *y)} - {*result.paired_seeds})
+        if alone:
+            numbers = ", ".join(map(str, alone))
+            caveats.append(f"seeds that only one of them has are left out, {numbers}.")
         x, y = ([run for run in side if run.seed in result.paired_seeds] for side in (x, y))
     if x[0].weights != y[0].weights:
         unnamed = {True: "one that is not known", False: "none"}
@@ -310,17 +319,6 @@ def _with_figure(
         caveats.append(f"what differs from {row.key}: {', '.join(differs)}.")
     caveats += [f"{name}: {note}." for note in notes(runs)]
     return MethodComparison(dataset, _side(name, runs), side, result, caveats + left_out, title)
-
-
-def _check_pairing(a: str, x: Sequence[Run], b: str, y: Sequence[Run]) -> None:
-    """Raise an ErcBenchError if the seeds of two sides share nothing but their numbers."""
-    if x[0].method != y[0].method or x[0].weights != y[0].weights:
-        raise ErcBenchError(
-            f"The seeds of {a} and {b} can't be paired: only those of two configurations of one "
-            "method with the same encoder share initial weights and the order of the data."
-        )
-    if not {run.seed for run in x} & {run.seed for run in y}:
-        raise ErcBenchError(f"The seeds of {a} and {b} can't be paired: they have none in common.")
 
 
 def _settings(root: Path, one: Run, other: Run) -> list[str]:

@@ -9,6 +9,9 @@ from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.leaderboard.runs import Run, copy_mark
 from erc_bench.settings.presets import is_tryout
 
+MARK = 8
+"""Number of characters of a digest that name a copy of a corpus, or the weights of an encoder."""
+
 TUNED = "tuned"
 """The name of runs whose settings a search chose, as in ``eacl:tuned``."""
 
@@ -46,8 +49,7 @@ def find_configurations(
     fitting: dict[tuple[Any, ...], list[Run]] = {}
     for run in mine:
         if all(_is_called(run, part) for part in parts):
-            same = (run.settings, run.encoder_digest, run.test_set, run.corpus)
-            fitting.setdefault(same, []).append(run)
+            fitting.setdefault(_identity(run), []).append(run)
     if not fitting:
         names = {run.preset for run in mine} | {short_hash(run) for run in mine}
         names |= {run.variant for run in mine if run.variant}
@@ -73,6 +75,10 @@ def _is_called(run: Run, part: str) -> bool:
         part in (run.preset, run.encoder, encoder, run.variant)
         or short_hash(run).startswith(part)
         or (part == TUNED and run.tuned is not None)
+        or (
+            len(part) >= MARK
+            and (run.corpus.startswith(part) or run.encoder_digest.startswith(part))
+        )
     )
 
 
@@ -80,7 +86,8 @@ def ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
     """Return the error that lists the configurations which the names may mean."""
     listed = sorted(
         {
-            f"{runs[0].method}:{_shortest(runs[0], found)} (preset {configuration_of(runs[0])}, "
+            f"{runs[0].method}:{shortest_name(runs[0], found)} "
+            f"(preset {configuration_of(runs[0])}, "
             f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'})"
             for runs in found
         }
@@ -91,12 +98,23 @@ def ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
     )
 
 
-def _shortest(run: Run, found: list[list[Run]]) -> str:
-    """Return the shortest name of a configuration among those found: its overrides, or its hash if
-    these are not unique."""
+def shortest_name(run: Run, found: Sequence[Sequence[Run]]) -> str:
+    """Return what names a configuration of a method among those found: its overrides, or if they do
+    not tell it apart, its hash, the digest of its corpus, or that of its encoder's weights."""
+    others = {_identity(runs[0]): runs[0] for runs in found if runs[0].method == run.method}
+    others.pop(_identity(run), None)
     own = ":".join(run.overrides) if not run.tuned else ""
-    alike = [each for each, *_ in found if each.given == run.overrides]
-    return own if own and len(alike) == 1 else short_hash(run)
+    if own and not any(other.given == run.overrides for other in others.values()):
+        return own
+    names = [(short_hash(r), r.corpus[:MARK], r.encoder_digest[:MARK]) for r in others.values()]
+    mine = (short_hash(run), run.corpus[:MARK], run.encoder_digest[:MARK])
+    unique = [name for i, name in enumerate(mine) if name and all(n[i] != name for n in names)]
+    return unique[0] if unique else short_hash(run)
+
+
+def _identity(run: Run) -> tuple[Any, ...]:
+    """What the runs of one configuration of a method have in common."""
+    return run.method, run.settings, run.encoder_digest, run.test_set, run.corpus
 
 
 def short_hash(run: Run) -> str:

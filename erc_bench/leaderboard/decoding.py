@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from erc_bench.corpus.conversation import Metric
-from erc_bench.evaluation import NO_ANSWER
+from erc_bench.evaluation.slices import confusions
 from erc_bench.evaluation.statistics import score
 from erc_bench.records.faults import gold_faults, label_faults, metric_faults, prediction_faults
 from erc_bench.records.parsing import RecordError, damaged, parse_record
@@ -110,6 +110,7 @@ class _Record(msgspec.Struct, kw_only=True):
     dataset: str
     dataset_digest: str = ""
     dataset_official: bool | None = None
+    further_corpora: dict[str, str] | None = None
     labels: list[str]
     metric: str = str(Metric())
     preset: str = ""
@@ -196,6 +197,7 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
         )
     encoder = record.encoder or Encoder()
     dev = record.metrics.dev
+    features = record.config.features if isinstance(record.config.features, dict) else {}
     return {
         "method": record.method,
         "dataset": record.dataset,
@@ -216,17 +218,15 @@ def _fields_of_run(record: _Record, of_test_set: dict[str, Any], path: Path) -> 
         "predicted": predicted,
         "corpus": record.dataset_digest,
         "official": record.dataset_official is not False,
+        "further_corpora": [digest for _, digest in sorted((record.further_corpora or {}).items())],
         "dev_score": None if dev is None else _float(getattr(dev, metric.name)),
         "calibration_error": _float(record.metrics.test.calibration_error),
         "oracle_gap": _float(record.oracle_gap),
         "cost": _cost(record.training or _Training(), encoder.fine_tuning),
         "made": _made_with(record.environment or Environment(), encoder),
-        "own_vectors": _own_vectors(record.config.features),
+        "own_vectors": features.get("per_seed") is True,
+        "frozen": features.get("epochs") == 0,
     }
-
-
-def _own_vectors(features: Any) -> bool:
-    return isinstance(features, dict) and features.get("per_seed") is True
 
 
 def _search(search: Search, overrides: Sequence[str]) -> dict[str, Any]:
@@ -295,10 +295,8 @@ def score_of(
     gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str], metric: Metric
 ) -> float:
     """Return the score of predictions ``(N,)`` in percent. A missing answer counts as wrong."""
-    classes = len(labels)
-    answers = np.where(predicted == NO_ANSWER, classes, predicted)
-    cell = np.bincount(gold * (classes + 1) + answers, minlength=classes * (classes + 1))
-    return float(score(cell.reshape(classes, classes + 1), metric, labels))
+    (counts,) = confusions(gold, predicted[None], len(labels))
+    return float(score(counts, metric, labels))
 
 
 def dialogues_of(ids: Iterable[str]) -> list[int] | None:

@@ -132,7 +132,7 @@ def picture(group: SearchGroup) -> Picture:
         label = max(y(row.expected[-1]), lowest)
         lowest = label + LINE
         points = " ".join(map(",".join, places))
-        curves.append(Curve(row.title, points, places, f"{label:.1f}", places[-1]))
+        curves.append(Curve(row.name, points, places, f"{label:.1f}", places[-1]))
     return Picture(
         curves,
         [(n, f"{x(n):.1f}") for n in budgets(group)],
@@ -269,16 +269,23 @@ def _spoken(row: Row) -> str:
     return text + "; seeds " + ", ".join(f"{value:.2f}" for value in row.values)
 
 
-def recall(confusion: list[list[float]]) -> list[list[dict[str, Any]]]:
-    """Return confusion counts as percentages of their row, with the shade 0…1 of each cell."""
+def recall(confusion: list[list[float]], supports: list[int]) -> list[list[dict[str, Any]]]:
+    """Return confusion counts as percentages of the utterances with each gold label.
+
+    Each cell has its share, its count and its shade 0…1. Utterances without an answer count, so
+    the shares of a label may add up to less than 100.
+
+    Args:
+        confusion: counts ``(C, C)``, rows gold, without the utterances that have no answer.
+        supports: ``(C,)``, the number of utterances with each gold label.
+    """
     cells = []
-    for row in confusion:
-        total = sum(row)
-        shares = [100 * count / total if total else 0.0 for count in row]
+    for counts, support in zip(confusion, supports, strict=True):
+        shares = [100 * count / support if support else 0.0 for count in counts]
         cells.append(
             [
                 {"share": f"{share:.0f}", "count": f"{count:.1f}", "shade": f"{share / 100:.2f}"}
-                for share, count in zip(shares, row, strict=True)
+                for share, count in zip(shares, counts, strict=True)
             ]
         )
     return cells

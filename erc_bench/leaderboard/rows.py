@@ -144,8 +144,8 @@ def make_row(
         rank=None,
         unranked="",
         accuracy=float(100 * np.trace(counts, axis1=1, axis2=2).sum() / counts.sum()),
-        macro_f1=_macro_f1(counts),
-        weighted_f1=float(score(counts, Metric()).mean()),
+        macro_f1=float(score(counts, Metric("macro_f1")).mean()),
+        weighted_f1=float(score(counts).mean()),
         dev_score=_mean(run.dev_score for run in runs),
         calibration_error=_mean(run.calibration_error for run in runs),
         oracle_gap=_mean(run.oracle_gap for run in runs),
@@ -196,7 +196,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
     unanswered = 100 * np.mean([np.array(run.predicted) == NO_ANSWER for run in runs])
     if unanswered:
         found.append(f"{unanswered:.2f} % of its utterances have no answer, which counts as wrong")
-    if len(runs) > 1 and runs[0].made["vectors"] and len({r.made["vectors"] for r in runs}) == 1:
+    shared = len(runs) > 1 and len({run.made["vectors"] for run in runs} - {""}) == 1
+    if shared and all(run.made["vectors"] and not run.frozen for run in runs):
         found.append(
             "its seeds read the same utterance vectors: intervals, p-values and ranks leave the "
             "spread of the encoder's fine-tuning out"
@@ -215,7 +216,7 @@ def _times(runs: Sequence[Run]) -> list[str]:
     if len(_kinds(runs, "device")) > 1 or len(concurrent) > 1:
         return []  # the row shows no time
     found = []
-    if any(run.made["vectors"] and not run.made["fine_tuning"] for run in runs):
+    if any(r.made["vectors"] and not (r.made["fine_tuning"] or r.frozen) for r in runs):
         found.append(WITHOUT_FINE_TUNING)
     if concurrent not in ([], ["1"]):
         found.append(
@@ -274,14 +275,6 @@ def unlike(run: Run, row: PublishedRow) -> list[str]:
     if row.seeds is None:
         reasons.append("seeds not known")
     return reasons
-
-
-def _macro_f1(counts: np.ndarray) -> float:
-    """Return macro-F1 in percent, mean over runs; classes absent from gold and predictions are left
-    out."""
-    both = counts.sum(1)[:, :-1] + counts.sum(2)
-    f1 = 200 * np.diagonal(counts, axis1=1, axis2=2) / np.maximum(both, 1)
-    return float((f1.sum(1) / (both > 0).sum(1)).mean())
 
 
 def _cost(runs: Sequence[Run], devices: Sequence[str]) -> dict[str, float | None]:

@@ -55,6 +55,8 @@ class Run:
     frequent one among the records on the same test set is taken."""
     official: bool
     """Whether the corpus is the official release; True if the record does not say."""
+    further_corpora: list[str]
+    """Digests of other corpora that the method read, in the order of their names."""
     dev_score: float | None
     calibration_error: float | None
     oracle_gap: float | None
@@ -64,6 +66,9 @@ class Run:
     that the record lacks."""
     own_vectors: bool
     """Whether every seed fine-tunes an encoder of its own (setting ``features.per_seed``)."""
+    frozen: bool
+    """Whether its utterance vectors are of an encoder that is not fine-tuned (setting
+    ``features.epochs=0``)."""
 
     @property
     def weights(self) -> str:
@@ -85,10 +90,11 @@ class Run:
         return given_settings(self.overrides, self.tuned)
 
     @property
-    def settings(self) -> tuple[str, str, str]:
-        """What identifies its settings within its method: their hash, the variant's name, and the
-        digest of the search that chose them."""
-        return self.config_hash, self.variant, self.tuned["digest"] if self.tuned else ""
+    def settings(self) -> tuple[str, str, str, str]:
+        """What identifies its settings within its method: their hash, the variant's name, the
+        digest of the search that chose them, and the digests of the further corpora they name."""
+        search = self.tuned["digest"] if self.tuned else ""
+        return self.config_hash, self.variant, search, " ".join(self.further_corpora)
 
 
 def given_settings(overrides: list[str], tuned: Mapping[str, Any] | None) -> list[str]:
@@ -132,23 +138,23 @@ def read_runs(
         for path in record_files(folder)
     ]
     files = list(dict.fromkeys(files))
-    runs, skipped = [], []
-    seen: dict[tuple[Any, ...], str] = {}
+    read, skipped = [], []
     for file, found in zip(files, _read_all(root, files, cache), strict=True):
         if isinstance(found, str):
             skipped.append(Skipped(file, found))
-            continue
-        run = Run(file=file, **found)
-        same = (run.dataset, run.corpus, run.method, run.settings, run.encoder_digest, run.seed)
-        if same in seen and not file.startswith("records/"):
-            continue  # the same run in a further folder
-        if same in seen:
-            reason = f"{file} holds the same run as {seen[same]}. Delete one of them."
-            skipped.append(Skipped(file, reason))
         else:
-            seen[same] = file
+            read.append(Run(file=file, **found))
+    runs = []
+    seen: dict[tuple[Any, ...], str] = {}
+    for run in _with_corpora(read):
+        same = (run.dataset, run.corpus, run.method, run.settings, run.encoder_digest, run.seed)
+        if same not in seen:
+            seen[same] = run.file
             runs.append(run)
-    return _with_corpora(runs), skipped
+        elif run.file.startswith("records/"):  # otherwise the same run in a further folder
+            reason = f"{run.file} holds the same run as {seen[same]}. Delete one of them."
+            skipped.append(Skipped(run.file, reason))
+    return runs, skipped
 
 
 def _with_corpora(runs: list[Run]) -> list[Run]:

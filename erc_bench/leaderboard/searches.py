@@ -15,7 +15,7 @@ from erc_bench.records.trials import Trial, best_of, read_trial, trial_files
 
 @dataclass(frozen=True)
 class SearchRow:
-    """The trials of one method. Scores are the corpus's metric on dev, in percent."""
+    """The trials of one search. Scores are the corpus's metric on dev, in percent."""
 
     method: str
     title: str
@@ -28,6 +28,7 @@ class SearchRow:
     """Trials that failed or diverged; their score is 0."""
     preset_score: float | None
     """The score of trial 0, which has the preset's settings. None if it failed or is missing."""
+    preset_failed: bool
     best: float | None
     chosen: int | None
     """The number of the best trial."""
@@ -36,10 +37,16 @@ class SearchRow:
     expected: list[float]
     """The expected best score of 1, 2, … trials."""
 
+    @property
+    def name(self) -> str:
+        """The method and the overrides that all its trials have."""
+        return ", ".join([self.title, *self.fixed])
+
 
 @dataclass(frozen=True)
 class SearchGroup:
-    """The searches on one corpus with one encoder and preset, one for each method."""
+    """The searches on one corpus with one encoder and preset, one for each method and set of
+    overrides."""
 
     encoder: str
     digest: str
@@ -66,13 +73,15 @@ def read_trials(root: Path, further: Sequence[Path] = ()) -> tuple[list[Trial], 
 def search_groups(trials: Iterable[Trial], titles: dict[str, str]) -> list[SearchGroup]:
     """Return the searches on one corpus by encoder and preset, with the best method first.
 
-    If there are several searches for one method, the one with the most trials is taken.
+    If there are several searches for one method with the same overrides, the one with the most
+    trials is taken.
     """
-    groups: dict[tuple[str, str], dict[str, dict[str, list[Trial]]]] = {}
+    groups: dict[tuple[str, str], dict[tuple[str, ...], dict[str, list[Trial]]]] = {}
     for trial in trials:
         group = groups.setdefault((trial.encoder.digest or trial.encoder.name, trial.preset), {})
         study = f"{trial.study} {trial.dataset_digest}"
-        group.setdefault(trial.method, {}).setdefault(study, []).append(trial)
+        searched = (trial.method, *sorted(trial.fixed))
+        group.setdefault(searched, {}).setdefault(study, []).append(trial)
     found = []
     for (_, preset), methods in groups.items():
         largest = [
@@ -80,7 +89,7 @@ def search_groups(trials: Iterable[Trial], titles: dict[str, str]) -> list[Searc
             for studies in methods.values()
         ]
         rows = [_row(of_method, titles) for of_method in largest]
-        rows.sort(key=lambda row: (-(row.best or 0), row.method))
+        rows.sort(key=lambda row: (-(row.best or 0), row.method, row.fixed))
         encoder = largest[0][0].encoder
         found.append(SearchGroup(encoder.name, encoder.digest, preset, rows))
     return sorted(found, key=lambda group: (group.preset, group.encoder, group.digest))
@@ -98,6 +107,7 @@ def _row(trials: Sequence[Trial], titles: dict[str, str]) -> SearchRow:
         trials=len(trials),
         failed=sum(trial.dev is None for trial in trials),
         preset_score=first.score if is_preset else None,
+        preset_failed=first.number == 0 and first.dev is None,
         best=best.score if best else None,
         chosen=best.number if best else None,
         settings=best.drawn if best else [],

@@ -144,8 +144,8 @@ READING = """\
 - A rank is 1 + the number of rows in the track that are shown to be better (p ≤ 0.05 after Holm's
   correction over the track). The test is a bootstrap over dialogues, which are the same for both
   methods. Seeds are independent samples, or paired if both methods read the same fine-tuned encoder
-  in each seed. Rows that can't be told apart share a rank. A row is not ranked if it has one seed,
-  is alone, or is on another copy of the corpus.
+  in each seed. Rows that can't be told apart share a rank. A row is not ranked if it is a variant,
+  has one seed, is alone, is on another copy of the corpus, or if its dialogues are not known.
 - Published figures are shown beside ours and never ranked with them. The column after them says how
   the two experiments differ.
 - Predictions made elsewhere have a track of their own and are never ranked, because how they were
@@ -265,10 +265,10 @@ def _search_table(group: SearchGroup) -> str:
     head += [f"E best of {n}" for n in steps]
     rows = [
         [
-            " ".join([row.title, *row.fixed]),
+            row.name,
             str(row.trials),
             str(row.failed),
-            figure(row.preset_score) or "failed",
+            figure(row.preset_score) or ("failed" if row.preset_failed else "–"),
             figure(row.best) or "failed",
             "those of the preset" if row.chosen == 0 else ", ".join(row.settings),
             *(figure(row.expected[n - 1]) if n <= row.trials else "" for n in steps),

@@ -22,9 +22,10 @@ from erc_bench.evaluation.statistics import (
     holm,
     rank_groups,
 )
+from erc_bench.leaderboard.ablations import seeds_are_paired
 from erc_bench.leaderboard.published import PublishedRow
 from erc_bench.leaderboard.rows import Row, make_row, resampled
-from erc_bench.leaderboard.runs import Run, most, share_encoders, usual
+from erc_bench.leaderboard.runs import Run, most, usual
 
 ALPHA = 0.05
 """A row is shown to be better if the p-value, corrected over the track, is at most this."""
@@ -141,7 +142,7 @@ def _pairs(
     for i, (_, a, mine) in enumerate(made):
         for j, (_, b, theirs) in enumerate(made[i + 1 :], i + 1):
             if a and b and a.resampling == b.resampling:
-                paired = share_encoders(mine, theirs)
+                paired = seeds_are_paired(mine, theirs)
                 compared.append((i, j, compare(a, b, paired_seeds=paired)))
     ranked = [not (made[i][0]["unranked"] or made[j][0]["unranked"]) for i, j, _ in compared]
     corrected = iter(holm([c.p for (_, _, c), r in zip(compared, ranked, strict=True) if r]))

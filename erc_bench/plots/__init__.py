@@ -49,7 +49,8 @@ def plot(
         file: the file to write; its ending gives the format, one of :data:`FORMATS`.
         root: folder of the records.
         dataset: the corpus whose records are drawn, if it is not one run.
-        methods: the methods, as ``erc-bench compare`` names them; none = all on the corpus.
+        methods: the methods, as ``erc-bench compare`` names them, or for trials by their names
+            alone; none = all on the corpus.
         preset: only runs with this preset.
         run: one run instead, as ``erc-bench show`` names it.
         split: the split that the map of vectors shows.
@@ -91,7 +92,8 @@ def plot(
                 raise ErcBenchError(
                     "A run has no trials: name the corpus of the search with --dataset."
                 )
-            figure = figures.trials(*of_searches(root, dataset, methods, preset, further))
+            title, groups, left_out = of_searches(root, dataset, methods, preset, further)
+            figure = figures.trials(title, groups)
         elif what == "vectors":
             if run is None:
                 raise ErcBenchError(

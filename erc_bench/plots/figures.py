@@ -317,7 +317,7 @@ def trials(title: str, groups: Sequence[SearchGroup]) -> Figure:
             axes.plot(
                 range(1, row.trials + 1), row.expected, **_sign(i),
                 linestyle=DASHES[i % len(DASHES)], markersize=3.5,
-                label=" ".join([row.title, *row.fixed]),
+                label=row.name,
             )  # fmt: skip
         axes.set_xlabel("Number of trials")
         axes.set_ylabel("Expected best score on dev, %")

@@ -10,7 +10,7 @@ from pathlib import Path
 from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.leaderboard.cache import Cache
-from erc_bench.leaderboard.configurations import find_configurations
+from erc_bench.leaderboard.configurations import find_configurations, shortest_name
 from erc_bench.leaderboard.published import Published, read_published
 from erc_bench.leaderboard.runs import Run, copy_mark, read_runs
 from erc_bench.leaderboard.searches import SearchGroup, read_trials, search_groups
@@ -117,13 +117,30 @@ def of_searches(
     methods: Sequence[str],
     preset: str | None,
     further: Sequence[Path] = (),
-) -> tuple[str, list[SearchGroup]]:
-    """The corpus's name, and the searches for settings on it, by encoder and preset.
+) -> tuple[str, list[SearchGroup], list[str]]:
+    """Select the searches for settings on a corpus, by encoder and preset.
+
+    Args:
+        root: folder of the records.
+        dataset: the corpus.
+        methods: the methods, each by its name alone; none = all.
+        preset: only searches with this preset.
+        further: other folders with records.
+
+    Returns:
+        The corpus's name, the searches, and what was left out and why.
 
     Raises:
-        ErcBenchError: there are no such searches.
+        ErcBenchError: there are no such searches, or a method is named with more than its name.
     """
-    everything, _ = read_trials(root, further)
+    for name in methods:
+        if ":" in name:
+            raise ErcBenchError(
+                f"A search has no configuration, so {name!r} names none: give "
+                f"{name.partition(':')[0]!r}, and --preset for one preset."
+            )
+    everything, skipped = read_trials(root, further)
+    left_out = [f"skipped: {each.reason}" for each in skipped]
     trials = [
         trial
         for trial in everything
@@ -135,12 +152,13 @@ def of_searches(
         options = f"--method {' '.join(methods) or 'METHOD'} --dataset {dataset}"
         options += f" --preset {preset}" if preset else ""
         raise ErcBenchError(
-            f"There are no such trials below {root}: `erc-bench tune {options}` makes them."
+            " ".join([f"There are no such trials below {root}.", *left_out])
+            + f" `erc-bench tune {options}` makes them."
             + (f" There are trials of: {_listed(everything)}." if everything else "")
         )
     published = read_published(root)
     titles = {trial.method: published.title(trial.method) for trial in trials}
-    return published.corpus_title(dataset), search_groups(trials, titles)
+    return published.corpus_title(dataset), search_groups(trials, titles), left_out
 
 
 def _listed(trials: Iterable[object]) -> str:
@@ -160,9 +178,9 @@ def _labels(found: Sequence[Sequence[Run]], published: Published) -> tuple[list[
         details = [part for part in own if part not in common]
         title = published.title(runs[0].method)
         labels.append(f"{title} ({', '.join(details)})" if details else title)
-    # Equal labels are told apart by the hashes of their settings.
+    # Equal labels are told apart by hashes.
     labels = [
-        f"{label} {runs[0].config_hash[:6]}" if labels.count(label) > 1 else label
+        f"{label} {shortest_name(runs[0], found)}" if labels.count(label) > 1 else label
         for label, runs in zip(labels, found, strict=True)
     ]
     return common, labels
