@@ -18,6 +18,13 @@ class ErcBenchError(Exception):
     """
 
 
+class SettingsError(ErcBenchError):
+    """Raised while a method runs, if its settings do not fit the data.
+
+    In a search, a trial that drew such settings has failed.
+    """
+
+
 def explain(error: Exception, where: str = "--debug shows where") -> str:
     """One paragraph about an error; for an :class:`ErcBenchError`, its own message."""
     if isinstance(error, ErcBenchError):

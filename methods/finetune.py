@@ -1,8 +1,7 @@
 """Plain fine-tuning: the control that every other method must beat.
 
 It has the input of EACL (past turns, then a query with a mask for the emotion), a linear layer on
-the mask's state, and cross-entropy. It has nothing else, so the gain of another method over it
-comes from what that method adds.
+the mask's state, and cross-entropy. It has nothing else.
 """
 
 from __future__ import annotations

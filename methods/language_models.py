@@ -27,7 +27,7 @@ from erc_bench.corpus.conversation import Utterance
 from erc_bench.encoders.loading import load_causal_lm, load_causal_tokenizer, tokenizer_digest
 from erc_bench.encoders.locating import find_encoder
 from erc_bench.encoders.tokenising import special_tokens
-from erc_bench.errors import ErcBenchError, did_you_mean
+from erc_bench.errors import ErcBenchError, SettingsError, did_you_mean
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -269,7 +269,7 @@ def fitting(
         max_len: largest number of tokens.
 
     Raises:
-        ErcBenchError: the prompt is too long even without the words of the dialogue.
+        SettingsError: the prompt is too long even without the words of the dialogue.
     """
     ids = chat.ids(ask(turns))
     if len(ids) <= max_len:
@@ -288,7 +288,7 @@ def fitting(
         else:
             low = middle + 1
     if found is None:
-        raise ErcBenchError(
+        raise SettingsError(
             f"The prompt has {len(ids)} tokens even without any turn of the dialogue, more than "
             f"max_len={max_len} allows. Give a larger max_len, or fewer examples."
         )

@@ -192,8 +192,6 @@ class LoraLM(ErcMethod):
             self.manual_backward(loss / accumulate)
             total = total + loss.detach()
         if (batch_idx + 1) % accumulate == 0 or self.trainer.is_last_batch:
-            if self.config.gradient_clip:
-                self.clip_gradients(optimizer, self.config.gradient_clip, "norm")
             optimizer.step()
             optimizer.zero_grad()
             schedule: Any = self.lr_schedulers()

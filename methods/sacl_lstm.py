@@ -80,6 +80,12 @@ class SACLConfig(DialogueConfig):
                 f"situ_rate + speaker_rate={self.situ_rate + self.speaker_rate:g} are shares of "
                 "the same batches: together they must be 1 at most."
             )
+        if self.pad_through and self.micro_batch:
+            raise ErcBenchError(
+                f"pad_through=true pads each dialogue to the longest one of its batch, and "
+                f"micro_batch={self.micro_batch} computes a part of the batch at a time. Leave one "
+                "of them out."
+            )
 
 
 class DualLSTM(nn.Module):
@@ -339,7 +345,16 @@ class SACLLSTM(DialogueMethod):
         self.register_buffer("class_weights", torch.ones(len(labels)))
 
     def prepare(self, data: ErcDataModule) -> None:
-        """Get the vectors of all turns, and compute the class weights from train."""
+        """Get the vectors of all turns, and compute the class weights from train.
+
+        Raises:
+            ErcBenchError: ``pad_through`` is asked for on several devices.
+        """
+        if self.config.pad_through and devices.position().count > 1:
+            raise ErcBenchError(
+                "pad_through=true pads each dialogue to the longest one of its batch, and several "
+                "devices compute parts of the batch. Leave --devices out."
+            )
         super().prepare(data)
         trained = self.class_weights.ne(1).any()
         if self.config.class_weights != "none" and "train" in data.splits and not trained:
@@ -442,8 +457,6 @@ class SACLLSTM(DialogueMethod):
         # The batches left at the end of an epoch make a step too: none is carried into the next.
         if (batch_idx + 1) % self.config.accumulate == 0 or self.trainer.is_last_batch:
             optimizer: Any = self.optimizers()
-            if self.config.gradient_clip:
-                nn.utils.clip_grad_norm_(self.parameters(), self.config.gradient_clip)
             optimizer.step()
             optimizer.zero_grad()
         return values["train/loss"]

@@ -240,6 +240,7 @@ class SpeakerMTL(ErcMethod):
 
     Config = SpeakerMTLConfig
     context: Literal["past", "full"] = "full"
+    shards_encoder = False  # devices call it as often as the turns of their share need
     config: SpeakerMTLConfig
 
     def __init__(self, config: SpeakerMTLConfig, labels: LabelSet) -> None:

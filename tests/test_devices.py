@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -28,7 +29,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.execution.devices import check, started_outside
 from erc_bench.execution.resources import Devices
 from erc_bench.execution.run import run
-from erc_bench.method import Batch, ErcMethod, MethodConfig
+from erc_bench.method import Batch, ErcMethod, MethodConfig, parts
 from erc_bench.method.devices import Position
 from erc_bench.settings.experiment import resolve
 from erc_bench.settings.registry import corpus_source, method_class
@@ -215,6 +216,31 @@ def test_a_method_of_one_device_is_refused_on_two(tmp_path: Path) -> None:
     experiment = resolve("prompt-lm", "demo", preset="smoke")
     with pytest.raises(ErcBenchError, match="prompt-lm can't be trained on several devices"):
         run(experiment, tmp_path, devices=Devices(2))
+
+
+@pytest.mark.parametrize("method", ["sacl-lstm", "speaker-mtl"])
+def test_an_encoder_that_can_not_be_shared_out_is_refused(method: str, tmp_path: Path) -> None:
+    experiment = resolve(method, "demo", preset="smoke")
+    with pytest.raises(ErcBenchError, match=r"can't share out .* Leave --strategy fsdp out"):
+        run(experiment, tmp_path, devices=Devices(2, sharded=True))
+
+
+@pytest.mark.parametrize("examples", [2, 5, 7, 32])
+@pytest.mark.parametrize("micro_batch", [0, 1, 2, 3])
+def test_devices_have_equally_many_micro_batches(
+    examples: int, micro_batch: int, monkeypatch
+) -> None:
+    counts, found = set(), []
+    for rank in range(2):
+        monkeypatch.setattr(parts.devices, "position", lambda rank=rank: Position(rank, 2))
+        pieces, empty = parts.parts_of(np.arange(examples), micro_batch)
+        assert not empty
+        assert all(len(piece) for piece in pieces)
+        assert max(map(len, pieces)) <= (micro_batch or examples) + (micro_batch == 1)
+        counts.add(len(pieces))
+        found += pieces
+    assert len(counts) == 1
+    assert np.concatenate(found).tolist() == list(range(examples))
 
 
 @pytest.mark.slow

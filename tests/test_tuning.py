@@ -13,7 +13,7 @@ from fake_executors import Fake, do, end, nobody
 
 from erc_bench.cli import main
 from erc_bench.corpus.conversation import Corpus, Utterance
-from erc_bench.errors import ErcBenchError
+from erc_bench.errors import ErcBenchError, SettingsError
 from erc_bench.execution import run as running
 from erc_bench.execution import tuning
 from erc_bench.execution.grid import plan, run_grid
@@ -122,6 +122,19 @@ def test_a_value_that_the_method_refuses_is_named(monkeypatch) -> None:
     wrong = Study(base, {"dropout": {"uniform": [1.5, 2.5]}})
     with pytest.raises(ErcBenchError, match=r"finetune.yaml, space: trial 1 draws dropout=.*share"):
         wrong.trial(1)
+
+
+def test_a_fixed_setting_that_excludes_a_drawn_one_is_named() -> None:
+    searched = study(resolve("eacl", "meld", overrides=["anchors_from=last"]))
+    said = r"does not take together with anchors_from=last\. .*select_adapted.* Fix the setting"
+    number = next(n for n in range(1, 20) if "select_adapted=true" in searched.drawn(n))
+    with pytest.raises(ErcBenchError, match=said):
+        searched.trial(number)
+
+
+def test_a_part_that_is_turned_off_stays_off() -> None:
+    assert "si_weight" in study(resolve("speaker-mtl", "meld")).space
+    assert "si_weight" not in study(resolve("speaker-mtl", "mosei-sentiment")).space
 
 
 def test_searches_on_two_corpora_or_for_two_methods_have_different_hashes() -> None:
@@ -286,7 +299,11 @@ def test_a_chosen_run_reuses_the_record_of_the_same_settings(whole, tmp_path: Pa
 def test_trials_that_fail_or_diverge_count(searched_for, tmp_path: Path, monkeypatch) -> None:
     """They are stored with their reason; ``retry`` does the failed ones again."""
     right = tuning.train
-    broken = {1: tuning.DivergedError("no numbers"), 2: RuntimeError("odd")}
+    broken = {
+        1: tuning.DivergedError("no numbers"),
+        2: RuntimeError("odd"),
+        3: SettingsError("too long"),
+    }
 
     def train(method, data, folder, **options):
         if error := broken.get(data.seed - FIRST_TRIAL_SEED):
@@ -294,17 +311,20 @@ def test_trials_that_fail_or_diverge_count(searched_for, tmp_path: Path, monkeyp
         return right(method, data, folder, **options)
 
     monkeypatch.setattr(tuning, "train", train)
-    (found,), complaints = search([searched_for()], 3, tmp_path, executor=Fake())
+    (found,), complaints = search([searched_for()], 4, tmp_path, executor=Fake())
     assert complaints == []
-    assert [trial.outcome for trial in found.trials] == ["finished", "diverged", "failed"]
-    assert [trial.score for trial in found.trials][1:] == [0.0, 0.0]
+    outcomes = [trial.outcome for trial in found.trials]
+    assert outcomes == ["finished", "diverged", "failed", "failed"]
+    assert [trial.score for trial in found.trials][1:] == [0.0, 0.0, 0.0]
     assert "RuntimeError: odd" in found.trials[2].reason
+    assert found.trials[3].reason == "too long"
     assert found.best.number == 0
-    assert found.chosen(1).tuned.trials == 3
-    search([searched_for()], 3, tmp_path, executor=nobody())
+    assert found.chosen(1).tuned.trials == 4
+    search([searched_for()], 4, tmp_path, executor=nobody())
     broken.clear()
-    (again,), _ = search([searched_for()], 3, tmp_path, executor=Fake(), retry=True)
-    assert [trial.outcome for trial in again.trials] == ["finished", "diverged", "finished"]
+    (again,), _ = search([searched_for()], 4, tmp_path, executor=Fake(), retry=True)
+    outcomes = [trial.outcome for trial in again.trials]
+    assert outcomes == ["finished", "diverged", "finished", "finished"]
 
 
 def test_a_search_with_missing_trials_chooses_nothing(searched_for, tmp_path: Path) -> None:

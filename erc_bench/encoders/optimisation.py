@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,10 +10,17 @@ if TYPE_CHECKING:
 
 
 def linear_warmup(module: Any, optimizer: Optimizer, warmup: float) -> dict[str, Any]:
-    """A schedule per step for Lightning: up over the share ``warmup`` of a fit, then down to 0."""
+    """A schedule per step for Lightning: up over the share ``warmup`` of a fit, then down to 0.
+
+    With manual optimisation, the module makes a step after ``accumulate`` batches and after the
+    last batch of an epoch. Lightning does not know this and counts batches.
+    """
     from transformers import get_linear_schedule_with_warmup
 
     steps = int(module.trainer.estimated_stepping_batches)
+    if not module.automatic_optimization:
+        epochs = module.config.epochs
+        steps = epochs * math.ceil(steps / epochs / module.config.accumulate)
     schedule = get_linear_schedule_with_warmup(optimizer, round(warmup * steps), steps)
     return {"scheduler": schedule, "interval": "step"}
 

@@ -99,6 +99,11 @@ def run(
             f"{experiment.method} can't be trained on several devices as on one. Leave --devices "
             "and --nodes out; several runs of it may share the devices as a grid."
         )
+    if devices.sharded and not method_class(experiment.method).shards_encoder:
+        raise ErcBenchError(
+            f"{experiment.method} can't share out the weights of its encoder among devices. Leave "
+            "--strategy fsdp out: each device then has all weights."
+        )
     if no_test and experiment.config.evaluation.oracle:
         raise ErcBenchError(
             "evaluation.oracle=true scores test after every epoch, and --no-test not at all. "

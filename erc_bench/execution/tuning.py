@@ -20,7 +20,7 @@ import msgspec
 import torch
 
 from erc_bench.corpus.conversation import Corpus
-from erc_bench.errors import ErcBenchError, explain
+from erc_bench.errors import ErcBenchError, SettingsError, explain
 from erc_bench.execution.grid import do_jobs, plan
 from erc_bench.execution.jobs import Job, Result, experiment_document, experiment_of
 from erc_bench.execution.recording import encoder_part, scored, training_part
@@ -256,6 +256,8 @@ def _train_and_score(
         dev, _ = scored(trained, "dev", trained.predict("dev"))
     except DivergedError as error:
         return {"outcome": "diverged", "reason": str(error)}
+    except SettingsError as error:
+        return {"outcome": FAILED, "reason": str(error)}
     except (ErcBenchError, OSError):
         raise
     except torch.OutOfMemoryError as error:

@@ -34,6 +34,9 @@ class ErcMethod(LightningModule):
     """False if there is nothing to fit. It is evaluated, recorded and ranked like any other."""
     several_devices: ClassVar[bool] = True
     """False if it can't be trained on several devices as on one; such a run is refused."""
+    shards_encoder: ClassVar[bool] = True
+    """False if the weights of its encoder can't be shared out among devices (``--strategy fsdp``):
+    it trains none, or devices call it unequally often. Such a run is refused."""
     gives_probabilities: bool = True
     """False if its scores say which emotion, not how probable each is; none are recorded then."""
     reader: Reader

@@ -44,9 +44,13 @@ class Parts(NamedTuple):
 def parts_of(examples: np.ndarray, micro_batch: int) -> tuple[list[np.ndarray], bool] | None:
     """The examples of this device's :class:`Parts`; None if the batch is not split.
 
+    All devices that have examples have the same number of micro-batches, because devices that share
+    out an encoder's weights gather them together for each.
+
     Args:
         examples: numbers of the batch's examples.
-        micro_batch: the most examples in a micro-batch; 0 = any number.
+        micro_batch: the most examples in a micro-batch; 0 = any number. With 1, a device whose
+            share has one example more than another's has two of them in a micro-batch.
     """
     here = devices.position()
     if here.count == 1 and not 0 < micro_batch < len(examples):
@@ -54,7 +58,8 @@ def parts_of(examples: np.ndarray, micro_batch: int) -> tuple[list[np.ndarray], 
     share = np.array_split(examples, here.count)[here.rank]
     if not len(share):
         return [examples[:1]], True
-    pieces = -(-len(share) // micro_batch) if micro_batch else 1
+    fewest, most = len(examples) // here.count, -(-len(examples) // here.count)
+    pieces = min(-(-most // micro_batch), max(fewest, 1)) if micro_batch else 1
     return np.array_split(share, pieces), False
 
 

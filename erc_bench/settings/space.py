@@ -82,9 +82,11 @@ class Study:
                 overrides=(*base.overrides, *drawn),
             )
         except ErcBenchError as error:
+            fixed = f" together with {', '.join(base.overrides)}" if base.overrides else ""
+            remedy = " Fix the setting that it names as well, by key=value." if fixed else ""
             raise ErcBenchError(
                 f"{experiment_file(base.method)}, space: trial {number} draws "
-                f"{', '.join(drawn)}, which {base.method} does not take. {error}"
+                f"{', '.join(drawn)}, which {base.method} does not take{fixed}. {error}{remedy}"
             ) from error
 
 
@@ -114,6 +116,9 @@ def study(base: Experiment, sampler_seed: int = 0) -> Study:
 def space_of(experiment: Experiment) -> Space:
     """The space of a method around its settings, as its YAML file has it.
 
+    A setting with a logarithmic range is not drawn if it is 0: the part of the method that it
+    weights is turned off for this corpus.
+
     Raises:
         ErcBenchError: the method has no space, the space names a setting that the method does not
             have, or a range is invalid.
@@ -131,7 +136,10 @@ def space_of(experiment: Experiment) -> Space:
         where = f"{path}, space, {key}"
         if key not in values:
             raise ErcBenchError(f"{where}: there is no such setting." + did_you_mean(key, values))
-        space[key] = _range(entry, values[key], where)
+        scale = _range(entry, values[key], where)
+        if "log" in scale and values[key] in ("0", "0.0"):
+            continue  # a part that the settings turn off stays off
+        space[key] = scale
     return space
 
 

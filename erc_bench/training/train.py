@@ -188,7 +188,7 @@ def build_trainer(
         last = Checkpoint(folder, filename="last", **options)
         if config.patience:
             every.append(_Patience(monitor, mode=mode, patience=config.patience))
-        every += [_ClipGradients(), _DeleteEarlierAttempt(folder), best, last]
+        every += [ClipGradients(), _DeleteEarlierAttempt(folder), best, last]
     here = devices.position()
     return Trainer(
         # Not "auto", which would take an Apple GPU: the rest of the code asks for CUDA or the CPU.
@@ -228,12 +228,16 @@ class _FreeGradients(Callback):
                 optimizer.zero_grad()
 
 
-class _ClipGradients(Callback):
-    """Clips the gradient's norm. Lightning refuses to do that with a fused optimiser."""
+class ClipGradients(Callback):
+    """Clips the gradient's norm before every step of an optimiser, automatic or manual.
+
+    Lightning refuses to do that with a fused optimiser. In float16, gradients have been unscaled
+    by then.
+    """
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         bound = pl_module.config.gradient_clip
-        if bound and pl_module.automatic_optimization:
+        if bound:
             if devices.position().sharded:
                 clip_gradients(pl_module.parameters(), bound)
             else:

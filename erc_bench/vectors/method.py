@@ -36,6 +36,7 @@ class VectorMethod(ErcMethod):
     """
 
     Config = VectorMethodConfig
+    shards_encoder = False  # it trains none, apart from the fine-tuning that makes the vectors
     config: VectorMethodConfig
     features: Tensor
     present: Tensor

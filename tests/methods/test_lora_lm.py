@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from fitting import built, fitted, last_state
+from lightning import Callback, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch.nn.utils.rnn import pad_sequence
 
 from erc_bench.errors import ErcBenchError
@@ -15,6 +17,7 @@ from erc_bench.method import Batch
 from erc_bench.method.parts import PARTS
 from erc_bench.methods.lora_lm import LoraLM, LoraLMConfig
 from erc_bench.training.sharding import checkpoint_layers
+from erc_bench.training.train import ClipGradients
 
 NUMBERS = torch.arange(0, 200, 20).numpy()
 """The numbers of ten examples."""
@@ -121,6 +124,46 @@ def test_steps_are_the_same_whatever_the_micro_batch(config, small_demo, tmp_pat
         fitted(LoraLM, settings, small_demo, tmp_path / str(size))
         states.append(torch.cat([p.flatten() for p in last_state(tmp_path / str(size)).values()]))
     torch.testing.assert_close(*states, rtol=1e-3, atol=1e-3)
+
+
+class Noted(Callback):
+    """Notes the norm of the gradient and the learning rate of every step."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+        self.norms.append(float(torch.cat(gradients).norm()))
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def test_the_rate_falls_to_0_over_the_steps_not_the_batches(config, small_demo, tmp_path) -> None:
+    settings = replace(config, epochs=2, max_batches=8, accumulate=3, warmup=0.5)
+    noted = Noted()
+    fitted(LoraLM, settings, small_demo, tmp_path, noted)
+    shares = [rate / config.lr for rate in noted.rates]
+    assert shares == pytest.approx([0, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])
+
+
+def test_gradients_in_float16_are_clipped_after_they_were_unscaled(config, small_demo) -> None:
+    method, data = built(LoraLM, replace(config, gradient_clip=0.01), small_demo)
+    noted = Noted()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=2,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[ClipGradients(), noted],
+        plugins=[MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=512.0))],
+    )
+    trainer.fit(method, datamodule=data)
+    assert noted.norms == pytest.approx([0.01, 0.01], rel=1e-2)
 
 
 def test_adapters_of_another_shape_are_refused(config, small_demo) -> None:

@@ -557,6 +557,7 @@ def test_turns_without_a_vector_are_left_out_of_the_sequences(tmp_path, config) 
         ("at_rate=1.5", "share"),
         ("situ_rate=0.7 speaker_rate=0.7", "share"),
         ("precision=float16", "float16"),
+        ("pad_through=true micro_batch=4", "a part of the batch at a time"),
         ("temperature=0", "temperature"),
         ("features.layer=5", "1 … 4"),
         ("features.lr=0", r"features\.lr=0"),
