@@ -13,7 +13,7 @@ import pytest
 from test_cli import elsewhere, fails, files
 
 from erc_bench.cli import main
-from erc_bench.corpus.conversation import Corpus, LabelSet
+from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
 from erc_bench.corpus.text_files import decoded
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.slices import recorded_facts
@@ -434,6 +434,31 @@ def test_a_missing_value_is_no_answer(word, answers, demo) -> None:
     nothing = read_predictions("id,label\n" + f"{rows[0][0]},{word}\n", "p.csv", demo.labels, ids)
     with pytest.raises(ErcBenchError, match="there is no answer at all"):
         match(nothing.predictions, demo, ["test"], "p.csv")
+
+
+def corpus_of(*labels: str) -> Corpus:
+    """A corpus whose test set has one turn of each label, ``u0``, ``u1`` …"""
+    turns = tuple(Utterance(f"u{n}", "Ann", "Hello.", n) for n in range(len(labels)))
+    return Corpus.build("odd", LabelSet(labels), {"test": [Dialogue("d", turns)]})
+
+
+def test_a_label_that_looks_like_a_missing_value_is_an_answer() -> None:
+    odd = corpus_of("joy", "none")
+    text = "id,label\nu0,nan\nu1,None\n"
+    file = read_predictions(text, "p.csv", odd.labels, ["u0", "u1"])
+    assert match(file.predictions, odd, ["test"], "p.csv")["test"].predicted == [-1, 1]
+
+
+def test_labels_that_differ_by_case_are_told_apart() -> None:
+    odd = corpus_of("US", "us")
+    text = "id,label,US,us\nu0,us,0.3,0.7\nu1,US,0.8,0.2\n"
+    file = read_predictions(text, "p.csv", odd.labels, ["u0", "u1"])
+    held = match(file.predictions, odd, ["test"], "p.csv")["test"]
+    assert held.predicted == [1, 0]
+    assert held.probabilities == [[0.3, 0.7], [0.8, 0.2]]
+    unclear = read_predictions(text.replace(",us,0.3", ",Us,0.3"), "p.csv", odd.labels, ["u0"])
+    with pytest.raises(ErcBenchError, match="1 label not in the label set, the first 'Us'"):
+        match(unclear.predictions, odd, ["test"], "p.csv")
 
 
 @pytest.mark.parametrize(

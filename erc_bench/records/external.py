@@ -372,14 +372,20 @@ def _fault(prediction: Prediction, labels: LabelSet) -> str:
 def _distribution(prediction: Prediction, labels: LabelSet) -> list[float]:
     """The probabilities ``(C,)`` in the order of the label set."""
     assert prediction.probabilities is not None
-    given = {name.strip().casefold(): value for name, value in prediction.probabilities.items()}
-    return [float(given[name.casefold()]) for name in labels.names]
+    given = {name.strip(): value for name, value in prediction.probabilities.items()}
+    folded = {name.casefold(): value for name, value in given.items()}
+    return [float(given.get(name, folded[name.casefold()])) for name in labels.names]
 
 
 def _class(label: str, labels: LabelSet) -> int | None:
-    """The class of a label, ignoring case; None if it is not in the label set."""
-    names = [name.casefold() for name in labels.names]
-    return names.index(label.casefold()) if label.casefold() in names else None
+    """The class of a label; None if it is not in the label set.
+
+    Case is ignored, unless labels differ only by it.
+    """
+    if label in labels.names:
+        return labels.names.index(label)
+    alike = [n for n, name in enumerate(labels.names) if name.casefold() == label.casefold()]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _count(things: Sized, noun: str) -> str:

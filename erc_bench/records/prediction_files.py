@@ -115,7 +115,8 @@ def read_predictions(
                 f"{name}, {where}: {chosen!r} holds {quoted(row[chosen])}, not a label. Give the "
                 "label as a field of its own, beside the id."
             )
-        found.append(Prediction(where, _text(row[key]), _answer(row[chosen]), _shares(row, known)))
+        answer = _answer(row[chosen], known)
+        found.append(Prediction(where, _text(row[key]), answer, _shares(row, known)))
         if not isinstance(found[-1].probabilities, dict | None):
             raise ErcBenchError(f"{name}, {where}: 'probabilities' must be an object of emotions.")
     used = {*known, "probabilities"}
@@ -127,10 +128,13 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
-def _answer(value: Any) -> str:
-    """The label in a value; empty if the value means that there is no answer."""
+def _answer(value: Any, known: Collection[str]) -> str:
+    """The label in a value; empty if the value means that there is no answer.
+
+    A word such as ``none`` is a label if it is among the ``known`` ones, in lower case.
+    """
     text = "" if value is None else _text(value)
-    return "" if text.casefold() in MISSING else text
+    return "" if text.casefold() in MISSING.difference(known) else text
 
 
 def _shares(row: Mapping[str, Any], known: set[str]) -> Any:
@@ -169,7 +173,7 @@ def _label_column(
         return asked, ()
 
     def values(c: str) -> list[str]:
-        return [_answer(row.get(c)).casefold() for _, row in rows]
+        return [_answer(row.get(c), known).casefold() for _, row in rows]
 
     def share(c: str) -> float:
         """The share of a column's values that are labels, without the empty ones."""
@@ -239,7 +243,7 @@ def _may_answer(column: str, rows: Sequence[Row]) -> bool:
         return False
     if not _called_answer(column):
         return False
-    values = [_answer(row.get(column)) for _, row in rows]
+    values = [_text(row.get(column)) for _, row in rows]
     return not any(re.fullmatch(r"-?\d*\.\d+(?:e-?\d+)?", value) for value in values)
 
 
