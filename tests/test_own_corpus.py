@@ -467,6 +467,30 @@ def test_a_file_that_holds_every_row_twice_gives_a_warning(folder: Path) -> None
             OwnCorpus(folder).load()
 
 
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_other_lists_of_objects_are_not_taken_for_turns(folder: Path, digest: str, form) -> None:
+    """A list of turns is known by its name, and an object with a text is a turn."""
+
+    def written(value: list[dict]) -> None:
+        (folder / f"talk.{form}").write_text(lines(value) if form == "jsonl" else json.dumps(value))
+
+    text = SHEET.replace("talk.csv", f"talk.{form}")
+    (folder / "corpus.yaml").write_text(text)
+    written([{"annotations": [{"by": "x"}], **row} for row in made()])
+    assert OwnCorpus(folder).load().digest == digest
+    (folder / "corpus.yaml").write_text(text.replace("conv_id", "id"))
+    people = [{"name": "Ann"}, {"name": "Bo"}]
+    written([{"participants": people, **talk} for talk in nested(made())])
+    assert OwnCorpus(folder).load().digest == digest
+    written([{"people": people, "turns": []}])
+    with pytest.raises(ErcBenchError, match="a dialogue without turns"):
+        OwnCorpus(folder).load()
+    for several in ({"people": people, "lines": people}, {"lines": people, "people": people}):
+        written([several])
+        with pytest.raises(ErcBenchError, match=r"1: several lists .*'people'.*Name the right one"):
+            OwnCorpus(folder).load()
+
+
 def test_dialogues_whose_id_is_null_are_numbered(folder: Path) -> None:
     talks = [{"id": None, "turns": talk["turns"]} for talk in nested(made())]
     (folder / "talk.jsonl").write_text(lines(talks))

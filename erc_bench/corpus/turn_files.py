@@ -31,6 +31,12 @@ TABLES = (".csv", ".tsv", ".tab")
 
 FORMS = "CSV, TSV, JSON lines (.jsonl), JSON, Parquet, or a ConvoKit folder"
 
+TURN = ("text", "utterance", "content", "message", "speaker", "role")
+"""An object in JSON that has one of these fields, not as a list, is a turn."""
+
+TURNS = ("utterances", "turns", "messages", "dialogue")
+"""Usual names of the field of a dialogue in JSON that holds its turns, the likeliest first."""
+
 DIALOGUE, NUMBER = "(dialogue)", "(number)"
 """Fields that turns get if a file holds whole dialogues: the dialogue's id, or its number if it has
 no id; and the turn's number in the dialogue."""
@@ -166,7 +172,7 @@ def _json_lines(path: Path) -> list[Row]:
         if line.strip():
             where = f"{path}, line {number}"
             value = parse_json(line, where)
-            dialogue = [value] if isinstance(value, list) or _turns_in(value) else []
+            dialogue = [value] if isinstance(value, list) or _turns_in(value, where) else []
             rows += _dialogues(dialogue, where, number) or [(where, expect(value, dict, where))]
     return rows
 
@@ -174,7 +180,8 @@ def _json_lines(path: Path) -> list[Row]:
 def _document(path: Path) -> list[Row]:
     value = parse_json(read_text(path), str(path))
     several = expect(value, list, str(path))
-    if several and not isinstance(several[0], list) and not _turns_in(several[0]):
+    first = f"{path}, entry 1"
+    if several and not isinstance(several[0], list) and not _turns_in(several[0], first):
         return [
             (f"{path}, entry {n}", expect(each, dict, f"{path}, entry {n}"))
             for n, each in enumerate(several, 1)
@@ -182,12 +189,26 @@ def _document(path: Path) -> list[Row]:
     return _dialogues(several, str(path))
 
 
-def _turns_in(value: Any) -> str:
-    """The field of a dialogue that holds its turns; empty if ``value`` is not a dialogue."""
-    if not isinstance(value, dict):
+def _turns_in(value: Any, where: str) -> str:
+    """The field of a dialogue that holds its turns; empty if ``value`` is not a dialogue.
+
+    It is one of :data:`TURNS`, else the only list of objects.
+
+    Raises:
+        ErcBenchError: it has another name, and there are several lists of objects.
+    """
+    if not isinstance(value, dict) or any(
+        not isinstance(value.get(name, []), list) for name in TURN
+    ):
         return ""
-    held = (k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict))
-    return next(held, "")
+    lists = [k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    named = [name for name in TURNS if name in lists or value.get(name) == []]
+    if len(lists) > 1 and not named:
+        raise ErcBenchError(
+            f"{where}: several lists may be the turns of the dialogue, "
+            f"{listed(map(repr, lists))}. Name the right one 'turns', or leave the others out."
+        )
+    return next(iter(named or lists), "")
 
 
 def _dialogues(several: Sequence[Any], name: str, first: int = 1) -> list[Row]:
@@ -201,8 +222,8 @@ def _dialogues(several: Sequence[Any], name: str, first: int = 1) -> list[Row]:
         shared: dict[str, Any] = {}
         turns = dialogue
         if isinstance(dialogue, dict):
-            held = _turns_in(dialogue)
-            if not held:
+            held = _turns_in(dialogue, where)
+            if not held or not dialogue[held]:
                 raise ErcBenchError(f"{where}: a dialogue without turns. Take it out.")
             turns = dialogue[held]
             shared = {k: v for k, v in dialogue.items() if k != held}
