@@ -713,6 +713,21 @@ def test_labels_for_exported_utterances_are_scored(
     assert (tmp_path / "lb" / "records" / "helpdesk" / "llm").is_dir()
 
 
+def test_an_exported_text_with_line_breaks_is_read_back_equal(folder: Path, capsys) -> None:
+    texts = ["one\ntwo", "one\rtwo", "one\r\n\r\ntwo", 'one,\n"two"']
+    rows = [row | {"utterance": texts[n % 4]} for n, row in enumerate(made())]
+    write_csv(folder / "talk.csv", rows)
+    (folder / "corpus.yaml").write_text(SHEET)
+    corpus = OwnCorpus(folder).load()
+    assert "one\rtwo" in {u.text for d in corpus.dialogues("test") for u in d.utterances}
+    main(["data", "export", str(folder), "--format", "csv"])
+    (folder / "test.csv").write_bytes(capsys.readouterr().out.encode())
+    again = read_dialogues(str(folder / "test.csv"))
+    assert [[u.text for u in d.utterances] for d in again] == [
+        [u.text for u in d.utterances] for d in corpus.dialogues("test")
+    ]
+
+
 # --- corpora that a store remembers by name
 
 

@@ -444,9 +444,9 @@ def export(corpus: Corpus, split: str, form: str, *, labels: bool = False) -> It
             values += [corpus.labels.names[u.label] if u.label is not None else ""] * labels
             if form == "csv":
                 out = io.StringIO()
-                csv.writer(out, lineterminator="").writerow(
+                csv.writer(out, lineterminator="\r\n").writerow(  # quotes texts with \r or \n
                     [str(v).lower() if isinstance(v, bool) else v for v in values]
                 )
-                yield out.getvalue()
+                yield out.getvalue().removesuffix("\r\n")
             else:
                 yield json.dumps(dict(zip(fields, values, strict=True)), ensure_ascii=False)
