@@ -2,7 +2,7 @@
 
 import pytest
 
-from erc_bench.corpus.text_files import expect, field, read_csv, read_json
+from erc_bench.corpus.text_files import csv_table, expect, field, read_csv, read_json
 from erc_bench.errors import ErcBenchError
 
 
@@ -28,6 +28,21 @@ def test_columns_are_found_by_name_whatever_their_order(tmp_path):
     rows = list(read_csv(path, ("a", "b")))
     assert [row for _, row in rows] == [["1", "2\n2"], ["4", "5"]]
     assert rows[1][0] == f"{path}, line 5"
+
+
+def test_rows_between_two_double_quotes_are_not_lost():
+    """Tab-separated texts are often written without doubling the quotes in them."""
+    table = 'who\ttext\nAnn\tHi.\nBo\t"Hm.\nAnn\tNo.\nBo\tYes"\n'
+    with pytest.raises(ErcBenchError, match=r"x, line 3: .* to line 5 .* write each double quote"):
+        csv_table(table, "x")
+    for separator, called in ("\t", "tab"), (",", "','"):
+        text = f'who{separator}text\nBo{separator}"Hm" he said.\n'
+        with pytest.raises(ErcBenchError, match=f"x, line 2: no {called} behind .* each double"):
+            csv_table(text, "x")
+    _, rows = csv_table('who\ttext\nBo\t"one\ntwo"\nBo\t"one\ttwo"\n', "x")
+    assert [row["text"] for _, row in rows] == ["one\ntwo", "one\ttwo"]
+    _, rows = csv_table('who,text\nBo,"one,\ntwo"\n', "x")
+    assert rows == [(3, {"who": "Bo", "text": "one,\ntwo"})]
 
 
 def test_json_of_the_wrong_shape(tmp_path):

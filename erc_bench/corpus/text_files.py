@@ -156,7 +156,8 @@ def csv_table(text: str, name: str) -> tuple[list[str], list[tuple[int, dict[str
         name: what errors call the text.
 
     Raises:
-        ErcBenchError: as :func:`read_csv`.
+        ErcBenchError: as :func:`read_csv`; or a quoted field of a tab-separated text seems to hold
+            several rows.
     """
     text = re.sub(r"\Asep=.(?=\r|\n)", "", text)  # tells Excel the separator
     header, rows = _csv(text, name, (), separator_of(text) or ",")
@@ -173,7 +174,7 @@ def _csv(
     try:
         header = next(filter(None, reader), [])  # empty lines may stand above it
     except csv.Error as error:
-        raise _csv_error(error, name, reader.line_num) from error
+        raise _csv_error(error, name, reader.line_num, delimiter) from error
     missing = [column for column in columns if column not in header]
     if missing:
         raise ErcBenchError(
@@ -183,12 +184,22 @@ def _csv(
     again = [column for column, times in Counter(header).items() if column and times > 1]
     if again:
         raise ErcBenchError(f"{name}, line 1: the column {quoted(again[0])} stands more than once.")
-    return header, _csv_body(reader, len(header), name)
+    return header, _csv_body(reader, len(header), name, delimiter)
 
 
-def _csv_body(reader: Any, width: int, name: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_body(
+    reader: Any, width: int, name: str, delimiter: str
+) -> Iterator[tuple[int, list[str]]]:
+    first = reader.line_num + 1
     try:
         for row in reader:
+            if delimiter == "\t" and any("\t" in f and re.search(r"[\r\n]", f) for f in row):
+                raise ErcBenchError(
+                    f"{name}, line {first}: a field that a double quote opens goes on to line "
+                    f"{reader.line_num} and holds tabs, so it seems to hold several rows. "
+                    f"{_QUOTES} Take tabs out of texts of several lines."
+                )
+            first = reader.line_num + 1
             if len(row) == width:
                 yield reader.line_num, row
             elif row:
@@ -197,15 +208,24 @@ def _csv_body(reader: Any, width: int, name: str) -> Iterator[tuple[int, list[st
                     f"{_odd_row(row, width)}."
                 )
     except csv.Error as error:
-        raise _csv_error(error, name, reader.line_num) from error
+        raise _csv_error(error, name, reader.line_num, delimiter) from error
 
 
-def _csv_error(error: csv.Error, name: str, line: int) -> ErcBenchError:
+_QUOTES = (
+    "If a text begins with a double quote, put the field in double quotes, and write each double "
+    "quote in it twice."
+)
+
+
+def _csv_error(error: csv.Error, name: str, line: int, delimiter: str) -> ErcBenchError:
     """The error for CSV text that the reader could not parse."""
-    reason = str(error)
+    reason = f"{error}."
     if "end of data" in reason:
-        reason = "a double quote opens a field above, and none closes it; or the file is truncated"
-    return ErcBenchError(f"{name}, line {line}: {reason}.")
+        reason = "a double quote opens a field above, and none closes it; or the file is truncated."
+    elif "expected after" in reason:
+        separator = "tab" if delimiter == "\t" else repr(delimiter)
+        reason = f"no {separator} behind the double quote that closes a field. {_QUOTES}"
+    return ErcBenchError(f"{name}, line {line}: {reason}")
 
 
 def _odd_row(row: list[str], width: int) -> str:
