@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 1: a run failed; 2: an error that the user can fix; 130: interrupted.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
+        if not sys.stdout.isatty():
+            sys.stdout.reconfigure(encoding="utf-8")  # files and pipes get every character
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows the rest
     words = sys.argv[1:] if argv is None else argv
     try:
