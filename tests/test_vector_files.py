@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from test_cli import elsewhere, fails
+from test_external import given
 from test_vectors import cls_state
 
 import erc_bench
@@ -198,6 +199,20 @@ def test_dialogues_are_encoded_by_an_encoder(tiny_encoder, elsewhere, capsys) ->
     capsys.readouterr()
     assert "is there already" in fails(capsys, *argv[:-1])
     assert main([*argv, "--force"]) == 0
+
+
+@pytest.mark.parametrize("place", [2, 4, 5])
+def test_standard_input_is_encoded_with_settings(
+    place, tiny_encoder, elsewhere, monkeypatch
+) -> None:
+    given("Ilse: Hooray, it is lovely!\n", monkeypatch)
+    argv = ["encode", tiny_encoder, "--output", "talk.npz", "--quiet"]
+    argv.insert(place, "max_len=4")
+    argv.insert(2, "-")
+    assert main(argv) == 0
+    read = read_vectors(Path("talk.npz"))
+    state = cls_state(Path(tiny_encoder), "Hooray,")  # and [CLS] and [SEP]
+    torch.testing.assert_close(torch.from_numpy(read.vectors[0]), state, rtol=1e-4, atol=1e-5)
 
 
 def test_mistakes_in_the_encode_command_are_errors(tiny_encoder, elsewhere, capsys) -> None:

@@ -141,7 +141,10 @@ def _named(words: Sequence[str], option: str) -> list[str]:
 
 
 def _ordered(words: Sequence[str]) -> Sequence[str]:
-    """Move each ``-`` (standard input) behind a ``--``, since elsewhere it counts as an option."""
+    """Move each ``-`` (standard input) behind a ``--``, since elsewhere it counts as an option.
+
+    So it is the last argument, also behind settings ``key=value``.
+    """
     if "--" in words or "-" not in words:
         return words
     others = [word for word in words if word != "-"]

@@ -31,6 +31,8 @@ def encode(
         fine_tuned_on: Fine-tune the encoder on the single utterances of this corpus first.
         force: Replace an existing file.
     """
+    if overrides[-1:] == ("-",):  # standard input is the last argument
+        file, overrides = "-", (file, *overrides[:-1])
     from erc_bench.vectors.files import check_output
 
     check_output(output, force)
