@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from sklearn.metrics import f1_score
+from test_cli import fails
 
 from erc_bench.cli import main
 from erc_bench.corpus.conversation import Corpus
@@ -651,6 +652,19 @@ def test_a_split_is_by_dialogue_stratified_and_written_down(folder: Path) -> Non
     split_corpus(folder, dev=0.1, test=0.2, seed=2, force=True)
     assert OwnCorpus(folder).load().digest != before
     assert (folder / "corpus.yaml").read_text().count("erc-bench data split") == 1
+
+
+def test_a_split_without_a_label_is_refused_before_anything_is_written(
+    folder: Path, capsys
+) -> None:
+    rows = [row | ({} if row["conv_id"] == "c0" else {"emotion": ""}) for row in made()]
+    write_csv(folder / "talk.csv", rows)
+    text = SHEET.replace("split: part\n", "")
+    (folder / "corpus.yaml").write_text(text)
+    message = fails(capsys, "data", "split", str(folder), "--dev", "0.3", "--test", "0.3")
+    assert "no turn of dev and of test would have a label" in message
+    assert not (folder / "splits.csv").exists()
+    assert (folder / "corpus.yaml").read_text() == text
 
 
 def test_a_sheet_in_braces_is_left_alone(folder: Path) -> None:

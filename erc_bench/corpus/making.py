@@ -328,7 +328,7 @@ def split_corpus(
 
     Raises:
         ErcBenchError: the corpus is split already, the shares are not possible, or there are too
-            few dialogues.
+            few dialogues or labels. Nothing is written then.
     """
     if not (dev >= 0 and test >= 0 and 0 < dev + test < 1):
         raise ErcBenchError(
@@ -348,6 +348,16 @@ def split_corpus(
     if len({turn.dialogue for turn in turns}) < len(shares):
         raise ErcBenchError(f"{source.path}: there are fewer dialogues than splits.")
     assigned = stratified(turns, shares, seed)
+    labels = {split: Counter[str]() for split in shares}
+    for turn in turns:
+        if turn.label:
+            labels[assigned[turn.dialogue]][turn.label] += 1
+    if bare := [split for split, counts in labels.items() if not counts]:
+        raise ErcBenchError(
+            f"{source.path}: no turn of {' and of '.join(bare)} would have a label, since too few "
+            "dialogues have any. Label more dialogues, give larger shares, or leave a split out "
+            "(`--dev 0`)."
+        )
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("dialogue", "split"))
@@ -366,10 +376,6 @@ def split_corpus(
             f"{source.path}. Add that line yourself."
         )
     write_atomically(source.path, text)
-    labels = {split: Counter[str]() for split in shares}
-    for turn in turns:
-        if turn.label:
-            labels[assigned[turn.dialogue]][turn.label] += 1
     return Split(path, Counter(assigned.values()), labels)
 
 
