@@ -554,6 +554,30 @@ def test_new_guesses_the_columns_and_says_so(tmp_path: Path, capsys) -> None:
     assert "there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["2024_10", "010", "1e3", "on", "null", "2024-10-01", "a.b", "No"])
+def test_names_that_yaml_reads_otherwise_are_quoted(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name} 😀.csv"
+    write_csv(path, [{**row, name: str(n)} for n, row in enumerate(made())])
+    made_ = new_corpus(tmp_path / name, [str(path)], columns={"turn": name})
+    assert made_.source.name == name
+    assert made_.source.columns["turn"] == name
+    assert [turn.number for turn in made_.source.turns()] == list(range(48))
+
+
+def test_a_corpus_file_with_a_mistake_is_not_left_behind(tmp_path: Path) -> None:
+    write_csv(tmp_path / "talk.csv", made())
+    file, sheet = [str(tmp_path / "talk.csv")], tmp_path / "new" / "corpus.yaml"
+    for options in ({"name": "my corpus"}, {"columns": {"speaker": "who", "text": "who"}}):
+        with pytest.raises(ErcBenchError, match=r"can't be .*\. Nothing was written\.$"):
+            new_corpus(tmp_path / "new", file, **options)
+        assert not sheet.exists()
+    new_corpus(tmp_path / "new", file)
+    text = sheet.read_text()
+    with pytest.raises(ErcBenchError, match="Nothing was written"):
+        new_corpus(tmp_path / "new", file, name="my corpus", force=True)
+    assert sheet.read_text() == text
+
+
 def test_new_says_what_is_wrong_before_anything_is_split(tmp_path: Path, capsys) -> None:
     rows = made()
     rows[5]["msg_id"] = rows[4]["msg_id"]

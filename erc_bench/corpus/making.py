@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ def new_corpus(
 
     Raises:
         ErcBenchError: there is a ``corpus.yaml`` already, a file has an unknown format, a needed
-            column is not found, or the guessed dialogue column does not tell dialogues apart.
+            column is not found, the guessed dialogue column does not tell dialogues apart, or the
+            name or the given columns can't be a corpus's. Nothing is written then.
     """
     path = folder / SHEET
     if path.exists() and not force:
@@ -104,7 +106,7 @@ def new_corpus(
         _check_dialogues(rows, found)
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "mine"
     lines = [
-        f"name: {name}",
+        f"name: {_quoted(name)}",
         "# licence: internal",
         "# labels: [calm, angry]      # otherwise the labels found, sorted",
         "# metric: weighted_f1        # or macro_f1, accuracy, micro_f1 without LABEL",
@@ -115,8 +117,16 @@ def new_corpus(
         lines.append(f"split: {_quoted(split)}")
     listed_columns = ", ".join(f"{role}: {_quoted(column)}" for role, column in found.items())
     lines.append(f"columns: {{{listed_columns}}}")
+    before = path.read_bytes() if path.exists() else None
     write_atomically(path, "\n".join(lines) + "\n")
-    return Made(path, guesses, OwnCorpus(path))
+    try:
+        return Made(path, guesses, OwnCorpus(path))
+    except ErcBenchError as error:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_bytes(before)
+        raise ErcBenchError(f"{error} Nothing was written.") from error
 
 
 def _places(folder: Path, files: Sequence[str]) -> tuple[list[str], list[Row]]:
@@ -151,8 +161,14 @@ def _places(folder: Path, files: Sequence[str]) -> tuple[list[str], list[Row]]:
 
 
 def _quoted(text: str) -> str:
-    """A name in YAML's flow style, without quotes if that is safe."""
-    return text if re.fullmatch(r"[A-Za-z_./][\w./-]*", text) else json.dumps(text)
+    """A name in YAML's flow style, without quotes if YAML reads it as the same text."""
+    import yaml
+
+    if re.fullmatch(r"[\w./][\w./-]*", text) and yaml.safe_load(text) == text:
+        return text
+    return yaml.safe_dump(
+        text, default_style='"', allow_unicode=True, width=sys.maxsize
+    ).removesuffix("\n")
 
 
 # --- which column is which
