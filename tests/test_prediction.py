@@ -403,6 +403,14 @@ def test_files_that_are_not_plain_turns_are_errors(text, words, tmp_path) -> Non
         spoken(text, tmp_path)
 
 
+def test_speakers_in_json_have_no_stage_directions(tmp_path) -> None:
+    path = tmp_path / "talk.jsonl"
+    speakers = ["Ann (agent)", "Ann (client)", "Ann"]
+    path.write_text("".join(json.dumps({"speaker": s, "text": "Hi."}) + "\n" for s in speakers))
+    (dialogue,) = read_dialogues(str(path))
+    assert [turn.speaker for turn in dialogue.utterances] == speakers
+
+
 def test_turns_that_name_their_dialogue(tmp_path) -> None:
     turns = [{"dialogue_id": n // 2, "speaker": "Ann", "text": str(n)} for n in range(4)]
     held = [[("Ann", "0"), ("Ann", "1")], [("Ann", "2"), ("Ann", "3")]]

@@ -270,10 +270,11 @@ def _of_lines(lines: list[tuple[int, str]], name: str) -> list[Dialogue]:
                 "first line. If it continues the turn before, put them on one line."
             )
         spoken.append(((where, {}), turn_of_line(line, where)))
-    names = {turn.speaker for _, turn in spoken}
+    plain_lines = [(where, turn) for (where, fields), turn in spoken if not fields]
+    names = {turn.speaker for _, turn in plain_lines}
     directed = {each: re.fullmatch(r"(.*?)\s*[(\[].*[)\]]", each) for each in names}
     times = Counter(match[1] for match in directed.values() if match)
-    for (where, _), turn in spoken:
+    for where, turn in plain_lines:
         match = directed[turn.speaker]
         if match and (match[1] in names or times[match[1]] > 1):
             raise ErcBenchError(
