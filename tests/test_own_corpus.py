@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 from test_cli import fails
 
 from erc_bench.cli import main
+from erc_bench.cli.common import corpus_name
 from erc_bench.corpus.conversation import Corpus
 from erc_bench.corpus.making import guess_columns, new_corpus, split_corpus, stratified
 from erc_bench.corpus.own import OwnCorpus
@@ -781,6 +782,24 @@ def test_a_store_remembers_where_a_corpus_is(folder: Path, tmp_path: Path) -> No
     (folder / "corpus.yaml").rename(folder / "other.yaml")
     with pytest.raises(ErcBenchError, match=r"'helpdesk' was at .*corpus\.yaml.*--dataset"):
         find_corpus("helpdesk", root)
+
+
+def test_a_folder_with_the_name_of_a_remembered_corpus(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the corpus only if it holds a corpus.yaml."""
+    root = tmp_path / "lb"
+    (tmp_path / "cwd" / "helpdesk").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "cwd")
+    for find in (find_corpus, corpus_name):
+        with pytest.raises(ErcBenchError, match=r"no file helpdesk/corpus\.yaml.*data new"):
+            find("helpdesk", root)
+    remember(root, OwnCorpus(folder))
+    assert find_corpus("helpdesk", root).loaded_by == str(folder / "corpus.yaml")
+    assert corpus_name("helpdesk", root) == "helpdesk"
+    Path("helpdesk", "corpus.yaml").write_text(SHEET.replace("name: helpdesk", "name: other"))
+    assert find_corpus("helpdesk", root).name == "other"
+    assert corpus_name("helpdesk", root) == "other"
 
 
 def test_the_settings_are_those_of_a_built_in_corpus(folder: Path) -> None:

@@ -120,11 +120,15 @@ def record_folders(own: Path, others: Sequence[Path]) -> list[Path]:
     return [own, *others]
 
 
-def corpus_name(dataset: str) -> str:
-    """The name of a corpus in records; a user's own corpus may be given by its folder."""
-    from erc_bench.settings.registry import corpus_source, is_own_corpus
+def corpus_name(dataset: str, root: Path) -> str:
+    """The name of a corpus in the records of ``root``.
 
-    return corpus_source(dataset).name if is_own_corpus(dataset) else dataset
+    A user's own corpus may be given by its folder.
+    """
+    from erc_bench.records.corpora import names_folder
+    from erc_bench.settings.registry import corpus_source
+
+    return corpus_source(dataset).name if names_folder(dataset, root) else dataset
 
 
 def results() -> Console:

@@ -47,7 +47,7 @@ def plot(
     if run and with_records:
         raise ErcBenchError("Leave out --with-records: --run names one run of one folder.")
     root, *further = common.record_folders(leaderboard_dir, with_records)
-    corpus = common.corpus_name(dataset) if dataset else None
+    corpus = common.corpus_name(dataset, root) if dataset else None
     left_out = plots.plot(
         *(what, file, root),
         dataset=corpus,

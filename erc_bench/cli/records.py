@@ -110,7 +110,7 @@ def compare(
 
     root, *further = common.record_folders(leaderboard_dir, with_records)
     compare_methods(
-        *(root, method, other, common.corpus_name(dataset)),
+        *(root, method, other, common.corpus_name(dataset, root)),
         preset=preset,
         further=further,
     ).render(common.results())
@@ -136,7 +136,7 @@ def ablations(
     from erc_bench.leaderboard.comparing import ablations_of
 
     common.must_exist(leaderboard_dir)
-    dataset = common.corpus_name(dataset)
+    dataset = common.corpus_name(dataset, leaderboard_dir)
     found, left_out = ablations_of(leaderboard_dir, method, dataset, preset)
     for ablation in found:
         printing.print_ablation(common.results(), ablation, dataset)

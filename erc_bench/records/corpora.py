@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from erc_bench.corpus.conversation import Corpus
+from erc_bench.corpus.own import SHEET
 from erc_bench.corpus.source import CorpusSource
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import write_atomically
@@ -32,6 +33,15 @@ def remember(root: Path, source: CorpusSource) -> None:
         write_atomically(kept, text)
 
 
+def names_folder(name: str, root: Path) -> bool:
+    """Whether a name means a folder or file.
+
+    A name that ``root`` remembers means a folder only if that folder holds a ``corpus.yaml``.
+    """
+    remembered = Path(name).name == name and _kept(root, name).is_file()
+    return is_own_corpus(name) and not (remembered and not (Path(name) / SHEET).is_file())
+
+
 def find_corpus(name: str, root: Path) -> CorpusSource:
     """Return the source of a corpus: registered, given by its folder, or remembered in ``root``.
 
@@ -39,7 +49,7 @@ def find_corpus(name: str, root: Path) -> CorpusSource:
         ErcBenchError: there is no such corpus.
     """
     kept = _kept(root, name)
-    if name in corpus_names() or is_own_corpus(name) or not kept.is_file():
+    if name in corpus_names() or names_folder(name, root) or not kept.is_file():
         others = [path.parent.name for path in root.glob("runs/*/corpus.txt")]
         return corpus_source(name, others)
     path = Path(kept.read_text(encoding="utf-8").strip())
