@@ -606,6 +606,25 @@ def test_new_says_what_is_wrong_before_anything_is_split(tmp_path: Path, capsys)
     assert not (tmp_path / "MELD").exists()
 
 
+def test_a_field_two_levels_down_is_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    keys = ("conv_id", "who", "utterance")
+    rows = [{k: r[k] for k in keys} | {"meta": {"ann": {"mood": r["emotion"]}}} for r in made()]
+    path.write_text(lines(rows))
+    made_ = new_corpus(tmp_path, [str(path)], columns={"label": "meta.ann.mood"})
+    assert {turn.label for turn in made_.source.turns()} == {"", *MOODS}
+    for column, message in {
+        "meta.ann": r"'meta\.ann' holds several values, .*Name one of them: meta\.ann\.mood",
+        "meta.an.mood": r"no column 'meta\.an\.mood' .*Did you mean 'meta\.ann\.mood'",
+    }.items():
+        (tmp_path / "corpus.yaml").write_text(
+            f"name: x\nfile: talk.jsonl\ncolumns: {{dialogue: conv_id, speaker: who, "
+            f"text: utterance, label: {column}}}\n"
+        )
+        with pytest.raises(ErcBenchError, match=message):
+            OwnCorpus(tmp_path).turns()
+
+
 def test_a_column_that_can_not_be_guessed_must_be_named(tmp_path: Path) -> None:
     rows = [{("x1" if k == "who" else k): v for k, v in row.items()} for row in made()]
     write_csv(tmp_path / "talk.csv", rows)

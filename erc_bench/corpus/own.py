@@ -379,8 +379,7 @@ class OwnCorpus(CorpusSource):
             wanted["split"] = self._text("split")
         shown = [column for column in there if not column.startswith("(")]
         for role, column in wanted.items():
-            heads = {name.partition(".")[0] for name in there}
-            if column not in there and column not in heads:
+            if column not in there and not any(name.startswith(f"{column}.") for name in there):
                 raise ErcBenchError(
                     f"{where}: there is no column {column!r} for the {role} "
                     f"(`columns` in {self.path}).{did_you_mean(column, shown)}"

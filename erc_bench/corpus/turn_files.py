@@ -76,14 +76,15 @@ def rows_of(path: Path) -> list[Row]:
 
 def columns_of(rows: Iterable[Row]) -> list[str]:
     """The names of the fields of turns; those inside others have a dot (``meta.emotion``)."""
-    found: dict[str, None] = {}
-    for _, row in rows:
-        for key, value in row.items():
-            if isinstance(value, Mapping):
-                found |= dict.fromkeys(f"{key}.{inner}" for inner in value)
-            else:
-                found[key] = None
-    return list(found)
+    return list(dict.fromkeys(name for _, row in rows for name in _names_in(row)))
+
+
+def _names_in(fields: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in _names_in(value))
+        else:
+            yield key
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:
