@@ -140,6 +140,7 @@ def run(
     from erc_bench.execution.run import run as run_experiment
     from erc_bench.records.schema import Record
     from erc_bench.settings.experiment import resolve
+    from erc_bench.tracking import wandb_mode
 
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ErcBenchError(f"A seed is a whole number from 0 on, below 2³², not {seed!r}.")
@@ -155,7 +156,7 @@ def run(
         experiment,
         Path(folder),
         data_dir=Path(data_dir) if data_dir else None,
-        wandb=wandb,
+        wandb=wandb_mode(wandb, Path(folder)),
         restart=restart,
         force=force,
         devices=Devices(devices),

@@ -48,7 +48,7 @@ def test_a_run_predicts_dialogues(finished) -> None:
     assert repr(run) == f"Run({str(run.path)!r})"
 
 
-def test_wrong_dialogues_seeds_and_folders_are_errors(finished, tmp_path) -> None:
+def test_wrong_dialogues_seeds_modes_and_folders_are_errors(finished, tmp_path) -> None:
     _, run = finished
     for given, said in (
         ([{"speaker": "Ilse", "text": "Hooray!"}], "Give a list of dialogues"),
@@ -60,6 +60,8 @@ def test_wrong_dialogues_seeds_and_folders_are_errors(finished, tmp_path) -> Non
     for seed in ("a", -1):
         with pytest.raises(ErcBenchError, match="whole number from 0 on"):
             erc_bench.run("finetune", "demo", preset="smoke", seed=seed, folder=tmp_path)
+    with pytest.raises(ErcBenchError, match=r"wandb=ofline is not .* Did you mean 'offline'"):
+        erc_bench.run("finetune", "demo", preset="smoke", wandb="ofline", folder=tmp_path)
     with pytest.raises(ErcBenchError, match="There is no folder"):
         erc_bench.load_leaderboard(tmp_path / "none")
 

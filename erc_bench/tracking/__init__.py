@@ -52,14 +52,15 @@ def wandb_mode(wanted: str | None, root: Path) -> str:
         root: folder of the records. W&B's files go to its folder ``wandb``.
 
     Raises:
-        ErcBenchError: ``WANDB_MODE`` is not a mode of wandb, or online is wanted and nobody is
-            logged in.
+        ErcBenchError: the wanted mode or ``WANDB_MODE`` is not a mode of wandb, or online is wanted
+            and nobody is logged in.
     """
     given = wanted or os.environ.get("WANDB_MODE", "").lower()
     mode = NAMES.get(given, given) or None
     if mode not in (*MODES, None):
         known = [*MODES[:2], *NAMES]
-        raise ErcBenchError(f"WANDB_MODE={given} is not a W&B mode." + did_you_mean(given, known))
+        name = "wandb" if wanted else "WANDB_MODE"
+        raise ErcBenchError(f"{name}={given} is not a W&B mode." + did_you_mean(given, known))
     if mode == "off":
         return mode
     try:
