@@ -189,6 +189,21 @@ def data_set(folder: Path) -> str:
     )
 
 
+def structs(folder: Path) -> str:
+    """A Hugging Face data set with one dialogue per row, whose turns are a list of structs."""
+    import datasets
+
+    kinds = datasets.ClassLabel(names=[*MOODS, ""])
+    text = datasets.Value("string")
+    turn = {"who": text, "utterance": text, "emotion": kinds, "msg_id": text}
+    features = datasets.Features({"id": text, "part": text, "turns": datasets.List(turn)})
+    datasets.Dataset.from_list(nested(made()), features).save_to_disk(folder / "ds")
+    return (
+        "name: helpdesk\nhf: ds\nsplit: part\ncolumns: {dialogue: id, speaker: turns.who, "
+        "text: turns.utterance, label: turns.emotion, id: turns.msg_id}\n"
+    )
+
+
 def files_of_hub(folder: Path) -> str:
     """A folder that ``datasets`` reads as a data set: one JSON-lines file per split."""
     (folder / "hub").mkdir()
@@ -225,7 +240,7 @@ def test_every_form_gives_the_same_corpus(folder: Path, digest: str, form) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [data_set, files_of_hub])
+@pytest.mark.parametrize("form", [data_set, structs, files_of_hub])
 def test_a_hugging_face_data_set_gives_the_same_corpus(folder: Path, digest: str, form) -> None:
     (folder / "corpus.yaml").write_text(form(folder))
     assert OwnCorpus(folder).load().digest == digest

@@ -345,9 +345,8 @@ def hugging_face(
 
 
 def _of_data_set(rows: Any, where: str) -> Iterator[Row]:
-    names = {key: kind for key, value in rows.features.items() if (kind := _class_names(value))}
     for n, row in enumerate(rows, 1):
-        row |= {key: _named(row[key], of_key) for key, of_key in names.items()}
+        row = _named(row, rows.features)
         lists = [key for key, value in row.items() if isinstance(value, list)]
         place = f"{where}, row {n}"
         if not lists:
@@ -364,14 +363,14 @@ def _of_data_set(rows: Any, where: str) -> Iterator[Row]:
             yield f"{place}, turn {t + 1}", {**turn, DIALOGUE: n, NUMBER: t + 1}
 
 
-def _class_names(kind: Any) -> list[str] | None:
-    """The class names of a feature of a data set, or of a list of it; None if it has none."""
-    kind = getattr(kind, "feature", kind)
-    kind = kind[0] if isinstance(kind, list) else kind
-    return getattr(kind, "names", None)
-
-
-def _named(value: Any, names: Sequence[str]) -> Any:
+def _named(value: Any, kind: Any) -> Any:
+    """A value of a data set with class names for class numbers; ``kind`` is its feature."""
+    kind = kind[0] if isinstance(kind, list) else getattr(kind, "feature", kind)
     if isinstance(value, list):
-        return [_named(each, names) for each in value]
+        return [_named(each, kind) for each in value]
+    if isinstance(value, dict) and isinstance(kind, dict):
+        return {key: _named(inner, kind.get(key)) for key, inner in value.items()}
+    names = getattr(kind, "names", None)
+    if names is None:
+        return value
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
