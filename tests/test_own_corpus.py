@@ -731,10 +731,21 @@ def test_a_sheet_in_braces_is_left_alone(folder: Path) -> None:
     text = f"{{name: helpdesk, file: talk.csv, columns: {columns}}}"
     (folder / "corpus.yaml").write_text(text)
     with pytest.raises(
-        ErcBenchError, match=r"`split_file: splits\.csv` could not be added to .*yourself"
+        ErcBenchError, match=r"`split_file: splits\.csv` can't be added to .*yourself.*--force"
     ):
         split_corpus(folder, dev=0.2, test=0.2)
     assert (folder / "corpus.yaml").read_text() == text
+    assert not (folder / "splits.csv").exists()
+    (folder / "corpus.yaml").write_text(text.replace("talk.csv", "talk.csv, split_file: splits.csv"))
+    split_corpus(folder, dev=0.2, test=0.2, force=True)
+    assert len(OwnCorpus(folder).load().contents) == 3
+
+
+def test_a_sheet_in_utf16_is_split(folder: Path) -> None:
+    text = SHEET.replace("split: part\n", "").replace("\n", "\r\n")
+    (folder / "corpus.yaml").write_bytes(text.encode("utf-16"))
+    split_corpus(folder, dev=0.2, test=0.2)
+    assert len(OwnCorpus(folder).load().contents) == 3
 
 
 def test_rare_labels_are_spread_over_all_splits() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from erc_bench.corpus.conversation import SPLITS, Corpus
 from erc_bench.corpus.own import NEEDED, ROLES, SHEET, OwnCorpus
 from erc_bench.corpus.splits import ALIASES
-from erc_bench.corpus.text_files import as_whole
+from erc_bench.corpus.text_files import as_whole, lines_of, read_text
 from erc_bench.corpus.turn_files import (
     DIALOGUE,
     Row,
@@ -378,19 +378,19 @@ def split_corpus(
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("dialogue", "split"))
     writer.writerows(assigned.items())
-    path = source.folder / (str(own) if own else SPLIT_FILE)
-    write_atomically(path, out.getvalue())
     note = f"# erc-bench data split --dev {dev:g} --test {test:g} --seed {seed}\n"
-    text = source.path.read_text(encoding="utf-8-sig")
+    text = "\n".join(lines_of(read_text(source.path)))
     if own:
         text = re.sub(r"# erc-bench data split [^\n]*\n", note, text)
     else:
         text = text.rstrip("\n") + f"\n{note}split_file: {SPLIT_FILE}\n"
     if not _says_split_file(text):
         raise ErcBenchError(
-            f"{path} is written, but `split_file: {path.name}` could not be added to "
-            f"{source.path}. Add that line yourself."
+            f"`split_file: {SPLIT_FILE}` can't be added to {source.path}. Add it yourself, then "
+            "give the command again with --force. Nothing was written."
         )
+    path = source.folder / (str(own) if own else SPLIT_FILE)
+    write_atomically(path, out.getvalue())
     write_atomically(source.path, text)
     return Split(path, Counter(assigned.values()), labels)
 
