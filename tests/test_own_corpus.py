@@ -621,6 +621,14 @@ def test_new_says_what_is_wrong_before_anything_is_split(tmp_path: Path, capsys)
     assert not (tmp_path / "MELD").exists()
 
 
+def test_a_column_dialog_holds_the_text_if_another_names_the_dialogue() -> None:
+    turns = [("c1", "A", "Hi."), ("c1", "B", "Hello."), ("c2", "A", "Bye.")]
+    for columns in (("conv_id", "who", "dialog"), ("dialog", "who", "utt")):
+        rows = [("x.csv, line 2", dict(zip(columns, turn, strict=True))) for turn in turns]
+        found, _ = guess_columns(rows, {})
+        assert (found["dialogue"], found["speaker"], found["text"]) == columns
+
+
 def test_a_field_two_levels_down_is_a_column(tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
     keys = ("conv_id", "who", "utterance")
@@ -736,7 +744,8 @@ def test_a_sheet_in_braces_is_left_alone(folder: Path) -> None:
         split_corpus(folder, dev=0.2, test=0.2)
     assert (folder / "corpus.yaml").read_text() == text
     assert not (folder / "splits.csv").exists()
-    (folder / "corpus.yaml").write_text(text.replace("talk.csv", "talk.csv, split_file: splits.csv"))
+    text = text.replace("talk.csv", "talk.csv, split_file: splits.csv")
+    (folder / "corpus.yaml").write_text(text)
     split_corpus(folder, dev=0.2, test=0.2, force=True)
     assert len(OwnCorpus(folder).load().contents) == 3
 

@@ -38,9 +38,9 @@ COUNTS = ("turn", "turn_id", "turn_number", "utterance_id", "utt_id")
 
 NAMES = {
     "dialogue": (
-        "dialogue", "dialogue_id", "dialog_id", "dialog", "conversation_id", "conversation",
-        "conv_id", "conv", "chat_id", "thread_id", "thread", "session_id", "session", "scene_id",
-        "ticket", "call_id", "dia_id",
+        "dialogue", "dialogue_id", "dialog_id", "conversation_id", "conversation", "conv_id",
+        "conv", "chat_id", "thread_id", "thread", "session_id", "session", "scene_id", "ticket",
+        "call_id", "dia_id", "dialog",
     ),
     "speaker": ("speaker", "speaker_id", "who", "speaker_name", "user", "user_id", "author", "role",
                 "agent", "sender", "from", "participant", "name"),
