@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -220,6 +220,15 @@ class Corpus:
     def dialogues(self, split: str) -> list[Dialogue]:
         """The dialogues of one split, in corpus order."""
         return list(self.contents[split])
+
+
+def without_test_labels(corpus: Corpus) -> Corpus:
+    """Return a corpus without the labels of test. The turns stay, as context and for vectors."""
+    hidden = tuple(
+        replace(dialogue, utterances=tuple(replace(u, label=None) for u in dialogue.utterances))
+        for dialogue in corpus.contents["test"]
+    )
+    return replace(corpus, contents={**corpus.contents, "test": hidden})
 
 
 def _row(dialogue: Dialogue) -> dict[str, Any]:

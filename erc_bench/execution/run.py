@@ -13,7 +13,7 @@ import torch
 from lightning import seed_everything
 from torch import Tensor
 
-from erc_bench.corpus.conversation import SPLITS, Corpus
+from erc_bench.corpus.conversation import SPLITS, Corpus, without_test_labels
 from erc_bench.errors import FULL, ErcBenchError
 from erc_bench.execution.devices import Team
 from erc_bench.execution.recording import forget_peak_memory, make_record, with_test
@@ -83,8 +83,9 @@ def run(
             the new one has ended.
         force: repeat a finished run. The old record and its model are kept until the new record
             is written.
-        no_test: leave test unscored. The run leaves no record then, and no leaderboard shows it.
-            The same call without this scores test with the model that was kept.
+        no_test: leave test unscored; the method does not see its labels. The run leaves no record
+            then, and no leaderboard shows it. The same call without this scores test with the
+            model that was kept; a method that does not train is done again.
         wandb: how it is logged to W&B: ``online``, ``offline`` or ``off``.
         runs_at_once: how many runs of its command are done at a time, at most; for the record.
         expected: the place that the run must have, if a grid sent it.
@@ -311,11 +312,17 @@ class Done:
     predictions: Mapping[str, Predicted]
 
 
+def _built(task: Task, corpus: Corpus) -> tuple[ErcMethod, ErcDataModule]:
+    """Build a run's method and datamodule. With ``no_test`` they don't see the labels of test."""
+    seen = without_test_labels(corpus) if task.no_test else corpus
+    return build(task.experiment, seen, task.data_dir)
+
+
 def _follow(task: Task) -> None:
     """Do the part of a run that every device except the first does."""
     with quiet_frameworks():
         corpus = load_corpus(task.experiment.corpus, task.data_dir)
-        _train(task, *build(task.experiment, corpus, task.data_dir))
+        _train(task, *_built(task, corpus))
 
 
 def _train(task: Task, method: ErcMethod, data: ErcDataModule, **options: Any) -> Done:
@@ -345,7 +352,7 @@ def _train_and_record(
 ) -> Record | Untested:
     experiment = task.experiment
     with team.working(task):
-        method, data = build(experiment, corpus, task.data_dir)
+        method, data = _built(task, corpus)
         tracker.start(identity.encoder, place.is_interrupted() and not task.restart)
         done = _train(task, method, data, callbacks=tracker.callbacks(), logger=tracker.logger)
     trained = done.trained

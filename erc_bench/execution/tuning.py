@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import msgspec
 import torch
 
-from erc_bench.corpus.conversation import Corpus
+from erc_bench.corpus.conversation import Corpus, without_test_labels
 from erc_bench.errors import ErcBenchError, SettingsError, explain
 from erc_bench.execution.grid import do_jobs, plan
 from erc_bench.execution.jobs import Job, Result, experiment_document, experiment_of
@@ -233,15 +233,6 @@ def do_trial(job: TrialJob, runs_at_once: int = 1) -> None:
                 write_trial(place.record, _trial(job, fields, clock.seconds))
                 remember(place.root, corpus_source(experiment.corpus))
         place.tidy_up()
-
-
-def without_test_labels(corpus: Corpus) -> Corpus:
-    """Return a corpus without the labels of test. The turns stay, as context and for vectors."""
-    hidden = tuple(
-        replace(dialogue, utterances=tuple(replace(u, label=None) for u in dialogue.utterances))
-        for dialogue in corpus.contents["test"]
-    )
-    return replace(corpus, contents={**corpus.contents, "test": hidden})
 
 
 def _train_and_score(

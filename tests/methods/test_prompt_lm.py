@@ -330,6 +330,24 @@ def test_a_run_stores_and_prints_no_key(
     assert "sk-secret-2" not in str(capsys.readouterr())
 
 
+def test_without_the_test_set_nothing_is_asked_about_it(registered_demo, few, tmp_path) -> None:
+    with chat_server(answering) as running:
+        settings = [f"base_url={running.url}", "encoder=m", "window=0", "also_masked=false"]
+        experiment = resolve("prompt-lm", "demo", overrides=settings)
+        untested = run(experiment, tmp_path, no_test=True)
+        own = {u.text for u in labelled(few, "test")} - {u.text for u in labelled(few, "dev")}
+        assert not [text for text in own if json.dumps(text)[1:-1] in json.dumps(running.asked)]
+        told = untested.record.encoder.prompting
+        assert set(told.paraphrases) == set(told.spread) == {"dev"}
+        assert '"split": "test"' not in next(tmp_path.rglob("answers.jsonl")).read_text()
+        count = len(running.asked)
+        record = run(experiment, tmp_path).record
+        assert len(running.asked) > count
+    assert set(record.encoder.prompting.paraphrases) == {"dev", "test"}
+    assert len(record.predictions.test.ids) == len(labelled(few, "test"))
+    assert not untested.path.exists()
+
+
 @pytest.fixture
 def registered_demo(few, monkeypatch) -> None:
     """Makes the demo corpus a few dialogues."""
