@@ -146,6 +146,33 @@ def test_an_override_is_kept_once_and_in_one_form(given: list[str], kept: list[s
     assert list(resolve("sacl-lstm", "meld", overrides=given).overrides) == kept
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ('base_url=""', 'base_url=""'),
+        ('revision="0123"', 'revision="0123"'),
+        ("revision='null'", 'revision="null"'),
+        ('revision="true"', 'revision="true"'),
+        ('revision="[a]"', 'revision="[a]"'),
+        ('revision="a: b"', 'revision="a: b"'),
+        ('revision="é="', 'revision="é="'),
+        ('revision="v1"', "revision=v1"),
+        ("revision=12", "revision=12"),
+        ("revision=1e3", "revision=1000.0"),
+        ("revision=true", "revision=True"),
+        ('request.effort="1"', 'request.effort="1"'),
+        ("request.effort=1", "request.effort=1"),
+        ("prompts=[plain,question,annotator]", 'prompts=["plain", "question", "annotator"]'),
+    ],
+)
+def test_an_override_that_is_kept_is_read_as_the_same_value(given: str, kept: str) -> None:
+    """A worker of a grid resolves its run from the overrides that were kept."""
+    first = resolve("prompt-lm", "demo", overrides=[given])
+    assert first.overrides == (kept,)
+    again = resolve("prompt-lm", "demo", overrides=first.overrides)
+    assert again == first
+
+
 def test_a_folder_has_one_name(tmp_path: Path) -> None:
     one, same = (
         resolve("eacl", "meld", overrides=[f"encoder={tmp_path}{end}"]) for end in ("", "/")

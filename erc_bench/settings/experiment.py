@@ -10,6 +10,7 @@ an :class:`Experiment`: the resolved settings, and the hash over them that ident
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -198,7 +199,7 @@ def resolve(
     file = source.loaded_by if source.loaded_by != dataset else ""
     values = flat(asdict(config))
     named = dict.fromkeys(key for _, layer in given for key in flat(layer))
-    overrides = tuple(f"{key}={values[key]}" for key in named)
+    overrides = tuple(f"{key}={_written(merged, key, values[key])}" for key in named)
     return Experiment(method, dataset, preset, seed, config, overrides, variant, None, file)
 
 
@@ -283,6 +284,20 @@ def flat(settings: Mapping[str, Any], within: str = "") -> dict[str, str]:
         else:
             by_name[within + key] = value if isinstance(value, str) else json.dumps(value)
     return by_name
+
+
+def _written(merged: Any, key: str, value: str) -> str:
+    """The value of an override. It is in quotes if it would be read as another value without."""
+    from omegaconf import OmegaConf
+
+    held = OmegaConf.select(merged, key)
+    if not isinstance(held, str):
+        return value
+    with contextlib.suppress(ErcBenchError):
+        again = _merge(merged, _override(f"{key}={value}"), key)
+        if OmegaConf.select(again, key) == value:
+            return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _override(text: str) -> Mapping[str, Any]:
