@@ -168,6 +168,21 @@ def test_runs_that_were_queued_and_left_are_found_again(experiments, tmp_path: P
     assert job_folders(tmp_path) == []
 
 
+def test_a_run_that_was_queued_with_no_test_is_done_by_a_later_command(
+    experiments, tmp_path: Path, capsys
+) -> None:
+    first = Queueing(lambda _: None)
+    run_grid(experiments[:1], tmp_path, executor=first, detach=True, no_test=True)
+    do(first.started[0])
+    again = Queueing()
+    report = run_grid(experiments[:1], tmp_path, executor=again)
+    assert report.failures == []
+    assert len(report.scores["finetune", "demo"]) == 1
+    assert [attempt.job.options for attempt in again.started] == [{}]
+    assert "Other processes" not in capsys.readouterr().err
+    assert job_folders(tmp_path) == []
+
+
 @pytest.mark.slow
 def test_detached_runs_that_have_ended_are_not_started_again(experiments, tmp_path: Path) -> None:
     first = Queueing(lambda _: None, most=2)

@@ -278,6 +278,8 @@ class _Grid:
         self.repeatable = all(job.repeatable for job in jobs)
         self.left = {job.place.name: job for job in jobs}
         self.running: dict[str, Stopwatch] = {}
+        self.adopted: set[str] = set()
+        """Runs that an earlier command has queued, perhaps with other options."""
         self.others: list[Job] = []
         self.live: Live | None = None
         self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -333,6 +335,7 @@ class _Grid:
             self.dispatch.running[queued.handle] = attempt
             self.dispatch.tries[job.place.name] = attempt.tries
             self.running[job.place.name] = Stopwatch()
+            self.adopted.add(job.place.name)
         if self.dispatch.running:
             say(f"Runs that an earlier command has queued: {len(self.dispatch.running)}.")
         return left
@@ -360,6 +363,8 @@ class _Grid:
         """Take note of a job that is over; returns it if it is still to be done."""
         job = ended.job
         clock = self.running.pop(job.place.name)
+        adopted = job.place.name in self.adopted
+        self.adopted.discard(job.place.name)
         if ended.taken:
             return [job]
         if not ended.failure:
@@ -371,6 +376,10 @@ class _Grid:
                 if result is not None:
                     self._count(job, result)
                     self._say(job, f"{result.text}  {duration(clock.seconds)}")
+                    return []
+                if adopted:  # it had other options, such as --no-test
+                    self.running[job.place.name] = Stopwatch()
+                    self.dispatch.again.append(job)
                     return []
                 ended = Ended(job, "it ended without a record.")
         del self.left[job.place.name]
