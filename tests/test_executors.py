@@ -21,7 +21,14 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.execution import executors
 from erc_bench.execution.executors import Dispatch, Gone, make_executor
 from erc_bench.execution.grid import _Grid, plan, run_grid
-from erc_bench.execution.job_folder import JobFolder, Queued, check_code, job_folders, read_job
+from erc_bench.execution.job_folder import (
+    JobFolder,
+    Queued,
+    check_code,
+    job_folders,
+    read_job,
+    sent_job,
+)
 from erc_bench.execution.jobs import Attempt, experiment_document, experiment_of
 from erc_bench.execution.resources import Resources, parse_resources
 from erc_bench.execution.slurm import SCRIPT
@@ -312,6 +319,21 @@ def test_the_worker_refuses_other_code_and_other_settings(experiments, tmp_path:
 
 
 @pytest.mark.slow
+def test_a_worker_elsewhere_finds_files_relative_to_the_commands_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.jinja").write_text("{% block user %}{{ target.text }}{% endblock %}")
+    server = ["base_url=http://127.0.0.1:1/v1", "retries=0", "encoder=m"]
+    prompts = "prompts=[plain,question,mine.jinja]"
+    attempt = attempt_at(resolve("prompt-lm", "demo", overrides=[*server, prompts]), Path("store"))
+    monkeypatch.chdir("/")
+    work(attempt)
+    failure = json.loads(attempt.ended.read_text())["failure"]
+    assert "127.0.0.1:1" in failure  # the prompts were read, and the server does not answer
+
+
+@pytest.mark.slow
 def test_the_worker_says_that_it_does_not_see_its_job(experiments, tmp_path: Path) -> None:
     attempt = attempt_at(experiments[0], tmp_path)
     attempt.file.unlink()
@@ -324,7 +346,7 @@ def test_a_job_is_read_as_it_was_written(
     experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt = attempt_at(experiments[0], tmp_path, data_dir=None, wandb="off", force=True)
-    sent = read_job(attempt.file)
+    sent = sent_job(read_job(attempt.file))
     assert sent.job == attempt.job
     check_code(sent)
     monkeypatch.setattr("erc_bench.execution.code_digest.OWN_CODE", "changed")

@@ -17,7 +17,7 @@ from erc_bench.errors import ErcBenchError, SettingsError
 from erc_bench.execution import run as running
 from erc_bench.execution import tuning
 from erc_bench.execution.grid import plan, run_grid
-from erc_bench.execution.job_folder import read_job
+from erc_bench.execution.job_folder import read_job, sent_job
 from erc_bench.execution.jobs import Attempt
 from erc_bench.execution.run import run
 from erc_bench.execution.tuning import reuse_record, search
@@ -346,7 +346,7 @@ def test_a_trial_is_read_by_its_worker_as_it_was_sent(searched_for, tmp_path: Pa
     sent = []
 
     def begin(attempt: Attempt) -> None:
-        sent.append((attempt.job, read_job(attempt.file).job))
+        sent.append((attempt.job, sent_job(read_job(attempt.file)).job))
         end(attempt, "it is only looked at.")
 
     search([searched_for()], 2, tmp_path, executor=Fake(begin))

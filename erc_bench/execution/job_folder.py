@@ -43,8 +43,6 @@ class Sent:
 
     job: Job
     code: str
-    directory: str
-    """Where the command was given: paths may be relative to it."""
     threads: int
     runs_at_once: int
 
@@ -70,16 +68,27 @@ def write_job(attempt: Attempt, threads: int, runs_at_once: int) -> None:
     _write(attempt.file, document)
 
 
-def read_job(path: Path) -> Sent:
-    """Read the file of a job.
+def read_job(path: Path) -> Mapping[str, Any]:
+    """Read the file of a job, for :func:`sent_job`.
 
     Raises:
         FileNotFoundError: there is no such file here.
-        ErcBenchError: it is of another version, or its settings are different on this machine.
+        ErcBenchError: it is of another version.
     """
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if document.get("version") != VERSION:
         raise ErcBenchError(different_here("the version of erc-bench"))
+    return document
+
+
+def sent_job(document: Mapping[str, Any]) -> Sent:
+    """Return the job that a file holds.
+
+    Its settings may name files relative to its ``directory``, so the process must be there.
+
+    Raises:
+        ErcBenchError: its settings are different on this machine.
+    """
     module, _, kind = document["kind"].partition(":")
     found = getattr(import_module(module), kind, None)
     if not (isinstance(found, type) and issubclass(found, Job)):
@@ -87,7 +96,6 @@ def read_job(path: Path) -> Sent:
     return Sent(
         found.of(document["job"]),
         document["code"],
-        document["directory"],
         document["threads"],
         document["runs_at_once"],
     )

@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 
 from erc_bench.errors import ErcBenchError, explain
-from erc_bench.execution.job_folder import Sent, check_code, read_job
+from erc_bench.execution.job_folder import Sent, check_code, read_job, sent_job
 from erc_bench.execution.jobs import Ended
 from erc_bench.files import cannot_write, write_atomically
 from erc_bench.leases import this_process
@@ -83,12 +83,13 @@ def _do(file: Path) -> Ended | None:
     begun = file.parent.parent / "begun" / file.name
     again = begun.exists()
     try:
-        sent = read_job(file)
+        document = read_job(file)
+        _go_to(document["directory"])
+        sent = sent_job(document)
     except ErcBenchError as error:
         return Ended(None, str(error))  # type: ignore[arg-type]  # the grid knows the job
     write_atomically(begun, json.dumps(this_process()))
     try:
-        _go_to(sent.directory)
         _write_output_to(sent.job.place.log)
         check_code(sent)
     except ErcBenchError as error:
@@ -128,6 +129,7 @@ def perform(sent: Sent, again: bool) -> Ended | None:
 
 
 def _go_to(directory: str) -> None:
+    """Go to the folder in which the command was given: paths may be relative to it."""
     try:
         os.chdir(directory)
     except OSError as error:
