@@ -123,6 +123,33 @@ def test_probabilities(answers, demo, elsewhere, capsys) -> None:
     assert error == pytest.approx(abs(100 - wrong - 70), abs=1e-3)
 
 
+def test_an_utterance_without_an_answer_has_no_probabilities(answers, demo, elsewhere) -> None:
+    names = demo.labels.names
+    rows = [(i, x, {n: 0.7 if n == x else 0.05 for n in names}) for i, x in answers["test"]]
+    (name, *_), rows = rows[-1], rows[:-1]  # the first utterance of test
+    with (elsewhere / "p.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "label", *names])
+        writer.writerows([[i, x, *(p[n] for n in names)] for i, x, p in rows])
+        writer.writerow([name, ""] + [""] * len(names))
+    assert main(score("p.csv")) == 0
+    of_csv = stored(elsewhere)
+    test = of_csv["predictions"]["test"]
+    assert (test["predicted"][0], test["probabilities"][0]) == (-1, None)
+    assert None not in test["probabilities"][1:]
+    figures = of_csv["metrics"]["test"]
+    assert figures["no_answer"] == pytest.approx(100 / (len(rows) + 1))
+    assert 0 < figures["calibration_error"] < 100
+    objects = [{"id": i, "label": x, "probabilities": p} for i, x, p in rows]
+    for nothing in (None, dict.fromkeys(names)):
+        last = {"id": name, "label": None, "probabilities": nothing}
+        lines = [json.dumps(each) for each in (*objects, last)]
+        (elsewhere / "p.jsonl").write_text("\n".join(lines))
+        assert main(score("p.jsonl", "--force")) == 0
+        assert stored(elsewhere)["predictions"] == of_csv["predictions"]
+    assert main(["rescore", "--leaderboard-dir", "leaderboard"]) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -132,6 +159,7 @@ def test_probabilities(answers, demo, elsewhere, capsys) -> None:
         (lambda p: {**p, "joy": 10**400}, ["not a number for each of"]),
         (lambda p: {**p, "joy": float("nan")}, ["shares of 1"]),
         (lambda p: {**p, "joy": p["anger"], "anger": p["joy"]}, ["'anger' has more"]),
+        (lambda p: dict.fromkeys(p), ["3 without probabilities", "line 1"]),
         (lambda p: None, ["3 without probabilities", "line 1"]),
         (lambda p: [1.0], ["line 1", "must be an object"]),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
@@ -248,8 +249,8 @@ def _predictions(
 ) -> Predictions:
     labels, facts = corpus.labels, recorded_facts(corpus, split)
     probabilities: list[list[float] | None] | None = None
-    if given[0].probabilities is not None:
-        probabilities = [[round(value, 4) for value in _distribution(p, labels)] for p in given]
+    if any(p.probabilities is not None for p in given):
+        probabilities = [_rounded(p, labels) if p.label else None for p in given]
     return Predictions(
         ids=[u.id for u in turns],
         gold=[u.label for u in turns if u.label is not None],
@@ -258,6 +259,11 @@ def _predictions(
         dialogue=facts["dialogue"],
         facts=Facts(**facts["facts"]),
     )
+
+
+def _rounded(prediction: Prediction, labels: LabelSet) -> list[float]:
+    """The probabilities ``(C,)`` as a record holds them."""
+    return [round(value, 4) for value in _distribution(prediction, labels)]
 
 
 def _class_or_none(prediction: Prediction, labels: LabelSet) -> int:
@@ -344,8 +350,8 @@ def _wrong_probabilities(given: Sequence[Prediction], labels: LabelSet) -> Itera
     unanswered = [p for p in given if not p.label and p.probabilities is not None]
     if unanswered:
         yield f"{len(unanswered):,} with probabilities and no label, first {unanswered[0].where}"
-    without = [p for p in given if p.probabilities is None]
-    if without and len(without) < len(given):
+    without = [p for p in given if p.label and p.probabilities is None]
+    if without and any(p.probabilities is not None for p in given):
         yield f"{len(without):,} without probabilities, the first in {without[0].where}"
     faults = [(p, fault) for p in given if (fault := _fault(p, labels))]
     if faults:
@@ -397,12 +403,15 @@ def _metrics(predictions: Predictions, corpus: Corpus) -> Metrics:
 
     from erc_bench.evaluation.metrics import evaluate
 
-    probabilities = predictions.probabilities
+    probabilities = None
+    if predictions.probabilities is not None:
+        no_answer = [math.nan] * len(corpus.labels)
+        probabilities = torch.tensor([row or no_answer for row in predictions.probabilities])
     figures = evaluate(
         torch.tensor(predictions.predicted),
         torch.tensor(predictions.gold),
         corpus.labels.names,
-        None if probabilities is None else torch.tensor(probabilities),
+        probabilities,
         corpus.metric,
     )
     return typed(figures, Metrics)

@@ -138,10 +138,16 @@ def _answer(value: Any, known: Collection[str]) -> str:
 
 
 def _shares(row: Mapping[str, Any], known: set[str]) -> Any:
-    """The probabilities of an entry: its ``probabilities``, or its columns named by an emotion."""
-    if row.get("probabilities") is not None:
-        return row["probabilities"]
-    return {name: v for name, v in row.items() if name.strip().casefold() in known} or None
+    """The probabilities of an entry: its ``probabilities``, or its columns named by an emotion.
+
+    None if it has none, or if all of them are empty.
+    """
+    found = row.get("probabilities")
+    if found is None:
+        found = {name: v for name, v in row.items() if name.strip().casefold() in known}
+    if isinstance(found, dict) and not any(map(_answer, found.values())):
+        return None
+    return found
 
 
 # --- which column is which
