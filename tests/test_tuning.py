@@ -342,6 +342,24 @@ def test_a_search_with_missing_trials_chooses_nothing(searched_for, tmp_path: Pa
         found.chosen(1)
 
 
+def test_a_retry_that_does_not_end_leaves_its_trial_missing(
+    searched_for, tmp_path: Path, monkeypatch
+) -> None:
+    def broken(*args, **kwargs):
+        raise RuntimeError("odd")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("erc_bench.execution.tuning.train", broken)
+        (found,), _ = search([searched_for()], 1, tmp_path, executor=Fake())
+    assert [trial.outcome for trial in found.trials] == ["failed"]
+    killed = Fake(lambda attempt: end(attempt, "its process was killed."))
+    (found,), complaints = search([searched_for()], 1, tmp_path, executor=killed, retry=True)
+    assert (found.trials, found.missing) == ([], [0])
+    assert "was killed" in complaints[0]
+    (found,), _ = search([searched_for()], 1, tmp_path, executor=nobody())
+    assert [trial.outcome for trial in found.trials] == ["failed"]
+
+
 def test_a_trial_is_read_by_its_worker_as_it_was_sent(searched_for, tmp_path: Path) -> None:
     sent = []
 

@@ -122,7 +122,10 @@ def search(
     ]
     report = do_jobs(jobs, root, impossible=impossible, **on_grid)
     over: dict[tuple[str, int], Trial] = {}
+    failed = {ended.job.place.name for ended in report.failures}
     for job in jobs:
+        if job.place.name in failed:  # a retry that did not end leaves the old trial behind
+            continue
         with contextlib.suppress(RecordError):  # the report has it
             if trial := job.place.trial():
                 over[job.study.hash, job.place.number] = trial
