@@ -29,11 +29,11 @@ from erc_bench.execution.job_folder import (
     read_job,
     sent_job,
 )
-from erc_bench.execution.jobs import Attempt, experiment_document, experiment_of
+from erc_bench.execution.jobs import Attempt, Job, experiment_document, experiment_of
 from erc_bench.execution.resources import Resources, parse_resources
 from erc_bench.execution.slurm import SCRIPT
 from erc_bench.execution.status import print_status
-from erc_bench.execution.worker import STOPPED, UNSEEN
+from erc_bench.execution.worker import STOPPED, UNSEEN, perform
 from erc_bench.settings.experiment import Experiment, Tuned, resolve
 from erc_bench.settings.registry import executor_names
 
@@ -93,8 +93,8 @@ def test_a_run_whose_machine_is_lost_is_queued_again(experiments, tmp_path: Path
     assert report.failures == []
     assert len(report.scores["finetune", "demo"]) == 2
     assert [attempt.tries for attempt in fake.started] == [1, 1, 2, 2]
-    # The second attempts resume, even though the command said restart for the first ones.
-    assert [a.job.options["restart"] for a in fake.started] == [True, True, False, False]
+    # The first attempts may not have ended an epoch; the worker looks.
+    assert all(attempt.job.options["restart"] for attempt in fake.started)
     assert "lost its node. It is queued again (1 of 3)." in " ".join(
         capsys.readouterr().err.split()
     )
@@ -352,6 +352,24 @@ def test_a_job_is_read_as_it_was_written(
     monkeypatch.setattr("erc_bench.execution.code_digest.OWN_CODE", "changed")
     with pytest.raises(ErcBenchError, match="the code of erc-bench or of a plug-in"):
         check_code(sent)
+
+
+def test_restart_begins_anew_until_the_new_training_has_ended_an_epoch(
+    experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = attempt_at(experiments[0], tmp_path, restart=True)
+    sent = sent_job(read_job(attempt.file))
+    seen = []
+    monkeypatch.setattr(Job, "do", lambda job, _: seen.append(job.options["restart"]))
+    last = attempt.job.place.folder / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    perform(sent)
+    last.touch()
+    os.utime(last, (sent.start - 60, sent.start - 60))  # of the training that is discarded
+    perform(sent)
+    os.utime(last, (sent.start + 60, sent.start + 60))
+    perform(sent)
+    assert seen == [True, True, False]
 
 
 # --- resources ---

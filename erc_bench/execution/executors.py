@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
@@ -226,7 +226,7 @@ class Dispatch:
                 outcome = self._lost(attempt, gone[handle])
             del self.running[handle]
             if outcome is None:
-                self.again.append(_resumed(attempt.job))
+                self.again.append(attempt.job)
             else:
                 found.append(outcome)
                 if outcome.taken:
@@ -256,11 +256,6 @@ class Dispatch:
             )
             return None
         return Ended(attempt.job, _failure(how, attempt))
-
-
-def _resumed(job: Job) -> Job:
-    """The same job, which goes on from its checkpoint instead of beginning anew."""
-    return replace(job, options={**job.options, "restart": False})
 
 
 def _failure(how: Gone, attempt: Attempt) -> str:

@@ -30,10 +30,10 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.execution.code_digest import code_digest
 from erc_bench.execution.jobs import Attempt, Ended, Job, different_here
 from erc_bench.execution.resources import Resources
-from erc_bench.files import cannot_write, replacing, temporary_name
+from erc_bench.files import cannot_write, filesystem_time, replacing, temporary_name
 from erc_bench.leases import HeldError, hold, holder, is_held
 
-VERSION = 1
+VERSION = 2
 """The version of the format of a job's file."""
 
 
@@ -43,12 +43,14 @@ class Sent:
 
     job: Job
     code: str
+    start: float
+    """When the grid began, by the filesystem's clock."""
     threads: int
     runs_at_once: int
 
 
-def write_job(attempt: Attempt, threads: int, runs_at_once: int) -> None:
-    """Write the file of a job.
+def write_job(attempt: Attempt, start: float, threads: int, runs_at_once: int) -> None:
+    """Write the file of a job of a grid that began at ``start``.
 
     Raises:
         OSError: it can't be written.
@@ -62,6 +64,7 @@ def write_job(attempt: Attempt, threads: int, runs_at_once: int) -> None:
         "kind": f"{type(job).__module__}:{type(job).__qualname__}",
         "job": job.document(),
         "directory": os.getcwd(),
+        "start": start,
         "threads": threads,
         "runs_at_once": runs_at_once,
     }
@@ -96,6 +99,7 @@ def sent_job(document: Mapping[str, Any]) -> Sent:
     return Sent(
         found.of(document["job"]),
         document["code"],
+        document["start"],
         document["threads"],
         document["runs_at_once"],
     )
@@ -145,6 +149,8 @@ class JobFolder:
         now = datetime.now(timezone.utc)
         self.name = name or f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.path = jobs_folder(root) / self.name
+        self.start = 0.0
+        """When this command took the grid, by the filesystem's clock."""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -158,6 +164,7 @@ class JobFolder:
                 (self.path / part).mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as stack:
                 stack.enter_context(hold(self.path))
+                self.start = filesystem_time(self.path)
                 yield
         except HeldError as error:
             raise ErcBenchError(
@@ -207,7 +214,8 @@ class JobFolder:
         ]
         try:
             for attempt in attempts:
-                write_job(attempt, threads or attempt.resources.cpus or 1, runs_at_once)
+                cores = threads or attempt.resources.cpus or 1
+                write_job(attempt, self.start, cores, runs_at_once)
         except OSError as error:
             raise cannot_write(self.path, error) from error
         return attempts

@@ -8,6 +8,7 @@ this machine.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -26,7 +27,7 @@ from erc_bench.execution.jobs import Ended
 from erc_bench.files import cannot_write, write_atomically
 from erc_bench.leases import this_process
 from erc_bench.progress import say, show_warning
-from erc_bench.records.place import RunTakenError
+from erc_bench.records.place import LAST, RunTakenError
 
 DONE, FAILED, UNSEEN, STOPPED = 0, 1, 66, 75
 """Exit statuses."""
@@ -80,34 +81,27 @@ def _do(file: Path) -> Ended | None:
     Raises:
         FileNotFoundError: there is no such file here.
     """
-    begun = file.parent.parent / "begun" / file.name
-    again = begun.exists()
     try:
         document = read_job(file)
         _go_to(document["directory"])
         sent = sent_job(document)
     except ErcBenchError as error:
         return Ended(None, str(error))  # type: ignore[arg-type]  # the grid knows the job
-    write_atomically(begun, json.dumps(this_process()))
+    write_atomically(file.parent.parent / "begun" / file.name, json.dumps(this_process()))
     try:
         _write_output_to(sent.job.place.log)
         check_code(sent)
     except ErcBenchError as error:
         return Ended(sent.job, str(error))
-    return perform(sent, again)
+    return perform(sent)
 
 
-def perform(sent: Sent, again: bool) -> Ended | None:
-    """Do a job in this process; returns how it ended, None if it was stopped.
-
-    Args:
-        sent: the job.
-        again: whether an engine has begun the same job before. Then ``restart`` was obeyed already.
-    """
+def perform(sent: Sent) -> Ended | None:
+    """Do a job in this process; returns how it ended, None if it was stopped."""
     import torch
 
     job = sent.job
-    if again:
+    if _has_begun_anew(sent):
         job = replace(job, options={**job.options, "restart": False})
     try:
         torch.set_num_threads(sent.threads)
@@ -126,6 +120,13 @@ def perform(sent: Sent, again: bool) -> Ended | None:
             traceback.print_exc()
         return Ended(job, explain(error, "its log shows where"))
     return Ended(job)
+
+
+def _has_begun_anew(sent: Sent) -> bool:
+    """Whether the training that ``restart`` asked for has ended an epoch, in an earlier attempt."""
+    with contextlib.suppress(OSError):
+        return (sent.job.place.folder / LAST).stat().st_mtime > sent.start
+    return False
 
 
 def _go_to(directory: str) -> None:
