@@ -18,7 +18,7 @@ from rich.console import Console
 
 from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
-from erc_bench.execution import executors
+from erc_bench.execution import executors, slurm
 from erc_bench.execution.executors import Dispatch, Gone, make_executor
 from erc_bench.execution.grid import _Grid, plan, run_grid
 from erc_bench.execution.job_folder import (
@@ -118,6 +118,27 @@ def test_a_lost_run_that_is_not_queued_again_is_a_failure(
     (ended,) = report.failures
     assert words in ended.failure
     assert len(fake.started) == attempts
+
+
+def test_requeues_of_the_engine_count_as_retries(experiments, tmp_path: Path, capsys) -> None:
+    def begin(attempt: Attempt) -> None:
+        once = attempt.tries == 1
+        fake.lost[attempt.name] = Gone("was stopped", again=True, restarts=1 if once else 0)
+
+    fake = Fake(begin)
+    (ended,) = run_grid(experiments[:1], tmp_path, executor=fake, retries=2).failures
+    assert "It was tried 3 times." in ended.failure
+    assert [(attempt.tries, attempt.retries) for attempt in fake.started] == [(1, 2), (3, 0)]
+    assert "queued again (2 of 2)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_slurm_says_how_often_it_queued_a_job_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = f"JobId=8 JobState=FAILED ExitCode={STOPPED}:0 Restarts=2 NodeList=n1"
+    monkeypatch.setattr(slurm, "_ask", lambda *words: shown)
+    how = slurm._how("7_0")
+    assert (how.again, how.status, how.restarts) == (True, STOPPED, 2)
+    monkeypatch.setattr(slurm, "_ask", lambda *words: "JobState=TIMEOUT Restarts=1")
+    assert (slurm._how("7_0").again, slurm._how("7_0").restarts) == (True, 1)
 
 
 def test_a_run_that_fails_is_not_queued_again(experiments, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Gone:
     """Whether to try again: it was preempted, or lost its machine, or its time was over."""
     status: int | None = None
     """The exit status of the worker, if it is known."""
+    restarts: int = 0
+    """How often the engine itself has queued the job again."""
 
 
 class Executor(Protocol):
@@ -145,6 +147,7 @@ class Dispatch:
         self.kept: set[str] = set()
         """Names of failed attempts. The files that say how they ended are kept."""
         self.tries: dict[str, int] = {}
+        """How often each job was begun, also by the engine itself."""
         self.late: dict[str, float] = {}
         self.left = False
         """Whether jobs were left to go on without this process."""
@@ -192,16 +195,17 @@ class Dispatch:
     def _start(self, drawn: Sequence[Job]) -> None:
         """Write the files of jobs and start their workers."""
         gpus, shares = self.machine
-        batches: dict[str, list[tuple[Job, int, Resources]]] = {}
+        batches: dict[tuple[int, str], list[tuple[Job, int, Resources]]] = {}
         for job in drawn:
             name = job.place.name
-            self.tries[name] = self.tries.get(name, 0) + 1
+            self.tries[name] = tries = self.tries.get(name, 0) + 1
             needs = self.resources.for_run(job.experiment, gpus=gpus, shares=shares)
-            batches.setdefault(repr(needs), []).append((job, self.tries[name], needs))
+            batches.setdefault((tries, repr(needs)), []).append((job, tries, needs))
         here = not self.executor.outlives
-        for batch in batches.values():
+        for (tries, _), batch in batches.items():
             at_once = self.workers if here and self.workers else 1
-            attempts = self.folder.send(batch, self.threads, at_once, self.retries)
+            left = self.retries - (tries - 1)
+            attempts = self.folder.send(batch, self.threads, at_once, left)
             handles = self.executor.start(attempts, self.workers)
             started = dict(zip(handles, attempts, strict=True))
             self.running |= started
@@ -249,11 +253,10 @@ class Dispatch:
         """
         if how.status == UNSEEN:
             raise ErcBenchError(_unseen(self.folder))
-        if how.again and attempt.tries <= self.retries:
-            say(
-                f"{attempt.job.place.name}: its worker {how.reason}. It is queued again "
-                f"({attempt.tries} of {self.retries})."
-            )
+        name, tries = attempt.job.place.name, attempt.tries + how.restarts
+        if how.again and tries <= self.retries:
+            say(f"{name}: its worker {how.reason}. It is queued again ({tries} of {self.retries}).")
+            self.tries[name] = tries
             return None
         return Ended(attempt.job, _failure(how, attempt))
 
@@ -264,7 +267,8 @@ def _failure(how: Gone, attempt: Attempt) -> str:
         return "it was stopped; the same command goes on from the last epoch that ended."
     if how.status == FAILED:  # the worker could not write how it ended
         return f"its worker {how.reason}, and could not say why{_said(attempt)}."
-    tried = f" It was tried {attempt.tries} times." if attempt.tries > 1 else ""
+    tries = attempt.tries + how.restarts
+    tried = f" It was tried {tries} times." if tries > 1 else ""
     return (
         f"its worker {how.reason}{_said(attempt)}; the same command goes on from the last epoch "
         f"that ended.{tried}"

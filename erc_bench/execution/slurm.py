@@ -235,8 +235,9 @@ def _how(handle: str) -> Gone:
     facts = dict(word.split("=", 1) for word in shown.split() if "=" in word)
     state = facts.get("JobState", "").partition("+")[0]
     node = f" on {facts['NodeList']}" if facts.get("NodeList", "(null)") != "(null)" else ""
+    restarts = int(facts.get("Restarts", 0))
     if state in AGAIN:
-        return Gone(f"{AGAIN[state]}{node}", again=True)
+        return Gone(f"{AGAIN[state]}{node}", again=True, restarts=restarts)
     if state in OVER:
         return Gone(f"{OVER[state]}{node}")
     code, _, number = facts.get("ExitCode", "0:0").partition(":")
@@ -246,7 +247,8 @@ def _how(handle: str) -> Gone:
         return Gone(f"was killed by signal {number}{node}")
     status = int(code) if code.isdecimal() else None
     if status == STOPPED:
-        return Gone(f"was stopped{node}, by its time limit or for another job", True, status)
+        why = "by its time limit or for another job"
+        return Gone(f"was stopped{node}, {why}", True, status, restarts)
     return Gone(f"ended with status {code}{node}", again=False, status=status)
 
 
