@@ -269,6 +269,40 @@ def test_detach_needs_an_executor_with_a_queue(tmp_path: Path, capsys) -> None:
     assert "--executor slurm" in capsys.readouterr().err
 
 
+def status_of(root: Path) -> str:
+    out = StringIO()
+    print_status(Console(file=out, width=250), root)
+    return out.getvalue()
+
+
+def test_status_counts_only_new_records_of_repeated_runs(experiments, tmp_path: Path) -> None:
+    (job,), _ = plan(experiments[:1], tmp_path, {})
+    run_grid(experiments[:1], tmp_path, executor=Queueing())
+    os.utime(job.place.record, (1, 1))
+    fake = Queueing(lambda _: None)
+    run_grid(experiments, tmp_path, executor=fake, detach=True, force=True)
+    assert "0 of 2 runs finished, 2 waiting" in status_of(tmp_path)
+    job.place.record.touch()
+    assert "1 of 2 runs finished, 1 waiting" in status_of(tmp_path)
+    run_grid(experiments, tmp_path, executor=fake, detach=True, force=True)
+    assert "1 of 2 runs finished, 1 waiting" in status_of(tmp_path)
+
+
+def test_status_shows_a_run_whose_worker_was_killed(experiments, tmp_path: Path) -> None:
+    said = []
+
+    class Killed(Fake):
+        def wait(self, seconds: float) -> None:
+            said.append(status_of(tmp_path))
+            end(self.started[1])
+
+    fake = Killed(lambda _: fake.lost.setdefault(fake.started[0].name, killed), most=2)
+    killed = Gone("was killed by SIGKILL", status=-9)
+    run_grid(experiments, tmp_path, executor=fake)
+    assert "0 of 2 runs finished, 1 waiting, 1 failed" in said[0]
+    assert f"{fake.started[0].job.place.name}: its worker was killed by SIGKILL" in said[0]
+
+
 def test_status_shows_the_state_of_every_run(experiments, tmp_path: Path) -> None:
     first = Queueing(lambda _: None, most=2)
     run_grid(experiments, tmp_path, executor=first, detach=True)
@@ -277,9 +311,7 @@ def test_status_shows_the_state_of_every_run(experiments, tmp_path: Path) -> Non
     running.job.place.log.parent.mkdir(parents=True)
     running.job.place.log.write_text("Epoch 2/8  loss 0.5\n")
     end(failed, "a reason.")
-    out = StringIO()
-    print_status(Console(file=out, width=250), tmp_path)
-    said = out.getvalue()
+    said = status_of(tmp_path)
     for words in ("queueing", "0 of 2 runs finished, 1 running, 1 failed", "node7", "Epoch 2/8"):
         assert words in said
     assert f"{failed.job.place.name}: a reason." in said

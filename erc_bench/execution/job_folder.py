@@ -180,9 +180,14 @@ class JobFolder:
 
         Args:
             executor: name of the executor.
-            jobs: all jobs that are to be done.
+            jobs: all jobs that are to be done. The file of one that is repeated counts only if it
+                is not older than the grid.
         """
-        records = [str(job.file.relative_to(job.place.root)) for job in jobs]
+        earlier = self.description().get("records") or {}
+        records = {}
+        for job in jobs:
+            file = str(job.file.relative_to(job.place.root))
+            records[file] = (earlier.get(file) or self.start) if job.options.get("force") else 0
         _write(self.path / "grid.json", {"executor": executor, "records": records})
 
     def description(self) -> Mapping[str, Any]:
@@ -273,6 +278,12 @@ class JobFolder:
     def end_of(self, name: str) -> Mapping[str, Any]:
         """How an attempt ended: ``failure``, ``taken``, ``run``; empty if it has not ended."""
         return _read(self.path / "ended" / f"{name}.json") or {}
+
+    def note_lost(self, attempt: Attempt, failure: str) -> None:
+        """Write how an attempt ended whose worker could not, for ``erc-bench grid status``."""
+        said = {"failure": failure, "taken": False, "run": attempt.job.place.name}
+        with contextlib.suppress(OSError):
+            _write(attempt.ended, said)
 
     def drop(self, attempt: Attempt, *, keep_end: bool = False) -> None:
         """Delete the files of an attempt that is over.

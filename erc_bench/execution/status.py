@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def print_status(out: Any, root: Path) -> None:
 
 def _print_grid(out: Any, root: Path, folder: JobFolder) -> None:
     grid = folder.description()
-    records = [str(record) for record in grid.get("records") or ()]
+    records = grid.get("records") or {}
     who = (
         "left to go on by itself"
         if not folder.is_held()
@@ -47,7 +48,7 @@ def _print_grid(out: Any, root: Path, folder: JobFolder) -> None:
     jobs = {name: folder.run_of(name) for name in begun}
     failures = {name: folder.end_of(name) for name in sorted(ended)}
     failed = {name: said for name, said in failures.items() if said.get("failure")}
-    done = sum((root / record).exists() for record in records)
+    done = sum(_is_there(root / record, since) for record, since in records.items())
     waiting = max(len(records) - done - len(begun) - len(failed), 0)
     parts = {
         f"{done} of {len(records)} runs finished": True,
@@ -69,3 +70,10 @@ def _print_grid(out: Any, root: Path, folder: JobFolder) -> None:
         out.print(f"  … and {len(begun) - MOST_SHOWN} more")
     for said in failed.values():
         out.print(f"  {said.get('run', 'a run')}: {said['failure']}", soft_wrap=True)
+
+
+def _is_there(record: Path, since: float) -> bool:
+    """Whether there is a record that is not older than ``since``."""
+    with contextlib.suppress(OSError):
+        return record.stat().st_mtime >= since
+    return False
