@@ -282,6 +282,9 @@ def test_a_chosen_run_reuses_the_record_of_the_same_settings(whole, tmp_path: Pa
     found, root = whole
     chosen = found.chosen(1)
     plain = run(replace(chosen, tuned=None), root)
+    beside = root / "runs" / "demo" / "finetune" / plain.path.stem
+    for name in ("answers.jsonl", "log.txt", "best-epoch=1.ckpt"):
+        (beside / name).write_text("text")
     for _ in range(2):
         (job,), _ = plan([chosen], root, {})
         reuse_record(job)
@@ -291,8 +294,12 @@ def test_a_chosen_run_reuses_the_record_of_the_same_settings(whole, tmp_path: Pa
     assert outcome.skipped
     assert outcome.record.tuned.trials == 3
     assert outcome.record.predictions == plain.record.predictions
-    model = root / "runs" / "demo" / "finetune" / outcome.path.stem / outcome.record.model.file
-    assert model.is_file()
+    folder = beside.parent / outcome.path.stem
+    assert (folder / outcome.record.model.file).is_file()
+    assert (folder / "answers.jsonl").read_text() == "text"
+    assert not [*folder.glob("log.txt"), *folder.glob("best*")]
+    for name in ("answers.jsonl", "log.txt", "best-epoch=1.ckpt"):
+        (beside / name).unlink()
 
 
 @pytest.mark.slow

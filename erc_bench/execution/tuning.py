@@ -304,7 +304,7 @@ def _trial(job: TrialJob, fields: dict[str, Any], seconds: float) -> Trial:
 
 
 def reuse_record(job: Job) -> None:
-    """Copy the record for a tuned run from the same run under another mark, if there is one.
+    """Copy the record and the files of a tuned run from the same run under another mark, if any.
 
     The same settings, seed, corpus and encoder may have a record already: from a run that was not
     tuned, if the preset's own settings were the best, or from a search with fewer trials.
@@ -325,8 +325,9 @@ def reuse_record(job: Job) -> None:
         model = other.folder / record.model.file
         try:
             with place.locked(), writing_below(place.root, place.folder):
-                if model.is_file():  # else only the record is here, as in a clone
-                    _link(model, place.folder / record.model.file)
+                for file in other.folder.glob("*"):  # none if only the record is here
+                    if file == model or _is_run_file(file):
+                        _link(file, place.folder / file.name)
                 tuned = typed(asdict(experiment.tuned), Search)
                 marked = msgspec.structs.replace(
                     record,
@@ -340,6 +341,12 @@ def reuse_record(job: Job) -> None:
             raise cannot_write(place.folder, error) from error
         say(f"{place.name}: copied from {path.name}, which is the same run.")
         return
+
+
+def _is_run_file(file: Path) -> bool:
+    """Whether a method left this file beside its model."""
+    about_the_process = file.name.partition(".")[0] in ("", "log", "lock", "lease", "owner")
+    return file.is_file() and file.suffix != ".ckpt" and not about_the_process
 
 
 def _link(file: Path, link: Path) -> None:
