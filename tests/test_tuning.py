@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fake_executors import Fake, do, end, nobody
 
 from erc_bench.cli import main
@@ -347,6 +348,20 @@ def test_a_search_with_missing_trials_chooses_nothing(searched_for, tmp_path: Pa
     assert "was killed" in complaints[0]
     with pytest.raises(ErcBenchError, match="chose no trial"):
         found.chosen(1)
+
+
+def test_a_trial_without_enough_gpu_memory_does_not_promise_to_go_on(
+    searched_for, tmp_path: Path, monkeypatch
+) -> None:
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. GPU 0 has more to say.")
+
+    monkeypatch.setattr("erc_bench.execution.tuning.train", full)
+    (found,), _ = search([searched_for()], 1, tmp_path, executor=Fake())
+    (trial,) = found.trials
+    assert trial.outcome == "failed"
+    assert "too little memory" in trial.reason
+    assert "last epoch" not in trial.reason  # it is over; --retry-failed repeats it
 
 
 def test_a_retry_that_does_not_end_leaves_its_trial_missing(

@@ -203,7 +203,10 @@ def _run(
                 place.tidy_up()
                 tracker.complete(made, place.done_file)
         except torch.OutOfMemoryError as error:
-            raise out_of_gpu_memory(experiment, error) from error
+            raise ErcBenchError(
+                f"{out_of_gpu_memory(experiment, error)} The same command goes on from the last "
+                "epoch."
+            ) from error
     return Outcome(made, place.done_file)
 
 
@@ -405,12 +408,11 @@ def _score_test(
     return record
 
 
-def out_of_gpu_memory(experiment: Experiment, error: Exception) -> ErcBenchError:
-    """The error of a run whose GPU has too little memory."""
-    return ErcBenchError(
+def out_of_gpu_memory(experiment: Experiment, error: Exception) -> str:
+    """Say that the GPU has too little memory for a training, and what to do."""
+    return (
         f"The GPU has too little memory for {experiment.name} "
         f"({str(error).split('. ')[0]}). Let it have the GPU alone (--jobs 1, and nothing else on "
         "it), set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, or change the configuration: "
-        "precision=bfloat16, or a smaller batch_size (with accumulate, see the method's card). "
-        "The same command goes on from the last epoch."
+        "precision=bfloat16, or a smaller batch_size (with accumulate, see the method's card)."
     )

@@ -255,7 +255,7 @@ def _train_and_score(
     except (ErcBenchError, OSError):
         raise
     except torch.OutOfMemoryError as error:
-        return {"outcome": FAILED, "reason": str(out_of_gpu_memory(experiment, error))}
+        return {"outcome": FAILED, "reason": out_of_gpu_memory(experiment, error)}
     except Exception as error:  # drawn settings may break a method in any way
         traceback.print_exc()
         return {"outcome": FAILED, "reason": explain(error, "its log shows where")}
