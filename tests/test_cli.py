@@ -199,9 +199,9 @@ def test_methods_lists_what_is_registered(capsys: pytest.CaptureFixture) -> None
 @pytest.mark.parametrize(
     ("executor", "resources", "unused"),
     [
-        ("local", ["gpus=1", "cpus=2", "slurm.partition=gpu"], "gpus, slurm.partition"),
-        ("ray", ["gpus=1", "slurm.partition=gpu"], "slurm.partition"),
-        ("local", ["cpus=2"], ""),
+        ("local", ["gpus=1", "cpus=2", "slurm.partition=gpu"], "cpus, gpus, slurm.partition"),
+        ("ray", ["gpus=1", "minutes=9", "slurm.partition=gpu"], "minutes, slurm.partition"),
+        ("ray", ["cpus=2"], ""),
     ],
 )
 def test_resources_that_are_not_used_are_named(

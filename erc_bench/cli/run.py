@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from erc_bench.records.schema import Training
     from erc_bench.settings.experiment import Experiment
 
+UNUSED = {"local": ("cpus", "gpus", "memory_gib", "minutes"), "ray": ("minutes",)}
+"""Keys of ``--resources`` that an executor does not use."""
+
 SEEDS, BEGINNING = common.one_of(), common.one_of()
 
 
@@ -176,9 +179,9 @@ def grid_options(
     needs = parse_resources(resources, executor_names())
     options: dict[str, Any] = {"workers": jobs, "resources": needs, "retries": retries}
     unused = [f"{e}.{key}" for e in needs.options if e != executor for key in needs.of(e)]
-    if executor == "local":
-        asked = ("gpus", "memory_gib", "minutes")
-        unused = [name for name in asked if getattr(needs, name) is not None] + unused
+    unused = [
+        name for name in UNUSED.get(executor, ()) if getattr(needs, name) is not None
+    ] + unused
     if unused:  # once, since a search comes here twice: for its trials and for its seeds
         say_once(f"Note: the executor {executor} does not use {', '.join(unused)}.")
     made = make_executor(executor, needs.of(executor))  # local, too: it refuses unknown options
