@@ -58,7 +58,7 @@ from .language_models import (
 )
 
 LEAST_PROMPTS = 3
-"""The least number of prompts that a run asks (protocol, point 13)."""
+"""The least number of prompts that a run asks, as docs/protocol.md says."""
 
 EXAMPLE_TURNS = 4
 """The largest number of past turns that an example shows."""

@@ -355,8 +355,8 @@ def test_names_that_are_not_known_are_kept() -> None:
     record = read(document)
     assert record.metrics.test.extra == {"speaker_accuracy": 71.5}
     assert to_json(record) == document
-    again = msgspec.structs.replace(record, attempt="a", overrides=["lr=1"])
-    assert to_json(again) == {**document, "attempt": "a", "overrides": ["lr=1"]}
+    again = msgspec.structs.replace(record, variant="a", overrides=["lr=1"])
+    assert to_json(again) == {**document, "variant": "a", "overrides": ["lr=1"]}
 
 
 def test_whole_numbers_stay_whole() -> None:

@@ -95,8 +95,7 @@ def search(
 ) -> tuple[list[Searched], list[str]]:
     """Do the trials of several searches that are not over yet.
 
-    The first trials of all searches come first, then all second trials, and so on. So
-    whenever this is stopped, the searches differ by at most one trial.
+    Trials are begun in turn: the first trials of all searches, then all second trials, and so on.
 
     Args:
         studies: one for each method and corpus.

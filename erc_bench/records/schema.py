@@ -199,7 +199,7 @@ class FineTuning(Environment, frozen=True, kw_only=True):
 
 
 class Prompting(Part, frozen=True, kw_only=True):
-    """How a language model was prompted, and at what cost (protocol, point 13)."""
+    """How a language model was prompted, and at what cost, as docs/protocol.md asks for."""
 
     backend: str
     """``local``, or the address of a server."""
@@ -339,8 +339,6 @@ class Described(Part, frozen=True, kw_only=True):
     model: ModelFile | None = None
     training: Training | None = None
     environment: Environment | None = None
-    attempt: str | None = None
-    """Distinguishes the attempts at one run."""
     created: str = ""
     """Date and time in UTC, ISO 8601."""
 
