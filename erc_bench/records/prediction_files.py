@@ -3,7 +3,8 @@
 The forms are JSON lines; a JSON array of objects; a JSON object by id, or of columns as pandas
 writes it; and CSV with a header, separated by commas, semicolons or tabs. Each entry holds the id
 of an utterance and its label, the name of an emotion. It may also hold probabilities: in JSON an
-object ``probabilities`` by emotion, in CSV a column for each emotion.
+object ``probabilities`` by emotion, in CSV a column for each emotion. They are empty where there is
+no answer.
 
 The column of ids is found by its values. The labels are in ``label``, unless another column is
 named like a prediction (``pred``, ``predicted_label``, …) and has other values. If that column
