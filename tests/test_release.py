@@ -70,7 +70,7 @@ def test_other_speakers_are_named_after_the_damage():
 
     damage, speakers = RELEASE.doubts(build(change))
     assert "replacement character" in damage
-    assert speakers.startswith("the speakers differ: 1 names, 'A' at 48 of 48")
+    assert speakers.startswith("the speakers differ: 'A' at 48 of 48 utterances")
 
 
 def test_names_spelled_differently_are_a_doubt():
