@@ -146,7 +146,7 @@ def _shares(row: Mapping[str, Any], known: set[str]) -> Any:
     found = row.get("probabilities")
     if found is None:
         found = {name: v for name, v in row.items() if name.strip().casefold() in known}
-    if isinstance(found, dict) and not any(map(_answer, found.values())):
+    if isinstance(found, dict) and not any(_answer(value, ()) for value in found.values()):
         return None
     return found
 
