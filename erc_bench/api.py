@@ -166,12 +166,11 @@ def run(
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:
-    """Settings in the form of the command line, ``key=value``."""
+    """Settings in the form of the command line, ``key=value``; a text is in quotes."""
     import json
 
     return [
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in (settings or {}).items()
+        f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in (settings or {}).items()
     ]
 
 

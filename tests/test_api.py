@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import erc_bench
+from erc_bench.api import _overrides
 from erc_bench.corpus.conversation import Dialogue, Utterance
 from erc_bench.errors import ErcBenchError
+from erc_bench.settings.experiment import resolve
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,12 @@ def test_every_public_name_exists() -> None:
     assert all(hasattr(erc_bench, name) for name in erc_bench.__all__)
     with pytest.raises(AttributeError, match="no attribute 'load_corpse'"):
         _ = erc_bench.load_corpse
+
+
+def test_a_text_among_the_settings_stays_a_text() -> None:
+    texts = {"base_url": "", "revision": "0123", "encoder": "no"}
+    config = resolve("prompt-lm", "demo", overrides=_overrides(texts)).config
+    assert {name: getattr(config, name) for name in texts} == texts
 
 
 def test_a_run_is_done_once_and_found_again(finished) -> None:
