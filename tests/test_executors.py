@@ -54,6 +54,7 @@ def attempt_at(experiment: Experiment, root: Path, **options) -> Attempt:
     """Write a job to its file; returns its first attempt."""
     (job,), _ = plan([experiment], root, options)
     folder = JobFolder(root)
+    folder.start = time.time()
     with folder.held():
         (attempt,) = folder.send([(job, 1, Resources(cpus=1))], 1, 1)
     return attempt

@@ -145,6 +145,7 @@ def do_jobs(
             precisions = {job.experiment.config.precision for job in waiting}
             stack.enter_context(measured_for_all(precisions))
         folder, found = _folder(root, executor, waiting)
+        folder.start = start
         stack.enter_context(folder.held())
         folder.describe(executor.name, waiting)
         grid.dispatch = dispatch = Dispatch(

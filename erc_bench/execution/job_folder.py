@@ -30,7 +30,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.execution.code_digest import code_digest
 from erc_bench.execution.jobs import Attempt, Ended, Job, different_here
 from erc_bench.execution.resources import Resources
-from erc_bench.files import cannot_write, filesystem_time, replacing, temporary_name
+from erc_bench.files import cannot_write, replacing, temporary_name
 from erc_bench.leases import HeldError, hold, holder, is_held
 
 VERSION = 2
@@ -150,7 +150,7 @@ class JobFolder:
         self.name = name or f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.path = jobs_folder(root) / self.name
         self.start = 0.0
-        """When this command took the grid, by the filesystem's clock."""
+        """When the grid of this command began, by the filesystem's clock; the grid sets it."""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -164,7 +164,6 @@ class JobFolder:
                 (self.path / part).mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as stack:
                 stack.enter_context(hold(self.path))
-                self.start = filesystem_time(self.path)
                 yield
         except HeldError as error:
             raise ErcBenchError(
