@@ -9,7 +9,7 @@ from erc_bench.evaluation.statistics import spread
 from erc_bench.leaderboard.ablations import Ablation
 from erc_bench.leaderboard.board import CorpusBoard
 from erc_bench.leaderboard.rows import Row
-from erc_bench.leaderboard.searches import SearchGroup
+from erc_bench.leaderboard.searches import SearchGroup, SearchRow
 from erc_bench.leaderboard.tracks import Track
 from erc_bench.settings.presets import default_preset
 
@@ -115,6 +115,11 @@ def budgets(group: SearchGroup) -> list[int]:
     """Return the numbers of trials to show: 1, 2, 4, … and the largest."""
     most = max(row.trials for row in group.rows)
     return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
+
+
+def preset_score(row: SearchRow) -> str:
+    """Return the score of a search's trial 0: a figure, ``failed``, or a dash if it is missing."""
+    return figure(row.preset_score) or ("failed" if row.preset_failed else "–")
 
 
 def size(corpus: CorpusBoard) -> str:
