@@ -258,9 +258,9 @@ class Dispatch:
             say(f"{name}: its worker {how.reason}. It is queued again ({tries} of {self.retries}).")
             self.tries[name] = tries
             return None
-        failure = _failure(how, attempt)
-        self.folder.note_lost(attempt, failure)
-        return Ended(attempt.job, failure)
+        ended = Ended(attempt.job, _failure(how, attempt))
+        self.folder.note_lost(attempt, ended)
+        return ended
 
 
 def _failure(how: Gone, attempt: Attempt) -> str:

@@ -278,11 +278,10 @@ class JobFolder:
         """How an attempt ended: ``failure``, ``taken``, ``run``; empty if it has not ended."""
         return _read(self.path / "ended" / f"{name}.json") or {}
 
-    def note_lost(self, attempt: Attempt, failure: str) -> None:
+    def note_lost(self, attempt: Attempt, ended: Ended) -> None:
         """Write how an attempt ended whose worker could not, for ``erc-bench grid status``."""
-        said = {"failure": failure, "taken": False, "run": attempt.job.place.name}
         with contextlib.suppress(OSError):
-            _write(attempt.ended, said)
+            _write(attempt.ended, ended.document(attempt.job.place.name))
 
     def drop(self, attempt: Attempt, *, keep_end: bool = False) -> None:
         """Delete the files of an attempt that is over.

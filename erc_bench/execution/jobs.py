@@ -118,6 +118,10 @@ class Ended:
     taken: bool = False
     """Whether another process is working on the same run."""
 
+    def document(self, run: str) -> dict[str, Any]:
+        """How the job of a run ended, as plain data."""
+        return {"failure": self.failure, "taken": self.taken, "run": run}
+
 
 @dataclass(frozen=True)
 class Attempt:

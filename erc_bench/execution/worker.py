@@ -70,8 +70,8 @@ def work(file: Path, *, tied: bool = False) -> int:
     if ended is None:
         return STOPPED
     run = ended.job.place.name if ended.job else file.stem
-    said = {"failure": ended.failure, "taken": ended.taken, "run": run}
-    write_atomically(file.parent.parent / "ended" / file.name, json.dumps(said))
+    said = json.dumps(ended.document(run))
+    write_atomically(file.parent.parent / "ended" / file.name, said)
     return FAILED if ended.failure else DONE
 
 
