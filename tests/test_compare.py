@@ -12,8 +12,8 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
 from erc_bench.evaluation.statistics import compare
 from erc_bench.leaderboard import build, check, compare_methods, comparing, read_board
+from erc_bench.leaderboard.ablations import ablations_of
 from erc_bench.leaderboard.cache import Cache
-from erc_bench.leaderboard.comparing import ablations_of
 from erc_bench.leaderboard.runs import read_runs
 
 ENCODER = {"name": SMALL, "digest": "e"}
@@ -172,7 +172,7 @@ def test_compare_pairs_a_variant_with_the_whole_method(tmp_path):
         assert apart.result.paired_seeds == ()
 
 
-def test_two_sides_with_the_same_predictions_have_no_resolvable_difference(tmp_path):
+def test_two_sides_with_the_same_predictions_have_no_detectable_difference(tmp_path):
     write_records(tmp_path, [Method("a", 0.3, seeds=(1,))])
     (path,) = tmp_path.rglob("*.json")
     other = stored(path) | {"method": "b"}
@@ -332,7 +332,7 @@ def test_compare_names_what_it_can_not_find(written, a, b, message):
 
 
 def test_compare_without_a_record_names_other_presets_or_the_command_to_run(written):
-    with pytest.raises(ErcBenchError, match=r"the preset 'smol'; there are some with .*paper"):
+    with pytest.raises(ErcBenchError, match=r"the preset 'smol'. There are records with .*paper"):
         compare_methods(written, "good", "bad", "meld", preset="smol")
     with pytest.raises(ErcBenchError, match="no record of 'god' on meld with the preset paper"):
         compare_methods(written, "god", "bad", "meld", preset="paper")

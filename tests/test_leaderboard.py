@@ -104,7 +104,7 @@ def test_methods_that_can_not_be_told_apart_share_a_rank(written):
         )
         for pair in track.pairs:
             names = {track.rows[pair.first].method, track.rows[pair.second].method}
-            assert pair.resolved == (names != {"good", "equal"})
+            assert pair.shown_better == (names != {"good", "equal"})
             assert pair.p <= pair.p_holm
 
 
@@ -125,7 +125,7 @@ def test_all_seeds_of_both_rows_count_whatever_their_numbers(tmp_path):
     first, second = track.rows
     assert (first.method, len(first.seeds), len(second.seeds)) == ("a", 5, 4)
     assert pair.difference == pytest.approx(first.mean - second.mean, abs=1e-3)
-    assert pair.resolved
+    assert pair.shown_better
     assert ranks(track) == {"a": 1, "b": 2}
 
 
@@ -133,7 +133,7 @@ def test_rows_whose_difference_is_not_significant_share_a_rank(tmp_path):
     write_records(tmp_path, [Method("a", 0.08), Method("b"), Method("c")], dialogues=SIZE)
     (track,) = tracks(tmp_path).values()
     assert 0.05 < min(pair.p_holm for pair in track.pairs) < 0.5
-    assert not any(pair.resolved for pair in track.pairs)
+    assert not any(pair.shown_better for pair in track.pairs)
     assert set(ranks(track).values()) == {1}
 
 
@@ -143,7 +143,7 @@ def test_an_unranked_row_is_left_out_of_the_holm_correction(tmp_path):
     (track,) = tracks(tmp_path).values()
     ranked, *others = track.pairs
     assert ranked.p_holm == ranked.p  # the only pair of the ranking
-    assert [(pair.p_holm, pair.resolved) for pair in others] == [(None, False)] * 2
+    assert [(pair.p_holm, pair.shown_better) for pair in others] == [(None, False)] * 2
     assert max(pair.p for pair in others) < 0.05
     assert ranks(track) == {"a": 1, "b": 2, "c": None}
 

@@ -167,7 +167,7 @@ def test_a_comparison_is_the_same_each_time_and_from_either_side():
     assert there == again
     assert there.difference == pytest.approx(a.mean - b.mean)
     assert back.difference == -there.difference
-    assert (back.p, back.resolvable) == pytest.approx((there.p, there.resolvable))
+    assert (back.p, back.detectable) == pytest.approx((there.p, there.detectable))
     assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]))
 
 
@@ -185,12 +185,12 @@ def test_interval_and_p_agree_whatever_the_data(data):
     assert 0 <= result.p <= 1
     assert result.covers_seeds == (s > 1)
     if d < FEWEST_DIALOGUES:
-        assert (result.interval, result.p, result.resolvable) == (None, 1.0, None)
+        assert (result.interval, result.p, result.detectable) == (None, 1.0, None)
         return
     low, high = result.interval
     assert low <= result.difference <= high
     assert 0 <= high - low < math.inf or s == 2  # two seeds may leave half a degree of freedom
-    assert result.resolvable >= 0
+    assert result.detectable >= 0
     if abs(result.p - 0.05) > 1e-6:
         assert (result.p < 0.05) == (low > 0 or high < 0)
     if pb is pa:
@@ -206,7 +206,7 @@ def test_a_comparison_needs_at_least_six_dialogues(d):
     result = compare(a, b)
     assert result.difference == pytest.approx(a.mean - b.mean)
     assert (result.interval is None) == (d == 5)
-    assert (result.resolvable is None) == (d == 5)
+    assert (result.detectable is None) == (d == 5)
     assert (result.p == 1) == (d == 5)
 
 
@@ -501,7 +501,7 @@ class Simulated:
     """The interval of the first method's own mean misses its truth."""
     reject_figure: float
     """The second method's mean, taken as a published figure of as many seeds, has p ≤ 0.05."""
-    resolvable: float
+    detectable: float
     spread: float
     """Mean squared standard error over the variance that the differences had."""
 
@@ -520,7 +520,7 @@ def simulated(times, seeds, gain=0.0, paired_seeds=False, **corpus):
         alone = compare_with_figure(sides[0], first)
         published = compare_with_figure(sides[0], sides[1].mean, seeds[1])
         miss = not pair.interval[0] <= first - second <= pair.interval[1]
-        rows.append((miss, pair.p <= 0.05, alone.p <= 0.05, published.p <= 0.05, pair.resolvable))
+        rows.append((miss, pair.p <= 0.05, alone.p <= 0.05, published.p <= 0.05, pair.detectable))
         errors.append((pair.standard_error**2, pair.difference - (first - second)))
     squared, error = np.array(errors).T
     return Simulated(*np.mean(rows, axis=0).tolist(), float(squared.mean() / (error**2).mean()))
@@ -545,11 +545,11 @@ def test_the_standard_error_is_that_of_the_difference(seeds, seed_sd):
 
 
 @pytest.mark.slow
-def test_a_resolvable_difference_is_found_four_times_in_five():
+def test_a_detectable_difference_is_found_four_times_in_five():
     gain = 0.216
     truth = expected_f1(gain, seed_sd=0.03) - expected_f1(0.0, seed_sd=0.03)
     found = simulated(400, (5, 5), gain, seed_sd=0.03)
-    assert truth == pytest.approx(found.resolvable, rel=0.03)
+    assert truth == pytest.approx(found.detectable, rel=0.03)
     assert 0.72 <= found.reject <= 0.88
     assert 0.02 <= found.miss <= 0.08
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation.statistics import compare, holm, resampled_scores
 from erc_bench.execution.recording import make_record
 from erc_bench.leaderboard import build, compare_methods, read_board
+from erc_bench.leaderboard.ablations import ablations_of
 from erc_bench.leaderboard.cache import Cache
-from erc_bench.leaderboard.comparing import ablations_of
 from erc_bench.leaderboard.runs import read_runs
 from erc_bench.method.data import ErcDataModule
 from erc_bench.records.place import Identity, Place
@@ -278,6 +280,28 @@ def test_ablations_compare_each_variant_with_the_whole(root: Path) -> None:
     paired = {row.name: row.paired_seeds for row in found.variants}
     # Seeds are not paired if only one is in common.
     assert paired == {"no-angle": [1, 2, 3], "no-contrastive": [2, 3], "no-stage2": []}
+
+
+def test_a_change_of_the_variants_reaches_pairs_of_an_earlier_leaderboard(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether seeds are paired depends on the method's YAML file, which is no record."""
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+
+    def p_values() -> list[float]:
+        tracks = read_board(tmp_path).corpora[0].tracks
+        return [pair.p for track in tracks for pair in track.pairs]
+
+    paired = p_values()
+    independent = {name: replace(v, paired=False) for name, v in variants("eacl").items()}
+    monkeypatch.setattr(
+        "erc_bench.leaderboard.ablations.variants",
+        lambda method: independent if method == "eacl" else variants(method),
+    )
+    changed = p_values()
+    assert changed != paired
+    shutil.rmtree(tmp_path / ".cache")
+    assert p_values() == changed
 
 
 def test_a_variant_whose_seeds_read_the_same_encoders_is_paired(tmp_path: Path) -> None:

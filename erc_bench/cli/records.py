@@ -133,7 +133,7 @@ def ablations(
         preset: Only runs with this preset.
     """
     from erc_bench.cli import printing
-    from erc_bench.leaderboard.comparing import ablations_of
+    from erc_bench.leaderboard.ablations import ablations_of
 
     common.must_exist(leaderboard_dir)
     dataset = common.corpus_name(dataset, leaderboard_dir)

@@ -105,7 +105,7 @@ class Comparison:
     """None if there are fewer than ``FEWEST_DIALOGUES`` dialogues."""
     p: float
     """Two-sided; 1 if there is no interval."""
-    resolvable: float | None
+    detectable: float | None
     """The smallest true difference that this test would have found with the chosen power, at its
     standard error and before correction for several pairs. With few degrees of freedom, a power of
     80 % is not quite reached: it is 73 % with one and 78 % with three. This value says nothing
@@ -467,7 +467,7 @@ def _inference(
         difference=estimate,
         interval=(estimate - critical * error, estimate + critical * error),
         p=p,
-        resolvable=(critical + float(stdtrit(df, power))) * error,
+        detectable=(critical + float(stdtrit(df, power))) * error,
         standard_error=error,
         degrees_of_freedom=df,
         covers_seeds=covers_seeds,

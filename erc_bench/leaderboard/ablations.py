@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.evaluation.statistics import (
     ResampledScores,
     compare,
     holm,
     seed_interval,
 )
-from erc_bench.leaderboard.runs import Run, share_encoders
+from erc_bench.leaderboard.cache import Cache
+from erc_bench.leaderboard.rows import resampled
+from erc_bench.leaderboard.runs import Run, read_runs, share_encoders
 from erc_bench.settings.experiment import variants
-from erc_bench.settings.registry import method_names
+from erc_bench.settings.registry import corpus_names, method_names
 
 
 @dataclass(frozen=True)
@@ -69,32 +73,69 @@ def known_variants(method: str) -> dict[str, tuple[list[str], bool]]:
     return {name: (list(v.settings), v.paired) for name, v in variants(method).items()}
 
 
-def seeds_are_paired(one: Sequence[Run], other: Sequence[Run]) -> bool:
-    """Whether the seeds of two rows are paired.
+def why_paired(one: Sequence[Run], other: Sequence[Run]) -> str:
+    """Return why the seeds of two rows are paired; empty if they are not.
 
     They are if both rows read the same fine-tuned encoder in each seed, or if one row is a variant
     of the other that shares its initial weights and the order of its data. Two or more seeds must
     be common, because one pair gives no spread of differences.
     """
     if share_encoders(one, other):
-        return True
+        return "both read the same fine-tuned encoder in each seed"
     whole, variant = sorted((one[0], other[0]), key=lambda run: bool(run.variant))
     known = known_variants(whole.method)
     common = {run.seed for run in one} & {run.seed for run in other}
-    return (
+    shares_start = (
         not whole.variant
         and bool(variant.variant)
         and _belongs(variant, whole, known)
         and known[variant.variant][1]
         and len(common) > 1
     )
+    if not shares_start:
+        return ""
+    return "a variant shares its initial weights and the order of its data with the whole method"
 
 
-def ablations(
-    runs: Sequence[Run],
-    titles: Mapping[str, str],
-    resampled: Callable[[Sequence[Run]], ResampledScores | None],
-) -> list[Ablation]:
+def ablations_of(
+    root: Path, method: str, dataset: str, preset: str | None = None
+) -> tuple[list[Ablation], list[str]]:
+    """Return the ablations of one method on one corpus by the records below ``root``.
+
+    Returns:
+        One ablation for each preset, encoder and set of overrides; and the reasons why records
+        were skipped.
+
+    Raises:
+        ErcBenchError: there is no such method or corpus, or no variant of it has a record.
+    """
+    known = known_variants(method)
+    runs, skipped = read_runs(root, Cache(root))
+    mine = [
+        r for r in runs if (r.method, r.dataset) == (method, dataset) and preset in (None, r.preset)
+    ]
+    if method not in method_names() and not mine:
+        raise ErcBenchError(
+            f"There is no method {method!r}." + did_you_mean(method, method_names())
+        )
+    if dataset not in corpus_names() and not mine:
+        raise ErcBenchError(
+            f"There is no corpus {dataset!r}." + did_you_mean(dataset, corpus_names())
+        )
+    found = ablations(mine, {})
+    if not found:
+        if not known:
+            raise ErcBenchError(f"{method} has no variants: its YAML file names none.")
+        options = f"--method {method} --dataset {dataset}" + (f" --preset {preset}" * bool(preset))
+        raise ErcBenchError(
+            f"No variant of {method} on {dataset} is on record below {root} beside the whole "
+            f"method. `erc-bench run {options} --variant all --seeds 5` makes them "
+            f"({', '.join(known)})."
+        )
+    return found, [each.reason for each in skipped]
+
+
+def ablations(runs: Sequence[Run], titles: Mapping[str, str]) -> list[Ablation]:
     """Return the ablations of all methods that have runs of the whole method and of a variant.
 
     A variant belongs to the whole method with the same preset, encoder, corpus and overrides.
@@ -103,8 +144,6 @@ def ablations(
     Args:
         runs: all runs on one corpus.
         titles: the title of each method.
-        resampled: returns the resampled scores of one configuration's runs, or None if the
-            dialogues are unknown.
     """
     found = []
     for whole in _configurations(run for run in runs if not run.variant).values():
@@ -122,7 +161,7 @@ def ablations(
         for runs_of in sorted(by_name.values(), key=lambda each: order.index(each[0].variant)):
             name, other = runs_of[0].variant, resampled(runs_of)
             if other is not None:
-                rows.append(_row(name, other, scores, seeds_are_paired(runs_of, whole)))
+                rows.append(_row(name, other, scores, bool(why_paired(runs_of, whole))))
         corrected = holm([row["p"] for row in rows])
         over_seeds = seed_interval(scores.values)
         found.append(

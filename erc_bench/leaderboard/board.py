@@ -15,7 +15,6 @@ from typing import Any
 from erc_bench.leaderboard.ablations import Ablation, ablation_of, ablations, known_variants
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.published import Published, PublishedRow, read_published
-from erc_bench.leaderboard.rows import resampled
 from erc_bench.leaderboard.runs import Run, Skipped, read_runs, usual
 from erc_bench.leaderboard.searches import SearchGroup, read_trials, search_groups
 from erc_bench.leaderboard.tracks import ALPHA, Track, make_track, rounded
@@ -126,15 +125,19 @@ def _ablations(
         if not any(run.variant for run in runs):
             continue
         titles = {run.method: published.title(run.method) for run in runs}
-        names = {run.method: known_variants(run.method) for run in runs}
-        of_runs = [[run.file, run.digest, run.corpus] for run in runs]
-        key = cache.key("ablations", of_runs, titles, names)
+        key = cache.key("ablations", *_contents(runs), titles)
         kept = cache.read(key)
         if kept is None:
-            kept = rounded(ablations(runs, titles, resampled))
+            kept = rounded(ablations(runs, titles))
             cache.write(key, kept)
         found[corpus] = [ablation_of(each) for each in kept]
     return found
+
+
+def _contents(runs: Sequence[Run]) -> tuple[Any, Any]:
+    """What results depend on in runs: their records, and the variants their methods now have."""
+    of_runs = [[run.file, run.digest, run.corpus] for run in runs]
+    return of_runs, {run.method: known_variants(run.method) for run in runs}
 
 
 def _corpus(
@@ -183,10 +186,9 @@ def _tracks(
         tryout, dataset, *_ = group
         rows = [] if tryout else published.rows.get(dataset, [])
         titles = {run.method: published.title(run.method) for run in runs}
-        of_runs = [[run.file, run.digest, run.corpus] for run in runs]
         named = [list(pair) for pair in confusable_labels(dataset)]
         settings = [tryout, titles, named, default_preset()]
-        key = cache.key("track", of_runs, [asdict(row) for row in rows], *settings)
+        key = cache.key("track", *_contents(runs), [asdict(row) for row in rows], *settings)
         found[group] = cache.read(key)
         if found[group] is None:
             found[group] = make_track(runs, rows, titles, tryout)

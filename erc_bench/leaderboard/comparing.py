@@ -1,5 +1,4 @@
-"""``erc-bench compare``: two methods on one corpus, or a method and a published figure.
-``erc-bench ablations``: a method and its variants."""
+"""``erc-bench compare``: two methods on one corpus, or a method and a published figure."""
 
 from __future__ import annotations
 
@@ -15,12 +14,7 @@ from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.evaluation.slices import class_scores
 from erc_bench.evaluation.statistics import Comparison, compare, compare_with_figure, seed_interval
-from erc_bench.leaderboard.ablations import (
-    Ablation,
-    ablations,
-    known_variants,
-    seeds_are_paired,
-)
+from erc_bench.leaderboard.ablations import why_paired
 from erc_bench.leaderboard.cache import Cache
 from erc_bench.leaderboard.configurations import (
     ambiguous,
@@ -29,7 +23,7 @@ from erc_bench.leaderboard.configurations import (
 )
 from erc_bench.leaderboard.published import PublishedRow, read_published
 from erc_bench.leaderboard.rows import notes, resampled, unlike
-from erc_bench.leaderboard.runs import Run, read_runs, share_encoders
+from erc_bench.leaderboard.runs import Run, read_runs
 from erc_bench.leaderboard.tracks import ALPHA
 from erc_bench.leaderboard.wording import signed
 from erc_bench.records.store import read_record
@@ -84,8 +78,8 @@ class MethodComparison:
             text = f"{who} can't be told apart."
         if not result.standard_error and not result.difference:
             text += " They have the same score on every resample of the dialogues."
-        elif result.resolvable is not None and result.resolvable < 100:
-            least = f"{result.resolvable:.2f}"
+        elif result.detectable is not None and result.detectable < 100:
+            least = f"{result.detectable:.2f}"
             text += (
                 f" A true difference of {least} or more would have been found about 4 times in 5."
             )
@@ -172,23 +166,7 @@ def compare_methods(
     left_out = [f"skipped: {each.reason}" for each in skipped]
     runs = [r for r in everything if r.dataset == dataset and preset in (None, r.preset)]
     if not runs:
-        corpora = {run.dataset for run in everything} | set(corpus_names())
-        if dataset not in corpora:
-            raise ErcBenchError(f"There is no corpus {dataset!r}." + did_you_mean(dataset, corpora))
-        presets = sorted({run.preset for run in everything if run.dataset == dataset})
-        if presets:
-            raise ErcBenchError(
-                f"Of {dataset} no record below {root} has the preset {preset!r}; there are some "
-                f"with {' and '.join(presets)}."
-            )
-        named = {name.partition(":")[0] for name in (a, b)} & set(method_names())
-        methods = " ".join(sorted(named)) or "all"
-        options = f"--method {methods} --dataset {dataset}"
-        options += f" --preset {preset}" if preset else ""
-        raise ErcBenchError(
-            " ".join([f"There is no record of {dataset} below {root} to compare.", *left_out])
-            + f" `erc-bench run {options}` makes some."
-        )
+        raise _nothing_to_compare(root, a, b, dataset, preset, everything, left_out)
     published = {row.key: row for row in read_published(root).rows.get(dataset, [])}
     where = f"{dataset} with the preset {preset}" if preset else dataset
     first = a.partition(":")[0]
@@ -198,14 +176,65 @@ def compare_methods(
     if b in published and b not in {run.method for run in runs}:
         return _with_figure(ours, published[b], a, dataset, left_out)
     theirs = find_configurations(b, runs, where, list(published), left_out)
+    x, y = _pair(a, b, ours, theirs, dataset)
+    why = why_paired(x, y)
+    result = compare(_scores(x), _scores(y), paired_seeds=bool(why))
+    caveats = _caveats(root, x, y, result, why)
+    if result.paired_seeds:  # all scores shown are of the paired seeds
+        x, y = ([run for run in side if run.seed in result.paired_seeds] for side in (x, y))
+    caveats += [f"{name}: {note}." for name, side in ((a, x), (b, y)) for note in notes(side)]
+    return MethodComparison(
+        dataset, _side(a, x), _side(b, y), result, caveats + left_out, _title(x[0])
+    )
+
+
+def _nothing_to_compare(
+    root: Path,
+    a: str,
+    b: str,
+    dataset: str,
+    preset: str | None,
+    everything: Sequence[Run],
+    left_out: Sequence[str],
+) -> ErcBenchError:
+    """Return the error that there is no record of a corpus, or none with the preset."""
+    corpora = {run.dataset for run in everything} | set(corpus_names())
+    if dataset not in corpora:
+        return ErcBenchError(f"There is no corpus {dataset!r}." + did_you_mean(dataset, corpora))
+    presets = sorted({run.preset for run in everything if run.dataset == dataset})
+    if presets:
+        return ErcBenchError(
+            f"No record of {dataset} below {root} has the preset {preset!r}. There are records "
+            f"with {' and '.join(presets)}."
+        )
+    named = {name.partition(":")[0] for name in (a, b)} & set(method_names())
+    methods = " ".join(sorted(named)) or "all"
+    options = f"--method {methods} --dataset {dataset}"
+    options += f" --preset {preset}" if preset else ""
+    return ErcBenchError(
+        " ".join([f"There is no record of {dataset} below {root} to compare.", *left_out])
+        + f" `erc-bench run {options}` makes some."
+    )
+
+
+def _pair(
+    a: str, b: str, ours: Sequence[list[Run]], theirs: Sequence[list[Run]], dataset: str
+) -> tuple[list[Run], list[Run]]:
+    """Return the configurations that two names mean when they are compared with each other.
+
+    Of several, those are preferred that have the same encoder, the same copy of the corpus and the
+    same search budget, in this order; then those that were not tuned.
+
+    Raises:
+        ErcBenchError: the two are the same, none are on the same test set, or several are left.
+    """
     pairs = [
         (x, y) for x in ours for y in theirs if x[0].test_set == y[0].test_set and x[0] is not y[0]
     ]
-    same_encoder = [(x, y) for x, y in pairs if x[0].weights == y[0].weights]
-    pairs = same_encoder or pairs
+    pairs = [(x, y) for x, y in pairs if x[0].weights == y[0].weights] or pairs
     pairs = [(x, y) for x, y in pairs if x[0].corpus == y[0].corpus] or pairs
     pairs = [(x, y) for x, y in pairs if x[0].budget == y[0].budget] or pairs
-    if len(pairs) > 1:  # by default those that were not tuned
+    if len(pairs) > 1:
         pairs = [(x, y) for x, y in pairs if not x[0].budget] or pairs
         pairs = [(x, y) for x, y in pairs if not y[0].budget] or pairs
     if len(ours) == len(theirs) == 1 and ours[0][0] is theirs[0][0]:
@@ -217,27 +246,34 @@ def compare_methods(
         )
     if len(pairs) > 1:
         raise ambiguous([a, b], [run for pair in pairs for run in pair])
-    x, y = pairs[0]
-    share = share_encoders(x, y)
-    result = compare(_scores(x), _scores(y), paired_seeds=seeds_are_paired(x, y))
+    return pairs[0]
+
+
+def _caveats(
+    root: Path,
+    x: Sequence[Run],
+    y: Sequence[Run],
+    result: Comparison,
+    why: str,
+) -> list[str]:
+    """Return what a reader of a comparison must know: what was paired, and what else differs.
+
+    Args:
+        root: folder of the records.
+        x: the runs of one side, also those of seeds that were not paired.
+        y: the runs of the other side.
+        result: the comparison.
+        why: why seeds are paired.
+    """
     caveats = [*_elsewhere(x[0]), *_elsewhere(y[0])]
     for preset in sorted({side[0].preset for side in (x, y) if is_tryout(side[0].preset)}):
         caveats.append(f"preset {preset} shows that a method works, not how well.")
-    if share:
-        caveats.append(
-            "seeds are paired, because both read the same fine-tuned encoder in each seed."
-        )
-    elif result.paired_seeds:
-        caveats.append(
-            "seeds are paired, because a variant shares its initial weights and the order of its "
-            "data with the whole method."
-        )
-    if result.paired_seeds:  # all scores shown are of the paired seeds
+    if result.paired_seeds:
+        caveats.append(f"seeds are paired, because {why}.")
         alone = sorted({run.seed for run in (*x, *y)} - {*result.paired_seeds})
         if alone:
             numbers = ", ".join(map(str, alone))
             caveats.append(f"seeds that only one of them has are left out, {numbers}.")
-        x, y = ([run for run in side if run.seed in result.paired_seeds] for side in (x, y))
     if x[0].weights != y[0].weights:
         unnamed = {True: "one that is not known", False: "none"}
         names = [run.encoder or unnamed[run.external] for run in (x[0], y[0])]
@@ -252,52 +288,11 @@ def compare_methods(
         )
     if x[0].context != y[0].context:
         caveats.append(f"their context differs, {x[0].context} and {y[0].context}.")
-    if result.covers_seeds and result.p <= ALPHA:
-        caveats.append("one comparison by itself; the leaderboard's ranks correct for all pairs.")
-    caveats += [f"{name}: {note}." for name, side in ((a, x), (b, y)) for note in notes(side)]
     if x[0].corpus != y[0].corpus:
         caveats.append("their copies of the corpus differ outside the test set's labels.")
-    return MethodComparison(
-        dataset, _side(a, x), _side(b, y), result, caveats + left_out, _title(x[0])
-    )
-
-
-def ablations_of(
-    root: Path, method: str, dataset: str, preset: str | None = None
-) -> tuple[list[Ablation], list[str]]:
-    """Return the ablations of one method on one corpus by the records below ``root``.
-
-    Returns:
-        One ablation for each preset, encoder and set of overrides; and the reasons why records
-        were skipped.
-
-    Raises:
-        ErcBenchError: there is no such method or corpus, or no variant of it has a record.
-    """
-    known = known_variants(method)
-    runs, skipped = read_runs(root, Cache(root))
-    mine = [
-        r for r in runs if (r.method, r.dataset) == (method, dataset) and preset in (None, r.preset)
-    ]
-    if method not in method_names() and not mine:
-        raise ErcBenchError(
-            f"There is no method {method!r}." + did_you_mean(method, method_names())
-        )
-    if dataset not in corpus_names() and not mine:
-        raise ErcBenchError(
-            f"There is no corpus {dataset!r}." + did_you_mean(dataset, corpus_names())
-        )
-    found = ablations(mine, {}, resampled)
-    if not found:
-        if not known:
-            raise ErcBenchError(f"{method} has no variants: its YAML file names none.")
-        options = f"--method {method} --dataset {dataset}" + (f" --preset {preset}" * bool(preset))
-        raise ErcBenchError(
-            f"No variant of {method} on {dataset} is on record below {root} beside the whole "
-            f"method. `erc-bench run {options} --variant all --seeds 5` makes them "
-            f"({', '.join(known)})."
-        )
-    return found, [each.reason for each in skipped]
+    if result.covers_seeds and result.p <= ALPHA:
+        caveats.append("one comparison by itself; the leaderboard's ranks correct for all pairs.")
+    return caveats
 
 
 def _with_figure(

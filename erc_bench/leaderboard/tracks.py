@@ -22,7 +22,7 @@ from erc_bench.evaluation.statistics import (
     holm,
     rank_groups,
 )
-from erc_bench.leaderboard.ablations import seeds_are_paired
+from erc_bench.leaderboard.ablations import why_paired
 from erc_bench.leaderboard.published import PublishedRow
 from erc_bench.leaderboard.rows import Row, make_row, resampled
 from erc_bench.leaderboard.runs import Run, most, usual
@@ -48,9 +48,9 @@ class Pair:
     p: float
     p_holm: float | None
     """Corrected over the track's pairs of ranked rows; None if one of the two is unranked."""
-    resolvable: float | None
+    detectable: float | None
     """The difference that would be found four times in five, without correction."""
-    resolved: bool
+    shown_better: bool
     """Whether ``first`` is shown to be better than ``second``."""
 
 
@@ -120,7 +120,7 @@ def make_track(
     ranked = [i for i, row in enumerate(rows) if not row["unranked"]]
     better = np.zeros((len(rows), len(rows)), dtype=bool)
     for pair in pairs:  # the first row of a pair has the higher mean
-        better[pair["first"], pair["second"]] = pair["resolved"]
+        better[pair["first"], pair["second"]] = pair["shown_better"]
     if len(ranked) == 1:
         rows[ranked.pop()]["unranked"] = "nothing to be ranked with"
     for i, rank in zip(ranked, rank_groups(better[np.ix_(ranked, ranked)]), strict=True):
@@ -142,7 +142,7 @@ def _pairs(
     for i, (_, a, mine) in enumerate(made):
         for j, (_, b, theirs) in enumerate(made[i + 1 :], i + 1):
             if a and b and a.resampling == b.resampling:
-                paired = seeds_are_paired(mine, theirs)
+                paired = bool(why_paired(mine, theirs))
                 compared.append((i, j, compare(a, b, paired_seeds=paired)))
     ranked = [not (made[i][0]["unranked"] or made[j][0]["unranked"]) for i, j, _ in compared]
     corrected = iter(holm([c.p for (_, _, c), r in zip(compared, ranked, strict=True) if r]))
@@ -156,8 +156,8 @@ def _pairs(
             interval=list(c.interval) if c.interval else None,
             p=c.p,
             p_holm=p_holm,
-            resolvable=c.resolvable,
-            resolved=p_holm is not None and p_holm <= ALPHA,
+            detectable=c.detectable,
+            shown_better=p_holm is not None and p_holm <= ALPHA,
         )
         pairs.append(vars(pair))
     return pairs
