@@ -20,7 +20,9 @@ from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution import executors, slurm
 from erc_bench.execution.executors import Dispatch, Gone, make_executor
-from erc_bench.execution.grid import _Grid, plan, run_grid
+from erc_bench.execution.grid import plan, run_grid
+from erc_bench.execution.grid_display import GridDisplay
+from erc_bench.execution.grid_progress import GridProgress
 from erc_bench.execution.job_folder import (
     JobFolder,
     Queued,
@@ -246,7 +248,7 @@ def test_ctrl_c_asks_once(
 def test_a_run_that_another_command_has_queued_is_left_to_it(
     experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("erc_bench.execution.grid.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("erc_bench.execution.grid_progress.POLL_SECONDS", 0.01)
     first = Queueing(lambda _: None, most=2)
     run_grid(experiments, tmp_path, executor=first, detach=True)
     (folder,) = job_folders(tmp_path)
@@ -324,7 +326,7 @@ def test_two_hundred_runs_have_one_display(experiments, tmp_path: Path) -> None:
     wanted = [replace(experiments[0], seed=seed) for seed in range(1, 201)]
     planned, _ = plan(wanted, tmp_path, {})
     folder = JobFolder(tmp_path)
-    state = _Grid(planned)
+    state = GridProgress(planned)
     state.dispatch = Dispatch(Queueing(), folder)
     state.adopt(planned, {job.place.name: queued(job.place.name) for job in planned})
     with folder.held():
@@ -332,7 +334,7 @@ def test_two_hundred_runs_have_one_display(experiments, tmp_path: Path) -> None:
             (folder.path / "begun" / f"{job.place.name.replace('/', '-')}.json").touch()
         out = StringIO()
         screen = Console(file=out, width=120, height=25, force_terminal=True)
-        screen.print(state.picture())
+        screen.print(GridDisplay(state).picture())
     assert "0 of 200 runs, 150 running, 50 waiting in queueing" in out.getvalue()
     assert "more" in out.getvalue()
     assert out.getvalue().count("\n") < 25

@@ -23,9 +23,10 @@ from rich.console import Console
 
 from erc_bench.corpus.conversation import Metric
 from erc_bench.errors import ErcBenchError
-from erc_bench.execution import grid
+from erc_bench.execution import grid_display, grid_progress
 from erc_bench.execution.executors import Dispatch
 from erc_bench.execution.grid import plan, run_grid
+from erc_bench.execution.grid_progress import GridProgress
 from erc_bench.execution.job_folder import JobFolder
 from erc_bench.execution.jobs import Attempt, Job, Result
 from erc_bench.execution.local import Local
@@ -265,7 +266,7 @@ def test_two_grids_at_once_do_every_run_once(planned, whole, tmp_path: Path) -> 
 def test_a_run_of_another_process_comes_last_and_its_record_is_awaited(
     planned, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr(grid, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(grid_progress, "POLL_SECONDS", 0.05)
     jobs = planned(tmp_path, methods=["finetune"])
     taken, free = jobs
     folder = taken.place.folder
@@ -299,7 +300,7 @@ def test_a_run_of_another_process_comes_last_and_its_record_is_awaited(
 def test_a_run_that_was_given_up_elsewhere_is_done_here(
     planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(grid_progress, "POLL_SECONDS", 0.05)
     taken, free = jobs = planned(tmp_path, methods=["finetune"])
     folder = taken.place.folder
     folder.mkdir(parents=True)
@@ -368,7 +369,7 @@ def test_files_of_a_run_killed_before_tidying_up_are_removed(planned, tmp_path: 
 def test_a_variant_has_a_mean_of_its_own(tmp_path: Path) -> None:
     both = [resolve("eacl", "demo", preset="smoke", variant=name) for name in ("", "no-angle")]
     jobs, _ = plan(both, tmp_path, {})
-    state = grid._Grid(jobs)
+    state = GridProgress(jobs)
     for job, score in zip(jobs, (60.0, 40.0), strict=True):
         state._count(job, Result(score, Metric(), "", 1.0))
     assert state.report.scores == {("eacl", "demo"): [60.0], ("eacl:no-angle", "demo"): [40.0]}
@@ -399,7 +400,7 @@ def test_the_display_shows_each_run_and_the_whole(
     planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = StringIO()
-    monkeypatch.setattr(grid, "console", Console(file=out, force_terminal=True, width=120))
+    monkeypatch.setattr(grid_display, "console", Console(file=out, force_terminal=True, width=120))
     jobs = planned(tmp_path)
 
     class Slow(Fake):
@@ -427,9 +428,9 @@ def test_the_display_shows_each_run_and_the_whole(
 def test_without_a_terminal_each_run_has_a_line_from_time_to_time(
     planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(grid, "LINE_SECONDS", 0.01)
+    monkeypatch.setattr(grid_display, "LINE_SECONDS", 0.01)
     lines: list[str] = []
-    monkeypatch.setattr(grid, "say", lines.append)
+    monkeypatch.setattr(grid_display, "say", lines.append)
     jobs = planned(tmp_path)
 
     class Slow(Fake):
@@ -451,7 +452,7 @@ def test_without_a_terminal_each_run_has_a_line_from_time_to_time(
 
 def test_the_time_that_is_left_is_estimated(planned, tmp_path: Path) -> None:
     jobs = planned(tmp_path)
-    state = grid._Grid(jobs)
+    state = GridProgress(jobs)
     state.dispatch = Dispatch(Local(), JobFolder(tmp_path), workers=2)
     assert "left" not in state.summary()
     state.seconds["finetune", "demo"] = [60.0, 62.0]
