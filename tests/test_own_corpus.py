@@ -17,6 +17,7 @@ from erc_bench.corpus.source import CorpusWarning
 from erc_bench.corpus.turns import Turn
 from erc_bench.errors import ErcBenchError
 from erc_bench.inference.dialogue_files import read_dialogues
+from erc_bench.inference.encoding import read_turns_of
 from erc_bench.records.corpora import find_corpus, remember
 from erc_bench.settings.experiment import resolve
 from erc_bench.settings.registry import corpus_source
@@ -851,6 +852,9 @@ def test_a_folder_with_the_name_of_a_remembered_corpus(
     remember(root, OwnCorpus(folder))
     assert find_corpus("helpdesk", root).loaded_by == str(folder / "corpus.yaml")
     assert corpus_name("helpdesk", root) == "helpdesk"
+    assert read_turns_of("helpdesk", root).name == "helpdesk"
+    with pytest.raises(ErcBenchError, match="helpdesk"):
+        read_turns_of("./helpdesk", root)
     Path("helpdesk", "corpus.yaml").write_text(SHEET.replace("name: helpdesk", "name: other"))
     assert find_corpus("helpdesk", root).name == "other"
     assert corpus_name("helpdesk", root) == "other"

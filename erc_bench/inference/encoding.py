@@ -15,7 +15,7 @@ from erc_bench.errors import ErcBenchError
 from erc_bench.files import sha256_of
 from erc_bench.inference.dialogue_files import read_dialogues
 from erc_bench.inference.model import Model, check_states
-from erc_bench.records.corpora import find_corpus
+from erc_bench.records.corpora import find_corpus, means_remembered
 from erc_bench.records.place import model_file
 from erc_bench.records.schema import Record
 from erc_bench.records.store import find_record, is_run, read_record, run_name
@@ -30,6 +30,7 @@ def read_turns_of(given: str, root: Path, data_dir: Path | None = None) -> Corpu
 
     Args:
         given: name of a corpus, folder of a user's own corpus, a file, or ``-`` for standard input.
+            A name that ``root`` remembers means that corpus; ``./NAME`` means a file or folder.
         root: folder of the records, which stores where users' own corpora lie.
         data_dir: folder that is searched for the corpus before the usual places.
 
@@ -46,7 +47,7 @@ def read_turns_of(given: str, root: Path, data_dir: Path | None = None) -> Corpu
         source = OwnCorpus(path)
         if all(turn.split for turn in source.turns()):
             return source.load()
-    elif not (path.exists() or given == "-"):
+    elif given != "-" and (means_remembered(given, root) or not path.exists()):
         try:
             return find_corpus(given, root).load(data_dir)
         except ErcBenchError as error:

@@ -33,13 +33,18 @@ def remember(root: Path, source: CorpusSource) -> None:
         write_atomically(kept, text)
 
 
-def names_folder(name: str, root: Path) -> bool:
-    """Whether a name means a folder or file.
+def means_remembered(name: str, root: Path) -> bool:
+    """Whether a name means a corpus that ``root`` remembers.
 
-    A name that ``root`` remembers means a folder only if that folder holds a ``corpus.yaml``.
+    It does not if it is a folder that holds a ``corpus.yaml``. ``./NAME`` always means a folder.
     """
     remembered = Path(name).name == name and _kept(root, name).is_file()
-    return is_own_corpus(name) and not (remembered and not (Path(name) / SHEET).is_file())
+    return remembered and not (Path(name) / SHEET).is_file()
+
+
+def names_folder(name: str, root: Path) -> bool:
+    """Whether a name means a folder or file of a user's own corpus."""
+    return is_own_corpus(name) and not means_remembered(name, root)
 
 
 def find_corpus(name: str, root: Path) -> CorpusSource:
