@@ -279,7 +279,7 @@ def losses(case: Case, corpus: Corpus) -> tuple[list[float], list[float]]:
         corpus.name, corpus.labels, {"train": few, "dev": corpus.dialogues("dev")[:1]}
     )
     by_utterance = case.method in ("eacl", "spcl")
-    overrides = ["precision=float32", f"batch_size={8 if by_utterance else 2}"]
+    overrides = ["precision=float32", "accumulate=1", f"batch_size={8 if by_utterance else 2}"]
     if case.method == "spcl":
         overrides += ["warmup_steps=0", "augmentation=0"]
     method = case.build(some, *overrides)

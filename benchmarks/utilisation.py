@@ -78,7 +78,7 @@ class Row:
     encoder: str
     precision: str
     utterances_per_second: float | None = None
-    """In training, without the evaluation."""
+    """That are trained on, without the evaluation. With a curriculum these are not all of train."""
     epoch_seconds: float | None = None
     """Seconds of an epoch: training, evaluation on dev, and passes over train."""
     step_milliseconds: float | None = None
@@ -92,10 +92,12 @@ class Row:
 
 
 class Operations(Callback):
-    """Counts the floating-point operations of the first ``PER_ROUND`` batches, which warm up."""
+    """Counts the floating-point operations of the first ``PER_ROUND`` batches, which warm up, and
+    the utterances that the other ones train on."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
+        self.utterances: list[int] = []
         self.counter: FlopCounterMode | None = None
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, i: int) -> None:
@@ -103,8 +105,10 @@ class Operations(Callback):
             self.counter = FlopCounterMode(display=False)
             self.counter.__enter__()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, i: int) -> None:
         self._end()
+        if i >= PER_ROUND:
+            self.utterances.append(len(batch["labels"]))
 
     def on_exception(self, *_: Any) -> None:
         self._end()
@@ -165,12 +169,11 @@ def measure(case: Case, corpus: Corpus, rounds: int, most: float | None) -> dict
     operations = Operations()
     epoch, _ = compare(case, corpus, rounds, [], operations)
     seconds = float(epoch.step("train")[0])
-    utterances = sum(len(dialogue.labelled) for dialogue in corpus.dialogues("train"))
     rate = float(np.mean(operations.counts)) / seconds
     gc.collect()
     peak = peak_memory(case, corpus, "ours")
     return {
-        "utterances_per_second": round(utterances / (epoch.batches["train"] * seconds), 1),
+        "utterances_per_second": round(float(np.mean(operations.utterances)) / seconds, 1),
         "epoch_seconds": round(epoch.seconds(), 2),
         "step_milliseconds": round(1e3 * seconds, 2),
         "peak_mib": peak,

@@ -46,6 +46,15 @@ class Answer:
     likelihoods: list[float] | None = None
     """Log-likelihood of each label ``(C,)``; None if text was generated."""
 
+    def __post_init__(self) -> None:
+        for name in ("text", "finish", "model"):
+            object.__setattr__(self, name, characters(getattr(self, name)))
+
+
+def characters(text: str) -> str:
+    """Replace single halves of surrogate pairs in a text, which no file and no tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
 
 # --- the label of an answer
 
@@ -62,6 +71,7 @@ def named_label(text: str, labels: Sequence[str]) -> int:
     said = text.rpartition("</think>")[2] if "</think>" in text else text
     if "<think>" in said:
         return NO_ANSWER  # the thinking never ended
+    said = re.sub(r"(?<!\w)_+|_+(?!\w)", " ", said)  # italics: _joy_
     bare = said.strip(" \t\r\n.!,;:\"'`*“”‘’()[]{}").casefold()
     folded = [label.casefold() for label in labels]
     if bare in folded:

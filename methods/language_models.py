@@ -29,12 +29,17 @@ from erc_bench.encoders.locating import find_encoder
 from erc_bench.encoders.tokenising import special_tokens
 from erc_bench.errors import ErcBenchError, SettingsError, did_you_mean
 
+from .answers import characters
+
 if TYPE_CHECKING:
     from jinja2 import Template
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MADE_UP = "made-up/tiny-llama"
 """The name of a tiny model of random weights that reads bytes, to check that everything works."""
+
+TITLES = frozenset({"An", "And", "Dr", "Miss", "Mr", "Mrs", "Ms", "Of", "Professor", "Sir", "The"})
+"""Words of a speaker's name that do not name the speaker."""
 
 Message = Mapping[str, str]
 """A message of a chat: its ``role`` (system, user or assistant) and ``content``."""
@@ -97,7 +102,10 @@ class Prompt:
         try:
             parts = template.blocks[name](template.new_context(variables))
             return "".join(parts).strip()
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (
+            *(TemplateError, TypeError, ValueError, LookupError, AttributeError),
+            *(ArithmeticError, RecursionError),
+        ) as error:
             raise ErcBenchError(
                 f"The prompt {self.name}, block {name!r}, can't be filled in: {error}. There are "
                 f"the variables {', '.join(variables)}."
@@ -119,6 +127,20 @@ class Prompt:
         if "answer" not in self._template.blocks:
             return label
         return self._block("answer", label=label)
+
+    def answers(self, labels: Sequence[str]) -> list[str]:
+        """The answers for all labels.
+
+        Raises:
+            ErcBenchError: two labels have the same answer, or one has none.
+        """
+        answers = [self.answer(label) for label in labels]
+        if len(set(answers) - {""}) < len(answers):
+            raise ErcBenchError(
+                f"The prompt {self.name}, block 'answer', must give each label another answer, but "
+                f"it gives {', '.join(map(repr, answers))}."
+            )
+        return answers
 
 
 def find_prompt(name: str) -> Prompt:
@@ -170,7 +192,8 @@ def window(utterances: Sequence[Utterance], i: int, past: int, *, masked: bool) 
         i: position of the turn.
         past: largest number of past turns.
         masked: call the speakers "Speaker 1", "Speaker 2" in the order in which they first spoke,
-            also in the texts. Only names of speakers up to turn ``i`` are masked.
+            also in the texts. Only names of speakers up to turn ``i`` are masked: whole names, and
+            the words of a name that no other speaker has in theirs, but no titles.
     """
     seen = [Turn(u.name, u.text) for u in utterances[max(0, i - past) : i + 1]]
     if not masked:
@@ -178,9 +201,15 @@ def window(utterances: Sequence[Utterance], i: int, past: int, *, masked: bool) 
     masks: dict[str, str] = {}
     for utterance in utterances[: i + 1]:
         masks.setdefault(utterance.name, f"Speaker {len(masks) + 1}")
-    longest_first = sorted(masks, key=len, reverse=True)
+    bearers: dict[str, set[str]] = {}
+    for name, mask in masks.items():
+        for word in set(re.findall(r"[^\W\d_]{2,}", name)) - TITLES:
+            if word[0].isupper():
+                bearers.setdefault(word, set()).add(mask)
+    hidden = {word: min(of) for word, of in bearers.items() if len(of) == 1} | masks
+    longest_first = sorted(hidden, key=len, reverse=True)
     names = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)")
-    return [Turn(masks[t.name], names.sub(lambda m: masks[m[1]], t.text)) for t in seen]
+    return [Turn(masks[t.name], names.sub(lambda m: hidden[m[1]], t.text)) for t in seen]
 
 
 # --- tokens
@@ -237,19 +266,14 @@ class ChatText:
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
         """A prompt as tokens."""
-        text = _characters(self.text(messages))
+        text = characters(self.text(messages))
         return [*self.before, *self.tokenizer(text, add_special_tokens=False).input_ids]
 
     def answer_ids(self, answer: str) -> list[int]:
         """An answer as tokens, including the token that ends it."""
         text = answer if self.chat else f" {answer}"
-        ids = list(self.tokenizer(_characters(text), add_special_tokens=False).input_ids)
+        ids = list(self.tokenizer(characters(text), add_special_tokens=False).input_ids)
         return ids if self.end is None else [*ids, self.end]
-
-
-def _characters(text: str) -> str:
-    """Replace single halves of surrogate pairs in a text, which no tokenizer reads."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def fitting(

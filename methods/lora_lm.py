@@ -140,7 +140,7 @@ class LoraLM(ErcMethod):
         chat = ChatText(model_tokenizer(config.encoder))
         prompt = find_prompt(config.prompt)
         self.reader = ChatReader(prompt, chat, labels, config.window, config.max_len)
-        self.answers = [chat.answer_ids(prompt.answer(name)) for name in labels.names]
+        self.answers = [chat.answer_ids(answer) for answer in prompt.answers(labels.names)]
         self.model = adapted(config)
 
     @classmethod

@@ -129,6 +129,11 @@ class PromptLMConfig(MethodConfig):
                 "row has to say how far apart the scores of its prompts are."
             )
         self.prompt_digests = checked_digests(self.prompts, self.prompt_digests, "prompt_digests")
+        if len(set(self.prompt_digests)) < len(self.prompts):
+            raise ErcBenchError(
+                f"Of the prompts {', '.join(self.prompts)} two have the same contents, so they are "
+                "no paraphrases. Give each another wording."
+            )
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,7 @@ class PromptLM(ErcMethod):
         super().__init__(config, labels)
         self.reader = TargetReader()
         self.prompts = [find_prompt(name) for name in config.prompts]
+        self.answers = [prompt.answers(labels.names) for prompt in self.prompts]
         self.gives_probabilities = not config.base_url
         self.told: dict[str, Any] = {}
         self.lines: list[str] = []
@@ -241,7 +247,7 @@ class PromptLM(ErcMethod):
         ]
         answers = (self._of_server if config.base_url else self._of_model)(questions, data.seed)
         by_way = [answers[n : n + len(turns)] for n in range(0, len(answers), len(turns))]
-        logits = torch.tensor([self._logits(answer) for answer in by_way[0]])
+        logits = torch.tensor([self._logits(answer, asked[0]) for answer in by_way[0]])
         self.logits = dict(zip(rows.tolist(), logits, strict=True))
         if in_a_run:
             self._note(data, splits, asked, by_way, shown)
@@ -322,7 +328,7 @@ class PromptLM(ErcMethod):
         messages = prompt.system(names)
         for example in examples:
             turns = [Turn(*turn) for turn in example["masked" if way.masked else "real"]]
-            answer = prompt.answer(names[example["label"]])
+            answer = self.answers[way.prompt][example["label"]]
             messages += [
                 prompt.user(turns, names),
                 {"role": "assistant", "content": answer},
@@ -356,10 +362,7 @@ class PromptLM(ErcMethod):
         config = self.config
         before = self._before(questions)
         answers = {
-            way: [
-                self.chat.answer_ids(self.prompts[way.prompt].answer(label))
-                for label in self.labels.names
-            ]
+            way: [self.chat.answer_ids(answer) for answer in self.answers[way.prompt]]
             for way in dict.fromkeys(question.way for question in questions)
         }
         dtype = next(self.model.parameters()).dtype
@@ -425,22 +428,26 @@ class PromptLM(ErcMethod):
             rows = found.tolist()
             seconds = round(clock.seconds / len(numbers), 6)
             for n, row in zip(numbers, rows, strict=True):
-                best = self.labels.names[int(np.argmax(row))]
-                tokens = len(prompts[n][1])
-                arrived(n, Answer(best, "", tokens, 0, seconds, "", row))
+                best = _most_likely(row)
+                text = "" if best == NO_ANSWER else self.labels.names[best]
+                arrived(n, Answer(text, "", len(prompts[n][1]), 0, seconds, "", row))
 
     # --- answers
 
-    def _class(self, answer: Answer) -> int:
-        """The class that an answer names; −1 if it names none."""
-        if answer.likelihoods is None:
-            return named_label(answer.text, self.labels.names)
-        return int(np.argmax(answer.likelihoods))
+    def _class(self, answer: Answer, way: Asked) -> int:
+        """The class that an answer names; −1 if it names none.
 
-    def _logits(self, answer: Answer) -> list[float]:
+        An answer may name a label in the words of its prompt, or by the label itself.
+        """
+        if answer.likelihoods is not None:
+            return _most_likely(answer.likelihoods)
+        named = named_label(answer.text, self.answers[way.prompt])
+        return named_label(answer.text, self.labels.names) if named == NO_ANSWER else named
+
+    def _logits(self, answer: Answer, way: Asked) -> list[float]:
         if answer.likelihoods is not None:
             return answer.likelihoods
-        label = self._class(answer)
+        label = self._class(answer, way)
         if label == NO_ANSWER:
             return [float("nan")] * len(self.labels)
         return [SURE * (c == label) for c in range(len(self.labels))]
@@ -487,7 +494,7 @@ class PromptLM(ErcMethod):
         self.lines = []
         example_ids = [example["id"] for example in self.examples]
         for way, answers in zip(asked, by_way, strict=True):
-            classes = torch.tensor([self._class(answer) for answer in answers])
+            classes = torch.tensor([self._class(answer, way) for answer in answers])
             for split, size in zip(splits, sizes, strict=True):
                 rows = data.rows(split)
                 of_split = slice(starts[split], starts[split] + size)
@@ -583,6 +590,11 @@ class PromptLM(ErcMethod):
             "completion_tokens": int(completion),
             **({"cost": round(price / 1e6, 6)} if price else {}),
         }
+
+
+def _most_likely(likelihoods: Sequence[float]) -> int:
+    """The class with the highest likelihood; −1 if one is not a number, as after an overflow."""
+    return NO_ANSWER if np.isnan(likelihoods).any() else int(np.argmax(likelihoods))
 
 
 def _spread(scores: Sequence[Mapping[str, float]], figure: str) -> dict[str, float]:

@@ -33,6 +33,11 @@ def test_the_expected_best_is_the_mean_over_all_subsets(scores: list[float]) -> 
     assert expected_best(scores) == pytest.approx(brute)
 
 
+def test_the_expected_best_of_thousands_of_trials() -> None:
+    expected = expected_best([50.0] * 3000)
+    assert expected == pytest.approx([50.0] * 3000)
+
+
 def test_the_expected_best_is_unbiased() -> None:
     """The expected best of two independent draws from 1 … 6 is 161/36."""
     pairs = [max(a, b) for a in range(1, 7) for b in range(1, 7)]

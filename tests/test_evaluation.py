@@ -73,6 +73,22 @@ def test_calibration_error_of_a_known_case() -> None:
     assert figures["calibration_error"] == pytest.approx(10, abs=1e-3)
 
 
+def test_calibration_error_of_rounded_probabilities_a_little_above_one() -> None:
+    """One number above 1 must not make logits of all of them."""
+    gold = torch.zeros(100, dtype=torch.long)
+    probabilities = torch.tensor([[0.9, 0.1]]).repeat(100, 1)
+    probabilities[0] = torch.tensor([1.001, 0.0])
+    figures = evaluate(gold, gold, ["a", "b"], probabilities)
+    assert figures["calibration_error"] == pytest.approx(9.9, abs=1e-3)
+
+
+def test_calibration_error_is_of_the_predicted_class() -> None:
+    """Rounding may make ties, of which the first class is not the predicted one."""
+    gold = torch.ones(100, dtype=torch.long)
+    figures = evaluate(gold, gold, ["a", "b"], torch.full((100, 2), 0.5))
+    assert figures["calibration_error"] == pytest.approx(50, abs=1e-3)
+
+
 def test_calibration_error_is_over_answered_utterances() -> None:
     gold = torch.zeros(100, dtype=torch.long)
     probabilities = torch.tensor([[0.9, 0.1]]).repeat(100, 1)

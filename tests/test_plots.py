@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from synthetic_records import SMALL, Method, store, stored, write_records
 
 from erc_bench.cli import main
 from erc_bench.evaluation.calibration import reliability_bins
+from erc_bench.evaluation.metrics import evaluate
 from erc_bench.leaderboard.searches import SearchGroup, SearchRow
 from erc_bench.plots.selection import of_run, of_runs
 from erc_bench.plots.vectors import VectorMap, principal_axes
@@ -92,6 +94,19 @@ def test_calibration_bins_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(bins.confidence, mean)
     assert bins.count.sum() == 500
     assert reliability_bins([0.0, 1.0], [False, True]).count.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 4])
+def test_calibration_bins_give_the_calibration_error_of_a_record(decimals: int) -> None:
+    """Also where probabilities lie at the ends of bins, as rounded ones do."""
+    rng = np.random.default_rng(decimals)
+    rows = rng.dirichlet([0.3, 0.3, 0.3], 400).round(decimals)
+    gold, predicted = rng.integers(0, 3, 400), rows.argmax(axis=1)
+    bins = reliability_bins(rows.max(axis=1), predicted == gold)
+    error = 100 * (bins.count * abs(bins.accuracy - bins.confidence)).sum() / 400
+    tensors = map(torch.from_numpy, (predicted, gold))
+    figures = evaluate(*tensors, list("abc"), torch.from_numpy(rows).float())
+    assert figures["calibration_error"] == pytest.approx(error, abs=1e-3)
 
 
 def test_axes_say_what_is_drawn_and_nothing_is_cut_off(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import pickletools
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +89,16 @@ def test_the_pickle_is_in_cosmics_layout(encoded, corpus, tmp_path) -> None:
     assert len(layers) == 4
     for layer in layers:
         assert np.array_equal(np.stack(layer["dev-d0"]), encoded.vectors[4:8])
+
+
+def test_the_pickle_names_no_module_that_an_older_numpy_lacks(encoded, tmp_path) -> None:
+    path = encoded.save(tmp_path / "vectors.pkl")
+    named = [arg for op, arg, _ in pickletools.genops(path.read_bytes()) if "numpy" in str(arg)]
+    assert set(named) == {"numpy"}  # numpy.ndarray
+    read = utterance_vectors(
+        encoded.corpus, "", FeatureConfig(path=str(path), size=encoded.vectors.shape[1])
+    )
+    assert torch.equal(read.vectors, torch.from_numpy(encoded.vectors))
 
 
 def test_vectors_from_elsewhere_need_ids_alone(corpus, encoded, tmp_path) -> None:

@@ -17,7 +17,13 @@ import torch
 from cosmic_layout import cosmic_parts, vectors_of, write_cosmic
 from fitting import PowerCut
 
-from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet, Utterance
+from erc_bench.corpus.conversation import (
+    Corpus,
+    Dialogue,
+    LabelSet,
+    Utterance,
+    without_test_labels,
+)
 from erc_bench.encoders.loading import load_encoder, load_tokenizer
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import cache_folder
@@ -567,6 +573,30 @@ def test_vectors_of_labelled_turns_alone(tmp_path) -> None:
     found, present = given(corpus, path)
     assert present.tolist() == [True, False, True, False, True]
     assert found.sum(dim=1).tolist() == [SIZE, 0, SIZE, 0, SIZE]
+
+
+def test_vectors_of_labelled_turns_are_found_while_the_labels_of_test_are_hidden(tmp_path) -> None:
+    """A search and ``--no-test`` hide them. Nothing reads the vectors of test then."""
+    labels = LabelSet(("sad", "glad"))
+
+    def dialogue(split: str) -> Dialogue:
+        return Dialogue(
+            split,
+            tuple(Utterance(f"{split}{i}", "A", "Hm.", None if i % 2 else 1) for i in range(5)),
+        )
+
+    splits = {split: [dialogue(split)] for split in ("train", "dev", "test")}
+    corpus = Corpus.build("gaps", labels, splits)
+    parts = cosmic_parts(corpus, SIZE)
+    for part in parts[:-3]:
+        part.update({key: values[::2] for key, values in part.items()})
+    path = tmp_path / "vectors.pkl"
+    path.write_bytes(pickle.dumps(parts))
+    whole, present = given(corpus, path)
+    vectors, there = given(without_test_labels(corpus), path)
+    assert there.tolist() == [*present[:10].tolist(), *[False] * 5]
+    assert torch.equal(vectors[:10], whole[:10])
+    assert not vectors[10:].any()
 
 
 def with_sentences(corpus: Corpus, path, change) -> None:

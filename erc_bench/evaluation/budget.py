@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import comb
 
 
 def expected_best(scores: Sequence[float]) -> list[float]:
@@ -23,7 +22,11 @@ def expected_best(scores: Sequence[float]) -> list[float]:
         scores: the scores of all trials; a failed trial has the lowest possible score.
     """
     rising, size = sorted(scores), len(scores)
-    return [
-        sum(comb(i - 1, n - 1) * rising[i - 1] for i in range(n, size + 1)) / comb(size, n)
-        for n in range(1, size + 1)
-    ]
+    expected = []
+    for n in range(1, size + 1):
+        share, best = n / size, 0.0  # of v_B; the binomials themselves exceed every float
+        for i in range(size, n - 1, -1):
+            best += share * rising[i - 1]
+            share *= (i - n) / max(i - 1, 1)
+        expected.append(best)
+    return expected

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric as TorchMetric
 from torchmetrics.functional.classification import (
+    binary_calibration_error,
     multiclass_accuracy,
-    multiclass_calibration_error,
     multiclass_confusion_matrix,
     multiclass_f1_score,
     multiclass_precision,
@@ -21,6 +21,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from erc_bench.corpus.conversation import Metric
 from erc_bench.evaluation import NO_ANSWER
+from erc_bench.evaluation.calibration import BINS
 
 
 class Predictions(TorchMetric):
@@ -98,8 +99,9 @@ def evaluate(
             negative of the gold class, and not a false positive of any class.
         gold: gold classes ``(N,)``.
         labels: names of the C classes.
-        probabilities: ``(N, C)``. If given, the figures include the expected calibration error (15
-            bins) over the utterances with an answer, unless there are none.
+        probabilities: ``(N, C)``. If given, the figures include the expected calibration error of
+            the predicted classes (:mod:`erc_bench.evaluation.calibration`) over the utterances with
+            an answer, unless there are none.
         metric: the corpus's metric. If it leaves out a label, the figures include its micro-F1.
 
     Macro-F1 is the mean over the classes that occur in gold labels or predictions, as in
@@ -135,7 +137,10 @@ def evaluate(
     if not answered.all():
         figures["no_answer"] = 100 * (~answered).double().mean().item()
     if probabilities is not None and answered.any():
-        error = multiclass_calibration_error(probabilities[answered], gold[answered], classes)
+        # Rounded shares may exceed 1, and torchmetrics would take all of them for logits.
+        confidence = probabilities[answered].amax(dim=1).clamp(0, 1)
+        right = (predicted == gold)[answered].long()
+        error = binary_calibration_error(confidence, right, n_bins=BINS)
         figures["calibration_error"] = 100 * error.item()
     return figures
 

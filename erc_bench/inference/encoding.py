@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from erc_bench.corpus.conversation import Corpus, Dialogue, LabelSet
+from erc_bench.corpus.conversation import SPLITS, Corpus, Dialogue, LabelSet
 from erc_bench.corpus.own import OwnCorpus
 from erc_bench.encoders.locating import find_encoder
 from erc_bench.errors import ErcBenchError
@@ -170,7 +170,7 @@ def _by_encoder(
 def _by_run(path: Path, record: Record, corpus: Corpus) -> Encoded:
     weights = model_file(path, record)
     check_states(method_class(record.method), record.method)
-    dialogues = [d for found in corpus.contents.values() for d in found]
+    dialogues = [d for split in SPLITS for d in corpus.contents.get(split, ())]
     vectors = Model(path, record).states(dialogues).numpy()
     model = {
         "kind": "run",

@@ -67,6 +67,13 @@ def _array_from_buffer(data: Any, dtype: _Dtype, shape: Any, order: Any) -> _Arr
     return made
 
 
+def _array(shape: Any, dtype: str, data: Any) -> _Array:
+    """Stands in for ``numpy.ndarray``, as :class:`CosmicPickler` calls it."""
+    plain = _Dtype(dtype.lstrip("<"))
+    plain.order = "<"
+    return _array_from_buffer(data, plain, shape, "C")
+
+
 def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
@@ -76,13 +83,27 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     **{(module, "frozenset"): frozenset for module in ("builtins", "__builtin__")},
     # Older protocols write bytes in this way.
     ("_codecs", "encode"): _latin1,
-    ("numpy", "ndarray"): _Array,
+    ("numpy", "ndarray"): _array,
     ("numpy", "dtype"): _Dtype,
 }
 for _core in ("numpy.core", "numpy._core"):
     _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _Array
     _ADMITTED[f"{_core}.multiarray", "scalar"] = lambda dtype, data: dtype.read(data)[0].item()
     _ADMITTED[f"{_core}.numeric", "_frombuffer"] = _array_from_buffer
+
+
+class CosmicPickler(pickle.Pickler):
+    """Writes arrays so that every version of numpy reads them.
+
+    Numpy 2 itself names its own modules in a pickle, which numpy before 1.26 does not have.
+    """
+
+    def reducer_override(self, thing: Any) -> Any:
+        """How an array is written: as a call of ``numpy.ndarray``."""
+        if type(thing) is not np.ndarray:
+            return NotImplemented
+        little = thing.astype(thing.dtype.newbyteorder("<"))
+        return np.ndarray, (thing.shape, little.dtype.str, little.tobytes())
 
 
 class CosmicUnpickler(pickle.Unpickler):
@@ -161,7 +182,9 @@ def match(
 
     The vectors of ``roberta{layer}`` are used. Dialogues are found by their ids if the file has all
     of them, else by their order in the split. A dialogue has a vector for every turn, or for its
-    labelled turns only. If the file has the sentences, they must be the turns' texts.
+    labelled turns only. If the file has the sentences, they must be the turns' texts. In a split
+    whose labels are hidden, nothing tells which turns are labelled: there a dialogue has either a
+    vector for every turn or none.
 
     Raises:
         ErcBenchError: dialogues, utterances or their texts do not match; the message says which.
@@ -185,6 +208,7 @@ def match(
     vectors, present = [], []
     others: list[tuple[Utterance, str]] = []
     for split in splits:
+        hidden = not any(dialogue.labelled for dialogue in dialogues[split])
         for dialogue, i in zip(dialogues[split], ids[split], strict=True):
             where = f"{path}, dialogue {i} ({corpus.name}, {split}, {dialogue.id!r})"
             try:
@@ -198,6 +222,8 @@ def match(
                 )
             if not np.isfinite(given).all():
                 raise ErcBenchError(f"{where}: its vectors are not all finite numbers.")
+            if hidden and len(given) < len(dialogue):
+                given = given[:0]
             filled = np.zeros(len(dialogue), dtype=bool)
             filled[list(dialogue.labelled) if len(given) < len(dialogue) else slice(None)] = True
             if filled.sum() != len(given):
@@ -210,7 +236,7 @@ def match(
             rows[filled] = given
             vectors.append(rows)
             present.append(filled)
-            if i in sentences:
+            if i in sentences and filled.any():
                 others += _other_texts(dialogue, filled, sentences[i])
     if others:
         turn, text = others[0]

@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from torch import Tensor
 from erc_bench.corpus.conversation import SPLITS, Corpus, Utterance
 from erc_bench.errors import ErcBenchError, listed
 from erc_bench.files import replacing, temporary_name
+from erc_bench.vectors.cosmic import CosmicPickler
 
 FORM = 1
 """Version of the file format; it grows when a reader must tell versions apart."""
@@ -184,7 +184,9 @@ def _cosmic(encoded: Encoded) -> bytes:
             f"{corpus.name}. Write .safetensors or .npz."
         )
     ids = [of_split.get(split, []) for split in ("train", "test", "dev")]
-    return pickle.dumps([speakers, labels, *[vectors] * 4, sentences, *ids], protocol=4)
+    file = io.BytesIO()
+    CosmicPickler(file, 4).dump([speakers, labels, *[vectors] * 4, sentences, *ids])
+    return file.getvalue()
 
 
 _WRITERS = {".safetensors": _safetensors, ".npz": _npz, ".pkl": _cosmic}

@@ -225,7 +225,7 @@ def extract(encoder: Path, texts: list[str], max_len: int) -> Tensor:
     """The vector of each text ``(N, d)``, in float32 on the CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_tokenizer(str(encoder))
-    network = load_encoder(str(encoder)).eval()
+    network = load_encoder(str(encoder), max_len).eval()
     network.to(device)
     ids = TextEncoder(tokenizer).ids(texts, max_len)
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])

@@ -23,6 +23,9 @@ QUICK = Patience(at_once=4, seconds=5.0, retries=3, wait=0.01)
         ("joy", "joy"),
         (" Joy.\n", "joy"),
         ("**Anger**", "anger"),
+        ("_joy_", "joy"),
+        ("The label is __joy__.", "joy"),
+        ("not_joy", None),
         ('{"emotion": "joy"}', "joy"),
         ("The emotion is joy, pure joy.", "joy"),
         ("non-neutral", "non-neutral"),
@@ -43,6 +46,16 @@ def test_an_answer_names_one_label_or_none(text: str, label: str | None) -> None
 
 
 # --- on disk
+
+
+def test_half_a_surrogate_pair_of_a_server_is_replaced() -> None:
+    """No file takes it, and it may have come from a file of an earlier version."""
+    kept = AnswerFile("test-surrogates")
+    kept.add("a", Answer("joy \ud83d", "st\ud83dop"))
+    kept.path.write_text(kept.path.read_text().replace("\ufffd", "\\ud83d"))
+    answer = AnswerFile("test-surrogates").get("a")
+    assert (answer.text, answer.finish) == ("joy \ufffd", "st\ufffdop")
+    assert named_label(answer.text, LABELS) == LABELS.index("joy")
 
 
 def test_answers_are_kept_whatever_happens_to_their_file() -> None:

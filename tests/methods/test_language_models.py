@@ -107,6 +107,20 @@ def test_a_window_has_past_turns_only_and_masks_names(talk: list[Utterance]) -> 
     ]
 
 
+def test_each_word_of_a_name_is_masked_unless_several_speakers_have_it() -> None:
+    said = [
+        ("Ann Lee", "Hi."),
+        ("Bo Lee", "Ann, is Mr. Lee here?"),
+        ("Mr. Zed", "Bo Lee called Zed, Mr. Zed!"),
+    ]
+    talk = [Utterance(str(i), *turn) for i, turn in enumerate(said)]
+    texts = [turn.text for turn in window(talk, 2, 8, masked=True)]
+    assert texts[1:] == [
+        "Speaker 1, is Mr. Lee here?",
+        "Speaker 2 called Speaker 3, Speaker 3!",
+    ]
+
+
 # --- tokens
 
 

@@ -24,7 +24,8 @@ from erc_bench.evaluation.metrics import evaluate
 from erc_bench.execution.recording import make_record
 from erc_bench.execution.run import run
 from erc_bench.method.data import ErcDataModule
-from erc_bench.methods.prompt_lm import PromptLM, PromptLMConfig
+from erc_bench.methods.answers import Answer
+from erc_bench.methods.prompt_lm import Asked, PromptLM, PromptLMConfig
 from erc_bench.records.place import Identity
 from erc_bench.settings import registry
 from erc_bench.settings.experiment import Experiment, resolve
@@ -256,6 +257,44 @@ def test_a_reply_of_a_server_without_a_label_is_no_answer(few, tmp_path) -> None
     assert "seed" not in body
     shown = json.dumps(running.asked)
     assert "Speaker 1" in shown
+
+
+def test_a_reply_in_the_words_of_its_prompt_is_an_answer(few, tmp_path) -> None:
+    """A prompt may have its own words for the labels; the label itself counts, too."""
+    mine = tmp_path / "backwards.jinja"
+    mine.write_text(
+        "{% block user %}Backwards: {{ target.text }}{% endblock %}"
+        "{% block answer %}{{ label | reverse }}{% endblock %}"
+    )
+    names = few.labels.names
+
+    def reply(body, number):
+        backwards = body["messages"][-1]["content"].startswith("Backwards: ")
+        return Reply("yoj" if backwards else "joy")
+
+    with chat_server(reply) as running:
+        config = with_server(running.url, prompts=[str(mine), "plain", "question"])
+        trained = asked(config, few, tmp_path / "run")
+    assert set(trained.predict("test").classes.tolist()) == {names.index("joy")}
+    spread = trained.method.recorded()["prompting"]["paraphrases"]["test"]
+    assert {each["no_answer"] for each in spread} == {0}
+    mine.write_text("{% block user %}?{% endblock %}{% block answer %}same{% endblock %}")
+    with pytest.raises(ErcBenchError, match=r"backwards\.jinja.*each label another answer"):
+        PromptLM(with_server(running.url, prompts=[str(mine), "plain", "question"]), few.labels)
+
+
+def test_prompts_with_the_same_contents_are_no_paraphrases(tmp_path) -> None:
+    copies = [tmp_path / "a.jinja", tmp_path / "b.jinja"]
+    for copy in copies:
+        copy.write_text("{% block user %}{{ target.text }}{% endblock %}")
+    with pytest.raises(ErcBenchError, match="have the same contents"):
+        PromptLMConfig(prompts=["plain", *map(str, copies)])
+
+
+def test_likelihoods_that_are_no_numbers_are_no_answer(few, tiny_causal) -> None:
+    method = PromptLM(PromptLMConfig(encoder=tiny_causal, max_len=512), few.labels)
+    answer = Answer("", likelihoods=[float("nan")] * len(few.labels))
+    assert method._class(answer, Asked(0, False)) == -1
 
 
 @pytest.mark.slow
