@@ -8,6 +8,10 @@ from torch.nn import functional as F
 
 EPSILON = 1e-8
 
+LEAST = 1e-28
+"""The least sum of exponents that a share is computed of, so that its gradient is finite. Only a
+temperature below 1/64 gives lower ones."""
+
 
 def similarity(x: Tensor, y: Tensor) -> Tensor:
     """``(1 + cos) / 2 + 1e-8`` of each row of ``x`` ``(N, d)`` with each row of ``y`` ``(M, d)``.
@@ -48,14 +52,15 @@ def contrastive_terms(
     """``ℓ_i = −log(P_i / (P_i + N_i) / (|positives_i| + ε) + ε)`` for each row ``(N,)``.
 
     ``P_i`` and ``N_i`` are the sums of ``exp`` of the :func:`scaled` scores ``(N, M)`` over the
-    positives and the negatives of :func:`pair_masks`.
+    positives and the negatives of :func:`pair_masks`. The term of a row without both is 0.
     """
     exponents = scaled(scores, temperature).exp()
     positive, negative = pair_masks(row_labels, column_labels)
     positives = (exponents * positive).sum(dim=1)
     negatives = (exponents * negative).sum(dim=1)
-    share = positives / (positives + negatives) / (positive.sum(dim=1) + EPSILON)
-    return -torch.log(share + EPSILON)
+    sums = (positives + negatives).clamp_min(LEAST)
+    share = positives / sums / (positive.sum(dim=1) + EPSILON)
+    return -torch.log(share + EPSILON) * (positive | negative).any(dim=1)
 
 
 def mean_above(terms: Tensor, bound: float) -> Tensor:

@@ -113,8 +113,21 @@ class AnchoredEncoder(nn.Module):
 
 @torch.no_grad()
 def label_anchors(encoder: Any, tokenizer: Any, labels: LabelSet) -> Tensor:
-    """Mean state over all tokens of each label's word, specials included ``(C, d)``."""
+    """Mean state over all tokens of each label's word, specials included ``(C, d)``.
+
+    Raises:
+        ErcBenchError: the tokenizer reads two labels as the same tokens.
+    """
     rows = tokenizer(list(labels.names), padding=True, return_tensors="pt")
+    read_as: dict[tuple[int, ...], str] = {}
+    for name, ids in zip(labels.names, rows["input_ids"].tolist(), strict=True):
+        other = read_as.setdefault(tuple(ids), name)
+        if other != name:
+            raise ErcBenchError(
+                f"The encoder's tokenizer reads the labels {other!r} and {name!r} as the same "
+                "tokens, so they would have the same anchor. Give the corpus labels of different "
+                "words (`labels` in its corpus.yaml), or choose another encoder."
+            )
     encoder.eval()
     mask = rows["attention_mask"]
     states = encoder(input_ids=rows["input_ids"], attention_mask=mask).last_hidden_state

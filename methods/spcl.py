@@ -393,8 +393,8 @@ class SPCL(ErcMethod):
         """
         every = self.config.accumulate
         steps = math.ceil(int(self.trainer.num_training_batches) / every)
-        # If the first epoch is shorter than the warm-up, the rates still reach their maximum.
-        warmup = min(self.config.warmup_steps, steps) if self.current_epoch == 0 else 0
+        # If the first epoch is shorter than the warm-up, its last step still has the full rate.
+        warmup = min(self.config.warmup_steps, steps - 1) if self.current_epoch == 0 else 0
         factor = rate(batch_idx // every, steps, warmup)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = factor * group["initial_lr"]

@@ -330,13 +330,18 @@ class SpeakerMTL(ErcMethod):
         """The training dialogues of the extra corpus that share nothing with dev and test.
 
         Raises:
-            ErcBenchError: some overlap with dev or test and may not be dropped, or all do; or SI
-                names speakers and none of the main speakers speaks in them.
+            ErcBenchError: there are none; some overlap with dev or test and may not be dropped, or
+                all do; or SI names speakers and none of the main speakers speaks in them.
         """
         if not (self.config.extra_corpus and self.config.si_weight):
             return ()
         name, own = self.config.extra_corpus, data.corpus
         corpus = corpus_source(name).load(data.data_dir)
+        if "train" not in corpus.contents:
+            raise ErcBenchError(
+                f"extra_corpus={name}: it has no train split, and SI learns from train alone. "
+                "Split it (`erc-bench data split`), or leave the setting out."
+            )
         dialogues = corpus.dialogues("train")
         apart = self._apart(corpus, own)
         further = [dialogues[i] for i in np.flatnonzero(apart)]

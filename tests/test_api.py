@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import erc_bench
 from erc_bench.api import _overrides
-from erc_bench.corpus.conversation import Dialogue, Utterance
+from erc_bench.corpus.conversation import Corpus, Dialogue, Utterance
 from erc_bench.errors import ErcBenchError
 from erc_bench.settings.experiment import resolve
 
@@ -86,6 +87,17 @@ def test_encode_gives_the_states_that_a_run_classifies(finished, tiny_encoder: s
         shares = run.model.method.eval().head(torch.from_numpy(encoded.vectors)).softmax(dim=1)
     for answer, row in zip(run.predict(some), shares, strict=True):
         assert list(answer.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-4)
+
+
+def test_encode_by_a_run_keeps_turns_and_vectors_together(finished) -> None:
+    """Whatever the order of a corpus's splits."""
+    _, run = finished
+    demo = erc_bench.load_corpus("demo")
+    some = {split: demo.dialogues(split)[:1] for split in ("test", "train")}
+    both = erc_bench.encode(run, Corpus.build("demo", demo.labels, some))
+    alone = erc_bench.encode(run, some["test"])
+    rows = [both.ids.index(i) for i in alone.ids]
+    np.testing.assert_allclose(both.vectors[rows], alone.vectors, atol=1e-5)
 
 
 def test_an_encoder_gives_vectors_of_dialogues(tiny_encoder: str) -> None:

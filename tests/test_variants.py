@@ -304,6 +304,37 @@ def test_a_change_of_the_variants_reaches_pairs_of_an_earlier_leaderboard(
     assert p_values() == changed
 
 
+def test_variants_that_leave_out_a_further_corpus_belong_to_the_whole_method(
+    tmp_path: Path,
+) -> None:
+    """``no-si`` shares its initial weights, but its batches lack the further dialogues."""
+    given = EXTRA["speaker-mtl", "no-extra-corpus"]
+    names = ["", "no-si", "no-bridge", "no-extra-corpus"]
+    made = [resolve("speaker-mtl", "meld", overrides=given, variant=name) for name in names]
+    further = [{"demo": "d" * 64}, None, {"demo": "d" * 64}, None]
+    methods = [
+        Method(
+            "speaker-mtl",
+            0.1 * n,
+            changes={
+                "variant": each.variant,
+                "overrides": list(each.overrides),
+                "config_hash": each.hash,
+                "further_corpora": corpora,
+                f"number{n}": n,
+            },
+        )
+        for n, (each, corpora) in enumerate(zip(made, further, strict=True))
+    ]
+    plain = resolve("speaker-mtl", "meld")  # no-extra-corpus leaves out nothing of it
+    methods.append(Method("speaker-mtl", 0.5, changes={"config_hash": plain.hash, "attempt": "x"}))
+    write_records(tmp_path, methods, ["meld"], 30)
+    (found,), left_out = ablations_of(tmp_path, "speaker-mtl", "meld")
+    assert left_out == []
+    paired = {row.name: bool(row.paired_seeds) for row in found.variants}
+    assert paired == {"no-si": False, "no-bridge": True, "no-extra-corpus": False}
+
+
 def test_a_variant_whose_seeds_read_the_same_encoders_is_paired(tmp_path: Path) -> None:
     """This holds even if it starts from other weights than the whole method."""
     encoder = {"name": "e", "digest": "e"}

@@ -66,19 +66,20 @@ def ablation_of(plain: Mapping[str, Any]) -> Ablation:
 
 
 def known_variants(method: str) -> dict[str, tuple[list[str], bool]]:
-    """Return the variants in a method's YAML file by name, each with the settings that it sets and
-    whether its seeds may be paired. Empty if the method is not installed."""
+    """Return the variants in a method's YAML file by name, each with the settings that it sets or
+    does not use, and whether its seeds may be paired. Empty if the method is not installed."""
     if method not in method_names():
         return {}
-    return {name: (list(v.settings), v.paired) for name, v in variants(method).items()}
+    return {name: ([*v.settings, *v.unused], v.paired) for name, v in variants(method).items()}
 
 
 def why_paired(one: Sequence[Run], other: Sequence[Run]) -> str:
     """Return why the seeds of two rows are paired; empty if they are not.
 
     They are if both rows read the same fine-tuned encoder in each seed, or if one row is a variant
-    of the other that shares its initial weights and the order of its data. Two or more seeds must
-    be common, because one pair gives no spread of differences.
+    of the other that shares its initial weights and the order of its data. A variant that does not
+    read a further corpus has other data. Two or more seeds must be common, because one pair gives
+    no spread of differences.
     """
     if share_encoders(one, other):
         return "both read the same fine-tuned encoder in each seed"
@@ -90,6 +91,7 @@ def why_paired(one: Sequence[Run], other: Sequence[Run]) -> str:
         and bool(variant.variant)
         and _belongs(variant, whole, known)
         and known[variant.variant][1]
+        and variant.further_corpora == whole.further_corpora
         and len(common) > 1
     )
     if not shares_start:
@@ -139,7 +141,8 @@ def ablations(runs: Sequence[Run], titles: Mapping[str, str]) -> list[Ablation]:
     """Return the ablations of all methods that have runs of the whole method and of a variant.
 
     A variant belongs to the whole method with the same preset, encoder, corpus and overrides.
-    Overrides of settings that the variant itself sets are not compared.
+    Overrides of settings that the variant itself sets, or does not use, are not compared. A variant
+    may leave out a further corpus of the whole method.
 
     Args:
         runs: all runs on one corpus.
@@ -203,12 +206,18 @@ def _belongs(variant: Run, whole: Run, known: Mapping[str, tuple[list[str], bool
     if variant.variant not in known:  # written by another version of the method
         return False
     own, _ = known[variant.variant]
-    kept = [text for text in whole.overrides if text.partition("=")[0] not in own]
     sides = [
-        (r.method, r.preset, r.weights, r.test_set, r.corpus, r.further_corpora)
+        (
+            (r.method, r.preset, r.weights, r.test_set, r.corpus),
+            sorted(text for text in r.overrides if text.partition("=")[0] not in own),
+        )
         for r in (variant, whole)
     ]
-    return sides[0] == sides[1] and sorted(variant.overrides) == sorted(kept)
+    return (
+        sides[0] == sides[1]
+        and set(variant.further_corpora) <= set(whole.further_corpora)
+        and variant.config_hash != whole.config_hash  # otherwise it leaves out nothing
+    )
 
 
 def _row(

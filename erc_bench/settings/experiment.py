@@ -211,6 +211,8 @@ class Variant:
     """By their dotted names."""
     paired: bool
     """Whether a seed has the same initial weights and batches as with the whole method."""
+    unused: tuple[str, ...] = ()
+    """Settings of the whole method that the variant does not use, whatever their values."""
 
 
 def variants(method: str) -> dict[str, Variant]:
@@ -221,13 +223,14 @@ def variants(method: str) -> dict[str, Variant]:
     """
     found = {}
     for name, entry in (method_sheet(method).get("variants") or {}).items():
-        if not isinstance(entry, Mapping) or not set(entry) - {"paired"}:
+        if not isinstance(entry, Mapping) or not set(entry) - {"paired", "unused"}:
             raise ErcBenchError(
                 f"{experiment_file(method)}, variants.{name}: it must be a mapping of settings, "
-                "and may say `paired: true` beside them."
+                "and may say `paired: true` and `unused: [SETTING]` beside them."
             )
-        settings = {key: value for key, value in entry.items() if key != "paired"}
-        found[str(name)] = Variant(settings, entry.get("paired") is True)
+        settings = {key: value for key, value in entry.items() if key not in ("paired", "unused")}
+        unused = tuple(entry.get("unused") or ())
+        found[str(name)] = Variant(settings, entry.get("paired") is True, unused)
     return found
 
 

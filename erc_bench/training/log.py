@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from erc_bench.corpus.conversation import Metric
 from erc_bench.progress import Stopwatch, bar, duration, say
 from erc_bench.training.environment import environment, is_large, joined, small_hint
+from erc_bench.training.scoring import DivergedError
 
 PROBE_STEPS = 8
 """Steps after which the duration of an epoch is estimated. The first step is not timed."""
@@ -68,8 +69,17 @@ class TrainingLog(Callback):
         return joined(self.environments)
 
     def best_epoch(self, select_on: str) -> int:
-        """The selected epoch, counted from 0."""
+        """The selected epoch, counted from 0.
+
+        Raises:
+            DivergedError: no epoch has a figure to select by.
+        """
         values = [epoch[f"dev/{select_on}"] for epoch in self.curves]
+        if np.isnan(values).all():
+            raise DivergedError(
+                f"The {select_on} on dev is not a number in any epoch, so none can be selected: "
+                "the training diverged. Lower the learning rates, or use precision=float32."
+            )
         return int(np.nanargmin(values) if select_on == "loss" else np.nanargmax(values))
 
     def not_trained(self, trainer: Trainer) -> None:

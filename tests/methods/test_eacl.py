@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from erc_bench.corpus.conversation import Dialogue, LabelSet, Utterance
 from erc_bench.encoders.loading import load_encoder, load_tokenizer
+from erc_bench.errors import ErcBenchError
 from erc_bench.method.ragged import Ragged
 from erc_bench.methods.eacl import (
     AnchoredEncoder,
@@ -162,6 +163,14 @@ def test_anchors_are_the_mean_states_of_the_words_alone() -> None:
         with torch.no_grad():
             states = encoder(**tokenizer(name, return_tensors="pt")).last_hidden_state[0]
         torch.testing.assert_close(anchor, states.mean(dim=0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [("joy", "Joy", "anger"), ("😀", "anger", "😢")])
+def test_labels_that_the_tokenizer_reads_alike_are_refused(names: tuple[str, ...]) -> None:
+    tokenizer, encoder = load_tokenizer(MINILM), load_encoder(MINILM)
+    with pytest.raises(ErcBenchError, match="as the same tokens") as caught:
+        label_anchors(encoder, tokenizer, LabelSet(names))
+    assert "anger" not in str(caught.value)
 
 
 def test_stage_two_learns_anchors_that_frozen_vectors_need() -> None:

@@ -56,6 +56,28 @@ def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7, check_dtype=False)
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_single_example_without_prototypes_has_no_loss(decoupled: bool) -> None:
+    """There is nothing to compare it with; with the cross-entropy it would still be learnt."""
+    h = torch.randn(1, 8, requires_grad=True)
+    loss = spcl_loss(h, torch.tensor([2]), torch.empty(0, 8), 0.05, decoupled)
+    loss.backward()
+    assert loss == 0
+    assert h.grad is not None
+    assert not h.grad.any()
+
+
+def test_a_very_low_temperature_has_finite_gradients() -> None:
+    torch.manual_seed(0)
+    centres, labels = torch.randn(7, 384), torch.randint(0, 7, (32,))
+    h = centres[labels] + 0.05 * torch.randn(32, 384)
+    h[0] = -5 * h.mean(dim=0)  # far from all others
+    h.requires_grad_()
+    spcl_loss(h, labels, centres, 0.005).backward()
+    assert h.grad is not None
+    assert h.grad.isfinite().all()
+
+
 # --- the authors' figures ---
 
 
@@ -419,13 +441,16 @@ def test_the_rates_restart_every_epoch_and_warm_up_once(config, small_demo, tmp_
         warmup = 4 if epoch == 0 else 0
         assert value == pytest.approx(config.encoder_lr * rate(step, steps, warmup))
     assert {epoch for epoch, *_ in rates.seen} == {0, 1, 2}
-    # An epoch that is shorter than the warm-up is all warm-up, up to the full rate.
+    # An epoch that is shorter than the warm-up is all warm-up; its last step has the full rate.
     short = Rates()
     one_epoch = replace(config, epochs=1, warmup_steps=128)
     fitted(SPCL, one_epoch, small_demo, tmp_path / "short", short)
     for _, step, steps, value in short.seen:
         assert steps < 128
-        assert value == pytest.approx(config.encoder_lr * step / steps)
+        assert value == pytest.approx(config.encoder_lr * step / (steps - 1))
+    single = Rates()
+    fitted(SPCL, replace(one_epoch, max_batches=1), small_demo, tmp_path / "single", single)
+    assert [value for *_, value in single.seen] == [config.encoder_lr]
 
 
 def test_settings_are_checked() -> None:

@@ -387,6 +387,15 @@ def test_main_speakers_missing_in_the_extra_corpus_are_an_error(config):
     assert len(datamodule.columns["train"]["dialogue"]) == 201
 
 
+def test_an_extra_corpus_without_a_train_split_is_refused(config, small_demo, tmp_path):
+    rows = "dialogue,speaker,text,emotion\n1,Ann,Hi.,joy\n1,Bo,Oh.,anger\n"
+    (tmp_path / "test.csv").write_text(rows)
+    sheet = tmp_path / "corpus.yaml"
+    sheet.write_text("name: extra\nsplits: {test: test.csv}\ncolumns: {label: emotion}\n")
+    with pytest.raises(ErcBenchError, match=r"extra_corpus=.*no train split"):
+        prepared(replace(config, extra_corpus=str(sheet), speaker="pairs"), small_demo)
+
+
 BYSTANDERS = """
 from erc_bench.corpus.conversation import Dialogue, LabelSet, Utterance
 from erc_bench.corpus.source import CorpusSource
