@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import mean, stdev
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +22,6 @@ from torch import Tensor
 from erc_bench.corpus.conversation import Dialogue
 from erc_bench.errors import ErcBenchError
 from erc_bench.evaluation import NO_ANSWER
-from erc_bench.evaluation.metrics import evaluate
 from erc_bench.method import (
     Batch,
     Columns,
@@ -56,6 +54,7 @@ from .language_models import (
     tokenizer_identity,
     window,
 )
+from .prompt_report import Answered, Asked, answer_lines, cost, parts, scores_of, spread
 
 LEAST_PROMPTS = 3
 """The least number of prompts that a run asks, as docs/protocol.md says."""
@@ -134,16 +133,6 @@ class PromptLMConfig(MethodConfig):
                 f"Of the prompts {', '.join(self.prompts)} two have the same contents, so they are "
                 "no paraphrases. Give each another wording."
             )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A way in which a run asks about every turn."""
-
-    prompt: int
-    """The number of the prompt in the settings."""
-    masked: bool
-    """Whether the speakers' names are masked."""
 
 
 @dataclass(frozen=True)
@@ -487,56 +476,34 @@ class PromptLM(ErcMethod):
         shown: Sequence[tuple[int, ...]],
     ) -> None:
         """Collect the contents of the record and of the file of answers."""
-        config, names = self.config, self.labels.names
-        sizes = [len(data.rows(split)) for split in splits]
-        starts = dict(zip(splits, np.cumsum([0, *sizes]).tolist(), strict=False))
-        scores: dict[tuple[str, Asked], dict[str, float]] = {}
-        self.lines = []
+        config, metric = self.config, data.corpus.metric.name
+        places = parts(data, splits)
+        every = [
+            Answered(way, answers, [self._class(answer, way) for answer in answers])
+            for way, answers in zip(asked, by_way, strict=True)
+        ]
+        scores = {
+            (split, answered.way): scores_of(data, split, place, answered)
+            for answered in every
+            for split, place in places.items()
+        }
         example_ids = [example["id"] for example in self.examples]
-        for way, answers in zip(asked, by_way, strict=True):
-            classes = torch.tensor([self._class(answer, way) for answer in answers])
-            for split, size in zip(splits, sizes, strict=True):
-                rows = data.rows(split)
-                of_split = slice(starts[split], starts[split] + size)
-                figures = evaluate(
-                    classes[of_split], data.gold[rows], names, metric=data.corpus.metric
-                )
-                shares = dict.fromkeys(
-                    (data.corpus.metric.name, "weighted_f1", "accuracy", "macro_f1")
-                )
-                scores[split, way] = {
-                    **{name: round(figures[name], 4) for name in shares},
-                    "no_answer": round(figures.get("no_answer", 0.0), 4),
-                }
-                for row, answer, label, examples in zip(
-                    rows.tolist(),
-                    answers[of_split],
-                    classes[of_split].tolist(),
-                    shown[of_split],
-                    strict=True,
-                ):
-                    near = {"examples": [example_ids[n] for n in examples]}
-                    line = {
-                        "split": split,
-                        "id": data.ids[row],
-                        "prompt": config.prompts[way.prompt],
-                        "masked": way.masked,
-                        "label": None if label == NO_ANSWER else names[label],
-                        "answer": answer.text,
-                        "finish": answer.finish,
-                        "prompt_tokens": answer.prompt_tokens,
-                        "completion_tokens": answer.completion_tokens,
-                        "seconds": answer.seconds,
-                        "likelihoods": answer.likelihoods,
-                        **(near if config.nearest else {}),
-                    }
-                    self.lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-        headline, every = by_way[0], [answer for answers in by_way for answer in answers]
+        ids_shown = [[example_ids[n] for n in of_turn] for of_turn in shown]
+        self.lines = [
+            line
+            for answered in every
+            for split, place in places.items()
+            for line in answer_lines(
+                *(data, split, place, answered, config.prompts[answered.way.prompt]),
+                ids_shown if config.nearest else None,
+            )
+        ]
+        answers = [answer for answered in every for answer in answered.answers]
         each = [way for way in asked if way.masked == (config.names == "masked")]
         told: dict[str, Any] = {
             "backend": config.base_url or "local",
             "revision": config.revision,
-            "served": dict(Counter(answer.model for answer in every if answer.model)),
+            "served": dict(Counter(answer.model for answer in answers if answer.model)),
             "prompts": [{"name": prompt.name, "sha256": prompt.digest} for prompt in self.prompts],
             "names": config.names,
             "decoding": self._decoding(),
@@ -548,11 +515,8 @@ class PromptLM(ErcMethod):
                 split: [{"prompt": config.prompts[w.prompt], **scores[split, w]} for w in each]
                 for split in splits
             },
-            "spread": {
-                split: _spread([scores[split, w] for w in each], data.corpus.metric.name)
-                for split in splits
-            },
-            **self._cost(headline, every),
+            "spread": {split: spread([scores[split, w] for w in each], metric) for split in splits},
+            **cost(by_way[0], answers, config.price_in, config.price_out),
         }
         masked = Asked(0, True)
         if config.names == "real" and masked in asked:
@@ -571,39 +535,7 @@ class PromptLM(ErcMethod):
         written = {"temperature": config.temperature, "max_tokens": config.max_tokens}
         return {"kind": "generation", **written, **config.request}
 
-    def _cost(self, headline: Sequence[Answer], every: Sequence[Answer]) -> dict[str, Any]:
-        """Tokens and seconds of 1,000 utterances with the first prompt; tokens and cost in all."""
-        thousand = 1000 / len(headline)
-
-        def total(answers: Sequence[Answer], name: str) -> float:
-            return sum(getattr(answer, name) for answer in answers)
-
-        prompt, completion = (total(every, f"{name}_tokens") for name in ("prompt", "completion"))
-        price = self.config.price_in * prompt + self.config.price_out * completion
-        return {
-            "per_1000": {
-                name: round(thousand * total(headline, name), 2)
-                for name in ("prompt_tokens", "completion_tokens", "seconds")
-            },
-            "answers": len(every),
-            "prompt_tokens": int(prompt),
-            "completion_tokens": int(completion),
-            **({"cost": round(price / 1e6, 6)} if price else {}),
-        }
-
 
 def _most_likely(likelihoods: Sequence[float]) -> int:
     """The class with the highest likelihood; −1 if one is not a number, as after an overflow."""
     return NO_ANSWER if np.isnan(likelihoods).any() else int(np.argmax(likelihoods))
-
-
-def _spread(scores: Sequence[Mapping[str, float]], figure: str) -> dict[str, float]:
-    """Mean, standard deviation and range of a figure over the paraphrases."""
-    values = [score[figure] for score in scores]
-    figures = {
-        "mean": mean(values),
-        "std": stdev(values),
-        "lowest": min(values),
-        "highest": max(values),
-    }
-    return {name: round(value, 4) for name, value in figures.items()}

@@ -25,7 +25,8 @@ from erc_bench.execution.recording import make_record
 from erc_bench.execution.run import run
 from erc_bench.method.data import ErcDataModule
 from erc_bench.methods.answers import Answer
-from erc_bench.methods.prompt_lm import Asked, PromptLM, PromptLMConfig
+from erc_bench.methods.prompt_lm import PromptLM, PromptLMConfig
+from erc_bench.methods.prompt_report import Asked
 from erc_bench.records.place import Identity
 from erc_bench.settings import registry
 from erc_bench.settings.experiment import Experiment, resolve
