@@ -35,6 +35,16 @@ def test_every_method_has_all_facts_of_the_list_of_methods(method: str) -> None:
     assert len(entry.memory.split(" / ")) == len(entry.gpu_memory_gib) - 1  # all but smoke
 
 
+def test_presets_have_more_memory_than_any_of_our_records_and_trials_took() -> None:
+    board, peaks = Path(__file__).parent.parent / "leaderboard", {}
+    for file in (*board.glob("records/*/*/*.json"), *board.glob("tuning/*/*/*.json")):
+        made = json.loads(file.read_bytes())
+        peak = (made["training"] or {}).get("peak_memory_mib") or 0
+        peaks[made["preset"]] = max(peaks.get(made["preset"], 0), peak / 1024)
+    assert {"small", "base"} <= peaks.keys()
+    assert {p: gib for p, gib in peaks.items() if gib > presets()[p].memory_gib} == {}
+
+
 def test_later_layers_win() -> None:
     paper = resolve("eacl", "meld").config
     small = resolve("eacl", "meld", preset="small").config
