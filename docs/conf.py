@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from erc_bench import __version__
+
+if TYPE_CHECKING:
+    from erc_bench.settings.description import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = ROOT / "docs" / "made"
@@ -53,26 +57,26 @@ def make_pages() -> None:
 
 def _settings() -> str:
     from erc_bench.method.config import MethodConfig
+    from erc_bench.settings.description import settings_of
 
     return (
         "# Settings\n\nEvery method has these settings. Give them as `key=value` or in a YAML file "
         "of `experiments/`. The page of a method lists its own settings and defaults.\n\n"
-        f"{_rows(MethodConfig)}\n"
+        f"{_rows(settings_of(MethodConfig))}\n"
     )
 
 
 def _table(method: str) -> str:
-    from erc_bench.settings.registry import method_class
+    from erc_bench.settings.description import method_settings
 
-    return _rows(method_class(method).Config)
+    return _rows(method_settings(method))
 
 
-def _rows(config: type) -> str:
+def _rows(settings: Sequence[Setting]) -> str:
     from erc_bench.leaderboard.tables import markdown_table
-    from erc_bench.settings.description import settings_of
 
     head = ("setting", "kind", "default", "what it is")
-    body = [(f"`{s.name}`", s.kind, f"`{s.default}`", s.text) for s in settings_of(config)]
+    body = [(f"`{s.name}`", s.kind, f"`{s.default}`", s.text) for s in settings]
     return markdown_table(head, body, "llll")
 
 

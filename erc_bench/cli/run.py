@@ -344,14 +344,14 @@ def print_settings(names: Sequence[str]) -> None:
     """
     from rich.table import Table
 
-    from erc_bench.settings.description import settings_of
-    from erc_bench.settings.registry import method_class, method_names
+    from erc_bench.settings.description import method_settings
+    from erc_bench.settings.registry import method_names
 
     for name in method_names() if list(names) == ["all"] else names:
         table = Table(box=None, title=f"Settings of {name}, as key=value", title_justify="left")
         for column in ("setting", "default", "what it is"):
             table.add_column(column, no_wrap=column == "setting")
-        for each in settings_of(method_class(name).Config):
+        for each in method_settings(name):
             choice = f" ({each.kind})" if ", " in each.kind else ""
             table.add_row(each.name, each.default, f"{each.text}{choice}")
         common.results().print(table)

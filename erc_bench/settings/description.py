@@ -13,10 +13,13 @@ import itertools
 import textwrap
 import tokenize
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from erc_bench.method.config import default_of
+from erc_bench.settings.experiment import default_settings
+from erc_bench.settings.registry import method_class
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,26 @@ class Setting:
     """One line; empty if the source has no comment."""
 
 
-def settings_of(config: type, within: str = "") -> list[Setting]:
+def method_settings(method: str) -> list[Setting]:
+    """Every setting of a method. Its default is that of a run without a preset; a corpus may have
+    another.
+
+    Raises:
+        ErcBenchError: there is no such method, or its YAML file is invalid.
+    """
+    return settings_of(method_class(method).Config, values=default_settings(method))
+
+
+def settings_of(
+    config: type, within: str = "", values: Mapping[str, Any] | None = None
+) -> list[Setting]:
     """Every setting of a configuration class, followed by the settings of its groups.
 
     Args:
         config: a dataclass, such as a method's ``Config``.
         within: a prefix for the names, such as ``evaluation.`` for a group.
+        values: the defaults by name, those of a group as a mapping. Without them, those of the
+            class.
     """
     kinds = typing.get_type_hints(config)
     texts: dict[str, str] = {}
@@ -47,15 +64,17 @@ def settings_of(config: type, within: str = "") -> list[Setting]:
     plain, groups = [], []
     for setting in dataclasses.fields(config):
         kind = kinds[setting.name]
+        default = default_of(setting) if values is None else values[setting.name]
         if dataclasses.is_dataclass(kind):
             assert isinstance(kind, type)
-            groups += settings_of(kind, f"{within}{setting.name}.")
+            of_group = None if values is None else default
+            groups += settings_of(kind, f"{within}{setting.name}.", of_group)
         else:
             plain.append(
                 Setting(
                     f"{within}{setting.name}",
                     _kind(kind),
-                    _written(default_of(setting)),
+                    _written(default),
                     texts.get(setting.name, ""),
                 )
             )

@@ -203,6 +203,26 @@ def resolve(
     return Experiment(method, dataset, preset, seed, config, overrides, variant, None, file)
 
 
+def default_settings(method: str) -> dict[str, Any]:
+    """Return the settings of a method with the default preset, before those of a corpus.
+
+    Raises:
+        ErcBenchError: there is no such method, or its YAML file is invalid.
+    """
+    from omegaconf import OmegaConf
+
+    from erc_bench.settings.registry import method_class
+
+    sheet, path, preset = method_sheet(method), experiment_file(method), default_preset()
+    merged = OmegaConf.structured(method_class(method).Config)
+    merged = _merge(merged, sheet.get("defaults") or {}, f"{path}, defaults")
+    own = (sheet.get("presets") or {}).get(preset)
+    merged = _merge(merged, own or {}, f"{path}, presets.{preset}")
+    settings = OmegaConf.to_container(merged)
+    assert isinstance(settings, dict)
+    return {str(name): value for name, value in settings.items()}
+
+
 @dataclass(frozen=True)
 class Variant:
     """A method without one of its parts."""
