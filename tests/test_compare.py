@@ -308,6 +308,21 @@ def test_compare_with_a_published_figure(tmp_path):
     assert "Resampled over dialogues; the published figure is not paired." in shown(found)
 
 
+def test_beside_a_published_figure_a_method_means_the_row_that_was_not_tuned(tmp_path):
+    search = {"trials": 8, "sampler": "random", "sampler_seed": 0, "space": {"lr": {}}}
+    search = {"tuned": search | {"chosen": 1, "digest": "ab" * 32}, "overrides": ["lr=0.1"]}
+    write_records(tmp_path, [Method("spcl", 0.3, changes=search), Method("spcl", 0.1)])
+    for name, tuned in (("spcl", False), ("spcl:paper", False), ("spcl:tuned", True)):
+        found = compare_methods(tmp_path, name, "lei2023instructerc", "meld")
+        assert ("tuned" in name) == tuned == ("random search" in found.a.configuration)
+
+
+def test_an_error_names_rows_by_their_preset_or_tuned(written):
+    with pytest.raises(ErcBenchError, match="example good:paper") as error:
+        compare_methods(written, "good", "lei2023instructerc", "meld")
+    assert "good:small (preset small" in str(error.value)
+
+
 def test_compare_of_one_seed_with_a_published_figure_names_the_figure(tmp_path):
     write_records(tmp_path, [Method("spcl", 0.2, seeds=(1,))])
     found = compare_methods(tmp_path, "spcl", "lei2023instructerc", "meld")

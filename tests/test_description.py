@@ -62,7 +62,7 @@ def test_the_default_shown_is_that_of_a_run_without_a_preset(method: str) -> Non
     assert corpus not in (method_sheet(method).get("corpora") or {})
     run = flat(resolve(method, corpus).settings)
     for each in method_settings(method):
-        value = run[each.name] or '""'
+        value = run.get(each.name, "{}") or '""'
         if not each.name.startswith("prompt_digest"):  # computed from the prompts
             assert yaml.safe_load(each.default) == yaml.safe_load(value), each.name
 

@@ -152,8 +152,9 @@ def compare_methods(
             the configuration's hash (for a tuned row, of the digest of its trials). The first 8 or
             more characters of the digest of its corpus or of its encoder's weights name it, too.
             Overrides are joined with others by a colon: ``eacl:small:stage2_epochs=0``. A preset
-            means the row that was not tuned, if there is one.
-        b: the same, or the citation key of a published row.
+            means the row that was not tuned, if there is one; so does a method alone.
+        b: the same, or the citation key of a published row. Beside a tuned row, a method alone
+            means a row of the same search budget, if there is one.
         dataset: the corpus.
         preset: only runs of this preset.
         further: other folders whose records are read, too.
@@ -298,6 +299,7 @@ def _caveats(
 def _with_figure(
     ours: list[list[Run]], row: PublishedRow, name: str, dataset: str, left_out: list[str]
 ) -> MethodComparison:
+    ours = [runs for runs in ours if not runs[0].budget] or ours  # as between two methods
     if len({(runs[0].settings, runs[0].encoder_digest) for runs in ours}) > 1:
         raise ambiguous([name], ours)
     runs = max(ours, key=len)  # of several copies of the corpus, the one with most seeds

@@ -99,13 +99,19 @@ def ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
 
 
 def shortest_name(run: Run, found: Sequence[Sequence[Run]]) -> str:
-    """Return what names a configuration of a method among those found: its overrides, or if they do
-    not tell it apart, its hash, the digest of its corpus, or that of its encoder's weights."""
+    """Return what names a configuration of a method among those found: its overrides, its preset or
+    ``tuned``; or if they do not tell it apart, its hash, the digest of its corpus, or that of its
+    encoder's weights."""
     others = {_identity(runs[0]): runs[0] for runs in found if runs[0].method == run.method}
     others.pop(_identity(run), None)
     own = ":".join(run.overrides) if not run.tuned else ""
     if own and not any(other.given == run.overrides for other in others.values()):
         return own
+    if run.tuned and not any(other.tuned for other in others.values()):
+        return TUNED
+    plain = [other.preset for other in others.values() if not other.tuned]
+    if not run.tuned and not run.given and not run.variant and run.preset not in plain:
+        return run.preset
     names = [(short_hash(r), r.corpus[:MARK], r.encoder_digest[:MARK]) for r in others.values()]
     mine = (short_hash(run), run.corpus[:MARK], run.encoder_digest[:MARK])
     unique = [name for i, name in enumerate(mine) if name and all(n[i] != name for n in names)]
