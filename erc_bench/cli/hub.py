@@ -21,7 +21,7 @@ def push(
     """Push a finished run: weights, record and a model card. It is private by default.
 
     Args:
-        run: A record, or enough of its name method/dataset/hash/seedK.
+        run: A record, enough of its name method/dataset/hash/seedK, or hf://user/repo.
         repo: The repository, user/name; it is created if it does not exist.
         public: Let everybody read it. The licences of corpus and encoder have to allow that.
     """

@@ -19,8 +19,8 @@ def predict(
 
     Args:
         run: A record, enough of its name method/dataset/hash/seedK, or hf://user/repo.
-        file: Lines `Speaker: text`, JSON, CSV, a corpus of your own (default: - for standard
-            input).
+        file: Lines `Speaker: text`, JSON, a table (CSV, TSV, Parquet), or a corpus of your own
+            (default: - for standard input).
         json: Print a line of JSON for every turn.
         stream: Answer each line of standard input at once.
     """

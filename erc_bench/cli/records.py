@@ -172,7 +172,7 @@ def score(
     """Score and store predictions made elsewhere.
 
     Args:
-        file: JSON or CSV; - is standard input.
+        file: JSON, or a table separated by commas, semicolons or tabs; - is standard input.
         dataset: The corpus.
         name: The method's name on the leaderboard.
         split: The splits that the file holds (default: test).

@@ -53,7 +53,7 @@ def tune(
     Args:
         overrides: Settings, key=value, that all trials have; they are not drawn.
         method: Methods, or all.
-        dataset: Corpora, or all.
+        dataset: Corpora, or all; give one of your own by its folder.
         trials: Number of trials, including trial 0 (default: 20).
         seeds: Train the seeds 1 to N with the best trial's settings.
         sampler_seed: Seed of the draws; another one gives other settings (default: 0).
