@@ -483,6 +483,12 @@ def test_default_resources_depend_on_the_run(preset, gpus, shares, wanted) -> No
     assert Resources(cpus=7).for_run(run, gpus=gpus, shares=shares).cpus == 7
 
 
+@pytest.mark.parametrize(("preset", "wanted"), [("small", 1), ("smoke", 0)])
+def test_a_method_that_needs_a_gpu_gets_one_also_with_a_preset_for_the_cpu(preset, wanted) -> None:
+    run = resolve("lora-lm", "demo", preset=preset)
+    assert Resources().for_run(run, gpus=True, shares=False).gpus == wanted
+
+
 def test_executors_are_found_by_entry_points() -> None:
     assert {"local", "ray", "slurm"} <= set(executor_names())
     assert make_executor("local", {}).name == "local"

@@ -11,6 +11,7 @@ from typing import Any
 from erc_bench.corpus.text_files import decoded, parse_yaml
 from erc_bench.errors import ErcBenchError, did_you_mean
 from erc_bench.settings.experiment import Experiment
+from erc_bench.settings.methods import method_entry
 from erc_bench.settings.presets import memory_gib, presets
 
 
@@ -68,6 +69,8 @@ class Resources:
         """
         known = presets().get(experiment.preset)
         small = known is not None and known.on_cpu
+        if known is not None and not known.tryout:  # a try-out needs no GPU with any method
+            small = small and bool(method_entry(experiment.method).on_cpu)
         wanted = self.gpus
         if wanted is None and gpus:
             wanted = self.devices or (1 if not small else SMALL_SHARE if shares else 0)

@@ -1,10 +1,10 @@
 """One typed configuration: method defaults < corpus < preset < variant < ``key=value``.
 
 A method's settings are a dataclass that extends :class:`MethodConfig`. The method's YAML file first
-describes the method (``title``, ``paper``, ``family``, ``context``, ``trains``, and
-``gpu_memory_gib`` by preset if it differs from ``presets.yaml``). Then come ``defaults``,
-``corpora`` (settings per corpus), ``presets``, ``variants`` (the method without one of its parts)
-and ``space``, the values that a search draws from (:mod:`erc_bench.settings.space`). The result is
+describes the method (``title``, ``paper``, ``family``, ``context``, ``trains``, ``gpu_memory_gib``
+by preset if it differs from ``presets.yaml``, and ``needs_gpu: true`` if all presets but a try-out
+need a GPU). Then come ``defaults``, ``corpora`` (settings per corpus), ``presets``, ``variants``
+(the method without one of its parts) and ``space``, the values that a search draws from (:mod:`erc_bench.settings.space`). The result is
 an :class:`Experiment`: the resolved settings, and the hash over them that identifies finished runs.
 """
 
@@ -118,7 +118,7 @@ def method_sheet(method: str) -> dict[str, Any]:
 @cache
 def _sheet(path: Path, text: str) -> dict[str, Any]:
     sheet, _ = parse_yaml(text, str(path))
-    about = ("title", "paper", "family", "context", "trains", "gpu_memory_gib")
+    about = ("title", "paper", "family", "context", "trains", "gpu_memory_gib", "needs_gpu")
     known = (*about, "defaults", "corpora", "presets", "variants", "space")
     if "title" not in sheet:
         raise ErcBenchError(f"{path} must be a mapping with the keys {', '.join(known)}.")

@@ -25,7 +25,7 @@ class MethodEntry:
     gpu_memory_gib: dict[str, float]
     """The estimated GPU memory of a run in GiB, by preset."""
     on_cpu: str
-    """The preset that is made for a machine without a GPU; "" if there is none."""
+    """The preset with which it can be trained without a GPU; "" if there is none."""
 
     @property
     def memory(self) -> str:
@@ -51,7 +51,8 @@ def method_entry(name: str) -> MethodEntry:
     memory = {n: presets()[n].gpu_memory_gib for n in known} | (sheet.get("gpu_memory_gib") or {})
     texts = {key: sheet.get(key) or "" for key in ("title", "paper", "family", "context", "trains")}
     for_cpu = (n for n in known if presets()[n].on_cpu and not presets()[n].tryout)
-    return MethodEntry(name, **texts, gpu_memory_gib=memory, on_cpu=next(for_cpu, ""))
+    on_cpu = "" if sheet.get("needs_gpu") else next(for_cpu, "")
+    return MethodEntry(name, **texts, gpu_memory_gib=memory, on_cpu=on_cpu)
 
 
 def method_entries() -> list[MethodEntry]:
