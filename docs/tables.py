@@ -146,21 +146,19 @@ def costs() -> str:
 def not_run() -> str:
     """The table of :data:`NOT_RUN` with the hours of one core that these runs would take.
 
-    That is their number × the mean time of a run with the preset's settings.
+    That is their number × the mean time of a run with the preset's settings. Empty if there is no
+    such row.
     """
     head = ("corpus", "method", "not run", "runs", "minutes a run", "hours")
     body = []
     for corpus, what, method, settings, runs in NOT_RUN:
         wanted = (method, USUAL_PRESET, list(settings))
-        (row,) = (
-            each
-            for each, _ in of_presets(corpus)
-            if (each["method"], each["preset"], given(each)) == wanted
-        )
-        seconds = row["cost"]["fit_seconds"]
-        times = [f"{seconds / 60:.0f}", f"{runs * seconds / 3600:.1f}"]
-        body.append([corpora()[corpus]["title"], row_name(row), what, str(runs), *times])
-    return markdown_table(head, body, "lllrrr")
+        for row, _ in of_presets(corpus) if corpus in corpora() else ():
+            seconds = row["cost"]["fit_seconds"]
+            if (row["method"], row["preset"], given(row)) == wanted and seconds:
+                times = [f"{seconds / 60:.0f}", f"{runs * seconds / 3600:.1f}"]
+                body.append([corpora()[corpus]["title"], row_name(row), what, str(runs), *times])
+    return markdown_table(head, body, "lllrrr") if body else ""
 
 
 def machines(row: dict[str, Any]) -> set[str]:

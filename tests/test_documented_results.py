@@ -38,6 +38,12 @@ def test_every_table_has_its_place() -> None:
 
 
 @pytest.mark.slow
+def test_every_run_that_is_missing_has_its_hours() -> None:
+    head, _, *rows = tables.not_run().splitlines()
+    assert head.endswith("| hours |")
+    assert len(rows) == len(tables.NOT_RUN)
+
+
 def test_a_stale_table_is_found_and_written(tmp_path, monkeypatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("Before\n\n<!-- table: commands -->\nold\n<!-- end of table -->\n\nAfter\n")

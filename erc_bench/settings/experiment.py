@@ -4,8 +4,9 @@ A method's settings are a dataclass that extends :class:`MethodConfig`. The meth
 describes the method (``title``, ``paper``, ``family``, ``context``, ``trains``, ``gpu_memory_gib``
 by preset if it differs from ``presets.yaml``, and ``needs_gpu: true`` if all presets but a try-out
 need a GPU). Then come ``defaults``, ``corpora`` (settings per corpus), ``presets``, ``variants``
-(the method without one of its parts) and ``space``, the values that a search draws from (:mod:`erc_bench.settings.space`). The result is
-an :class:`Experiment`: the resolved settings, and the hash over them that identifies finished runs.
+(the method without one of its parts) and ``space``, the values that a search draws from
+(:mod:`erc_bench.settings.space`). The result is an :class:`Experiment`: the resolved settings, and
+the hash over them that identifies finished runs.
 """
 
 from __future__ import annotations
