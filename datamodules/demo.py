@@ -128,7 +128,7 @@ def converse(rng: Random, key: str, labels: LabelSet) -> Dialogue:
 
 
 class Demo(CorpusSource):
-    """Made-up small talk in which words, speaker and context decide the emotion.
+    """Generated dialogues in which words, speaker and context decide the emotion.
 
     - Data: 300 dialogues from templates, with 4–14 turns and 2–4 of eight speakers. They are
       generated on demand, the same on every machine.
@@ -143,7 +143,7 @@ class Demo(CorpusSource):
 
     name = "demo"
     labels = LabelSet(("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"))
-    description = "made-up small talk to try things on; its scores mean nothing"
+    description = "generated dialogues to try things on; its scores mean nothing"
     classes = "Ekman's six emotions and neutral, by the generator's rules"
     licence = "Apache-2.0"
     homepage = "part of erc-bench"

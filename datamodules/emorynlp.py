@@ -82,7 +82,7 @@ def _official_turns(contents: dict[str, Any], path: Path) -> list[list[Spoken]]:
         match = _ID.fullmatch(key)
         number = tuple(map(int, match.groups())) if match else ()
         if not number or number in turns:
-            problem = "stands twice" if number else "is no id like 's01_e01_c04_u001'"
+            problem = "occurs twice" if number else "is no id like 's01_e01_c04_u001'"
             raise ErcBenchError(f"{where}: {quoted(key)} {problem}.")
         turns[number] = turn
     ordered: dict[tuple[int, ...], list[Spoken]] = {}
@@ -133,7 +133,7 @@ def parse_csv(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
             whole_number(value, name, where) for value, name in zip(numbers, NUMBERS, strict=True)
         )
         if number in turns:
-            raise ErcBenchError(f"{where}: utterance {number[3]} of its scene stands twice.")
+            raise ErcBenchError(f"{where}: utterance {number[3]} of its scene occurs twice.")
         turns[number] = Utterance(
             f"{_scene_key(split, number)}_u{number[3]:03}",
             _first_listed(speaker, where),

@@ -149,10 +149,10 @@ def _spoken(transcript: Path, dialogue: str) -> dict[str, tuple[str, str, int]]:
         name, sex, times, text = match.groups()
         _check_owner(name, dialogue, where)
         if name in turns and turns[name][:2] == (sex, text):
-            caution(f"{where}: the turn {name} stands twice; the second one was left out.")
+            caution(f"{where}: the turn {name} occurs twice; the second one was left out.")
         elif name in turns:
             raise ErcBenchError(
-                f"{where}: the turn {name} stands in line {turns[name][2]} already, with another "
+                f"{where}: the turn {name} is already in line {turns[name][2]}, with another "
                 "text. Remove the wrong one."
             )
         else:
@@ -296,7 +296,7 @@ def read_json_form(folder: Path) -> dict[str, list[Turn]]:
                     code = _known(field(turn, "label", str, where), where)
                 turns.append(Turn(match[2], field(turn, "text", str, where), code))
             if name in dialogues or not turns:
-                problem = f"dialogue {name} stands twice" if turns else "no utterances"
+                problem = f"dialogue {name} occurs twice" if turns else "no utterances"
                 raise ErcBenchError(f"{path}, dialogue {d}: {problem}.")
             dialogues[name] = turns
     return dialogues

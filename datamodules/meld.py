@@ -45,7 +45,7 @@ def parse_csv(path: Path, split: str, labels: LabelSet, column: str) -> list[Dia
         d = whole_number(dialogue, "Dialogue_ID", where)
         u = whole_number(turn, "Utterance_ID", where)
         if (d, u) in turns:
-            raise ErcBenchError(f"{where}: utterance {u} of dialogue {d} stands twice.")
+            raise ErcBenchError(f"{where}: utterance {u} of dialogue {d} occurs twice.")
         turns[d, u] = Utterance(
             f"{split}-d{d}-u{u}", clean(speaker), clean(text), labels.index(label, where)
         )

@@ -52,7 +52,7 @@ def parse_tsv(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
     for video, clips in videos.items():
         twice = [cid for cid, times in Counter(clip[2] for clip in clips).items() if times > 1]
         if twice:
-            raise ErcBenchError(f"{path}: clip {twice[0]} of the video {video} stands twice.")
+            raise ErcBenchError(f"{path}: clip {twice[0]} of the video {video} occurs twice.")
     return [
         Dialogue(
             f"{split}-{video}",

@@ -323,7 +323,7 @@ def _facts(record: Record, source: CorpusSource | None) -> dict[str, str]:
     """The facts about a run that the card lists, by name."""
     official: dict[bool | None, str] = {
         True: "the official release",
-        False: "another copy than the official release",
+        False: "not the official release",
     }
     encoder, training, where = record.encoder, record.training, record.environment
     return {

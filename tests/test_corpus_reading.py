@@ -13,7 +13,7 @@ def test_broken_text_is_named_by_line(tmp_path):
         b"a,b\n1,2\n\xff,2\n": "line 3: byte 0xff is not UTF-8",
         b"": "line 1: the column 'a', 'b' is missing; there is: nothing",
         b'a,b\n1,"2\n': "line 2: ",
-        b"a,b,b\n1,2,3\n": "line 1: the column 'b' stands more than once",
+        b"a,b,b\n1,2,3\n": "line 1: the column 'b' occurs more than once",
     }.items():
         path.write_bytes(data)
         with pytest.raises(ErcBenchError, match=rf"x\.csv, {message}"):

@@ -75,7 +75,7 @@ def test_stats_of_meld_tell_the_known_overlaps():
         "test utterances seen in train: 12.8 % (334 of 2610); "
         "of those longer than 5 words 0.2 % (3 of 1484)"
     ) in text
-    assert "test dialogues that also stand in train: 1\n" in text
+    assert "test dialogues that are also in train: 1\n" in text
     assert "occur in emorynlp, by words only: 37.7 % (985 of 2610); " in text
     assert "of those longer than 5 words 26.7 % (396 of 1484)" in text
     assert "neutral   4710 (47.2 %)  470 (42.4 %)  1256 (48.1 %)" in text

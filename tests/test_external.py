@@ -223,7 +223,7 @@ def test_predictions_that_do_not_fit_are_counted(change, words, answers, elsewhe
         ("p.jsonl", b'{"id": "a", "label": "joy"}\n["b", "joy"]\n', ["line 2: every line"]),
         ("p.json", b'[{"id": "a", "label": "joy"}', ["line 1: not valid JSON", "truncated"]),
         ("p.json", b"3", ["every line must be a JSON object"]),
-        ("p.json", b'{"a": "joy", "a": "fear"}', ["the key 'a' stands twice"]),
+        ("p.json", b'{"a": "joy", "a": "fear"}', ["the key 'a' occurs twice"]),
         ("p.json", b'{"id": ["a", "b"], "label": ["joy"]}', ["its columns differ in length: 1, 2"]),
         ("p.json", b'{"id": {"0": "a"}, "label": {"1": "joy"}}', ["its columns have other rows"]),
         ("p.json", b'{"a": "joy", "b": ["fear"]}', ["an object by id must hold a label for each"]),
@@ -440,7 +440,7 @@ def test_a_list_of_predictions_is_found_in_a_larger_object() -> None:
         ("p.csv", "x,joy\ny,joy\n", "If the first line is no header"),
         ("p.csv", "id,label\na,joy\n# more\nb,joy\n", "line 3: .*CSV has no comments"),
         ("p.csv", "id,label\na,joy,\n", "line 2: .*ends with one separator more"),
-        ("p.csv", "id,label\na,joy,x\n", "line 2: .*must stand in double quotes"),
+        ("p.csv", "id,label\na,joy,x\n", "line 2: .*must be in double quotes"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(name, text, words) -> None:

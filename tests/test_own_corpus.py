@@ -330,7 +330,7 @@ MISTAKES = {
     "no corpus.yaml": (lambda f: (f / "corpus.yaml").unlink(), r"corpus\.yaml.*data new"),
     "no YAML": (sheet("columns: {", "columns: [{"), r"corpus\.yaml, line \d: not valid YAML"),
     "an unknown key": (sheet("split:", "splitt:"), r"line 3: unknown key 'splitt'.*'split'"),
-    "a key twice": (sheet("split:", "file: b\nsplit:"), r"line 3: the key 'file' stands twice"),
+    "a key twice": (sheet("split:", "file: b\nsplit:"), r"line 3: the key 'file' occurs twice"),
     "two places": (sheet("split:", "hf: x\nsplit:"), "must say where the turns are"),
     "no place": (sheet("file: talk.csv\n", ""), "must say where the turns are"),
     "a metric that is none": (
@@ -376,9 +376,9 @@ MISTAKES = {
         r"talk\.csv, line 5: the dialogue 'c0' is in test here and in train in .*line 2",
     ),
     "an unknown split": (edited(3, part="trian"), r"line 5: the split 'trian' is none of train"),
-    "an id that stands twice": (
+    "an id that occurs twice": (
         edited(6, msg_id="m0-0"),
-        r"talk\.csv, line 8: the id 'm0-0' stands twice, first in .*talk\.csv, line 2",
+        r"talk\.csv, line 8: the id 'm0-0' occurs twice, first in .*talk\.csv, line 2",
     ),
     "a dialogue's number written in two ways": (
         both(edited(0, conv_id="7"), edited(47, conv_id="7.0", keep=True)),
@@ -390,11 +390,11 @@ MISTAKES = {
     ),
     "a role twice": (
         sheet("text: utterance", "text: utterance, text: who"),
-        r"line 4: the key 'text' stands twice, first in line 4",
+        r"line 4: the key 'text' occurs twice, first in line 4",
     ),
     "a split twice": (
         sheet("file: talk.csv\nsplit: part", "splits: {train: a.csv, train: b.csv}"),
-        r"line 2: the key 'train' stands twice",
+        r"line 2: the key 'train' occurs twice",
     ),
     "a file of two splits": (
         sheet("file: talk.csv\nsplit: part", "splits: {train: talk.csv, test: ./talk.csv}"),
@@ -481,7 +481,7 @@ def test_a_file_that_holds_every_row_twice_gives_a_warning(folder: Path) -> None
     (folder / "corpus.yaml").write_text(SHEET.replace(", id: msg_id", ""))
     for rows in ([row for row in made() for _ in range(2)], made() + made()):
         write_csv(folder / "talk.csv", rows)
-        with pytest.warns(CorpusWarning, match="every turn of train, dev, test stands twice"):
+        with pytest.warns(CorpusWarning, match="every turn of train, dev, test occurs twice"):
             OwnCorpus(folder).load()
 
 
@@ -528,7 +528,7 @@ def test_two_dialogues_with_the_same_id_are_not_merged(folder: Path, ids) -> Non
         "name: helpdesk\nfile: talk.json\nsplit: part\n"
         "columns: {speaker: who, text: utterance, label: emotion}\n"
     )
-    with pytest.raises(ErcBenchError, match=r"dialogue 2, turn 1: the dialogue .* stands twice"):
+    with pytest.raises(ErcBenchError, match=r"dialogue 2, turn 1: the dialogue .* occurs twice"):
         OwnCorpus(folder).load()
     (folder / "talk.json").write_text(json.dumps([*talks[2:], {"id": "e", "turns": []}]))
     with pytest.raises(ErcBenchError, match=r"dialogue 11: a dialogue without turns"):
@@ -602,7 +602,7 @@ def test_new_says_what_is_wrong_before_anything_is_split(tmp_path: Path, capsys)
     assert main(["data", "new", str(tmp_path / "a"), str(tmp_path / "twice.csv")]) == 0
     said = capsys.readouterr().out
     assert "id: no column; 'msg_id' has empty or repeated values (" in said
-    assert "stands again in" in said
+    assert "occurs again in" in said
     capitals = [{**row, "emotion": row["emotion"].upper()} for row in made()[:4]] + made()[4:]
     nameless = [{("tag" if k == "emotion" else k): v for k, v in row.items()} for row in made()]
     for name, wrong, message in (
@@ -665,14 +665,14 @@ def test_a_column_that_does_not_tell_dialogues_apart_is_refused(tmp_path: Path) 
     for row in scenes:
         del row["conv_id"], row["part"]
     write_csv(talk, scenes)
-    with pytest.raises(ErcBenchError, match=r"line 42: the dialogue '0' comes back .*data list"):
+    with pytest.raises(ErcBenchError, match=r"line 42: the dialogue '0' continues .*data list"):
         new_corpus(tmp_path, [str(talk)])
     given = {"dialogue": "scene_id"}
     assert new_corpus(tmp_path, [str(talk)], columns=given).source.turns()[0].dialogue == "0"
     numbered = [{"turn": str(n % 4), **row} for n, row in enumerate(made())]
     numbered[3]["turn"] = "1"
     write_csv(talk, numbered)
-    with pytest.raises(ErcBenchError, match=r"line 5: turn 1 of the dialogue 'c0' stands twice"):
+    with pytest.raises(ErcBenchError, match=r"line 5: turn 1 of the dialogue 'c0' occurs twice"):
         new_corpus(tmp_path, [str(talk)], force=True)
 
 
@@ -924,9 +924,9 @@ def test_predict_reads_the_bytes_of_parquet_as_text(tmp_path: Path) -> None:
             "1,1,Ann,a\n,2,Bo,b\n2,1,Cy,c\n",
             r"line 3: the dialogue is missing \('scene_id' is",
         ),
-        ("1,1,Ann,a\n2,1,Bo,b\n1,1,Cy,c\n", r"line 4: the dialogue '1' comes back .*line 2\."),
-        ("1,,Ann,a\n2,,Bo,b\n1,,Cy,c\n", r"line 4: the dialogue '1' comes back .*line 2\."),
-        ("1,1,Ann,a\n1,2,Bo,b\n1,1.0,Cy,c\n", r"line 4: turn 1 of the dialogue '1' stands twice"),
+        ("1,1,Ann,a\n2,1,Bo,b\n1,1,Cy,c\n", r"line 4: the dialogue '1' continues .*line 2\."),
+        ("1,,Ann,a\n2,,Bo,b\n1,,Cy,c\n", r"line 4: the dialogue '1' continues .*line 2\."),
+        ("1,1,Ann,a\n1,2,Bo,b\n1,1.0,Cy,c\n", r"line 4: turn 1 of the dialogue '1' occurs twice"),
         ("1,1,Ann,a\n1,,Bo,b\n", r"line 3: the turn's number, 'turn', must be .* not ''"),
     ],
 )

@@ -270,7 +270,7 @@ def spoken(text: str | bytes, tmp_path: Path, name: str = "d.txt") -> list[list[
 def test_a_time_before_the_speaker_is_no_part_of_the_name(time, tmp_path) -> None:
     lines = f"{time}Ann: Hello: you!\n{time}Bob Lee: At 10:30.\n"
     assert spoken(lines, tmp_path) == [[("Ann", "Hello: you!"), ("Bob Lee", "At 10:30.")]]
-    with pytest.raises(ErcBenchError, match="line 3: no time stands before 'and then: no'"):
+    with pytest.raises(ErcBenchError, match="line 3: there is no time before 'and then: no'"):
         spoken(f"{lines}and then: no\n", tmp_path)
 
 
@@ -311,7 +311,7 @@ def test_accepted_forms_of_a_speaker(line, tmp_path) -> None:
         ("Scene: A café.", "heading of a scene"),
         ("ACT ONE: Morning.", "heading of a scene"),
         ("Dialogue 2:", "heading of a dialogue.*a column `dialogue`"),
-        ("7\tBob: Hi.", "a tab stands.*Take out the text before the tab"),
+        ("7\tBob: Hi.", "there is a tab.*Take out the text before the tab"),
         ("INT. CAFE - DAY: Rain.", "heading of a scene"),
         ("mailto:ann@example.org", "a URL's"),
         ("C:\\Users: Hi.", "a path's"),
@@ -431,9 +431,9 @@ def test_turns_that_name_their_dialogue(tmp_path) -> None:
         ([{"dialogue": "a"}, {"dialogue": None}], "2: the dialogue is missing"),
         (
             [{"dialogue": "a"}, {"dialogue": "b"}, {"dialogue": "a"}],
-            "3: the dialogue 'a' comes back",
+            "3: the dialogue 'a' continues",
         ),
-        ([{"turn": 1}, {"turn": 1}], "2: turn 1 stands twice"),
+        ([{"turn": 1}, {"turn": 1}], "2: turn 1 occurs twice"),
         ([{"turn": 1}, {}], "2: the turn's number, 'turn', must be a whole number, not ''"),
     ],
 )

@@ -83,7 +83,7 @@ def test_names_spelled_differently_are_a_doubt():
     [("", "48 of 48 utterances have no text"), ("Hm.", "have the same text, 'Hm.'")],
 )
 def test_empty_or_identical_texts_are_refused_with_their_number(text, message):
-    with pytest.raises(ErcBenchError, match=rf"12 of 12 dialogues hold other words.*; .*{message}"):
+    with pytest.raises(ErcBenchError, match=rf"12 of 12 dialogues have other texts.*; .*{message}"):
         RELEASE.doubts(build(lambda u: replace(u, text=text)))
 
 

@@ -148,7 +148,7 @@ FAULTS = {
     "uneven": (lambda path: npz(path, vectors=ROWS[:1], ids=IDS), "it has 2 ids, and vectors"),
     "whole": (lambda path: npz(path, vectors=ROWS.astype(int), ids=IDS), "type int64, not"),
     "nan": (lambda path: npz(path, vectors=ROWS * np.nan, ids=IDS), "vector of 'a' is not all"),
-    "twice": (lambda path: npz(path, vectors=ROWS, ids=IDS[[0, 0]]), "id 'a' stands twice"),
+    "twice": (lambda path: npz(path, vectors=ROWS, ids=IDS[[0, 0]]), "id 'a' occurs twice"),
     "texts": (lambda path: npz(path, vectors=ROWS, ids=IDS, texts=IDS[:1]), "1 digests of texts"),
     "about": (
         lambda path: npz(path, vectors=ROWS, ids=IDS, about=np.array("[]")),

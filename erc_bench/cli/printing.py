@@ -100,8 +100,8 @@ def print_ablation(console: Console, ablation: Ablation, dataset: str) -> None:
 
 
 def run_title(record: Described) -> str:
-    """``eacl on meld, seed 1``, with a note if the copy of the corpus is not the release."""
-    copy = "" if record.dataset_official is not False else ", a copy that is not the release"
+    """``eacl on meld, seed 1``, with a note if the corpus is not the official release."""
+    copy = "" if record.dataset_official is not False else ", not the official release"
     return f"{record.method} on {record.dataset}{copy}, seed {record.seed}"
 
 

@@ -253,7 +253,7 @@ def _check(dialogues: tuple[Dialogue, ...], seen: set[str], classes: int, where:
     labelled = False
     for u in (u for dialogue in dialogues for u in dialogue.utterances):
         if u.id in seen:
-            raise ErcBenchError(f"{where}: the utterance id {u.id!r} stands twice.")
+            raise ErcBenchError(f"{where}: the utterance id {u.id!r} occurs twice.")
         seen.add(u.id)
         if u.label is not None:
             labelled = True

@@ -309,7 +309,7 @@ def _first_unfit(role: str, column: str, found: Mapping[str, str], rows: Sequenc
         if not value or (role == "turn" and as_whole(value) is None):
             return f" ({where} has {value!r})"
         if key in seen:
-            return f" ({value!r} stands again in {where})"
+            return f" ({value!r} occurs again in {where})"
         seen.add(key)
     return ""
 
@@ -355,7 +355,7 @@ def split_corpus(
     own = source.sheet.get("split_file")
     if "splits" in source.sheet or "split" in source.sheet or (own and not force):
         how = next(key for key in ("splits", "split", "split_file") if key in source.sheet)
-        remedy = " (--force splits it anew)" if own else f"; take `{how}` out to split it here"
+        remedy = " (--force splits it again)" if own else f"; take `{how}` out to split it here"
         raise ErcBenchError(f"{source.path}: it is split already, by `{how}`{remedy}.")
     shares = {"train": 1 - dev - test, "dev": dev, "test": test}
     shares = {split: share for split, share in shares.items() if share}

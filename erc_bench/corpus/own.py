@@ -177,7 +177,7 @@ class OwnCorpus(CorpusSource):
                 doubled.append(split)
         if doubled:
             caution(
-                f"{self.path}: every turn of {listed(doubled)} stands twice. Take one of each out."
+                f"{self.path}: every turn of {listed(doubled)} occurs twice. Take one of each out."
             )
 
     def parse(self, paths: Mapping[str, Path]) -> dict[str, list[Dialogue]]:

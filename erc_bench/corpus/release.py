@@ -58,14 +58,14 @@ class Release:
         Raises:
             ErcBenchError: its labels are not the release's; or its ids would name other utterances,
                 since its turns or dialogues have other numbers or another order, or most dialogues
-                have other words.
+                have other texts.
         """
         if corpus.digest == self.digest:
             return []
         if ids_digest(corpus) != self.ids:
             raise ErcBenchError(
-                f"{corpus.name}: its dialogues or turns have other numbers than the release's, or "
-                "stand in another order, so that an id would name another utterance."
+                f"{corpus.name}: its dialogues or turns have other numbers than the official "
+                "release, or are in another order, so ids would name other utterances."
             )
         dialogues = list(_dialogues(corpus))
         ours = [fingerprint(dialogue) for dialogue in dialogues]
@@ -78,8 +78,8 @@ class Release:
         if len(other) > len(dialogues) / 2:
             reason = "".join(f"; {damage}" for damage in found)
             raise ErcBenchError(
-                f"{corpus.name}: {len(other):,} of {len(dialogues):,} dialogues hold other words "
-                "than the release, or their turns in another order, the first "
+                f"{corpus.name}: {len(other):,} of {len(dialogues):,} dialogues have other texts "
+                "than the official release, or their turns in another order; the first is "
                 f"{dialogues[other[0]].id}{reason}."
             )
         self._check_labels(corpus)
@@ -89,8 +89,8 @@ class Release:
             found.append("no utterance has punctuation")
         if other:
             found.append(
-                f"{len(other):,} of {len(dialogues):,} dialogues hold other words than the "
-                f"release, the first {dialogues[other[0]].id}"
+                f"{len(other):,} of {len(dialogues):,} dialogues have other texts than the "
+                f"official release, the first {dialogues[other[0]].id}"
             )
         if _digest(_letters(u.speaker) for u in utterances) != self.speakers:
             found.append(_odd_speakers([u.speaker for u in utterances]))
@@ -108,7 +108,9 @@ class Release:
         )
         if ours == self.classes:
             counts = "as many of each class, at other utterances, as if they were shifted or sorted"
-        raise ErcBenchError(f"{corpus.name}: its labels are not the release's: {counts}.")
+        raise ErcBenchError(
+            f"{corpus.name}: its labels are not those of the official release: {counts}."
+        )
 
     def _check_order(
         self,
@@ -125,9 +127,9 @@ class Release:
             first = next(i for i in other if ours[i] in {theirs[k] for k in other})
             place = next(k for k in other if theirs[k] == ours[first])
             raise ErcBenchError(
-                f"{name}: dialogues stand in another order than the release's, {moved:,} of "
-                f"{len(dialogues):,}, so that an id would name another utterance: "
-                f"{dialogues[first].id} holds what is {dialogues[place].id} there."
+                f"{name}: {moved:,} of {len(dialogues):,} dialogues are in another order than in "
+                "the official release, so ids would name other utterances: "
+                f"{dialogues[first].id} has the texts of {dialogues[place].id} there."
             )
 
 

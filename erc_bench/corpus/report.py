@@ -184,7 +184,7 @@ def _overlaps(dialogues: Mapping[str, Sequence[Dialogue]]) -> list[str]:
             texts = [d.utterances[i].text for d in dialogues[split] for i in d.labelled]
             lines.append(f"{split} utterances seen in train: {seen(texts, train)}")
             shared = shared_dialogues(dialogues[split], dialogues["train"])
-            lines.append(f"{split} dialogues that also stand in train: {shared}")
+            lines.append(f"{split} dialogues that are also in train: {shared}")
     return lines
 
 

@@ -344,8 +344,8 @@ class CorpusSource(ABC):
             )
             raise ErcBenchError(f"{error}{doubt} {advice}.") from error
         differs = (
-            f"the contents are not the release's: {'; '.join(doubts)}. It is used all the same; "
-            "records made on it carry another digest"
+            f"the corpus is not the official release: {'; '.join(doubts)}. It is used anyway. "
+            "Records made with it have another digest"
         )
         if changed:
             same = "; what is read from it is the same as from the official one"

@@ -47,6 +47,6 @@ def read_split_file(path: Path) -> dict[str, str]:
     for line, row in rows:
         where = f"{path}, line {line}"
         if row["dialogue"] in found:
-            raise ErcBenchError(f"{where}: the dialogue {quoted(row['dialogue'])} stands twice.")
+            raise ErcBenchError(f"{where}: the dialogue {quoted(row['dialogue'])} occurs twice.")
         found[row["dialogue"]] = split_named(row["split"].strip(), where)
     return found

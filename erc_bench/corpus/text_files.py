@@ -172,7 +172,7 @@ def _csv(
         text = text.replace("\r", "\n")  # the line ends of an old Mac
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
-        header = next(filter(None, reader), [])  # empty lines may stand above it
+        header = next(filter(None, reader), [])  # there may be empty lines above it
     except csv.Error as error:
         raise _csv_error(error, name, reader.line_num, delimiter) from error
     missing = [column for column in columns if column not in header]
@@ -183,7 +183,7 @@ def _csv(
         )
     again = [column for column, times in Counter(header).items() if column and times > 1]
     if again:
-        raise ErcBenchError(f"{name}, line 1: the column {quoted(again[0])} stands more than once.")
+        raise ErcBenchError(f"{name}, line 1: the column {quoted(again[0])} occurs more than once.")
     return header, _csv_body(reader, len(header), name, delimiter)
 
 
@@ -236,7 +236,7 @@ def _odd_row(row: list[str], width: int) -> str:
         return "the file looks truncated"
     if not any(row[width:]):
         return "the line ends with one separator more than the header; remove it"
-    return "a field that holds the separator must stand in double quotes"
+    return "a field that holds the separator must be in double quotes"
 
 
 def whole_number(text: str, what: str, where: str) -> int:
@@ -305,7 +305,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {quoted(key)} stands twice in one object")
+        raise ValueError(f"the key {quoted(key)} occurs twice in one object")
     return found
 
 
@@ -357,7 +357,7 @@ def _lines_of_keys(mapping: Any, name: str) -> dict[Any, int]:
     for key, _ in mapping.value:
         if key.value in lines:
             raise ErcBenchError(
-                f"{name}, line {key.start_mark.line + 1}: the key {key.value!r} stands twice, "
+                f"{name}, line {key.start_mark.line + 1}: the key {key.value!r} occurs twice, "
                 f"first in line {lines[key.value]}."
             )
         lines[key.value] = key.start_mark.line + 1

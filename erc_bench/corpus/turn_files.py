@@ -128,10 +128,10 @@ def check_places(places: Iterable[tuple[str, str, int | None]], remedy: str = ""
 
     Args:
         places: the place of each turn, its dialogue, and its number in the dialogue if it has one.
-        remedy: a further sentence on what to do about a dialogue that comes back.
+        remedy: a further sentence on what to do about a dialogue that continues after others.
 
     Raises:
-        ErcBenchError: a dialogue comes back after others and its turns have no numbers, or a
+        ErcBenchError: a dialogue continues after others and its turns have no numbers, or a
             dialogue has a number twice.
     """
     begun: dict[tuple[str, str], str] = {}
@@ -147,17 +147,17 @@ def check_places(places: Iterable[tuple[str, str, int | None]], remedy: str = ""
         first = where if number is None else numbered.setdefault((*key, number), where)
         if key in back and (number is None or first != where):
             raise ErcBenchError(
-                f"{back[key]}: the dialogue {quoted(dialogue)} comes back behind others; it began "
-                f"in {begun[key]}. If it is one dialogue, put its turns together. If these are "
-                "several, give each a name of its own in one column (season, episode and scene "
-                f"together, say).{remedy}"
+                f"{back[key]}: the dialogue {quoted(dialogue)} continues after other dialogues; "
+                f"it began in {begun[key]}. If it is one dialogue, put its turns together. If "
+                "these are several, give each a name of its own in one column (for example "
+                f"season, episode and scene).{remedy}"
             )
         if first != where:
             of = f" of the dialogue {quoted(dialogue)}" if dialogue else ""
             raise ErcBenchError(
-                f"{where}: turn {number}{of} stands twice, first in {first}. If another dialogue "
-                "begins here, give it a name of its own; otherwise mend the numbers, or leave "
-                "them out."
+                f"{where}: turn {number}{of} occurs twice, first in {first}. If another dialogue "
+                "begins here, give it a name of its own; otherwise correct the numbers, or "
+                "leave them out."
             )
 
 

@@ -70,7 +70,7 @@ def check_turns(turns: Sequence[Turn], labels: LabelSet) -> None:
             )
         if turn.id and of_id.setdefault(turn.id, turn) is not turn:
             raise ErcBenchError(
-                f"{turn.where}: the id {quoted(turn.id)} stands twice, first in "
+                f"{turn.where}: the id {quoted(turn.id)} occurs twice, first in "
                 f"{of_id[turn.id].where}. Leave the column out (`columns` without id) and ids are "
                 "made."
             )
@@ -79,7 +79,7 @@ def check_turns(turns: Sequence[Turn], labels: LabelSet) -> None:
             if same is not turn:
                 raise ErcBenchError(
                     f"{turn.where}: turn {turn.number} of the dialogue {quoted(turn.dialogue)} "
-                    f"stands twice, first in {same.where}."
+                    f"occurs twice, first in {same.where}."
                 )
 
 
@@ -93,7 +93,7 @@ def check_entries(rows: Sequence[Row], turns: Sequence[Turn]) -> None:
     for (_, fields), turn in zip(rows, turns, strict=True):
         if fields.get(NUMBER) == 1 and begun.setdefault(turn.dialogue, turn) is not turn:
             raise ErcBenchError(
-                f"{turn.where}: the dialogue {quoted(turn.dialogue)} stands twice, first in "
+                f"{turn.where}: the dialogue {quoted(turn.dialogue)} occurs twice, first in "
                 f"{begun[turn.dialogue].where}. Give each an id of its own, or none an id."
             )
 

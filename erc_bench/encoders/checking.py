@@ -238,7 +238,7 @@ def refuse_nested(found: EncoderFiles) -> None:
         for name, value in held.items() if isinstance(held, dict) else ():
             if isinstance(value, dict) and any(torch.is_tensor(v) for v in value.values()):
                 raise ErcBenchError(
-                    f"{path} is the checkpoint of a training, and its weights stand under "
+                    f"{path} is the checkpoint of a training, and its weights are under "
                     f"{name!r}. Make a folder NEW with them alone and name it: "
                     f"{tensors_alone(found, str(name))}"
                 )

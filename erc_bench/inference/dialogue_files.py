@@ -266,7 +266,7 @@ def _of_lines(lines: list[tuple[int, str]], name: str) -> list[Dialogue]:
         plain = bare_line(line)
         if timed and without_time(plain) == plain:
             raise ErcBenchError(
-                f"{where}: no time stands before {quoted(plain, 40)}, as it does in the "
+                f"{where}: there is no time before {quoted(plain, 40)}, as it does in the "
                 "first line. If it continues the turn before, put them on one line."
             )
         spoken.append(((where, {}), turn_of_line(line, where)))

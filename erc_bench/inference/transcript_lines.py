@@ -177,7 +177,7 @@ def _no_speaker(speaker: str, text: str) -> str:
     if _DIALOGUE.fullmatch(speaker):
         return "this is the heading of a dialogue"
     if "\t" in speaker:
-        return "a tab stands before the first colon"
+        return "there is a tab before the first colon"
     if _SYSTEM.fullmatch(speaker):
         return "this is a message of the chat program"
     odd = any(speaker.count(pair[0]) != speaker.count(pair[1]) for pair in _PAIRS)

@@ -192,7 +192,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
     spread, an unofficial corpus, and the percentage of utterances without an answer."""
     found = []
     if not runs[0].official:
-        found.append("its corpus is a copy that is not the official release")
+        found.append("its corpus is not the official release")
     unanswered = 100 * np.mean([np.array(run.predicted) == NO_ANSWER for run in runs])
     if unanswered:
         found.append(f"{unanswered:.2f} % of its utterances have no answer, which counts as wrong")

@@ -143,8 +143,8 @@ def reversed_lines(text):
 @pytest.mark.parametrize(
     ("texts", "emotions", "message"),
     [
-        (swapped_turns, str, "12 of 12 dialogues hold other words than the release, or their"),
-        (reversed_lines, str, "in another order than the release"),
+        (swapped_turns, str, "12 of 12 dialogues have other texts than the official release"),
+        (reversed_lines, str, "in another order than in the official release"),
         (str, lambda t: t.replace("0 6 4", "4 6 0"), "as many of each class, at other utterances"),
         (lambda t: "__eou__ __eou__ __eou__\n" * 4, str, "; 36 of 36 utterances have no text"),
     ],

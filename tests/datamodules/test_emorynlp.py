@@ -182,7 +182,7 @@ def test_ids_of_the_release_give_the_order_and_are_checked(tmp_path):
     with pytest.warns(CorpusWarning, match=r"first 1/1/1/12 before 1/1/1/11"):
         (dialogue,) = read(tmp_path, contents)
     assert [u.text for u in dialogue.utterances] == [t.strip() for _, t, _ in TURNS[::-1]]
-    for change, message in (("s01_e01_c01_u012", "stands twice"), ("u7", "is no id like")):
+    for change, message in (("s01_e01_c01_u012", "occurs twice"), ("u7", "is no id like")):
         utterances[1]["utterance_id"] = change
         with pytest.raises(ErcBenchError, match=f"{change}' {message}"):
             read(tmp_path, contents)
@@ -256,7 +256,7 @@ HEADER = "Utterance,Speaker,Emotion,Scene_ID,Utterance_ID,Season,Episode,Start_T
         ("Hi,['Ann'],Sad,4,1,1,x,0,0\n", "line 2: Episode must be a whole number, not 'x'"),
         ("Hi,Ann,Sad,4,1,1,2,0,0\n", "line 2: the speaker must be a list"),
         ("Hi,['Ann'],Blue,4,1,1,2,0,0\n", "line 2: the label 'blue'"),
-        ("Hi,['Ann'],Sad,4,1,1,2,0,0\n" * 2, "line 3: utterance 1 of its scene stands twice"),
+        ("Hi,['Ann'],Sad,4,1,1,2,0,0\n" * 2, "line 3: utterance 1 of its scene occurs twice"),
     ],
     ids=["no number", "no list", "unknown label", "duplicate id"],
 )

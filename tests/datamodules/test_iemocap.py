@@ -284,7 +284,7 @@ DAMAGED_RELEASE = {
     "a turn twice with another text": (
         "transcriptions",
         lambda lines: [*lines[:3], lines[2] + " Yes.", *lines[3:]],
-        r"line 4: the turn Ses02F_impro02_M002 stands in line 3 already, with another text",
+        r"line 4: the turn Ses02F_impro02_M002 is already in line 3, with another text",
     ),
     "a remark before a turn": (
         "transcriptions",
@@ -400,7 +400,7 @@ BROKEN_JSON = {
     "no text": ([[{"speaker": "Ses01F_impro01_F"}]], "no 'text' among speaker"),
     "a dialogue twice": (
         [[{"text": "Hi", "speaker": "Ses01F_impro01_F"}]] * 2,
-        "dialogue 1: dialogue Ses01F_impro01 stands twice",
+        "dialogue 1: dialogue Ses01F_impro01 occurs twice",
     ),
     "an unknown category": (
         [[{"text": "Hi", "speaker": "Ses01F_impro01_F", "label": "angry"}]],

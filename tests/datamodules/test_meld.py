@@ -242,7 +242,7 @@ def test_an_edited_copy_is_not_official(copy, meld):
     texts = Counter(u.text for _, u in turns)
     key, turn = next((k, u) for k, u in turns if f",{u.text}," in data and texts[u.text] == 1)
     path.write_text(data.replace(f",{turn.text},", ",Something else.,", 1), encoding="utf-8")
-    with pytest.warns(CorpusWarning, match=rf"1 of 1,432 dialogues hold other words .* {key}\."):
+    with pytest.warns(CorpusWarning, match=rf"1 of 1,432 dialogues have other texts .* {key}\."):
         corpus = MELD().load(copy)
     assert (corpus.digest == meld.digest, corpus.official) == (False, False)
     path.write_text(data.replace("!", ".", 1), encoding="utf-8")
@@ -272,7 +272,9 @@ def column(copy: Path, name: str, make) -> None:
 )
 def test_other_labels_than_the_releases_are_refused(copy, make, words):
     column(copy, "Emotion", make)
-    with pytest.raises(ErcBenchError, match=f"its labels are not the release's: {words}"):
+    with pytest.raises(
+        ErcBenchError, match=f"its labels are not those of the official release: {words}"
+    ):
         MELD().load(copy)
 
 
@@ -383,7 +385,7 @@ BROKEN = {
     "unknown label": ([f"1,Hi,Ann,angry,neutral,0,0,{REST}"], r"line 2: the label 'angry'.*anger"),
     "duplicate ids": (
         [f"{n},Hi,Ann,joy,positive,0,0,{REST}" for n in (1, 2)],
-        r"line 3: utterance 0 of dialogue 0 stands twice",
+        r"line 3: utterance 0 of dialogue 0 occurs twice",
     ),
     "too few fields": (["1,Hi,Ann\n"], r"line 2: 3 fields instead of 11.*truncated"),
     "an id that is no number": (
@@ -396,7 +398,7 @@ BROKEN = {
     ),
     "the same number twice": (
         [f"1,Hi,Ann,joy,positive,3,{u},{REST}" for u in ("7", "007")],
-        r"line 3: utterance 7 of dialogue 3 stands twice",
+        r"line 3: utterance 7 of dialogue 3 occurs twice",
     ),
     "an open quotation": ([f'1,"Hi,Ann,joy,positive,0,0,{REST}'], r"line 2: "),
 }

@@ -42,7 +42,7 @@ BROKEN = {
     "no number": (["x\t0\t1\tgood\t0\tHi"], "line 2: label must be a number"),
     "no time": (["x\tnan\t1\t1\t0\tHi"], "line 2: start must be a number"),
     "cut": (["x\t0\t1\t1\t0\tHi", "x\t1\t2"], "line 3: 3 fields instead of 6"),
-    "twice": (["x\t0\t1\t1\t0\tHi"] * 2, "clip 0 of the video x stands twice"),
+    "twice": (["x\t0\t1\t1\t0\tHi"] * 2, "clip 0 of the video x occurs twice"),
 }
 
 
