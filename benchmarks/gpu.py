@@ -417,7 +417,7 @@ def main() -> None:
             try:
                 stages[name]()
             except OutOfTimeError:
-                say(f"{name}: stopped. The same command goes on with it.")
+                say(f"{name}: stopped. The same command resumes it.")
     session.report()
     print((args.out / "report.md").read_text(encoding="utf-8"), end="")
     say(f"The report, its records and the logs are in {args.out}.")

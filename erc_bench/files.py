@@ -97,8 +97,8 @@ def cannot_write(path: Path, error: OSError) -> ErcBenchError:
         )
     return ErcBenchError(
         f"{path} can't be written: {error.strerror or error}. Make room or check the permissions, "
-        f"or choose another folder with {_chosen_by(path)}; an interrupted run goes on when the "
-        "same command is given again."
+        f"or choose another folder with {_chosen_by(path)}; the same command resumes an "
+        "interrupted run."
     )
 
 

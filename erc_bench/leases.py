@@ -192,8 +192,8 @@ def _take(lease: SoftFileLease, patient: bool) -> None:
         lease.acquire(timeout=LOCK_SECONDS, poll_interval=0.02)
         return
     say(
-        f"{folder} is held elsewhere{holder(folder)}. Checking whether that process is alive; if "
-        f"its machine is lost, this goes on in {LEASE_SECONDS:.0f} s."
+        f"Another process holds {folder}{holder(folder)}. Waiting up to {LEASE_SECONDS:.0f} s for "
+        "a sign of it; without one, this process takes over."
     )
     seen = _touched(lease)
     while True:

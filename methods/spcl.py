@@ -108,7 +108,7 @@ class Prototypes(nn.Module):
         super().__init__()
         self.support_size = support_size
         self.register_buffer("centers", torch.zeros(classes, size))
-        # Not saved: a resumed run starts at the beginning of an epoch, where queues are made anew.
+        # Not saved: a resumed run starts at the beginning of an epoch, where queues are empty.
         self.register_buffer("starts", torch.zeros(classes, size), persistent=False)
         self.register_buffer("queues", torch.zeros(classes, pool_size, size), persistent=False)
         self.register_buffer("counts", torch.zeros(classes, dtype=torch.long), persistent=False)

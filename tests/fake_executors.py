@@ -78,7 +78,7 @@ class Fake:
 
 
 class Queueing(Fake):
-    """An executor whose jobs go on without the command, like those of a cluster."""
+    """An executor whose jobs run on without the command, like those of a cluster."""
 
     name = "queueing"
     outlives = True

@@ -440,7 +440,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert main(train("--quiet")) == 130
     message = capsys.readouterr().err
     assert message.startswith("erc-bench: interrupted; ")
-    assert "the same command goes on" in message
+    assert "the same command resumes it" in message
     monkeypatch.setattr("erc_bench.settings.methods.method_entries", interrupt)
     assert main(["methods"]) == 130
     assert capsys.readouterr().err == "erc-bench: interrupted.\n"

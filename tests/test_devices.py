@@ -500,7 +500,7 @@ def test_a_lost_device_is_reported_and_the_run_resumes_later(
 ) -> None:
     experiment = smoke(still_encoder, "dropout=0", "epochs=2")
     monkeypatch.setattr("erc_bench.execution.run._follow", follow_and_die)
-    with pytest.raises(ErcBenchError, match=r"device 1 was killed by SIGKILL.*goes on from"):
+    with pytest.raises(ErcBenchError, match=r"device 1 was killed by SIGKILL.*resumes the run"):
         run(experiment, tmp_path, devices=Devices(2))
     monkeypatch.undo()
     assert not run(experiment, tmp_path, devices=Devices(2)).skipped

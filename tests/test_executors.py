@@ -108,8 +108,8 @@ def test_a_run_whose_machine_is_lost_is_queued_again(experiments, tmp_path: Path
     ("how", "attempts", "words"),
     [
         (Gone("lost its node", again=True), 3, "It was tried 3 times."),
-        (Gone("was killed by SIGSEGV", status=-11), 1, "SIGSEGV; the same command goes on"),
-        (Gone("was stopped", status=STOPPED), 1, "it was stopped; the same command goes on"),
+        (Gone("was killed by SIGSEGV", status=-11), 1, "SIGSEGV; the same command resumes it"),
+        (Gone("was stopped", status=STOPPED), 1, "it was stopped; the same command resumes it"),
         (Gone("ended with status 1", status=1), 1, "could not say why"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_machine_that_does_not_see_the_folder_stops_the_grid(experiments, tmp_
     assert job_folders(tmp_path) == []
 
 
-# --- jobs that go on without the command ---
+# --- jobs that run on without the command ---
 
 
 def test_runs_that_were_queued_and_left_are_found_again(experiments, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_finished_runs_are_skipped_without_a_process(whole) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({}, "that go on from their last epoch: 1."), ({"restart": True}, "that begin anew: 1.")],
+    [({}, "that are resumed: 1."), ({"restart": True}, "that start from the beginning: 1.")],
 )
 def test_a_grid_says_how_many_runs_resume_or_restart(
     planned, tmp_path: Path, capsys, options: dict, said: str
@@ -238,7 +238,7 @@ def test_a_process_that_dies_is_a_failed_run(planned, tmp_path: Path) -> None:
     (ended,) = report.failures
     assert ended.job.experiment == victim.experiment
     assert "SIGKILL" in ended.failure
-    assert "the same command goes on" in ended.failure
+    assert "the same command resumes it" in ended.failure
     assert not victim.place.record.exists()
     assert len(report.scores["finetune", "demo"]) == 2
 
@@ -504,7 +504,7 @@ def test_a_grid_that_is_stopped_leaves_no_process_behind_and_resumes(
     if how is signal.SIGINT:
         os.killpg(process.pid, how)
         assert process.wait(60) == 130
-        assert "the same command goes on" in said.read_text()
+        assert "the same command resumes it" in said.read_text()
         assert "Traceback" not in said.read_text()
     else:
         process.kill()
@@ -556,7 +556,7 @@ def test_kill_9_at_fifty_random_moments(planned, tmp_path: Path) -> None:
     """Records are always whole, none is lost, and the results equal those of an untroubled grid.
 
     Up to eight processes of each grid are killed, and then the grid itself. The next grid begins at
-    once and goes on with what there is. When all runs of a folder are finished, the kills go on in
+    once and resumes what there is. When all runs of a folder are finished, the kills continue in
     another folder with its own cache.
     """
     chance = random.Random(7)

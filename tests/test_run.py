@@ -365,9 +365,9 @@ def test_an_interrupted_run_goes_on_and_restart_begins_it_anew(
     assert torch.load(folder / LAST, weights_only=True)["epoch"] == 1
     capsys.readouterr()
     cut_off(monkeypatch, experiment, tmp_path, epoch=2)
-    assert "Going on after epoch 2 of 3" in capsys.readouterr().err
+    assert "Resuming after epoch 2 of 3" in capsys.readouterr().err
     cut_off(monkeypatch, experiment, tmp_path, epoch=0, restart=True)
-    assert "Beginning anew" in " ".join(capsys.readouterr().err.split())
+    assert "Starting from the beginning" in " ".join(capsys.readouterr().err.split())
     assert {path.name: path.read_bytes() for path in folder.glob("*.ckpt")} == before
     cut_off(monkeypatch, experiment, tmp_path, epoch=1, restart=True)
     assert torch.load(folder / LAST, weights_only=True)["epoch"] == 0
@@ -485,7 +485,7 @@ def test_a_gpu_without_enough_memory_is_an_error(quick, tmp_path: Path, monkeypa
 
     place = (EACL, "loss") if when == "in training" else (checkpoints.torch, "save")
     monkeypatch.setattr(*place, full)
-    said = r"The GPU .*\(CUDA out of memory\)\. .*--jobs 1.*goes on from the last epoch\.$"
+    said = r"The GPU .*\(CUDA out of memory\)\. .*--jobs 1.*resumes .* the last finished epoch\.$"
     with pytest.raises(ErcBenchError, match=said):
         run(quick("epochs=1"), tmp_path)
 
@@ -536,7 +536,7 @@ def test_ctrl_c_ends_a_run_that_can_be_resumed(quick, tmp_path: Path) -> None:
     rest = process.stderr.read()
     process.stderr.close()
     assert process.wait() == 130
-    assert "the same command goes on" in rest
+    assert "the same command resumes" in rest
     assert "Traceback" not in rest
     last = torch.load(place_of(tmp_path, experiment).folder / "last.ckpt", weights_only=True)
     assert last["epoch"] >= 0  # the line of an epoch comes just before its checkpoint

@@ -94,8 +94,8 @@ def test_a_grid_whose_jobs_are_requeued_killed_warned_and_cancelled(
 ) -> None:
     """One job is requeued, one killed at its time limit, one warned of it, and one cancelled.
 
-    In between, the controller is restarted. The cancelled run fails, and the others go on from
-    their last epochs.
+    In between, the controller is restarted. The cancelled run fails, and the others are resumed
+    after their last epochs.
     """
     timed, requeued, cancelled, warned = jobs = jobs_in(tmp_path, tiny_encoder, 4, 40)
     troubles: list[BaseException] = []
@@ -133,7 +133,7 @@ def test_a_grid_whose_jobs_are_requeued_killed_warned_and_cancelled(
     for job in (timed, requeued, warned):
         assert job.place.finished() is not None
         assert job.place.log.read_text().count("Epoch 1/") == 1
-        assert "Going on after epoch" in job.place.log.read_text()
+        assert "Resuming after epoch" in job.place.log.read_text()
     said = " ".join(capsys.readouterr().err.split())
     # Before Slurm kills the worker, it wakes it and asks it to end. If the worker is fast enough,
     # the job requeues itself at the end of each minute. Otherwise the grid queues it again.
@@ -154,7 +154,7 @@ def test_the_jobs_of_a_detached_grid_are_picked_up(
     assert grid(jobs, detach=True).left == 2
     out = StringIO()
     print_status(Console(file=out, width=200), tmp_path)
-    assert "left to go on by itself" in out.getvalue()
+    assert "no command is watching it" in out.getvalue()
     assert "0 of 2 runs finished" in out.getvalue()
     monkeypatch.setattr(Slurm, "start", lambda *_: pytest.fail("it was handed in again"))
     report = grid(jobs)

@@ -372,7 +372,7 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_encoder(
         torch.rand(5)
         resumed = utterance_vectors(corpus, tiny_encoder, config)
         said = capsys.readouterr().err
-        assert ("Going on with" in said) == (epoch > 0)
+        assert ("Resuming the" in said) == (epoch > 0)
         assert said.count("Epoch ") == 3 - epoch
         assert torch.equal(whole.vectors, resumed.vectors)
         assert not (folder / "unfinished").exists()
@@ -731,7 +731,7 @@ def test_identical_vectors_are_refused_and_zeros_are_reported(corpus, tmp_path, 
     assert ids[2] in said
     for same in (0.0, 1.0):
         np.savez(config.path, vectors=np.full((len(ids), SIZE), same), ids=ids)
-        with pytest.raises(ErcBenchError, match=r"vectors\.npz: .* are the same.*anew"):
+        with pytest.raises(ErcBenchError, match=r"vectors\.npz: .* are the same.*again"):
             utterance_vectors(corpus, "none", config)
 
 

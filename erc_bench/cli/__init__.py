@@ -110,7 +110,7 @@ def launch(
         try:
             return command(*given.args, **given.kwargs) or 0
         except KeyboardInterrupt:
-            onwards = "; the same command goes on after the last epoch that ended, if any"
+            onwards = "; the same command resumes it after the last finished epoch"
             complain(f"interrupted{onwards if command in (run.run, tune.tune) else ''}.")
             return INTERRUPTED
         except BrokenPipeError:

@@ -64,7 +64,7 @@ def run(
 ) -> int:
     """Train, select on dev, score test and write a record; one run or many.
 
-    A finished run is skipped, and an interrupted run continues after its last epoch.
+    A finished run is skipped. An interrupted run is resumed after its last finished epoch.
 
     Args:
         overrides: Settings, key=value, anywhere in the command.
@@ -74,8 +74,8 @@ def run(
             and the whole method.
         seed: Seeds (default: 1).
         seeds: The seeds 1 to N.
-        restart: Start an interrupted run again from the beginning.
-        resume: Continue an interrupted run, as is done anyway.
+        restart: Start an interrupted run from the beginning.
+        resume: Resume an interrupted run, as is done anyway.
         force: Repeat finished runs.
         no_test: Leave test unscored; no leaderboard shows such runs. The same command without this
             option scores test later, without training again.
@@ -83,10 +83,10 @@ def run(
         jobs: Number of runs at the same time (default: as many as suit the GPU and the cores; on a
             cluster, as many as there is room for).
         executor: What executes the runs: local, ray, slurm, or a plug-in.
-        resources: What each run needs: cpus, gpus, memory_gib, minutes, devices, options of an
-            engine (slurm.partition=gpu), or a YAML file of these.
+        resources: What each run needs: cpus, gpus, memory_gib, minutes, devices, options of
+            the executor (slurm.partition=gpu), or a YAML file of these.
         retries: How often a run is queued again after preemption, a lost machine or its time limit.
-        detach: Queue the runs and return; the same command later picks them up.
+        detach: Queue the runs and return; the same command later resumes the grid.
         devices: Number of GPUs on each machine that train one run together.
         nodes: Number of machines; srun or torchrun starts the command for every device.
         strategy: fsdp lets each device keep only its part of an encoder and of the optimiser.
@@ -144,7 +144,7 @@ def run(
     report.render(common.results())
     if report.left:
         common.results().print(
-            f"Runs that are with {executor}: {report.left}. The same command picks them up; "
+            f"Runs that are with {executor}: {report.left}. The same command resumes the grid; "
             f"`erc-bench grid status --leaderboard-dir {leaderboard_dir}` shows how far they are.",
             soft_wrap=True,
         )

@@ -57,15 +57,15 @@ def tune(
         trials: Number of trials, including trial 0 (default: 20).
         seeds: Train the seeds 1 to N with the best trial's settings.
         sampler_seed: Seed of the draws; another one gives other settings (default: 0).
-        restart: Start interrupted trials again from the beginning.
+        restart: Start interrupted trials from the beginning.
         retry_failed: Repeat failed trials.
         wandb: How to log the seeds to W&B (default: $WANDB_MODE, then online if logged in, else
             offline); trials are not logged.
         jobs: Number of trials or seeds at the same time (default: as many as suit the GPU and the
             cores; on a cluster, as many as there is room for).
         executor: What executes trials and seeds: local, ray, slurm, or a plug-in.
-        resources: What each trial or seed needs: cpus, gpus, memory_gib, minutes, options of an
-            engine (slurm.partition=gpu), or a YAML file of these.
+        resources: What each trial or seed needs: cpus, gpus, memory_gib, minutes, options of the
+            executor (slurm.partition=gpu), or a YAML file of these.
         retries: How often each is queued again after preemption, a lost machine or its time limit.
     """
     from erc_bench.cli.run import experiments, grid_options
@@ -188,7 +188,7 @@ def unfinished(searched: Searched, trials: int) -> str:
 
 
 def onwards(searched: Searched, runs: Sequence[str]) -> str:
-    """The trial that was chosen, and the command to go on with."""
+    """The trial that was chosen, and the next command."""
     base, best = searched.study.base, searched.best
     assert best is not None
     name = f"{base.method} on {base.dataset}"

@@ -228,8 +228,8 @@ def _failure(others: Others, seconds: float = 2.0) -> str | None:
             status = process.exitcode
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else "ended"
             return (
-                f"The process of {process.name} {how}, perhaps for want of memory; the same "
-                "command goes on from the last epoch that ended."
+                f"The process of {process.name} {how}, probably because memory ran out; the same "
+                "command resumes the run after the last finished epoch."
             )
     return None
 

@@ -45,7 +45,7 @@ class Executor(Protocol):
     name: str
     """The name of its entry point."""
     outlives: bool
-    """Whether its workers go on when this process ends."""
+    """Whether its workers run on when this process ends."""
     queues: bool
     """Whether a job may wait in its queue before it begins."""
     most: int
@@ -138,7 +138,7 @@ class Dispatch:
     detach: bool = False
     """Whether to start all jobs and return without waiting for them."""
     leave: Callable[[int], bool] = lambda _: False
-    """Called at Ctrl-C, if jobs can go on without this process: whether so many jobs shall."""
+    """Called at Ctrl-C, if jobs can run on without this process: whether so many jobs shall."""
 
     def __post_init__(self) -> None:
         self.running: dict[str, Attempt] = {}
@@ -150,7 +150,7 @@ class Dispatch:
         """How often each job was begun, also by the engine itself."""
         self.late: dict[str, float] = {}
         self.left = False
-        """Whether jobs were left to go on without this process."""
+        """Whether jobs were left to run on without this process."""
         self.machine = self.executor.machine()
 
     def work_off(self, jobs: Iterator[Job]) -> Generator[Ended, None, None]:
@@ -266,14 +266,14 @@ class Dispatch:
 def _failure(how: Gone, attempt: Attempt) -> str:
     """One paragraph that says why a run whose worker is gone has no record."""
     if how.status == STOPPED and not how.again:
-        return "it was stopped; the same command goes on from the last epoch that ended."
+        return "it was stopped; the same command resumes it after the last finished epoch."
     if how.status == FAILED:  # the worker could not write how it ended
         return f"its worker {how.reason}, and could not say why{_said(attempt)}."
     tries = attempt.tries + how.restarts
     tried = f" It was tried {tries} times." if tries > 1 else ""
     return (
-        f"its worker {how.reason}{_said(attempt)}; the same command goes on from the last epoch "
-        f"that ended.{tried}"
+        f"its worker {how.reason}{_said(attempt)}; the same command resumes it after the last "
+        f"finished epoch.{tried}"
     )
 
 

@@ -157,7 +157,7 @@ def do_jobs(
 
 
 def _close(folder: JobFolder, dispatch: Dispatch, report: Report, runs: set[str]) -> None:
-    """Count the runs that were left to go on.
+    """Count the runs that were left to run on.
 
     If there are none, delete the folder, unless runs of other commands are queued in it.
     """

@@ -88,9 +88,9 @@ class GridDisplay:
                 yield name, duration(clock.seconds), last_line(job.place.log)
 
     def ask_to_leave(self, count: int) -> bool:
-        """Ask at Ctrl-C whether so many jobs shall go on without this command."""
+        """Ask at Ctrl-C whether so many jobs shall run on without this command."""
         name = self.progress.dispatch.executor.name
-        onwards = "the same command picks them up, `erc-bench grid status` shows them"
+        onwards = "the same command resumes the grid, `erc-bench grid status` shows it"
         if self.live is not None:
             self.live.stop()
         if sys.stdin is None or not sys.stdin.isatty():

@@ -69,12 +69,12 @@ class GridProgress:
         interrupted = sum(job.place.is_interrupted() and not job.place.is_taken() for job in left)
         if interrupted and any(job.options.get("restart") for job in left):
             say(
-                f"Interrupted runs that begin anew: {interrupted}. Their old checkpoints are kept "
-                "until the first epoch ends; to go on with them, press Ctrl-C before that and "
-                "leave out --restart."
+                f"Interrupted runs that start from the beginning: {interrupted}. Their old "
+                "checkpoints are kept until the first epoch ends; to resume them, press Ctrl-C "
+                "before that and leave out --restart."
             )
         elif interrupted:
-            say(f"Interrupted runs that go on from their last epoch: {interrupted}.")
+            say(f"Interrupted runs that are resumed: {interrupted}.")
         return left
 
     def _result(self, job: Job) -> Result | None:

@@ -7,7 +7,7 @@ Each grid has its own folder below ``<root>/jobs``, which it holds while it is a
 - ``ended/<name>.json``: how it ended, written by the worker, whole or not at all. A job that was
   stopped, or whose machine was lost, has no such file.
 - ``output/<name>.txt``: the engine's own output, if it keeps that in files.
-- ``batches/<batch>.json``: the engine's names of the jobs, if it goes on without the grid.
+- ``batches/<batch>.json``: the engine's names of the jobs, if it runs on without the grid.
 
 Only the record of a run holds its results. These files are deleted when the grid is over.
 """

@@ -205,7 +205,7 @@ def different_here(what: str) -> str:
     """Say that a job can't be done on this machine, because it has another ``what``."""
     return (
         f"{platform.node()} does not have {what} with which the grid was begun, so the run was "
-        "not done. Install the same on all machines, do not change it while a grid is at work, "
+        "not done. Install the same on all machines, do not change it while a grid is running, "
         "and give the command again."
     )
 

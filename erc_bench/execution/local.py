@@ -237,7 +237,7 @@ def _died(status: int | None) -> str:
         return f"gave no answer and did not end within {GRACE:g} s, so it was killed"
     if status < 0:
         name = signal.Signals(-status).name
-        memory = ", perhaps for want of memory (a smaller --jobs may help)"
+        memory = ", probably because memory ran out (a smaller --jobs may help)"
         return f"was killed by {name}{memory if name == 'SIGKILL' else ''}"
     if status == STOPPED:
         return "was stopped"

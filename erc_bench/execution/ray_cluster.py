@@ -134,7 +134,7 @@ class Ray:
         except (self.ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
             raise ErcBenchError(
                 f"The Ray cluster is lost ({str(error).splitlines()[0]}). Give the same command "
-                "again when there is a cluster: the runs go on from the last epoch that ended."
+                "again when there is a cluster: it resumes the runs after their last epoch."
             ) from error
 
     def _how(self, task: Any) -> Gone:

@@ -28,7 +28,7 @@ class Report:
     impossible: dict[str, list[str]] = field(default_factory=dict)
     """Runs that could not even be begun, by the reason."""
     left: int = 0
-    """How many runs were left to go on without this process."""
+    """How many runs were left to run on without this process."""
 
     @property
     def failed(self) -> int:

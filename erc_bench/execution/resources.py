@@ -46,7 +46,7 @@ class Resources:
     memory_gib: float | None = None
     """Main memory."""
     minutes: float | None = None
-    """Time limit. A run that is not finished by then goes on in another job."""
+    """Time limit. A run that is not finished by then is resumed in another job."""
     devices: int | None = None
     """GPUs of each node that one training is spread over; on a CPU, processes."""
     nodes: int | None = None

@@ -72,15 +72,15 @@ def run(
     """Train, select on dev, score test once, and leave a record.
 
     A finished run is not done again. A run is finished if there is a record with the same method,
-    settings, seed, corpus contents and encoder weights. An interrupted run goes on from the last
-    epoch that ended.
+    settings, seed, corpus contents and encoder weights. An interrupted run is resumed after
+    its last finished epoch.
 
     Args:
         experiment: what to run; its seed is set before anything is built.
         root: folder of the records and checkpoints.
         data_dir: where to look for corpora before the usual places.
-        restart: begin an interrupted run anew. Its checkpoints are deleted when the first epoch of
-            the new one has ended.
+        restart: start an interrupted run from the beginning. Its checkpoints are deleted when the
+            first epoch of the new one has ended.
         force: repeat a finished run. The old record and its model are kept until the new record
             is written.
         no_test: leave test unscored; the method does not see its labels. The run leaves no record
@@ -169,7 +169,7 @@ def _run(
     with place.locked() as held:
         if force and place.done_file.exists():
             with contextlib.suppress(RecordError, OSError):
-                place.tidy_up()  # keeps newer files: an interrupted repetition goes on
+                place.tidy_up()  # keeps newer files: an interrupted repetition is resumed
         found = None if force else place.done(no_test=no_test)
         if found is not None:
             place.tidy_up()
@@ -182,8 +182,8 @@ def _run(
             )
         if restart and place.is_interrupted():
             say(
-                "Beginning anew. The interrupted run is kept until the first new epoch ends; to "
-                "go on with it, press Ctrl-C before that and leave out --restart."
+                "Starting from the beginning. The interrupted run is kept until the first new "
+                "epoch ends; to resume it, press Ctrl-C before that and leave out --restart."
             )
         try:
             with (
@@ -204,8 +204,8 @@ def _run(
                 tracker.complete(made, place.done_file)
         except torch.OutOfMemoryError as error:
             raise ErcBenchError(
-                f"{out_of_gpu_memory(experiment, error)} The same command goes on from the last "
-                "epoch."
+                f"{out_of_gpu_memory(experiment, error)} The same command resumes the run after "
+                "the last finished epoch."
             ) from error
     return Outcome(made, place.done_file)
 
@@ -216,7 +216,9 @@ def _kept(experiment: Experiment, place: Place) -> Untested | None:
     if untested is None or untested.model is None or not method_class(experiment.method).trains:
         return None
     if not (place.folder / untested.model.file).is_file():
-        say(f"{place.name} is trained, but its model is not in {place.folder}: it is trained anew.")
+        say(
+            f"{place.name} is trained, but its model is not in {place.folder}: it is trained again."
+        )
         return None
     return untested
 
@@ -398,7 +400,7 @@ def _score_test(
     if sha256_of(weights) != untested.model.sha256:
         raise ErcBenchError(
             f"{weights} is damaged or another run's: its SHA-256 is not the one that "
-            f"{place.untested_file} names. Train it anew with --force."
+            f"{place.untested_file} names. Train it again with --force."
         )
     method, data = build(task.experiment, corpus, task.data_dir)
     tracker.start(place.identity.encoder, resumed=False)

@@ -104,7 +104,7 @@ class Slurm:
             if not shutil.which(program):
                 raise ErcBenchError(
                     f"There is no `{program}` here, which --executor slurm needs. Give the command "
-                    "on a machine from which jobs can be handed in, a login node for example."
+                    "on a machine that can submit jobs, for example a login node."
                 )
         self.options = dict(options)
         self.setup = self.options.pop("setup", "")
@@ -168,7 +168,7 @@ class Slurm:
             listed = _ask("squeue", "--me", "--noheader", "--array", "--format=%F_%K %T")
         except ErcBenchError as error:
             if not self.silent:
-                say(f"{error} The runs go on meanwhile; Slurm is asked again.")
+                say(f"{error} The runs are not affected; Slurm is asked again.")
             self.silent = True
             return {}
         self.silent = False
@@ -208,7 +208,7 @@ def _needs(resources: Resources) -> list[str]:
     if gpus != int(gpus):
         raise ErcBenchError(
             f"--resources gpus={gpus:g}: Slurm gives whole GPUs. Give a whole number; a cluster "
-            "that shares GPUs has its own words for it, such as slurm.gres=shard:1 with gpus=0."
+            "that shares GPUs has its own option for it, such as slurm.gres=shard:1 with gpus=0."
         )
     refuse_nodes(resources)
     words = ["--nodes=1", "--ntasks=1", f"--cpus-per-task={resources.cpus or 1}"]

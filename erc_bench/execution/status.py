@@ -29,16 +29,16 @@ def print_status(out: Any, root: Path) -> None:
         _print_grid(out, root, folder)
     if not folders:
         finished = sum(1 for _ in record_files(root))
-        out.print(f"No grid is at work in {root}. Runs that have a record there: {finished}.")
+        out.print(f"No grid is running in {root}. Runs that have a record there: {finished}.")
 
 
 def _print_grid(out: Any, root: Path, folder: JobFolder) -> None:
     grid = folder.description()
     records = grid.get("records") or {}
     who = (
-        "left to go on by itself"
+        "no command is watching it"
         if not folder.is_held()
-        else f"a command is at it{folder.holder()}"
+        else f"watched by a command{folder.holder()}"
     )
     out.print(
         f"Grid {folder.name}, {grid.get('executor', 'executor unknown')}, {who}", soft_wrap=True

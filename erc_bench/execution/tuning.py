@@ -102,7 +102,7 @@ def search(
         trials: how many trials each has, including trial 0.
         root: folder of the trials and checkpoints.
         data_dir: where to look for corpora before the usual places.
-        restart: begin interrupted trials anew.
+        restart: start interrupted trials from the beginning.
         retry: repeat trials that failed. Those that diverged are not repeated.
         on_grid: further arguments of :func:`erc_bench.execution.grid.do_jobs`.
 

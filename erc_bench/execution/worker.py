@@ -113,7 +113,7 @@ def perform(sent: Sent) -> Ended | None:
     except RunTakenError:
         return Ended(job, taken=True)
     except KeyboardInterrupt:
-        say("Stopped by a signal; the run can go on from the last epoch that ended.")
+        say("Stopped by a signal; the run can be resumed after the last finished epoch.")
         return None
     except Exception as error:
         if not isinstance(error, ErcBenchError):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", Record, Summary)
 
 LAST = "last.ckpt"
-"""The checkpoint from which an interrupted training continues."""
+"""The checkpoint from which an interrupted training is resumed."""
 
 UNFINISHED = (LAST, "best-*.ckpt")
 """Checkpoints of an unfinished training; the last one comes first, since it names the best one."""

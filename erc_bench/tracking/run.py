@@ -64,7 +64,7 @@ class Tracker:
 
         Args:
             encoder: name of the encoder.
-            resumed: whether the run goes on from a checkpoint. It then has a new W&B run, which
+            resumed: whether the run is resumed from a checkpoint. It then has a new W&B run, which
                 begins with the curves of the epochs before. What was logged after the checkpoint
                 is not in it.
         """

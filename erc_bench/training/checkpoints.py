@@ -50,8 +50,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError("it holds no weights")
     except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
         raise ErcBenchError(
-            f"The checkpoint {path} can't be read ({str(error).splitlines()[0]}). Begin the "
-            "training anew with --restart, or repeat a finished run with --force."
+            f"The checkpoint {path} can't be read ({str(error).splitlines()[0]}). Start the "
+            "training from the beginning with --restart, or repeat a finished run with --force."
         ) from error
     return checkpoint
 
@@ -72,8 +72,8 @@ def load_checkpoint(method: ErcMethod, path: Path) -> dict[str, Any]:
         raise ErcBenchError(
             f"The checkpoint {path} does not fit {type(method).__name__} as it is now "
             f"({' '.join(misfits)[:200].strip()}). "
-            "Use the version of erc-bench that made it, or begin anew with --restart, or repeat a "
-            "finished run with --force."
+            "Use the version of erc-bench that made it, start from the beginning with --restart, "
+            "or repeat a finished run with --force."
         ) from error
     return checkpoint
 

@@ -164,7 +164,7 @@ def _remembered(path: Path, measure: Callable[[], Times]) -> float:
     """The ratio of the times in a file. Without the file, measure the times and write them to it.
 
     If several processes measure at once, all use the times of the one that was first. If the file
-    can't be read, the times are measured anew. If it can't be written, every process measures.
+    can't be read, the times are measured again. If it can't be written, every process measures.
     """
     if (found := _read(path)) is not None:
         return found

@@ -65,8 +65,8 @@ def train(
 ) -> Trained:
     """Prepare a method, fit it, load the weights of the epoch that is best on dev, and adapt it.
 
-    An interrupted training goes on from the last epoch that ended (``last.ckpt`` in ``folder``). A
-    method that does not train is only prepared.
+    An interrupted training is resumed after its last finished epoch (``last.ckpt`` in ``folder``).
+    A method that does not train is only prepared.
 
     Args:
         method: the method; the seed must be set before it is built.
@@ -80,7 +80,7 @@ def train(
 
     Raises:
         ErcBenchError: a checkpoint can't be read, does not fit the method or can't be written.
-        KeyboardInterrupt: Ctrl-C; the same call goes on.
+        KeyboardInterrupt: Ctrl-C; the same call resumes the training.
     """
     set_up_backends()
     with enabled(method.config.speedups):
@@ -104,7 +104,10 @@ def _train(
     if checkpoint is not None:
         # What a method prepares may depend on its checkpoint, such as on the vectors that it read.
         done = load_checkpoint(method, checkpoint)["epoch"] + 1
-        say(f"Going on after epoch {done} of {method.config.epochs} (--restart begins anew).")
+        say(
+            f"Resuming after epoch {done} of {method.config.epochs} (--restart starts from the "
+            "beginning)."
+        )
     prepare(method, data)
     if method.config.checkpointing:
         checkpoint_layers(method)

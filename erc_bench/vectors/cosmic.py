@@ -126,7 +126,7 @@ class CosmicUnpickler(pickle.Unpickler):
             raise ErcBenchError(
                 f"{self.path} is refused: it asks for {module}.{name}, and a pickle of utterance "
                 "vectors may hold plain containers, numbers, strings and numpy arrays only. "
-                "Nothing of it was run. If you trust where it comes from, write its vectors anew "
+                "Nothing of it was run. If you trust where it comes from, save its vectors again "
                 "as lists or numpy arrays."
             ) from None
 

@@ -180,7 +180,7 @@ def _cosmic(encoded: Encoded) -> bytes:
         i for i, n in Counter(i for ids in of_split.values() for i in ids).items() if n > 1
     ]:
         raise ErcBenchError(
-            f"COSMIC's layout tells dialogues by their ids, and {listed(twice, 3)} stands twice in "
+            f"COSMIC's layout tells dialogues by their ids, and {listed(twice, 3)} occurs twice in "
             f"{corpus.name}. Write .safetensors or .npz."
         )
     ids = [of_split.get(split, []) for split in ("train", "test", "dev")]
@@ -229,7 +229,7 @@ def read_vectors(path: Path) -> VectorFile:
     except Exception as error:  # a damaged file raises anything
         raise ErcBenchError(
             f"{path} can't be read as a file of utterance vectors ({type(error).__name__}: "
-            f"{error}). It is damaged, or holds something else; make it anew."
+            f"{error}). It is damaged, or holds something else; make it again."
         ) from error
     form = heading.get("form", FORM)
     if not isinstance(form, int) or form > FORM:
@@ -244,7 +244,7 @@ def read_vectors(path: Path) -> VectorFile:
         bad = ids[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
         raise ErcBenchError(f"{path}: the vector of {bad!r} is not all finite numbers.")
     if twice := [i for i, n in Counter(ids).items() if n > 1]:
-        raise ErcBenchError(f"{path}: the utterance id {twice[0]!r} stands twice.")
+        raise ErcBenchError(f"{path}: the utterance id {twice[0]!r} occurs twice.")
     if texts and len(texts) != len(ids):
         raise ErcBenchError(f"{path}: it has {len(ids)} ids and {len(texts)} digests of texts.")
     return VectorFile(vectors, ids, texts, heading)
@@ -318,7 +318,7 @@ def match_ids(given: VectorFile, corpus: Corpus, path: Path) -> tuple[Tensor, Te
     if others:
         raise ErcBenchError(
             f"{path} does not fit {corpus.name}: {len(others):,} of {len(turns):,} utterances had "
-            f"other texts when the vectors were made; the first is {others[0]!r}. Make them anew "
+            f"other texts when the vectors were made; the first is {others[0]!r}. Make them again "
             "for this release, with `erc-bench encode`."
         )
     vectors = torch.from_numpy(given.vectors)

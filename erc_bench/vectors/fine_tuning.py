@@ -130,8 +130,8 @@ def fine_tuning_of(encoder: Path) -> dict[str, Any]:
 def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path) -> None:
     """Fine-tune an encoder on a corpus's single utterances, and keep the epoch that is best on dev.
 
-    An interrupted fine-tuning goes on from its last finished epoch and gives the same encoder. The
-    caller's random numbers are not affected.
+    An interrupted fine-tuning is resumed after its last finished epoch and gives the same encoder.
+    The caller's random numbers are not affected.
 
     Args:
         corpus: with train and dev.
@@ -149,7 +149,7 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
         seed_everything(config.seed, verbose=False)
         method = UtteranceClassifier(settings, corpus.labels)
         if resumed:
-            say(f"Going on with the fine-tuning of {encoder} on {corpus.name}.")
+            say(f"Resuming the fine-tuning of {encoder} on {corpus.name}.")
         else:
             hint = small_hint() if is_large(method) and not torch.cuda.is_available() else ""
             say(
@@ -172,7 +172,7 @@ def fine_tune(corpus: Corpus, encoder: str, config: FeatureConfig, folder: Path)
 
 
 def _can_be_resumed(part: Path) -> bool:
-    """Whether there is a checkpoint to go on from; damaged ones are removed, with a notice."""
+    """Whether there is a checkpoint to resume from; damaged ones are removed, with a notice."""
     last = part / LAST
     if last.exists():
         try:
@@ -180,6 +180,9 @@ def _can_be_resumed(part: Path) -> bool:
                 read_checkpoint(checkpoint)
             return True
         except ErcBenchError:
-            say(f"The checkpoints in {part} are damaged; this fine-tuning is started anew.")
+            say(
+                f"The checkpoints in {part} are damaged, so the fine-tuning starts from the "
+                "beginning."
+            )
     shutil.rmtree(part, ignore_errors=True)
     return False

@@ -171,7 +171,7 @@ def _check_values(given: Tensor, there: Tensor, corpus: Corpus, path: Path) -> N
     if len({turn.text for turn in turns}) > 1 and (vectors == vectors[0]).all():
         raise ErcBenchError(
             f"{path}: the vectors of all {len(turns):,} utterances of {corpus.name} are the same, "
-            "so nothing could be learnt from them. Make the file anew."
+            "so nothing could be learnt from them. Make the file again."
         )
     if zeros := torch.nonzero((vectors == 0).all(dim=1)).flatten().tolist():
         say_once(

@@ -31,7 +31,7 @@ def keep_float32() -> None:
 def avoid_cudnn_attention() -> None:
     """Do not use cuDNN for attention, as PyTorch would on an H100.
 
-    cuDNN plans anew for every shape of a batch, and its gradients can be NaN with a padding mask
+    cuDNN plans again for every shape of a batch, and its gradients can be NaN with a padding mask
     (pytorch/pytorch#196678).
     """
     torch.backends.cuda.enable_cudnn_sdp(False)

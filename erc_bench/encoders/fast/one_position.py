@@ -65,7 +65,7 @@ def _with_last_attention(encoder: Any, replace: Any) -> Any:
 
 
 def _copy_of(module: nn.Module) -> Any:
-    # Not copy.copy, which would build FSDP's modules anew.
+    # Not copy.copy, which would build FSDP's modules again.
     copied = object.__new__(type(module))
     copied.__dict__.update(module.__dict__)
     copied._modules = dict(module._modules)
