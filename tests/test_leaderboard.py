@@ -234,7 +234,10 @@ def test_the_confusion_of_a_page_is_of_all_utterances_with_a_gold_label(tmp_path
     for i, (cells, of_label) in enumerate(zip(shares, row.per_class, strict=True)):
         assert float(cells[i]["share"]) == pytest.approx(of_label["recall"], abs=0.5)
     build(tmp_path)
-    assert "The rest has no answer." in (tmp_path / "index.html").read_text()
+    assert (
+        "The missing percent are utterances without an answer."
+        in (tmp_path / "index.html").read_text()
+    )
 
 
 def test_an_utterance_without_an_answer_counts_as_wrong_and_is_noted(tmp_path):
@@ -302,8 +305,8 @@ def test_vectors_that_differ_by_seed_on_purpose_are_not_noted(tmp_path):
 def test_a_row_notes_how_its_seeds_differ(tmp_path):
     write_records(tmp_path, [made(1), made(2)], ["meld"], SIZE)
     (track,) = tracks(tmp_path).values()
-    shared = "its seeds read the same utterance vectors: "
-    without = "its training time leaves the fine-tuning of its encoder out"
+    shared = "all its seeds read the same utterance vectors, so "
+    without = "its training time is without the fine-tuning of its encoder"
     assert [note[: len(shared)] for note in track.rows[0].notes[:1]] == [shared]
     assert track.rows[0].notes[1:] == [without]
     assert track.rows[0].cost["fit_seconds"] > 0
@@ -443,14 +446,13 @@ def test_a_record_without_a_corpus_digest_counts_as_the_usual_copy(root):
     assert ranks(tracks(root)[GOOD.encoder]) == {"good": 1, "equal": 1, "bad": 3}
 
 
-def test_differences_from_a_published_row_mark_our_settings_with_here(tmp_path):
+def test_differences_from_a_published_row_say_whose_they_are(tmp_path):
     changed = {"overrides": ["temperature=1"]}
     write_records(tmp_path, [Method("spcl", 0.2, encoder=SMALL, preset="small", changes=changed)])
     (track,) = tracks(tmp_path).values()
     assert track.rows[0].published["differs"] == [
-        "here preset small",
-        "here temperature=1",
-        "encoder sup-simcse-roberta-large",
+        "ours: preset small, temperature=1",
+        "theirs: encoder sup-simcse-roberta-large",
     ]
 
 
@@ -509,8 +511,8 @@ def test_the_published_figure_stands_beside_ours_and_is_not_ranked(tmp_path):
     assert spcl["difference"] == pytest.approx(rows["spcl"].mean - 67.25, abs=1e-3)
     assert spcl["interval"][0] < spcl["difference"] < spcl["interval"][1]
     assert spcl["differs"] == []
-    assert rows["eacl"].published["differs"] == ["selected on test", "seeds not known"]
-    assert rows["sacl-lstm"].published["differs"] == ["encoder roberta-large"]
+    assert rows["eacl"].published["differs"] == ["theirs: selected on test", "not known: seeds"]
+    assert rows["sacl-lstm"].published["differs"] == ["theirs: encoder roberta-large"]
     assert rows["spcl"].title == "SPCL-CL"
     assert set(ranks(tracks(tmp_path)[GOOD.encoder])) == {"spcl", "eacl", "sacl-lstm"}
 

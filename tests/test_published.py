@@ -79,7 +79,7 @@ def test_unlike_names_release_context_and_modality(written):
     assert unlike(replace(run, preset="paper"), alike) == []
     other = replace(row, release=False, context="full", modality="multimodal")
     reasons = unlike(replace(run, preset="paper"), other)
-    assert reasons == ["another release", "context full", "multimodal"]
+    assert reasons == ["theirs: another release, context full, multimodal"]
     assert [r.measured_on for r in (row, alike, other)] == [
         "not checked",
         "this one",

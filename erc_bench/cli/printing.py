@@ -183,7 +183,7 @@ def _head(path: Path, record: Record) -> Table:
     if encoder.prompting is not None:
         rows["prompts"] = _prompts(encoder.prompting, record.judged_by)
     if record.oracle_gap is not None:
-        rows["oracle gap"] = f"{record.oracle_gap:.2f} (best test epoch − selected epoch)"
+        rows["oracle gap"] = f"{record.oracle_gap:.2f} (best epoch on test minus selected epoch)"
     if record.external:
         rows["external"] = "predicted elsewhere: how it was trained and selected is not known"
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -80,9 +80,7 @@ class MethodComparison:
             text += " They have the same score on every resample of the dialogues."
         elif result.detectable is not None and result.detectable < 100:
             least = f"{result.detectable:.2f}"
-            text += (
-                f" A true difference of {least} or more would have been found about 4 times in 5."
-            )
+            text += f" The smallest true difference detected with 80 % power is {least} points."
         else:
             text += " These seeds and this test set can show no difference, however large."
         if not result.covers_seeds:
@@ -313,7 +311,7 @@ def _with_figure(
     side = Compared(row.key, PUBLISHED, [row.score], list(range(row.seeds or 0)), row.per_class)
     caveats = _elsewhere(runs[0])
     if differs := unlike(runs[0], row):
-        caveats.append(f"what differs from {row.key}: {', '.join(differs)}.")
+        caveats.append(f"{name} and {row.key} differ ({'; '.join(differs)}).")
     caveats += [f"{name}: {note}." for note in notes(runs)]
     return MethodComparison(dataset, _side(name, runs), side, result, caveats + left_out, title)
 

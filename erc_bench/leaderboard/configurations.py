@@ -94,7 +94,7 @@ def ambiguous(names: list[str], found: list[list[Run]]) -> ErcBenchError:
     )
     return ErcBenchError(
         f"{' and '.join(dict.fromkeys(names))} can mean several configurations; say which, for "
-        f"example {listed[0].split(' ')[0]}. There is: {'; '.join(listed)}."
+        f"example {listed[0].split(' ')[0]}. There are: {'; '.join(listed)}."
     )
 
 

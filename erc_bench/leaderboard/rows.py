@@ -35,7 +35,7 @@ UNEVEN = 1.5
 """The fastest seed of a row over its slowest. Above this the row says that its seeds had unequal
 machines."""
 
-WITHOUT_FINE_TUNING = "its training time leaves the fine-tuning of its encoder out"
+WITHOUT_FINE_TUNING = "its training time is without the fine-tuning of its encoder"
 """A note of rows on utterance vectors whose records lack the time of the fine-tuning."""
 
 
@@ -199,8 +199,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
     shared = len(runs) > 1 and len({run.made["vectors"] for run in runs} - {""}) == 1
     if shared and all(run.made["vectors"] and not run.frozen for run in runs):
         found.append(
-            "its seeds read the same utterance vectors: intervals, p-values and ranks leave the "
-            "spread of the encoder's fine-tuning out"
+            "all its seeds read the same utterance vectors, so intervals, p-values and ranks leave "
+            "out the spread between fine-tunings"
         )
     for name, what in MADE_WITH.items():
         kinds = len(_kinds(runs, name))
@@ -256,25 +256,35 @@ def _published(
 
 
 def unlike(run: Run, row: PublishedRow) -> list[str]:
-    """Return how a run and a published row differ as experiments; empty if they do not."""
-    reasons = [] if run.preset in ("", default_preset()) else [f"here preset {run.preset}"]
-    reasons += [f"here {run.variant}"] if run.variant else []
-    reasons += [f"here {', '.join(run.overrides)}"] if run.overrides else []
-    if not row.release:
-        reasons.append("release not checked" if row.release is None else "another release")
+    """Return how a run and a published row differ as experiments; empty if they do not.
+
+    There is one phrase for what is special about the run (``ours: …``), one for the published row
+    (``theirs: …``), and one for what is not known of the published row.
+    """
+    ours = [] if run.preset in ("", default_preset()) else [f"preset {run.preset}"]
+    ours += [run.variant] if run.variant else []
+    ours += run.overrides
+    theirs, unknown = [], []
+    if row.release is None:
+        unknown.append("release")
+    elif not row.release:
+        theirs.append("another release")
     if row.context and row.context != run.context:
-        reasons.append(f"context {row.context}")
+        theirs.append(f"context {row.context}")
     if row.modality == "multimodal":
-        reasons.append(row.modality)
-    if row.selection != "dev":
-        reasons.append(f"selected on {row.selection}" if row.selection else "selection not known")
+        theirs.append(row.modality)
+    if row.selection is None:
+        unknown.append("selection")
+    elif row.selection != "dev":
+        theirs.append(f"selected on {row.selection}")
     if row.encoder is None:
-        reasons.append("encoder not known")
+        unknown.append("encoder")
     elif row.encoder.split("/")[-1] != run.encoder.split("/")[-1]:
-        reasons.append(f"encoder {row.encoder.split('/')[-1]}")
+        theirs.append(f"encoder {row.encoder.split('/')[-1]}")
     if row.seeds is None:
-        reasons.append("seeds not known")
-    return reasons
+        unknown.append("seeds")
+    parts = {"ours": ours, "theirs": theirs, "not known": unknown}
+    return [f"{name}: {', '.join(found)}" for name, found in parts.items() if found]
 
 
 def _cost(runs: Sequence[Run], devices: Sequence[str]) -> dict[str, float | None]:

@@ -186,7 +186,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
     parts = [size(corpus)] if corpus.utterances else []
     for track in corpus.tracks:
         head = ["Rank", "Method", metric_title(corpus), "Seeds", "Accuracy", "Macro-F1"]
-        head += ["Published", "Unlike the published", "Context", "Selection", "Training"]
+        head += ["Published", "Differences", "Context", "Selection", "Training"]
         rows = [
             [
                 str(row.rank or "–"),
@@ -197,7 +197,7 @@ def _markdown(corpus: CorpusBoard, level: str = "###") -> list[str]:
                 figure(row.accuracy),
                 figure(row.macro_f1),
                 _beside(row),
-                ", ".join(row.published["differs"]) if row.published else "",
+                "; ".join(row.published["differs"]) if row.published else "",
                 row.context,
                 selection(row.selection),
                 duration(row.cost["fit_seconds"]) if row.cost["fit_seconds"] else "",

@@ -157,7 +157,7 @@ def _curve(axes: Axes, configuration: Configuration, name: str, i: int) -> None:
 def confusion(shown: Shown) -> Figure:
     """Draw confusion matrices, in percent of each gold emotion, as means over seeds.
 
-    If a row sums to less than 100, the rest has no answer.
+    If a row sums to less than 100, the missing percent are utterances without an answer.
     """
     figure, panels = _panels(shown.configurations, 0.3 + 0.3 * _labels_of(shown), 0.5)
     for axes, each in zip(panels, shown.configurations, strict=False):
