@@ -63,4 +63,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = nearest(name, known)
     hint = f" Did you mean {near!r}?" if near else ""
-    return f"{hint} There is: {listed(known, 40)}."
+    return f"{hint} Known: {listed(known, 40)}."

@@ -157,8 +157,8 @@ def _check_repository(api: HfApi, repo: str, path: Path, record: Record, public:
         )
     if not info.private and not public:
         raise ErcBenchError(
-            f"The repository {repo} is public, and a run is pushed privately by default. Give "
-            "--public, another name, or make it private on the hub."
+            f"The repository {repo} is public, and a run is pushed privately by default. Add "
+            "--public, choose another name, or make the repository private."
         )
     if info.private and public:
         say(f"{repo} stays private. Change that on its page on the hub.")

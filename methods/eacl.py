@@ -62,7 +62,7 @@ class EACLConfig(MethodConfig):
     anchors_from: Literal["best", "last"] = "best"  # the epoch whose projection starts stage 2
     # true = score dev with anchors adapted to each epoch's weights; false = with those of stage 1
     select_adapted: bool = added_later(False)
-    # off = the similarities to the anchors are learnt by cross-entropy instead, as in stage 2
+    # false = the similarities to the anchors are learnt by cross-entropy, as in stage 2
     contrastive: bool = added_later(True)
 
     def __post_init__(self) -> None:

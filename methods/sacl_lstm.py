@@ -47,7 +47,7 @@ class SACLConfig(DialogueConfig):
     accumulate: int = 2  # batches per optimiser step; their gradients are added
     gradient_clip: float = 0.0  # largest gradient norm; 0 = no clipping
     patience: int = 20  # epochs without improvement on dev before stopping; 0 = never
-    select_on: SelectOn = "loss"  # the figure of dev that selects
+    select_on: SelectOn = "loss"  # the dev metric that selects the epoch
     hidden_size: int = 128  # of each direction of both LSTMs
     layers: int = 1  # of both LSTMs
     dropout: float = 0.2  # between the layers and before the classifier
@@ -66,7 +66,7 @@ class SACLConfig(DialogueConfig):
     pad_through: bool = False  # run padded steps through the LSTMs, as the authors do
     # what the adversarial pass moves: the LSTMs' input weights, or their inputs (no context)
     attack: Literal["weights", "vectors"] = added_later("weights")
-    speaker_lstm: bool = added_later(True)  # off = the situation LSTM alone
+    speaker_lstm: bool = added_later(True)  # false = the situation LSTM alone
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -74,7 +74,7 @@ class SPCLConfig(MethodConfig):
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
     fgm: float = 0.0  # length of the adversarial step on the word embeddings; 0 = none
     skip_first: bool = False  # never draw the first training example
-    prototypes: bool = added_later(True)  # off = the loss compares only the batch's vectors
+    prototypes: bool = added_later(True)  # false = the loss compares only the batch's vectors
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -80,8 +80,8 @@ class SpeakerMTLConfig(MethodConfig):
     lr: float = 5e-4  # highest learning rate of everything else
     warmup: float = 0.1  # share of the steps in which both rates rise; then they fall to 0
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
-    bridge: bool = added_later(True)  # off = CER does not read SI's states
-    use_extra_corpus: bool = added_later(True)  # off = extra_corpus is not read
+    bridge: bool = added_later(True)  # false = CER does not read SI's states
+    use_extra_corpus: bool = added_later(True)  # false = extra_corpus is not read
     # true = a batch holds dialogues of similar length; a turn's weight then depends on that length
     group_by_length: bool = added_later(False)
 

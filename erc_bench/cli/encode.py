@@ -24,9 +24,10 @@ def encode(
     """Write a vector for every utterance of a corpus or of new dialogues.
 
     Args:
-        what: An encoder (hub id or folder), or a run, whose model gives the state it classifies.
+        what: An encoder (hub id or folder), or a run: the vector is the state that its method
+            classifies.
         file: A corpus, or dialogues in any form that `predict` reads (- is standard input).
-        overrides: Settings of an encoder's vectors, key=value: max_len, or those of fine-tuning.
+        overrides: max_len=…, or settings of the fine-tuning such as epochs=…
         output: The file to write: .safetensors, .npz, or .pkl in COSMIC's layout.
         fine_tuned_on: Fine-tune the encoder on the single utterances of this corpus first.
         force: Replace an existing file.

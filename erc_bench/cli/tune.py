@@ -70,13 +70,11 @@ def tune(
     """
     from erc_bench.cli.run import experiments, grid_options
 
-    for option, value, least in (
-        ("--trials", trials, 1),
-        ("--seeds", seeds, 1),
-        ("--sampler-seed", sampler_seed, 0),
-    ):
-        if value is not None and value < least:
-            raise ErcBenchError(f"{option} {value} is too few: give {least} or more.")
+    for option, value in (("--trials", trials), ("--seeds", seeds)):
+        if value is not None and value < 1:
+            raise ErcBenchError(f"{option} {value} is too few: give 1 or more.")
+    if sampler_seed < 0:
+        raise ErcBenchError(f"--sampler-seed {sampler_seed} is not a seed: give 0 or more.")
     bases = experiments(
         *overrides, method=method, dataset=dataset, preset=preset, root=leaderboard_dir
     )
@@ -201,5 +199,5 @@ def onwards(searched: Searched, runs: Sequence[str]) -> str:
     text += f" on dev ({beside}). "
     here = [run for run in runs if run.startswith(f"{base.method}/{base.dataset}/")]
     if here:
-        return f"{text}A run of it: erc-bench show {here[0]}"
-    return f"{text}Fresh seeds of it: the same command with --seeds 5."
+        return f"{text}To see a run: erc-bench show {here[0]}"
+    return f"{text}To train fresh seeds, repeat the command with --seeds 5."

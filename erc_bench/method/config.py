@@ -14,7 +14,7 @@ _LATER = "added_later"
 _UNHASHED = "unhashed"
 
 SelectOn = Literal[Figure, "loss"]
-"""The figure of dev that selects the epoch: the corpus's own, or the loss."""
+"""The dev metric that selects the epoch: the corpus's own, or the loss."""
 
 
 def added_later(default: Any = MISSING, *, factory: Any = MISSING) -> Any:
@@ -54,7 +54,7 @@ def default_of(setting: Field[Any]) -> Any:
 class EvaluationConfig:
     """How a run is evaluated; selection is always on dev."""
 
-    batch_size: int = 64  # examples per batch when nothing is learnt
+    batch_size: int = 64  # examples per batch on dev and test
     oracle: bool = False  # also score test every epoch, and record the oracle gap
 
 
@@ -70,9 +70,9 @@ class MethodConfig:
     accumulate: int = 1  # batches per optimiser step
     gradient_clip: float = 5.0  # largest gradient norm; 0 = no clipping
     patience: int = 0  # epochs without improvement on dev before stopping; 0 = never
-    # the figure of dev that selects the epoch: weighted_f1 = the corpus's own figure; or loss
+    # the dev metric that selects the epoch: weighted_f1 = the corpus's own metric; or loss
     select_on: SelectOn = "weighted_f1"
-    # auto = what this hardware does well
+    # auto = bfloat16 if it is faster here
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     speedups: Speedups = added_later(factory=Speedups)  # what training may use to be faster

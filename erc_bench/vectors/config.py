@@ -28,7 +28,7 @@ class FeatureConfig:
     warmup: float = 0.06  # share of the steps in which the rate rises, before it falls to 0
     weight_decay: float = 0.01  # not of biases and LayerNorm weights
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the fine-tuning
-    seed: int = 0  # of the fine-tuning, whatever the seed of the run
+    seed: int = 0  # of the fine-tuning, the same for every seed of the run
     # fine-tune for every seed of a run, with the run's seed added to `seed`
     per_seed: bool = added_later(False)
 
