@@ -29,7 +29,7 @@ def parse_tsv(path: Path, split: str, labels: LabelSet) -> list[Dialogue]:
     missing = [column for column in COLUMNS if column not in header]
     if missing:
         raise ErcBenchError(
-            f"{path}, line 1: the column {', '.join(map(repr, missing))} is missing; there is: "
+            f"{path}, line 1: the column {', '.join(map(repr, missing))} is missing; found: "
             f"{listed(header)}."
         )
     videos: dict[str, list[Clip]] = {}

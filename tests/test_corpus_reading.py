@@ -11,7 +11,7 @@ def test_broken_text_is_named_by_line(tmp_path):
     for data, message in {
         b"a,b\n1,2\n3\n": "line 3: 1 fields instead of 2",
         b"a,b\n1,2\n\xff,2\n": "line 3: byte 0xff is not UTF-8",
-        b"": "line 1: the column 'a', 'b' is missing; there is: nothing",
+        b"": "line 1: the column 'a', 'b' is missing; found: nothing",
         b'a,b\n1,"2\n': "line 2: ",
         b"a,b,b\n1,2,3\n": "line 1: the column 'b' occurs more than once",
     }.items():

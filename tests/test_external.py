@@ -192,7 +192,10 @@ def test_wrong_probabilities(change, words, answers, demo, elsewhere, capsys) ->
         (lambda rows: [*rows, ("dev-d0-u0", "joy")], ["of dev: --split"]),
         (
             lambda rows: [(i, "happy" if n < 4 else x) for n, (i, x) in enumerate(rows)],
-            ["4 labels not in the label set, the first 'happy' (line 1", "there is anger, disgust"],
+            [
+                "4 labels not in the label set, the first 'happy' (line 1",
+                "labels are anger, disgust",
+            ],
         ),
         (
             lambda rows: [*rows[1:], (rows[0][0], "suprise")],
@@ -231,15 +234,15 @@ def test_predictions_that_do_not_fit_are_counted(change, words, answers, elsewhe
         ("p.csv", "id,label\na,joy\n".encode("utf-16-le"), ["looks like UTF-16 without a byte"]),
         ("p.csv", b"\xff\xfei", ["says UTF-16, but its bytes are not"]),
         ("p.csv", b"id,label\na,jo\0y\n", ["line 2: a zero byte"]),
-        ("p.jsonl", b'{"label": "joy"}', ["line 1", "needs an 'id'", "there is: label"]),
+        ("p.jsonl", b'{"label": "joy"}', ["line 1", "needs an 'id'", "found: label"]),
         ("p.jsonl", b'{"id": "a"}', ["needs an 'id' and a 'label'"]),
         ("p.csv", b"id,emotion\na,joy\n", ["line 1", "'label' is missing", "id, emotion"]),
         ("p.csv", b"number,label\na,joy\n", ["line 2", "needs an 'id'"]),
         ("p.csv", b"id,label\na,joy\nb", ["line 3: 1 fields instead of 2", "truncated"]),
         ("p.csv", b'id,label\na,"joy\n', ["p.csv, line 2"]),
         ("p.csv", b"id,label\na,\xff\n", ["p.csv, line 2", "0xff is not UTF-8"]),
-        ("p.csv", b"", ["'label' is missing; there is: nothing"]),
-        ("p", b"", ["'label' is missing; there is: nothing"]),
+        ("p.csv", b"", ["'label' is missing; found: nothing"]),
+        ("p", b"", ["'label' is missing; found: nothing"]),
         ("p.csv", b"id,label\n", ["521 ids missing"]),
     ],
 )

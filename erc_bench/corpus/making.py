@@ -268,7 +268,7 @@ def guess_columns(
         columns = " ".join(f"{role}=COLUMN" for role in missing)
         raise ErcBenchError(
             f"{rows[0][0].partition(', line ')[0]}: it can't be told which column holds the "
-            f"{' and the '.join(missing)}; {', '.join(empty) or f'there is {shown_free}'}. "
+            f"{' and the '.join(missing)}; {', '.join(empty) or f'found: {shown_free}'}. "
             f"{remedy or f'Name it: --columns {columns}.'}"
         )
     return {role: found[role] for role in (*ROLES, "split") if role in found}, guesses

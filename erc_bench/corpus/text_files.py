@@ -179,7 +179,7 @@ def _csv(
     if missing:
         raise ErcBenchError(
             f"{name}, line 1: the column {', '.join(map(repr, missing))} is missing; "
-            f"there is: {listed(header)}."
+            f"found: {listed(header)}."
         )
     again = [column for column, times in Counter(header).items() if column and times > 1]
     if again:

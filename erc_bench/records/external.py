@@ -340,7 +340,7 @@ def _wrong_labels(given: Sequence[Prediction], labels: LabelSet) -> Iterator[str
             like = ", a number: labels are given by their names"
         yield (
             f"{_count(wrong, 'label')} not in the label set, the first {quoted(first.label)} "
-            f"({first.where}{like}); there is {', '.join(labels.names)}"
+            f"({first.where}{like}); the labels are {', '.join(labels.names)}"
         )
     if given and not any(p.label for p in given):
         yield "there is no answer at all"

@@ -108,8 +108,8 @@ def read_predictions(
         if key is None or key not in row or chosen not in row:
             there = listed(k for k, value in row.items() if value is not None)
             raise ErcBenchError(
-                f"{name}, {where}: a prediction needs an 'id' and a {column or 'label'!r}; there "
-                f"is: {there}."
+                f"{name}, {where}: a prediction needs an 'id' and a {column or 'label'!r}; found: "
+                f"{there}."
             )
         if isinstance(row[chosen], dict | list):
             raise ErcBenchError(
@@ -174,9 +174,7 @@ def _label_column(
     """The column that holds the predictions, and notes for the user about the choice."""
     if asked:
         if asked not in columns:
-            raise ErcBenchError(
-                f"{name}: there is no column {asked!r}; there is: {listed(columns)}."
-            )
+            raise ErcBenchError(f"{name}: there is no column {asked!r}; found: {listed(columns)}.")
         return asked, ()
 
     def values(c: str) -> list[str]:
@@ -218,7 +216,7 @@ def _label_column(
     ]
     if usual is not None and not possible:
         return usual, ()
-    problem = f"the column 'label' is missing; there is: {listed(columns)}."
+    problem = f"the column 'label' is missing; found: {listed(columns)}."
     if known.intersection(c.strip().casefold() for c in columns):
         problem += " If the first line is no header, put `id,label` above it."
     if usual is not None or named:
