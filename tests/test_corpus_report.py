@@ -66,7 +66,7 @@ def test_stats_of_the_demo_corpus():
     assert rows["dialogues"] == ["200", "40", "60"]
     assert rows["speakers"] == rows["of them also in train"] == ["8", "8", "8"]
     assert "neutral   510 (28.9 %)  109 (27.0 %)  146 (28.0 %)" in text
-    assert "made-up" in text
+    assert "generated dialogues" in text
 
 
 def test_stats_of_meld_tell_the_known_overlaps():
