@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 # Only test_gpu.py uses these GPUs. All other tests run on the CPU.
@@ -19,14 +20,37 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hypothesis
 import pytest
 
+# Nothing of the terminal, or of a job that starts the tests, may change what they see.
+TERMINAL = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+for variable in (*TERMINAL, *JOB, "HF_TOKEN"):
+    os.environ.pop(variable, None)
+
 # No deadline: the time of an example depends on how busy the machine is.
 hypothesis.settings.register_profile("erc-bench", deadline=None, derandomize=True)
 # For new inputs each time: pytest --hypothesis-profile random
 hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile("erc-bench")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.resolve()
 sys.path.insert(0, str(ROOT / "tests"))
+
+PACKS = {
+    "erc_bench": "erc_bench",
+    "erc_bench.methods": "methods",
+    "erc_bench.datamodules": "datamodules",
+    "erc_bench.experiments": "experiments",
+}
+
+
+def pytest_configure() -> None:
+    """Refuse an environment in which another checkout is installed, whose code would be tested."""
+    for name, folder in PACKS.items():
+        spec = find_spec(name)
+        places = spec.submodule_search_locations if spec else None
+        for place in places or ["nowhere"]:
+            if Path(place).resolve() != ROOT / folder:
+                pytest.exit(f"{name} is at {place}, not here: pip install -e '.[dev]'", 4)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,22 @@ from erc_bench.execution.grid import plan
 from erc_bench.records.place import Place
 from erc_bench.records.schema import Record, to_json
 from erc_bench.settings.experiment import Experiment
+
+ROOT = Path(__file__).parent.parent
+
+
+def committed_records(under: str = "") -> list[Path]:
+    """The project's own records below ``leaderboard/records/<under>``.
+
+    A developer's other records in ./leaderboard are left out.
+    """
+    folder = ROOT / "leaderboard" / "records" / under
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", str(folder)]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):  # an archive without git holds nothing else
+        return sorted(folder.rglob("*.json"))
+    return sorted(ROOT / name for name in listed.split("\0") if name.endswith(".json"))
 
 
 def place_of(root: Path, experiment: Experiment, data_dir: Path | None = None) -> Place:

@@ -20,7 +20,7 @@ from erc_bench import __version__, cli
 from erc_bench.cli import main
 from erc_bench.errors import ErcBenchError
 from erc_bench.execution.report import Report
-from erc_bench.execution.resources import ONE_DEVICE, Resources
+from erc_bench.execution.resources import ONE_DEVICE, Devices, Resources
 from erc_bench.leaderboard import bibliography
 from erc_bench.leaderboard.site import bibtex
 from erc_bench.records.store import read_record
@@ -146,11 +146,23 @@ def test_the_last_of_repeated_options_counts_and_lists_grow(asked) -> None:
     assert options["workers"] == 4
 
 
+def test_devices_and_strategy_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def one(experiment, root, **options):
+        found.append(options["devices"])
+        raise ErcBenchError("nothing is run")
+
+    monkeypatch.setattr("erc_bench.execution.run.run", one)
+    assert main(train("--devices", "2", "--strategy", "fsdp")) == 2
+    assert main(train("--devices", "3")) == 2
+    assert found == [Devices(2, sharded=True), Devices(3)]
+
+
 @pytest.mark.slow
-def test_several_methods_datasets_and_seeds(
+def test_several_seeds_and_overrides_after_an_option_of_several_values(
     tiny_encoder: str, capsys: pytest.CaptureFixture, elsewhere: Path
 ) -> None:
-    """Overrides may follow an option that takes several values."""
     argv = ["run", "--preset", "smoke", "--leaderboard-dir", "board", "--quiet", "--seeds", "2"]
     settings = [f"encoder={tiny_encoder}", *QUICK]
     assert main([*argv, "--method", "eacl", "--dataset", "demo", *settings]) == 0
@@ -595,11 +607,14 @@ def test_records_of_another_folder_are_enough(
     write_records(theirs, [Method("a"), Method("b", 0.5)])
     write_records(more, [Method("c")])
     where = ["--leaderboard-dir", str(mine), "--with-records", str(theirs), str(more)]
-    for words in (["compare", "b", "c", "--dataset", "meld"], ["leaderboard", "--latex"]):
+    for words, shown in (
+        (["compare", "b", "c", "--dataset", "meld"], "b against c on meld"),
+        (["leaderboard", "--latex"], "\nc & "),
+    ):
         assert main([*words, *where]) == 0
         out, err = capsys.readouterr()
         assert f"no folder {mine}, so only records of {theirs} and {more} are read" in err
-        assert "c" in out
+        assert shown in out
         assert not mine.exists()
     assert main(["leaderboard", *where]) == 0
     rows = json.loads((mine / "leaderboard.json").read_text())

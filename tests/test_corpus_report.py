@@ -58,6 +58,7 @@ def test_list_names_every_corpus():
     text, _ = printed(data_list, everything())
     for words in ("meld-sentiment", "emorynlp-reduced", "iemocap-4", "demo", "GPL-3.0", "USC SAIL"):
         assert words in text
+    assert set(corpus_names()) <= {line.split(" ")[0] for line in text.splitlines()}
 
 
 def test_stats_of_the_demo_corpus():

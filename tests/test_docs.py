@@ -102,7 +102,9 @@ def test_the_commands_about_tuning_are_valid() -> None:
 
 
 def test_the_commands_about_pictures_are_valid() -> None:
-    for words in commands("pictures.md"):
+    found = commands("pictures.md")
+    assert len(found) > 5
+    for words in found:
         command, given, _ = app.parse_args(words)
         wanted = {"site"} if command is records.leaderboard else {"what", "file"}
         assert wanted <= set(given.arguments)

@@ -33,7 +33,7 @@ from erc_bench.execution.job_folder import (
 )
 from erc_bench.execution.jobs import Attempt, Job, experiment_document, experiment_of
 from erc_bench.execution.resources import Resources, parse_resources
-from erc_bench.execution.slurm import SCRIPT
+from erc_bench.execution.slurm import SCRIPT, Slurm
 from erc_bench.execution.status import print_status
 from erc_bench.execution.worker import STOPPED, UNSEEN, perform
 from erc_bench.settings.experiment import Experiment, Tuned, resolve
@@ -225,14 +225,15 @@ def test_detached_runs_that_have_ended_are_not_started_again(experiments, tmp_pa
     assert job_folders(tmp_path) == []
 
 
+class Interrupted(Queueing):
+    def wait(self, seconds: float) -> None:
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(("answer", "stopped"), [("", 0), ("c", 2)])
 def test_ctrl_c_asks_once(
     experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, stopped: int
 ) -> None:
-    class Interrupted(Queueing):
-        def wait(self, seconds: float) -> None:
-            raise KeyboardInterrupt
-
     asked = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda: asked.append(1) or answer)
@@ -320,6 +321,47 @@ def test_status_shows_the_state_of_every_run(experiments, tmp_path: Path) -> Non
     assert f"{failed.job.place.name}: a reason." in said
     assert main(["grid", "status", str(tmp_path)]) == 0
     assert main(["grid", "status", str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the programs are scripts of a Unix shell")
+def test_what_a_run_needs_becomes_options_of_sbatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    sbatch = f'printf "%s\\n" "$@" > {tmp_path}/asked; cat > {tmp_path}/script; echo "7;cluster"'
+    texts = {"sbatch": sbatch, "scontrol": "echo MaxArraySize = 100"}
+    for name in ("sbatch", "scontrol", "squeue", "scancel", "sinfo"):
+        (programs / name).write_text(f"#!/bin/sh\n{texts.get(name, '')}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    words = ["cpus=3", "gpus=2", "memory_gib=20", "minutes=90.5", "slurm.account=me"]
+    words += ["slurm.exclusive=", "slurm.setup=module load cuda"]
+    needs = parse_resources(words, executor_names())
+    wanted = [resolve("finetune", "demo", preset="smoke", seed=seed) for seed in (1, 2, 3)]
+    jobs, _ = plan(wanted, tmp_path / "board", {})
+    folder = JobFolder(tmp_path / "board")
+    folder.start = time.time()
+    with folder.held():
+        attempts = folder.send([(job, 1, needs) for job in jobs], 1, 1)
+        assert Slurm(needs.of("slurm")).start(attempts, 2) == ["7_0", "7_1", "7_2"]
+    assert {
+        *("--array=0-2%2", "--cpus-per-task=3", "--mem=20480M", "--gres=gpu:2", "--time=90:30"),
+        *("--account=me", "--exclusive", "--signal=B:USR1@90", "--requeue"),
+    } <= set((tmp_path / "asked").read_text().splitlines())
+    assert "\nmodule load cuda\n" in (tmp_path / "script").read_text()
+
+
+def test_ctrl_c_without_a_terminal_leaves_the_jobs(
+    experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", StringIO())
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("nobody can answer"))
+    fake = Interrupted(lambda _: None, most=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(experiments, tmp_path, executor=fake)
+    assert fake.stopped == []
+    assert len(job_folders(tmp_path)) == 1
 
 
 def test_two_hundred_runs_have_one_display(experiments, tmp_path: Path) -> None:

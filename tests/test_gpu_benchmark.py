@@ -170,8 +170,8 @@ def test_every_stage_has_its_turn_and_all_ends_in_time(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_the_same_command_goes_on(tmp_path, number):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_the_same_command_goes_on(tmp_path, name):
     """It is stopped after the first record; started again, it does only the other runs."""
     words = command(tmp_path, "--stages", "runs", minutes=4)
     process = subprocess.Popen(
@@ -187,7 +187,7 @@ def test_the_same_command_goes_on(tmp_path, number):
     while not (first := sorted(records.glob("records/*/*/*.json"))) and time.monotonic() < until:
         assert process.poll() is None
         time.sleep(0.5)
-    process.send_signal(number)
+    process.send_signal(signal.Signals[name])
     process.communicate(timeout=60)
     assert process.returncode
     before = first[0].read_bytes()

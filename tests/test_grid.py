@@ -492,11 +492,12 @@ def start(jobs: list[Job], log: Path, *options: str, **environment: str) -> subp
 
 @pytest.mark.slow
 @needs_proc
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
 def test_a_grid_that_is_stopped_leaves_no_process_behind_and_resumes(
-    planned, tmp_path: Path, how: signal.Signals
+    planned, tmp_path: Path, name: str
 ) -> None:
     """Ctrl-C goes to all processes, as a terminal sends it; kill -9 goes to the grid alone."""
+    how = signal.Signals[name]
     jobs = planned(tmp_path / "board", "epochs=20", methods=["finetune"])
     said = tmp_path / "said.txt"
     process = start(jobs, said)

@@ -9,10 +9,12 @@ import pytest
 import yaml
 from hub_server import TOKEN, Hub, Repository
 from huggingface_hub import constants
+from safetensors.torch import load
 from test_cli import elsewhere, fails
 
 import erc_bench
 from erc_bench.cli import main
+from erc_bench.corpus.conversation import Corpus, Dialogue
 from erc_bench.files import cache_folder
 from erc_bench.settings.experiment import resolve
 
@@ -112,13 +114,38 @@ def test_the_pushed_files_are_complete_and_hold_no_text(root, hub, demo) -> None
     assert by_name["weighted-F1, percent"] == round(ours.record.metrics.test.weighted_f1, 2)
     for told in ("Apache-2.0", "| selection | dev weighted_f1 |", "| seed | 1 |", "the official"):
         assert told in body
-    # No text of the corpus: neither a whole turn nor five words of one in a row.
-    everything = b"\n".join(files.values())
-    said = [u.text for split in demo.contents for d in demo.dialogues(split) for u in d.utterances]
-    long = {text for text in said if len(text) > 25}
-    assert len(long) > 50
-    assert not any(text.encode() in everything for text in long)
+    assert texts_in(files, demo) == []
     assert json.loads(files["config.json"])["seed"] == 1
+
+
+def texts_in(files: dict[str, bytes], corpus: Corpus) -> list[str]:
+    """The whole turns of a corpus, and the runs of five words of its turns, that are in files."""
+    readable = b"\n".join(d for name, d in files.items() if not name.endswith(".safetensors"))
+    text = readable.decode().lower()
+    said = {u.text.lower() for d in all_dialogues(corpus) for u in d.utterances}
+    rows = [turn.split() for turn in said]
+    runs = {" ".join(row[i : i + 5]) for row in rows for i in range(len(row) - 4)}
+    whole = {turn for turn in said if len(turn.split()) > 2}
+    assert len(runs) > 500
+    return [words for words in runs | whole if words in text]
+
+
+def all_dialogues(corpus: Corpus) -> list[Dialogue]:
+    return [dialogue for split in corpus.contents for dialogue in corpus.dialogues(split)]
+
+
+@pytest.mark.slow
+def test_adapters_are_pushed_alone_and_read_again(tiny_causal, hub, demo, elsewhere) -> None:
+    pytest.importorskip("peft")
+    settings = {"encoder": tiny_causal, "max_batches": 2, "epochs": 1, "precision": "float32"}
+    ours = erc_bench.run("lora-lm", "demo", preset="smoke", settings=settings, folder="mine")
+    where = ["--leaderboard-dir", "mine", "--quiet"]
+    assert main(["hub", "push", "lora-lm", "me/lora", *where]) == 0
+    files = hub.repos["me/lora"].files
+    assert all(".lora_" in name for name in load(only(files, ".safetensors")))
+    assert texts_in(files, demo) == []
+    dialogue = demo.dialogues("test")[0]
+    assert erc_bench.load_run("hf://me/lora").predict([dialogue]) == ours.predict([dialogue])
 
 
 def test_pushes_that_are_refused(root, hub, capsys, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_executors import Fake
-from places import place_of
+from places import ROOT, committed_records, place_of
 from safetensors.torch import load_file, save_file
 
 from erc_bench.corpus.conversation import Corpus
@@ -129,8 +129,8 @@ def test_a_record_under_its_old_file_name_stays_finished(encoder, tmp_path: Path
 
 def test_committed_records_stay_finished() -> None:
     """The path computed for each run is the committed file."""
-    board = Path(__file__).parent.parent / "leaderboard"
-    for path in board.glob("records/*/*/*.json"):
+    board = ROOT / "leaderboard"
+    for path in committed_records():
         record = read_record(path)
         experiment = resolve(
             record.method,

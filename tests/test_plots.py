@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 import torch
 from synthetic_records import SMALL, Method, store, stored, write_records
+from test_cli import elsewhere, fails
 
+import erc_bench
 from erc_bench.cli import main
 from erc_bench.evaluation.calibration import reliability_bins
 from erc_bench.evaluation.metrics import evaluate
+from erc_bench.evaluation.slices import facts_of, slices
 from erc_bench.leaderboard.searches import SearchGroup, SearchRow
 from erc_bench.plots.selection import of_run, of_runs
-from erc_bench.plots.vectors import VectorMap, principal_axes
+from erc_bench.plots.vectors import VectorMap, principal_axes, vectors_of_run
+
+__all__ = ["elsewhere"]
 
 figures = pytest.importorskip(
     "erc_bench.plots.figures", reason="Matplotlib is not installed: pip install 'erc-bench[plot]'"
@@ -107,6 +112,32 @@ def test_calibration_bins_give_the_calibration_error_of_a_record(decimals: int) 
     tensors = map(torch.from_numpy, (predicted, gold))
     figures = evaluate(*tensors, list("abc"), torch.from_numpy(rows).float())
     assert figures["calibration_error"] == pytest.approx(error, abs=1e-3)
+
+
+def test_pictures_are_means_over_seeds(tmp_path: Path) -> None:
+    write_records(tmp_path, [Method("eacl", 0.3)], ["meld"], 20)
+    records = [stored(path) for path in sorted(tmp_path.rglob("*.json"))]
+    tests = [record["predictions"]["test"] for record in records]
+    shown = of_runs(tmp_path, "meld", [], None)
+    counts = np.mean([record["metrics"]["test"]["confusion"] for record in records], axis=0)
+    rows = counts.sum(1) > 0
+    shares = figures.confusion(shown).axes[0].images[0].get_array()
+    np.testing.assert_allclose(shares[rows], 100 * (counts / counts.sum(1, keepdims=True))[rows])
+    axes = figures.reliability(shown).axes[0]
+    errors = [record["metrics"]["test"]["calibration_error"] for record in records]
+    assert f"ECE {np.mean(errors):.1f} %" in [text.get_text() for text in axes.texts]
+    pooled = [max(row) for test in tests for row in test["probabilities"]]
+    right = [g == p for t in tests for g, p in zip(t["gold"], t["predicted"], strict=True)]
+    bins = reliability_bins(pooled, right)
+    (dots,) = axes.collections
+    wanted = 100 * np.stack([bins.confidence, bins.accuracy], axis=1)
+    np.testing.assert_allclose(dots.get_offsets(), wanted)
+    (line,) = figures.parts_of_test(shown).axes[0].lines
+    facts = facts_of({name: np.array(column) for name, column in tests[0]["facts"].items()})
+    parts = slices(tests[0]["gold"], [test["predicted"] for test in tests], facts, 7)
+    np.testing.assert_allclose(
+        line.get_xdata(), [part.score for part in parts if part.score is not None]
+    )
 
 
 def test_axes_say_what_is_drawn_and_nothing_is_cut_off(root: Path) -> None:
@@ -228,5 +259,35 @@ def test_vectors_need_a_run_and_its_model(root: Path, tmp_path: Path, capsys) ->
     words = ["plot", "vectors", str(tmp_path / "a.png"), "--leaderboard-dir", str(root)]
     assert main([*words, "--dataset", "meld"]) == 2
     assert "name it with --run" in capsys.readouterr().err
-    assert main([*words, "--run", "eacl/seed2", "--data-dir", str(tmp_path)]) == 2
-    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_vectors_of_a_run_are_drawn_and_need_its_model(
+    tiny_encoder: str, demo, elsewhere: Path, capsys
+) -> None:
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    settings = {"encoder": tiny_encoder, "max_batches": 2, "max_len": 32, "precision": "float32"}
+    settings |= {"stage2_epochs": 1}
+    run = erc_bench.run("eacl", "demo", preset="smoke", settings=settings, folder="mine")
+    made = vectors_of_run(Path("mine"), "eacl", "test")
+    turns = [u for d in demo.dialogues("test") for u in d.utterances]
+    labelled = np.array([u.label is not None for u in turns])
+    assert made.gold.tolist() == [u.label for u in turns if u.label is not None]
+
+    def unit(vectors: np.ndarray) -> np.ndarray:
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    states = unit(erc_bench.encode(run, demo.dialogues("test")).vectors[labelled])
+    pca = decomposition.PCA(2).fit(states)
+    anchors = unit(run.model.method.anchors().detach().numpy())
+    for ours, theirs in ((made.points, states), (made.anchors, anchors)):
+        np.testing.assert_allclose(np.abs(ours), np.abs(pca.transform(theirs)), atol=1e-4)
+    words = ["plot", "vectors", "a.png", "--run", "eacl", "--leaderboard-dir", "mine"]
+    assert main([*words, "--quiet"]) == 0
+    capsys.readouterr()
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+    (weights,) = Path("mine").rglob("model*.ckpt")
+    weights.unlink()
+    Path("a.png").unlink()
+    assert "The model of this run is not here" in fails(capsys, *words)
+    assert not Path("a.png").exists()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import committed_records
 from rich.console import Console
 from sklearn.metrics import f1_score
 from synthetic_records import EMOTIONS, Method, older, record, store, stored, write_records
@@ -27,9 +28,7 @@ from erc_bench.records.schema import SCHEMA, Environment, Metrics, Record, to_js
 from erc_bench.records.store import read_record, read_summary, record_files, write_record
 from erc_bench.settings.experiment import resolve
 
-BOARD = Path(__file__).parent.parent / "leaderboard"
-
-COMMITTED = sorted(BOARD.glob("records/*/*/*.json"))
+COMMITTED = committed_records()
 
 FILE = Path("some/r.json")
 

@@ -55,7 +55,7 @@ def test_the_light_rooms_import_nothing_heavy(rooms: str, folder: Path) -> None:
 )
 def test_quick_commands_import_nothing_heavy(argv: list[str], folder: Path) -> None:
     code = (
-        f"from erc_bench.cli import main\ntry:\n    main({argv!r})\n"
+        f"from erc_bench.cli import main\ntry:\n    assert main({argv!r}) == 0\n"
         "except SystemExit as end:\n    assert not end.code"
     )
     assert imported(code, folder) == set()

@@ -42,6 +42,19 @@ SPACE = {
 # --- spaces
 
 
+def test_the_searches_of_several_methods_take_turns(tiny_encoder: str, tmp_path: Path) -> None:
+    begun = []
+
+    def begin(attempt: Attempt) -> None:
+        begun.append((attempt.job.place.number, attempt.job.experiment.method))
+        end(attempt, "it is only looked at.")
+
+    methods, given = ("finetune", "emoberta"), [f"encoder={tiny_encoder}"]
+    studies = [study(resolve(m, "demo", preset="smoke", overrides=given)) for m in methods]
+    search(studies, 3, tmp_path, executor=Fake(begin))
+    assert begun == [(number, method) for number in range(3) for method in methods]
+
+
 def test_a_trial_depends_on_space_seed_and_number_alone() -> None:
     drawn = [draw(SPACE, 0, number) for number in range(50)]
     assert [draw(SPACE, 0, number) for number in reversed(range(50))] == drawn[::-1]

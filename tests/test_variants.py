@@ -186,11 +186,18 @@ def test_without_prototypes_spcl_compares_the_batch_alone() -> None:
     from erc_bench.methods.spcl import spcl_loss
 
     torch.manual_seed(0)
-    h, labels = torch.randn(6, 8), torch.tensor([0, 1, 2, 0, 1, 1])
-    alone = spcl_loss(h, labels, torch.empty(0, 8), 0.5)
-    assert torch.isfinite(alone)
-    # A class with one vector in the batch has no positive; with prototypes it has.
-    assert not torch.allclose(alone, spcl_loss(h, labels, torch.randn(3, 8), 0.5))
+    h = torch.randn(7, 8, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 1])
+    unit, terms = torch.nn.functional.normalize(h, dim=1), []
+    for i in range(7):
+        alike = {j: ((1 + unit[i] @ unit[j]) / 2 / 0.5).exp() for j in range(7) if j != i}
+        own = [alike[j] for j in alike if labels[j] == labels[i]]
+        terms.append(-torch.log(sum(own) / sum(alike.values()) / len(own)))
+    wanted = torch.stack([term for term in terms if term > 0.3]).mean()
+    loss = spcl_loss(h, labels, torch.empty(0, 8), 0.5)
+    torch.testing.assert_close(loss, wanted)
+    (gradient,) = torch.autograd.grad(loss, h, retain_graph=True)
+    torch.testing.assert_close(gradient, torch.autograd.grad(wanted, h)[0])
 
 
 def test_the_adversarial_pass_without_context_moves_the_vectors_alone(monkeypatch) -> None:

@@ -28,6 +28,7 @@ from erc_bench.encoders.loading import load_encoder, load_tokenizer
 from erc_bench.errors import ErcBenchError
 from erc_bench.files import cache_folder
 from erc_bench.method.data import ErcDataModule
+from erc_bench.methods.dag_erc import DAGERC, DAGERCConfig
 from erc_bench.training.train import train
 from erc_bench.vectors import (
     OF_A_FILE,
@@ -39,7 +40,6 @@ from erc_bench.vectors import (
     vectors_identity,
 )
 from erc_bench.vectors.cosmic import CosmicUnpickler, as_array, match, read_cosmic
-from methods.dag_erc import DAGERC, DAGERCConfig
 
 SIZE = 8
 

@@ -3,10 +3,10 @@
 import csv
 import json
 import shutil
-from pathlib import Path
 from random import Random
 
 import pytest
+from places import committed_records
 from real_data import real_data
 
 from erc_bench.corpus.conversation import SPLITS
@@ -139,7 +139,7 @@ def test_scenes_out_of_order_are_put_in_order(emorynlp_dir, tmp_path):
         for scene in episode["scenes"]:
             scene["utterances"].reverse()
         episode["scenes"].reverse()
-    contents["episodes"].sort(key=lambda episode: episode["scenes"][0]["utterances"][0].__len__())
+    contents["episodes"].reverse()
     (tmp_path / "made_up.json").write_text(json.dumps(contents))
     with pytest.warns(CorpusWarning, match="is not in the order of utterance_id"):
         found = parse_json(tmp_path / "made_up.json", "dev", EmoryNLP.labels)
@@ -165,9 +165,8 @@ def test_a_reduced_file_out_of_order_is_put_in_order(emorynlp_dir, tmp_path):
 
 
 def test_the_digests_are_those_of_the_committed_records(emorynlp_dir):
-    root = Path(__file__).parents[2] / "leaderboard" / "records"
     for source in (EmoryNLP(), EmoryNLPReduced()):
-        records = (root / source.name).rglob("*.json")
+        records = committed_records(source.name)
         digests = {json.loads(path.read_text())["dataset_digest"] for path in records}
         corpus = source.load(emorynlp_dir)
         assert digests == {corpus.digest}

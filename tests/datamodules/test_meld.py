@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from places import committed_records
 from real_data import real_data
 
 from erc_bench.corpus.release import Release
@@ -88,10 +89,12 @@ def test_sentiment_is_the_same_dialogues_with_other_labels(meld, meld_dir):
     assert {u.label for d in sentiment.dialogues("dev") for u in d.utterances} == {0, 1, 2}
 
 
-def test_loading_is_quick(meld_dir):
-    start = time.perf_counter()
+@pytest.mark.slow
+@pytest.mark.timed
+def test_loading_takes_little_processor_time(meld_dir):
+    start = time.process_time()
     MELD().load(meld_dir)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_an_older_copy_loads_the_same(meld, copy):
@@ -315,8 +318,8 @@ def test_files_that_can_not_be_read_as_they_are(copy):
 
 
 def test_the_digest_is_that_of_the_committed_records(meld):
-    records = Path(__file__).parents[2] / "leaderboard" / "records" / "meld"
-    digests = {json.loads(path.read_text())["dataset_digest"] for path in records.rglob("*.json")}
+    records = committed_records("meld")
+    digests = {json.loads(path.read_text())["dataset_digest"] for path in records}
     assert digests == {meld.digest} == {MELD.official.digest}
     assert meld.official
 

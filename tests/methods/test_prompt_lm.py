@@ -298,6 +298,27 @@ def test_likelihoods_that_are_no_numbers_are_no_answer(few, tiny_causal) -> None
     assert method._class(answer, Asked(0, False)) == -1
 
 
+def test_answers_that_are_not_kept_are_neither_read_nor_written(few, tmp_path, cache) -> None:
+    kept = cache / "erc-bench" / "answers"
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in kept.glob("*")}
+
+    with chat_server(lambda body, n: Reply("joy")) as running:
+        config = with_server(running.url, also_masked=False, window=1)
+        unkept = replace(config, keep=False)
+        before = contents()
+        asked(unkept, few, tmp_path / "a")
+        once = len(running.asked)
+        assert contents() == before
+        asked(config, few, tmp_path / "b")
+        assert len(running.asked) == 2 * once
+        before = contents()
+        asked(unkept, few, tmp_path / "c")
+        assert len(running.asked) == 3 * once
+        assert contents() == before
+
+
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_sends_no_request_twice(few, tmp_path) -> None:
     sent: list[str] = []
