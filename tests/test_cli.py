@@ -146,7 +146,7 @@ def test_the_last_of_repeated_options_counts_and_lists_grow(asked) -> None:
     assert options["workers"] == 4
 
 
-def test_devices_and_strategy_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_nodes_and_strategy_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
 
     def one(experiment, root, **options):
@@ -156,7 +156,8 @@ def test_devices_and_strategy_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("erc_bench.execution.run.run", one)
     assert main(train("--devices", "2", "--strategy", "fsdp")) == 2
     assert main(train("--devices", "3")) == 2
-    assert found == [Devices(2, sharded=True), Devices(3)]
+    assert main(train("--devices", "4", "--nodes", "2")) == 2
+    assert found == [Devices(2, sharded=True), Devices(3), Devices(4, nodes=2)]
 
 
 @pytest.mark.slow

@@ -247,6 +247,27 @@ def test_a_hugging_face_data_set_gives_the_same_corpus(folder: Path, digest: str
     assert OwnCorpus(folder).load().digest == digest
 
 
+@pytest.mark.slow
+def test_a_configuration_of_a_data_set_is_chosen_by_its_name(folder: Path, digest: str) -> None:
+    (folder / "hub").mkdir()
+    head = "configs:\n"
+    for config, rows in (("short", made(9)), ("whole", made())):
+        head += f"- config_name: {config}\n  data_files:\n"
+        for split, part in {"train": "train", "validation": "valid", "test": "test"}.items():
+            some = [row for row in rows if row["part"] == part]
+            (folder / "hub" / f"{config}-{split}.jsonl").write_text(lines(some))
+            head += f"  - {{split: {split}, path: {config}-{split}.jsonl}}\n"
+    (folder / "hub" / "README.md").write_text(f"---\n{head}---\n")
+    text = SHEET.replace("file: talk.csv\nsplit: part", "hf: hub\nconfig: whole")
+    (folder / "corpus.yaml").write_text(text)
+    assert OwnCorpus(folder).load().digest == digest
+    (folder / "corpus.yaml").write_text(text.replace("whole", "short"))
+    assert OwnCorpus(folder).load().digest != digest
+    (folder / "corpus.yaml").write_text(text.replace("config: whole\n", ""))
+    with pytest.raises(ErcBenchError, match=r"short.*whole"):
+        OwnCorpus(folder).load()
+
+
 def test_a_file_of_dialogues_without_ids_is_split(folder: Path) -> None:
     (folder / "talk.jsonl").write_text(lines([talk["turns"] for talk in nested(made())]))
     columns = "{speaker: who, text: utterance, label: emotion, id: msg_id}"
