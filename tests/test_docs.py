@@ -110,6 +110,18 @@ def test_the_commands_about_pictures_are_valid() -> None:
         assert wanted <= set(given.arguments)
 
 
+def test_every_command_on_a_page_is_valid() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "methods").glob("*.md")]
+    found = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        # A line with a full stop is a sentence.
+        found += re.findall(r"^(?:    )?(erc-bench .*[^.\n])$", text, re.MULTILINE)
+    assert len(found) > 60
+    for line in found:
+        app.parse_args(shlex.split(line.partition(" > ")[0], comments=True)[1:])
+
+
 def test_the_spaces_and_variants_that_are_shown_are_right(monkeypatch) -> None:
     page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
     shown: dict = {"title": ""}
