@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,8 +24,12 @@ import pytest
 # Nothing of the terminal, or of a job that starts the tests, may change what they see.
 TERMINAL = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-for variable in (*TERMINAL, *JOB, "HF_TOKEN"):
+HUB = ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE")
+for variable in (*TERMINAL, *JOB, *HUB):
     os.environ.pop(variable, None)
+# The hub's cache is empty. huggingface_hub reads the variable when it is imported.
+HUB_HOME = tempfile.TemporaryDirectory(prefix="erc-bench-hub-")
+os.environ["HF_HOME"] = HUB_HOME.name
 
 # No deadline: the time of an example depends on how busy the machine is.
 hypothesis.settings.register_profile("erc-bench", deadline=None, derandomize=True)
