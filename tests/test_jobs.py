@@ -1,6 +1,7 @@
 """Jobs in separate processes, and how many of them run at a time."""
 
 import multiprocessing
+import os
 import signal
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from erc_bench.method.config import MethodConfig
 from erc_bench.settings.experiment import Experiment, resolve
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_only_a_kill_from_outside_is_explained_by_lack_of_memory() -> None:
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     process.start()
