@@ -113,7 +113,7 @@ def tiny_encoder(demo, tmp_path_factory: pytest.TempPathFactory) -> str:
     names = ("pad", "unk", "cls", "sep", "mask")
     settings = {f"{name}_token": token for name, token in zip(names, special, strict=True)}
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(special) + len(words),

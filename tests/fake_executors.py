@@ -15,7 +15,7 @@ def end(attempt: Attempt, failure: str = "", *, taken: bool = False) -> None:
     """Write how an attempt ended, as its worker would."""
     run_name = attempt.job.place.name
     said = {"failure": failure, "taken": taken, "run": run_name}
-    attempt.ended.write_text(json.dumps(said))
+    attempt.ended.write_text(json.dumps(said), encoding="utf-8")
 
 
 def do(attempt: Attempt) -> None:

@@ -74,7 +74,9 @@ class Cluster:
         (folder / "munge" / "key").write_bytes(os.urandom(128))
         (folder / "munge" / "key").chmod(0o400)
         host = socket.gethostname().partition(".")[0]
-        self.conf.write_text(CONF.format(host=host, folder=folder, ports=_free_ports(3)))
+        self.conf.write_text(
+            CONF.format(host=host, folder=folder, ports=_free_ports(3)), encoding="utf-8"
+        )
 
     def start(self) -> None:
         """Start all daemons and wait until both nodes are idle."""
@@ -91,7 +93,7 @@ class Cluster:
         self.run("slurmctld", "-f", str(self.conf))
 
     def stop_controller(self) -> None:
-        pid = int((self.folder / "slurmctld.pid").read_text())
+        pid = int((self.folder / "slurmctld.pid").read_text(encoding="utf-8"))
         os.kill(pid, signal.SIGTERM)
         self.until(lambda: not Path(f"/proc/{pid}").exists())
 
@@ -101,7 +103,7 @@ class Cluster:
         files = [self.folder / "slurmctld.pid", *self.folder.glob("slurmd.*.pid")]
         for file in [*files, self.folder / "munge" / "pid"]:
             try:
-                os.kill(int(file.read_text()), signal.SIGTERM)
+                os.kill(int(file.read_text(encoding="utf-8")), signal.SIGTERM)
             except (OSError, ValueError):
                 continue
 

@@ -52,7 +52,7 @@ def test_a_run_predicts_dialogues(finished) -> None:
     assert {answer.label for answer in answers} <= set(run.record.labels)
     assert erc_bench.predict(run, [Dialogue("d", turns)]) == answers
     talk = folder / "talk.txt"
-    talk.write_text("".join(f"{turn.speaker}: {turn.text}\n" for turn in turns))
+    talk.write_text("".join(f"{turn.speaker}: {turn.text}\n" for turn in turns), encoding="utf-8")
     assert [a.label for a in run.predict(str(talk))] == [answer.label for answer in answers]
     assert repr(run) == f"Run({str(run.path)!r})"
 

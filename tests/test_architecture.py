@@ -137,7 +137,7 @@ def names() -> set[str]:
 
 
 def experiments() -> list[str]:
-    return [path.read_text() for path in (ROOT / "experiments").glob("*.yaml")]
+    return [path.read_text(encoding="utf-8") for path in (ROOT / "experiments").glob("*.yaml")]
 
 
 def test_the_framework_names_no_method_corpus_preset_label_or_encoder(names: set[str]) -> None:

@@ -125,7 +125,10 @@ def test_a_track_holds_one_budget(root: Path) -> None:
 
 def test_page_readme_and_csv_state_the_budget(root: Path) -> None:
     build(root)
-    page, readme = (root / "index.html").read_text(), (root / "README.md").read_text()
+    page, readme = (
+        (root / "index.html").read_text(encoding="utf-8"),
+        (root / "README.md").read_text(encoding="utf-8"),
+    )
     for text in (page, readme):
         assert "each row tuned: random search, 20 trials" in text
         assert "trial 3 of 20" in text
@@ -186,7 +189,7 @@ def test_a_trial_0_without_a_result_did_not_fail(
         write_trial(folder / "study-data-trial000.json", trial("a", 0, None))
     write_trial(folder / "study-data-trial001.json", trial("a", 1, 50.0))
     build(tmp_path)
-    assert shown in (tmp_path / "README.md").read_text()
+    assert shown in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def test_searches_of_a_further_folder_are_listed_once(root: Path, tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_the_picture_has_a_curve_and_a_separate_name_for_every_method(root: Path
         ys = [float(y) for _, y in curve.dots]
         assert ys == sorted(ys, reverse=True)
     build(root)
-    page = (root / "index.html").read_text()
+    page = (root / "index.html").read_text(encoding="utf-8")
     assert page.count("<polyline") == 2
     assert "E best of 4" in page
 
@@ -215,7 +218,7 @@ def test_the_picture_has_a_curve_and_a_separate_name_for_every_method(root: Path
 def test_damaged_trials_are_left_out_and_reported(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "tuning" / "meld" / "a" / "study-data-trial000.json"
     write_trial(path, trial("a", 0, 50.0))
-    path.with_name("study-data-trial001.json").write_text("{}")
+    path.with_name("study-data-trial001.json").write_text("{}", encoding="utf-8")
     (tmp_path / "records").mkdir()
     board = read_board(tmp_path)
     (skipped,) = board.skipped

@@ -75,7 +75,7 @@ def test_a_run_prints_a_table_and_leaves_a_record(
         assert word in out
     (record,) = (elsewhere / "leaderboard" / "records").glob("*/*/*.json")
     assert str(record.relative_to(elsewhere)) in out
-    stored = json.loads(record.read_text())
+    stored = json.loads(record.read_text(encoding="utf-8"))
     assert stored["seed"] == 4
     assert f"{stored['metrics']['test']['weighted_f1']:.2f}" in out
     assert main(train("--seed", "4", *settings)) == 0
@@ -229,7 +229,7 @@ def test_a_full_disk_for_the_output_is_one_plain_error(capfd: pytest.CaptureFixt
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     command = [str(Path(sys.executable).with_name("erc-bench")), "methods"]
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines() == [
@@ -338,7 +338,7 @@ def test_json_of_the_wrong_shape(content, words, capsys, elsewhere: Path) -> Non
     folder = elsewhere / "data" / "emorynlp" / "flat"
     shutil.copytree(real_data("emorynlp") / "emorynlp" / "flat", folder)
     text = content if isinstance(content, str) else json.dumps(content)
-    (folder / "test_data.json").write_text(text)
+    (folder / "test_data.json").write_text(text, encoding="utf-8")
     before = files(elsewhere)
     message = fails(capsys, *train("--data-dir", "data", dataset="emorynlp"))
     assert "test_data.json" in message
@@ -497,7 +497,7 @@ def test_an_unreadable_checkpoint(tiny_encoder: str, capsys, elsewhere: Path) ->
 
 
 def test_an_output_folder_that_is_a_file(tiny_encoder: str, capsys, elsewhere: Path) -> None:
-    (elsewhere / "board").write_text("a file")
+    (elsewhere / "board").write_text("a file", encoding="utf-8")
     argv = train("--leaderboard-dir", "board", f"encoder={tiny_encoder}", *QUICK)
     assert "--leaderboard-dir" in fails(capsys, *argv)
     assert files(elsewhere) == ["board"]
@@ -556,7 +556,7 @@ def test_the_leaderboard_of_a_run(tiny_encoder: str, capsys, elsewhere: Path) ->
     assert "up to date" in capsys.readouterr().out
     assert "'eacl'" in fails(capsys, "compare", "eacll", "finetune", "--dataset", "demo")
     (record, *_) = (elsewhere / "leaderboard" / "records").glob("*/*/*.json")
-    record.write_text("{")
+    record.write_text("{", encoding="utf-8")
     assert main(["leaderboard"]) == 1
     assert record.name in capsys.readouterr().err
 
@@ -618,7 +618,7 @@ def test_records_of_another_folder_are_enough(
         assert shown in out
         assert not mine.exists()
     assert main(["leaderboard", *where]) == 0
-    rows = json.loads((mine / "leaderboard.json").read_text())
+    rows = json.loads((mine / "leaderboard.json").read_text(encoding="utf-8"))
     assert {row["method"] for track in rows["corpora"][0]["tracks"] for row in track["rows"]} == {
         *"abc"
     }
@@ -672,7 +672,7 @@ def test_the_papers_that_the_latex_table_cites_have_entries(
 
 def test_a_paper_with_unknown_authors_has_an_entry(tmp_path: Path) -> None:
     rows = ["  some_1: {method: A_1 & B, note: 50% quoted, results: {meld: {weighted_f1: 60}}}"]
-    (tmp_path / "published.yaml").write_text("\n".join(["papers:", *rows]))
+    (tmp_path / "published.yaml").write_text("\n".join(["papers:", *rows]), encoding="utf-8")
     (entry,) = bib_entries(bibliography(tmp_path)).values()
     assert entry == {
         "author": "{Unknown}",

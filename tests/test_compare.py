@@ -109,7 +109,7 @@ def test_compare_reads_further_folders(tmp_path):
     assert found.a.values == alone.a.values
     assert not [caveat for caveat in found.caveats if "skipped" in caveat]
     build(mine, [theirs])
-    assert "../theirs/records/meld/c" in (mine / "leaderboard.json").read_text()
+    assert "../theirs/records/meld/c" in (mine / "leaderboard.json").read_text(encoding="utf-8")
     assert not check(mine, [theirs]).paths
     assert check(mine).paths
 
@@ -128,7 +128,7 @@ def test_compare_names_the_encoders_of_external_predictions(tmp_path):
 
 def test_compare_uses_all_seeds_of_both(tmp_path):
     write_records(tmp_path, [Method("a", 0.3, seeds=(1, 2, 3)), Method("b", 0.1, seeds=(3, 4))])
-    (tmp_path / "records" / "meld" / "a" / "broken-seed9.json").write_text("{")
+    (tmp_path / "records" / "meld" / "a" / "broken-seed9.json").write_text("{", encoding="utf-8")
     found = compare_methods(tmp_path, "a", "b", "meld")
     assert (found.a.seeds, found.b.seeds) == ([1, 2, 3], [3, 4])
     difference = np.mean(found.a.values) - np.mean(found.b.values)
@@ -358,7 +358,7 @@ def test_compare_without_a_record_names_other_presets_or_the_command_to_run(writ
 
 def test_compare_names_records_that_could_not_be_read(tmp_path):
     (path, *_) = write_records(tmp_path, [Method("a", seeds=(1,))])
-    path.write_text("{")
+    path.write_text("{", encoding="utf-8")
     with pytest.raises(
         ErcBenchError, match=f"to compare. skipped: .*{path.name} is not a readable"
     ):

@@ -20,7 +20,7 @@ def test_there_is_a_script_for_each_shell(
     script = capsys.readouterr().out
     assert "--leaderboard-dir" in script
     if shutil.which(shell):
-        (tmp_path / "script").write_text(script)
+        (tmp_path / "script").write_text(script, encoding="utf-8")
         checked = [shell, "-n", str(tmp_path / "script")]
         subprocess.run(checked, check=True, capture_output=True)
 
@@ -29,7 +29,9 @@ def test_bash_completes_commands_methods_and_corpora(tmp_path: Path) -> None:
     if not shutil.which("bash"):
         pytest.skip("there is no bash")
     command = tmp_path / "erc-bench"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m erc_bench.cli "$@"\n')
+    command.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -m erc_bench.cli "$@"\n', encoding="utf-8"
+    )
     command.chmod(0o755)
     script = subprocess.run([command, "completion", "bash"], capture_output=True, text=True).stdout
 

@@ -69,7 +69,7 @@ def test_the_hashes_of_published_settings_never_change() -> None:
     A setting that a method gets later must be ``added_later``. A changed default is another
     experiment and needs its own preset.
     """
-    held = json.loads((Path(__file__).parent / "settings_hashes.json").read_text())
+    held = json.loads((Path(__file__).parent / "settings_hashes.json").read_text(encoding="utf-8"))
     now = {name: resolve(*name.split("/")[:2], preset=name.split("/")[2]).hash for name in held}
     assert now == held
 

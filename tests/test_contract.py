@@ -283,15 +283,15 @@ def registered(tmp_path: Path, monkeypatch) -> Iterator[None]:
     package = tmp_path / "package"
     (package / "each_kind-1.5.dist-info").mkdir(parents=True)
     names = ", ".join(kind.__name__ for kind in METHODS.values())
-    (package / "each_kind.py").write_text(f"from test_contract import {names}\n")
+    (package / "each_kind.py").write_text(f"from test_contract import {names}\n", encoding="utf-8")
     points = "".join(f"{name} = each_kind:{kind.__name__}\n" for name, kind in METHODS.items())
     for file, text in {
         "METADATA": "Metadata-Version: 2.1\nName: each-kind\nVersion: 1.5\n",
         "entry_points.txt": f"[erc_bench.methods]\n{points}",
     }.items():
-        (package / "each_kind-1.5.dist-info" / file).write_text(text)
+        (package / "each_kind-1.5.dist-info" / file).write_text(text, encoding="utf-8")
     for name in METHODS:
-        (package / f"{name}.yaml").write_text(f"title: {name}\n")
+        (package / f"{name}.yaml").write_text(f"title: {name}\n", encoding="utf-8")
     monkeypatch.syspath_prepend(package)
     registry._points.cache_clear()
     yield

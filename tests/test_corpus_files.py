@@ -256,7 +256,7 @@ def test_no_network_and_no_file_is_one_clear_error(server):
 
 
 def test_a_cache_that_can_not_be_written_is_an_error(server, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ErcBenchError, match=r"can't be written.*XDG_CACHE_HOME"):
         download(f"{server.url}/train.csv", tmp_path / "file" / "x.csv", sha256(b""))
 

@@ -47,10 +47,10 @@ def test_rows_between_two_double_quotes_are_not_lost():
 
 def test_json_of_the_wrong_shape(tmp_path):
     path = tmp_path / "x.json"
-    path.write_text('{"a": [1,\n')
+    path.write_text('{"a": [1,\n', encoding="utf-8")
     with pytest.raises(ErcBenchError, match=r"x\.json, line 2: not valid JSON"):
         read_json(path)
-    path.write_text("9" * 5000)
+    path.write_text("9" * 5000, encoding="utf-8")
     with pytest.raises(ErcBenchError, match=r"x\.json, line 1: not valid JSON"):
         read_json(path)
     assert expect([1], list, "here") == [1]

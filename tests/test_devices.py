@@ -135,9 +135,9 @@ def without_dropout(encoder: str, folder: Path) -> str:
     for file in Path(encoder).iterdir():
         if file.name != "config.json" and file.is_file():
             (folder / file.name).symlink_to(file.resolve())
-    said = json.loads(Path(encoder, "config.json").read_text())
+    said = json.loads(Path(encoder, "config.json").read_text(encoding="utf-8"))
     said |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(said))
+    (folder / "config.json").write_text(json.dumps(said), encoding="utf-8")
     return str(folder)
 
 
@@ -491,7 +491,7 @@ def test_a_run_can_be_started_by_torchrun(still_encoder: str, tmp_path: Path) ->
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(said) == 1
     (record,) = (tmp_path / "records").rglob("*.json")
-    assert json.loads(record.read_text())["environment"]["devices"] == 2
+    assert json.loads(record.read_text(encoding="utf-8"))["environment"]["devices"] == 2
 
 
 @pytest.mark.slow

@@ -46,15 +46,18 @@ def test_every_run_that_is_missing_has_its_hours() -> None:
 
 def test_a_stale_table_is_found_and_written(tmp_path, monkeypatch) -> None:
     page = tmp_path / "page.md"
-    page.write_text("Before\n\n<!-- table: commands -->\nold\n<!-- end of table -->\n\nAfter\n")
+    page.write_text(
+        "Before\n\n<!-- table: commands -->\nold\n<!-- end of table -->\n\nAfter\n",
+        encoding="utf-8",
+    )
     monkeypatch.setattr(tables, "PAGES", [page])
     monkeypatch.setattr(tables, "PICTURE", tmp_path / "picture.svg")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
-    assert (tables.main(["--check"]), "old" in page.read_text()) == (1, True)
-    assert (tables.main([]), "old" in page.read_text()) == (0, False)
+    assert (tables.main(["--check"]), "old" in page.read_text(encoding="utf-8")) == (1, True)
+    assert (tables.main([]), "old" in page.read_text(encoding="utf-8")) == (0, False)
     assert tables.main(["--check"]) == 0
-    assert page.read_text().startswith("Before\n\n<!-- table: commands -->\n")
-    assert page.read_text().endswith("<!-- end of table -->\n\nAfter\n")
+    assert page.read_text(encoding="utf-8").startswith("Before\n\n<!-- table: commands -->\n")
+    assert page.read_text(encoding="utf-8").endswith("<!-- end of table -->\n\nAfter\n")
 
 
 def test_the_commands_make_every_record() -> None:

@@ -51,7 +51,7 @@ def save_tokenizer(folder: Path, template: str = "[CLS] $A [SEP]") -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     said = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
     said["tokenizer_class"] = "PreTrainedTokenizerFast"
-    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    (folder / "tokenizer_config.json").write_text(json.dumps(said), encoding="utf-8")
 
 
 def build(folder: Path, kind: str = "bert", **more: Any) -> Path:
@@ -206,7 +206,7 @@ def in_parts(folder: Path, safetensors: bool) -> dict[str, torch.Tensor]:
         else:
             torch.save(some, folder / file)
     text = json.dumps({"metadata": {"total_size": 1}, "weight_map": index})
-    (folder / f"{stem}.{end}.index.json").write_text(text)
+    (folder / f"{stem}.{end}.index.json").write_text(text, encoding="utf-8")
     return weights
 
 
@@ -217,7 +217,7 @@ def test_weights_in_parts(bert: Path, safetensors: bool) -> None:
     part.unlink()
     refused(bert, part.name, "Download the encoder again")
     (index,) = bert.glob("*.index.json")
-    index.write_text("{")
+    index.write_text("{", encoding="utf-8")
     refused(bert, index.name)
 
 
@@ -232,11 +232,11 @@ def test_a_published_recipes_encoder_that_has_only_pickled_weights(
     weights = pickled(bert)
     shutil.copytree(bert, main)
     (repository / "refs" / "refs" / "pr").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("a" * 40)
+    (repository / "refs" / "main").write_text("a" * 40, encoding="utf-8")
     name = "princeton-nlp/sup-simcse-roberta-large"
     assert_has(name, weights)
     assert not find_encoder(name).safetensors
-    (repository / "refs" / "refs" / "pr" / "9").write_text("b" * 40)
+    (repository / "refs" / "refs" / "pr" / "9").write_text("b" * 40, encoding="utf-8")
     assert_has(name, weights)
     assert find_encoder(name).folder == converted
     # Transformers may have fetched only the weights of the conversion. Then main is taken.
@@ -270,7 +270,9 @@ def test_weights_that_are_not_all_there_are_an_error(bert: Path, change, said: s
 
 def edited(folder: Path, **more: Any) -> Path:
     path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text(encoding="utf-8")), **more}), encoding="utf-8"
+    )
     return folder
 
 
@@ -420,7 +422,7 @@ def test_files_that_are_no_weights_are_named(bert: Path, file: str, damage, said
     ],
 )
 def test_a_broken_configuration_is_named(bert: Path, text: str, said: str) -> None:
-    (bert / "config.json").write_text(text)
+    (bert / "config.json").write_text(text, encoding="utf-8")
     for load in (load_encoder, load_tokenizer):
         refused(bert, "config.json", said, load=load)
 
@@ -446,7 +448,7 @@ def below(folder: Path) -> None:
     for path in list(folder.iterdir()):
         if path.is_file():
             path.rename(folder / "0_Transformer" / path.name)
-    (folder / "modules.json").write_text("[]")
+    (folder / "modules.json").write_text("[]", encoding="utf-8")
 
 
 def variant(folder: Path) -> None:
@@ -460,11 +462,13 @@ def without_an_index(folder: Path) -> None:
 
 def adapter(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "roberta-base"}')
+    (folder / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "roberta-base"}', encoding="utf-8"
+    )
 
 
 def adapter_beside(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text("{")
+    (folder / "adapter_config.json").write_text("{", encoding="utf-8")
 
 
 def another_name(folder: Path) -> None:
@@ -512,7 +516,7 @@ def test_a_folder_without_tokenizer_files_is_refused(bert: Path) -> None:
 @pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("text", ["", "{", "[]", POINTER.decode()])
 def test_broken_tokenizer_files_are_named(bert: Path, file: str, text: str) -> None:
-    (bert / file).write_text(text)
+    (bert / file).write_text(text, encoding="utf-8")
     refused(bert, file, load=load_tokenizer)
 
 
@@ -586,7 +590,9 @@ def test_a_vocabulary_with_lines_missing_is_refused(
 ) -> None:
     folder = build(tmp_path / "bert", vocab_size=VOCABULARY + 1)
     (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    (folder / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "BertTokenizer"}', encoding="utf-8"
+    )
     lines = change([*SPECIAL, *WORDS, "more"])
     (folder / "vocab.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if said:
@@ -616,7 +622,7 @@ def test_special_tokens_are_those_of_the_configuration(
 
 def test_a_default_token_id_of_the_kind_of_encoder_is_ignored(tmp_path: Path) -> None:
     folder = build(tmp_path / "longformer", "longformer", attention_window=8)
-    said = json.loads((folder / "config.json").read_text())
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert load_tokenizer(str(folder)).sep_token_id != said.get("sep_token_id", 2)
 
 
@@ -625,8 +631,12 @@ def test_the_ends_of_a_text_are_those_of_the_configuration(
     bert: Path, bos: int, eos: int, fits: bool
 ) -> None:
     path = bert / "tokenizer_config.json"
-    said = {**json.loads(path.read_text()), "bos_token": "[CLS]", "eos_token": "[SEP]"}
-    path.write_text(json.dumps(said))
+    said = {
+        **json.loads(path.read_text(encoding="utf-8")),
+        "bos_token": "[CLS]",
+        "eos_token": "[SEP]",
+    }
+    path.write_text(json.dumps(said), encoding="utf-8")
     edited(bert, bos_token_id=bos, eos_token_id=eos)
     if fits:
         load_tokenizer(str(bert))
@@ -660,20 +670,20 @@ def test_unknown_words_in_a_few_texts_are_not_reported(bert: Path, capsys) -> No
 
 def test_a_tokenizer_without_its_unknown_token_is_refused(bert: Path) -> None:
     path = bert / "tokenizer.json"
-    tokenizer = json.loads(path.read_text().replace("[UNK]", "other"))
+    tokenizer = json.loads(path.read_text(encoding="utf-8").replace("[UNK]", "other"))
     tokenizer["model"]["unk_token"] = "[UNK]"
-    path.write_text(json.dumps(tokenizer))
-    said = json.loads((bert / "tokenizer_config.json").read_text())
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    said = json.loads((bert / "tokenizer_config.json").read_text(encoding="utf-8"))
     del said["unk_token"]
-    (bert / "tokenizer_config.json").write_text(json.dumps(said))
+    (bert / "tokenizer_config.json").write_text(json.dumps(said), encoding="utf-8")
     refused(bert, "can't read every text", load=load_tokenizer)
 
 
 def test_a_tokenizer_that_drops_unknown_words_is_refused(bert: Path) -> None:
     path = bert / "tokenizer.json"
-    said = json.loads(path.read_text())
+    said = json.loads(path.read_text(encoding="utf-8"))
     said["model"] = {"type": "BPE", "vocab": said["model"]["vocab"], "merges": []}
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(said), encoding="utf-8")
     texts = TextEncoder(load_tokenizer(str(bert)))
     with pytest.raises(ErcBenchError, match="100 % of the 1,100 tokens"):
         texts.add([f"привет {'как ' * i}" for i in range(1100)])
@@ -681,9 +691,9 @@ def test_a_tokenizer_that_drops_unknown_words_is_refused(bert: Path) -> None:
 
 def test_a_tokenizer_that_knows_no_words_is_refused(bert: Path) -> None:
     path = bert / "tokenizer.json"
-    said = json.loads(path.read_text())
+    said = json.loads(path.read_text(encoding="utf-8"))
     said["model"]["vocab"] = {word: i for i, word in enumerate(SPECIAL)}
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(said), encoding="utf-8")
     edited(bert, vocab_size=5)
     refused(bert, "knows no words", load=load_tokenizer)
 
@@ -709,7 +719,10 @@ def test_special_tokens_must_be_where_the_methods_expect_them(
 
 def test_a_tokenizer_without_a_post_processor_is_refused(bert: Path) -> None:
     path = bert / "tokenizer.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text(encoding="utf-8")), "post_processor": None}),
+        encoding="utf-8",
+    )
     refused(bert, "tokenizer.json has no post_processor", "Copy the tokenizer", load=load_tokenizer)
 
 
@@ -736,9 +749,9 @@ def test_debertas_first_version_is_computed_in_float32(tmp_path: Path, capsys) -
     assert states.dtype == torch.float32
     assert torch.equal(states, exact)
     encoder.save_pretrained(tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "config.json").read_text())["architectures"] == [
-        "DebertaModel"
-    ]
+    assert json.loads((tmp_path / "again" / "config.json").read_text(encoding="utf-8"))[
+        "architectures"
+    ] == ["DebertaModel"]
 
 
 def test_a_note_says_which_states_of_an_encoder_with_a_decoder_are_used(

@@ -37,8 +37,10 @@ def test_the_digest_of_a_tokenizer_covers_all_its_files(tiny_encoder: str, tmp_p
     same, other = (
         Path(shutil.copytree(tiny_encoder, tmp_path / name)) for name in ("same", "other")
     )
-    settings = json.loads((other / "tokenizer_config.json").read_text())
-    (other / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": False}))
+    settings = json.loads((other / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (other / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"do_lower_case": False}), encoding="utf-8"
+    )
     assert tokenizer_digest(str(same)) == tokenizer_digest(tiny_encoder)
     assert tokenizer_digest(str(other)) != tokenizer_digest(tiny_encoder)
 
@@ -56,7 +58,7 @@ def cached(cache: Path, name: str, revisions: dict[str, tuple[str, dict[str, byt
     for revision, (commit, contents) in revisions.items():
         reference = repository / "refs" / revision
         reference.parent.mkdir(parents=True, exist_ok=True)
-        reference.write_text(commit)
+        reference.write_text(commit, encoding="utf-8")
         for file, data in contents.items():
             path = repository / "snapshots" / commit / file
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +103,7 @@ def test_an_error_names_what_an_incomplete_copy_in_the_cache_lacks(hub_cache: Pa
 
 
 def test_weights_in_other_formats_are_not_loaded(hub_cache: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "tf_model.h5").write_bytes(b"others")
     with pytest.raises(ErcBenchError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         find_encoder(str(tmp_path))
@@ -247,9 +249,9 @@ def test_an_encoder_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None
 
 def test_an_encoder_without_a_mask_is_refused(tiny_encoder: str, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_encoder, tmp_path / "no-mask")
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     del settings["mask_token"]
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(ErcBenchError, match="no mask token"):
         load_tokenizer(str(folder))
 
@@ -264,13 +266,14 @@ def test_a_robertas_mask_takes_the_space_before_it_whatever_its_repository_says(
     tokenizer.train_from_iterator(texts, 400, 1, special_tokens=[*special.values(), "<mask>"])
     tokenizer.save_model(str(tmp_path))
     (tmp_path / "config.json").write_text(
-        json.dumps({"model_type": "roberta", "vocab_size": tokenizer.get_vocab_size()})
+        json.dumps({"model_type": "roberta", "vocab_size": tokenizer.get_vocab_size()}),
+        encoding="utf-8",
     )
     (tmp_path / "model.safetensors").write_bytes(b"not read")
     if said is not None:
         tokens = {f"{name}_token": token for name, token in special.items()}
         tokens |= {"cls_token": "<s>", "sep_token": "</s>", "mask_token": said}
-        (tmp_path / "special_tokens_map.json").write_text(json.dumps(tokens))
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps(tokens), encoding="utf-8")
     reader = AnchorReader(str(tmp_path), 256)
     loaded = reader.tokenizer
     (example,) = reader.examples(Dialogue("d", (Utterance("u", "Ada", "Oh no!", 0),)))

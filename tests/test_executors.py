@@ -311,9 +311,11 @@ def test_status_shows_the_state_of_every_run(experiments, tmp_path: Path) -> Non
     first = Queueing(lambda _: None, most=2)
     run_grid(experiments, tmp_path, executor=first, detach=True)
     running, failed = first.started
-    running.begun.write_text('{"host": "node7", "process": 3, "since": "2026-01-01"}')
+    running.begun.write_text(
+        '{"host": "node7", "process": 3, "since": "2026-01-01"}', encoding="utf-8"
+    )
     running.job.place.log.parent.mkdir(parents=True)
-    running.job.place.log.write_text("Epoch 2/8  loss 0.5\n")
+    running.job.place.log.write_text("Epoch 2/8  loss 0.5\n", encoding="utf-8")
     end(failed, "a reason.")
     said = status_of(tmp_path)
     for words in ("queueing", "0 of 2 runs finished, 1 running, 1 failed", "node7", "Epoch 2/8"):
@@ -332,7 +334,7 @@ def test_what_a_run_needs_becomes_options_of_sbatch(
     sbatch = f'printf "%s\\n" "$@" > {tmp_path}/asked; cat > {tmp_path}/script; echo "7;cluster"'
     texts = {"sbatch": sbatch, "scontrol": "echo MaxArraySize = 100"}
     for name in ("sbatch", "scontrol", "squeue", "scancel", "sinfo"):
-        (programs / name).write_text(f"#!/bin/sh\n{texts.get(name, '')}\n")
+        (programs / name).write_text(f"#!/bin/sh\n{texts.get(name, '')}\n", encoding="utf-8")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     words = ["cpus=3", "gpus=2", "memory_gib=20", "minutes=90.5", "slurm.account=me"]
@@ -348,8 +350,8 @@ def test_what_a_run_needs_becomes_options_of_sbatch(
     assert {
         *("--array=0-2%2", "--cpus-per-task=3", "--mem=20480M", "--gres=gpu:2", "--time=90:30"),
         *("--account=me", "--exclusive", "--signal=B:USR1@90", "--requeue"),
-    } <= set((tmp_path / "asked").read_text().splitlines())
-    assert "\nmodule load cuda\n" in (tmp_path / "script").read_text()
+    } <= set((tmp_path / "asked").read_text(encoding="utf-8").splitlines())
+    assert "\nmodule load cuda\n" in (tmp_path / "script").read_text(encoding="utf-8")
 
 
 def test_ctrl_c_without_a_terminal_leaves_the_jobs(
@@ -395,8 +397,8 @@ def test_the_worker_is_a_program_of_its_own(experiments, tmp_path: Path) -> None
     attempt = attempt_at(experiments[0], tmp_path)
     done = work(attempt, SLURM_NTASKS="1", SLURM_JOB_ID="7", SLURM_JOB_NAME="erc")
     assert done.returncode == 0, done.stderr
-    assert json.loads(attempt.ended.read_text())["failure"] == ""
-    assert json.loads(attempt.begun.read_text())["process"]
+    assert json.loads(attempt.ended.read_text(encoding="utf-8"))["failure"] == ""
+    assert json.loads(attempt.begun.read_text(encoding="utf-8"))["process"]
     assert attempt.job.place.finished() is not None
 
 
@@ -404,14 +406,14 @@ def test_the_worker_is_a_program_of_its_own(experiments, tmp_path: Path) -> None
 def test_the_worker_refuses_other_code_and_other_settings(experiments, tmp_path: Path) -> None:
     for name, value in (("code", "another"), ("job", None), ("version", 99)):
         attempt = attempt_at(experiments[0], tmp_path / name)
-        document = json.loads(attempt.file.read_text())
+        document = json.loads(attempt.file.read_text(encoding="utf-8"))
         if name == "job":  # with other settings
             document["job"]["experiment"]["settings"]["epochs"] = 7
         else:
             document[name] = value
-        attempt.file.write_text(json.dumps(document))
+        attempt.file.write_text(json.dumps(document), encoding="utf-8")
         assert work(attempt).returncode == 1
-        failure = json.loads(attempt.ended.read_text())["failure"]
+        failure = json.loads(attempt.ended.read_text(encoding="utf-8"))["failure"]
         assert "with which the grid was begun" in failure
         assert not attempt.job.place.record.exists()
 
@@ -421,13 +423,15 @@ def test_a_worker_elsewhere_finds_files_relative_to_the_commands_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.jinja").write_text("{% block user %}{{ target.text }}{% endblock %}")
+    Path("mine.jinja").write_text(
+        "{% block user %}{{ target.text }}{% endblock %}", encoding="utf-8"
+    )
     server = ["base_url=http://127.0.0.1:1/v1", "retries=0", "encoder=m"]
     prompts = "prompts=[plain,question,mine.jinja]"
     attempt = attempt_at(resolve("prompt-lm", "demo", overrides=[*server, prompts]), Path("store"))
     monkeypatch.chdir("/")
     work(attempt)
-    failure = json.loads(attempt.ended.read_text())["failure"]
+    failure = json.loads(attempt.ended.read_text(encoding="utf-8"))["failure"]
     assert "127.0.0.1:1" in failure  # the prompts were read, and the server does not answer
 
 
@@ -475,7 +479,10 @@ def test_restart_begins_anew_until_the_new_training_has_ended_an_epoch(
 
 def test_resources_are_read_from_the_command_and_from_files(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
-    site.write_text("gpus: 2\nminutes: 90\nslurm:\n  partition: gpu\n  setup: [module load a, b]\n")
+    site.write_text(
+        "gpus: 2\nminutes: 90\nslurm:\n  partition: gpu\n  setup: [module load a, b]\n",
+        encoding="utf-8",
+    )
     names = executor_names()
     found = parse_resources([str(site), "gpus=1", "slurm.account=me"], names)
     assert (found.gpus, found.minutes, found.cpus) == (1, 90, None)
@@ -503,7 +510,7 @@ def test_wrong_resources_are_named(given: str, said: str) -> None:
 
 @pytest.mark.parametrize("text", ["- a\n", "{", "gpus: yes\n", "slurm: {a: {b: c}}\n"])
 def test_a_wrong_file_of_resources_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "site.yaml").write_text(text)
+    (tmp_path / "site.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ErcBenchError, match=r"site\.yaml"):
         parse_resources([str(tmp_path / "site.yaml")], executor_names())
 
@@ -567,7 +574,7 @@ def test_a_job_of_slurm_that_is_warned_is_queued_again(
     """At whatever moment the warning comes, but no more often than ``retries`` allows."""
     for name, text in {"scontrol": 'echo "$@" > requeued', "worker": worker}.items():
         program = tmp_path / name
-        program.write_text(f"#!/bin/bash\n{text}\n")
+        program.write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
         program.chmod(0o755)
     script = SCRIPT.format(setup=setup, worker="./worker", sent="job", stopped=STOPPED, retries=2)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
@@ -581,4 +588,4 @@ def test_a_job_of_slurm_that_is_warned_is_queued_again(
     assert job.wait(30) == status
     told = tmp_path / "requeued"
     assert told.exists() == (requeued and restarts < 2)
-    assert not told.exists() or told.read_text() == "requeue 7_3\n"
+    assert not told.exists() or told.read_text(encoding="utf-8") == "requeue 7_3\n"

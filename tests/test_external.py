@@ -51,7 +51,7 @@ def score(file: str, *options: str) -> list[str]:
 
 def stored(folder: Path) -> dict:
     (path,) = (folder / "leaderboard" / "records" / "demo" / "my-llm").glob("*.json")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def given(text: str | bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,10 @@ def test_every_form_gives_the_same(answers, elsewhere, capsys, monkeypatch) -> N
         assert main(score(name, "--leaderboard-dir", f"of-{name}")) == 0
         given(data, monkeypatch)
         assert main(score("-", "--leaderboard-dir", f"piped-{name}")) == 0
-    made = [json.loads(p.read_text()) for p in elsewhere.glob("*/records/demo/my-llm/*.json")]
+    made = [
+        json.loads(p.read_text(encoding="utf-8"))
+        for p in elsewhere.glob("*/records/demo/my-llm/*.json")
+    ]
     assert len(made) == 8
     for each in made:
         assert {**each, "created": ""} == {**made[0], "created": ""}
@@ -105,12 +108,12 @@ def test_every_form_gives_the_same(answers, elsewhere, capsys, monkeypatch) -> N
 def test_probabilities(answers, demo, elsewhere, capsys) -> None:
     names = demo.labels.names
     rows = [(i, x, {n: 0.70004 if n == x else 0.04999 for n in names}) for i, x in answers["test"]]
-    with (elsewhere / "p.csv").open("w", newline="") as file:
+    with (elsewhere / "p.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "label", *(n.upper() for n in reversed(names))])
         writer.writerows([i, x, *(p[n] for n in reversed(names))] for i, x, p in rows)
     objects = [json.dumps({"id": i, "label": x, "probabilities": p}) for i, x, p in rows]
-    (elsewhere / "p.jsonl").write_text("\n".join(objects))
+    (elsewhere / "p.jsonl").write_text("\n".join(objects), encoding="utf-8")
     assert main(score("p.csv")) == 0
     of_csv = stored(elsewhere)
     assert main(score("p.jsonl", "--force")) == 0
@@ -127,7 +130,7 @@ def test_an_utterance_without_an_answer_has_no_probabilities(answers, demo, else
     names = demo.labels.names
     rows = [(i, x, {n: 0.7 if n == x else 0.05 for n in names}) for i, x in answers["test"]]
     (name, *_), rows = rows[-1], rows[:-1]  # the first utterance of test
-    with (elsewhere / "p.csv").open("w", newline="") as file:
+    with (elsewhere / "p.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "label", *names])
         writer.writerows([[i, x, *(p[n] for n in names)] for i, x, p in rows])
@@ -144,7 +147,7 @@ def test_an_utterance_without_an_answer_has_no_probabilities(answers, demo, else
     for nothing in (None, dict.fromkeys(names)):
         last = {"id": name, "label": None, "probabilities": nothing}
         lines = [json.dumps(each) for each in (*objects, last)]
-        (elsewhere / "p.jsonl").write_text("\n".join(lines))
+        (elsewhere / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
         assert main(score("p.jsonl", "--force")) == 0
         assert stored(elsewhere)["predictions"] == of_csv["predictions"]
     assert main(["rescore", "--leaderboard-dir", "leaderboard"]) == 0
@@ -169,7 +172,7 @@ def test_wrong_probabilities(change, words, answers, demo, elsewhere, capsys) ->
     for n, (name, label) in enumerate((i, "joy") for i, _ in answers["test"]):
         p = {each: 0.4 if each == label else 0.1 for each in demo.labels.names}
         lines.append({"id": name, "label": label, "probabilities": change(p) if n < 3 else p})
-    (elsewhere / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (elsewhere / "p.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     message = fails(capsys, *score("p.jsonl"))
     for word in words:
         assert word in message
@@ -308,7 +311,7 @@ def test_gold_labels_are_not_scored_in_the_place_of_answers(answers, demo, elsew
     gold = {u.id: demo.labels.names[u.label] for d in demo.dialogues("test") for u in d.utterances}
     rows = answers["test"]
     said = "".join(f"{name},{gold[name]},{label}\n" for name, label in rows)
-    (elsewhere / "both.csv").write_text("id,label,pred\n" + said)
+    (elsewhere / "both.csv").write_text("id,label,pred\n" + said, encoding="utf-8")
     assert main(score("both.csv")) == 0
     taken = capsys.readouterr().err
     assert "note: both.csv: the predictions were read from 'pred', and 'label' was left" in taken
@@ -319,24 +322,24 @@ def test_gold_labels_are_not_scored_in_the_place_of_answers(answers, demo, elsew
     perfect = capsys.readouterr().err
     assert "both.csv: every label on test is the gold one" in perfect
     assert stored(elsewhere)["metrics"]["test"]["accuracy"] == 100
-    (elsewhere / "two.csv").write_text("id,label,gpt\n" + said)
+    (elsewhere / "two.csv").write_text("id,label,gpt\n" + said, encoding="utf-8")
     message = fails(capsys, *score("two.csv", "--force"))
     assert "the columns 'label', 'gpt' all hold labels of the corpus" in message
     assert "--column gpt" in message
     own_words = "".join(f"{name},{gold[name]},I feel so {n}\n" for n, (name, _) in enumerate(rows))
-    (elsewhere / "words.csv").write_text("id,label,gpt\n" + own_words)
+    (elsewhere / "words.csv").write_text("id,label,gpt\n" + own_words, encoding="utf-8")
     message = fails(capsys, *score("words.csv", "--force"))
     assert "every label on test in the column 'label' is the gold one" in message
     assert "There is also: gpt. Say which holds the predictions: --column label" in message
     three = "".join(f"{name},{gold[name]},{label},joy\n" for name, label in rows)
-    (elsewhere / "three.csv").write_text("id,label,pred,y_pred\n" + three)
+    (elsewhere / "three.csv").write_text("id,label,pred,y_pred\n" + three, encoding="utf-8")
     assert "'label', 'pred', 'y_pred'" in fails(capsys, *score("three.csv", "--force"))
     assert "no column 'prde'" in fails(capsys, *score("both.csv", "--force", "--column", "prde"))
 
 
 def test_predictions_stored_as_two_seeds_are_pointed_out(answers, elsewhere, capsys):
     rows = [f"{name},{label}\n" for name, label in answers["test"]]
-    (elsewhere / "one.csv").write_text("sep=,\nid,label\n" + "".join(rows))
+    (elsewhere / "one.csv").write_text("sep=,\nid,label\n" + "".join(rows), encoding="utf-8")
     assert main(score("one.csv")) == 0
     assert "those of seed" not in capsys.readouterr().err
     assert main(score("one.csv", "--seed", "2")) == 0
@@ -503,7 +506,7 @@ def test_labels_that_differ_by_case_are_told_apart() -> None:
 )
 def test_errors_stay_short(change, answers, elsewhere, capsys) -> None:
     objects = [change(name, n) for n, (name, _) in enumerate(answers["test"][:50])]
-    (elsewhere / "p.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    (elsewhere / "p.jsonl").write_text("\n".join(map(json.dumps, objects)), encoding="utf-8")
     assert len(fails(capsys, *score("p.jsonl"))) < 1000
 
 
@@ -635,10 +638,10 @@ def test_the_leaderboard_and_other_commands_read_the_record(answers, elsewhere, 
     ]
     # The same on a corpus that is a benchmark.
     for path in sorted((root / "records" / "demo" / "my-llm").iterdir()):
-        record = {**json.loads(path.read_text()), "dataset": "meld"}
+        record = {**json.loads(path.read_text(encoding="utf-8")), "dataset": "meld"}
         target = root / "records" / "meld" / "my-llm" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(record))
+        target.write_text(json.dumps(record), encoding="utf-8")
     write_records(root, [Method("good", 0.5)], ["meld"], 60)
     (track,) = (
         t for c in read_board(root).corpora if c.name == "meld" for t in c.tracks if not t.encoder
@@ -648,16 +651,18 @@ def test_the_leaderboard_and_other_commands_read_the_record(answers, elsewhere, 
     assert row.seeds == [1, 2]
     assert row.slices
     assert main(["leaderboard"]) == 0
-    assert ",external," in (root / "leaderboard.csv").read_text()
-    assert '"unranked": "selection unknown"' in (root / "leaderboard.json").read_text()
+    assert ",external," in (root / "leaderboard.csv").read_text(encoding="utf-8")
+    assert '"unranked": "selection unknown"' in (root / "leaderboard.json").read_text(
+        encoding="utf-8"
+    )
     capsys.readouterr()
     assert main(["leaderboard", "--latex"]) == 0
     (line,) = (row for row in capsys.readouterr().out.splitlines() if "my-llm" in row)
     assert r"\textbf" not in line
-    text = (root / "README.md").read_text()
+    text = (root / "README.md").read_text(encoding="utf-8")
     assert "### Predictions made elsewhere" in text
     assert "my-llm (An-LLM-7B, external)" in text
-    assert "selection unknown" in (root / "index.html").read_text()
+    assert "selection unknown" in (root / "index.html").read_text(encoding="utf-8")
     capsys.readouterr()
     assert main(["rescore"]) == 0
     assert "Records re-scored from their predictions: 7." in capsys.readouterr().out

@@ -309,7 +309,7 @@ def test_json_of_any_shape_is_iemocap_or_refused(value: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for made in (value, [value], [[value]], [[{"speaker": "Ses01F_impro01_F", "text": value}]]):
             for split in ("train", "dev", "test"):
-                (Path(folder) / f"{split}_data.json").write_text(json.dumps(made))
+                (Path(folder) / f"{split}_data.json").write_text(json.dumps(made), encoding="utf-8")
             refused_or(lambda: read_json_form(Path(folder)))
 
 

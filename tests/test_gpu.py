@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_record_names_the_gpu_and_how_many_runs_shared_it(folder: Path) -> None:
-    found = [json.loads(path.read_text()) for path in records(folder)]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in records(folder)]
     assert sorted(record["method"] for record in found) == sorted(method_names() * 2)
     for record in found:
         assert not record["environment"]["device"].startswith("CPU")

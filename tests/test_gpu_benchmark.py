@@ -71,38 +71,40 @@ def test_only_new_records_are_copied_and_reported(tmp_path):
     call.report()
     copies = [path for path in (out / "leaderboard").rglob("*") if path.is_file()]
     assert [path.name for path in copies] == [f"{new.config_hash}-seed2.json"]
-    (told,) = json.loads((out / "report.json").read_text())["runs"]
+    (told,) = json.loads((out / "report.json").read_text(encoding="utf-8"))["runs"]
     expected = record(new, "meld", 2, 10)["metrics"]["test"]["weighted_f1"]
     assert (told["method"], told["number"], told["kind"]) == ("eacl", 2, "run")
     assert told["score"] == pytest.approx(expected)
-    assert f"test {expected:.2f}" in (out / "report.md").read_text()
+    assert f"test {expected:.2f}" in (out / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_damaged_copy_is_left_out_of_the_report(tmp_path):
     made = record(Method("eacl"), "meld", 1, 10)
     store(tmp_path / "records" / "meld" / "eacl" / "a-seed1.json", made)
-    (tmp_path / "records" / "meld" / "eacl" / "b-seed1.json").write_text("{")
+    (tmp_path / "records" / "meld" / "eacl" / "b-seed1.json").write_text("{", encoding="utf-8")
     assert len(gpu.results(tmp_path)) == 1
 
 
 def test_passed_tests_are_not_done_again_at_the_same_commit(tmp_path):
     report = {"commit": "c", "tests": "passed"}
-    (tmp_path / "report.json").write_text(json.dumps(report))
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
     assert session(tmp_path, tmp_path).tested
-    (tmp_path / "report.json").write_text(json.dumps({**report, "commit": "d"}))
+    (tmp_path / "report.json").write_text(json.dumps({**report, "commit": "d"}), encoding="utf-8")
     assert not session(tmp_path, tmp_path).tested
 
 
 @pytest.mark.parametrize("commit", [None, "c-dirty"])
 def test_code_that_no_commit_names_is_tested_again(tmp_path, commit):
     known = session(tmp_path, tmp_path)
-    (tmp_path / "report.json").write_text(json.dumps({"commit": commit, "tests": "passed"}))
+    (tmp_path / "report.json").write_text(
+        json.dumps({"commit": commit, "tests": "passed"}), encoding="utf-8"
+    )
     assert not gpu.Session(known.args, "made up", commit).tested
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_file_that_is_not_a_report_is_refused(tmp_path, text):
-    (tmp_path / "report.json").write_text(text)
+    (tmp_path / "report.json").write_text(text, encoding="utf-8")
     with pytest.raises(ErcBenchError, match="was not written by this command"):
         session(tmp_path, tmp_path)
 
@@ -157,14 +159,14 @@ def command(out: Path, *options: str, minutes: int = 1) -> list[str]:
 def test_every_stage_has_its_turn_and_all_ends_in_time(tmp_path):
     done = subprocess.run(command(tmp_path), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["seconds"] <= 60 + gpu.STOPPING
     assert {each["stage"] for each in report["commands"]} == set(gpu.STAGES)
     outcomes = {each["outcome"] for each in report["commands"]}
     assert outcomes <= {"done", gpu.STOPPED, gpu.NOT_BEGUN}, report["commands"]
     assert not [row for row in report["speed"] if row["failure"]]
     assert not [path for path in tmp_path.rglob("*.tmp") if path.is_file()]
-    assert (tmp_path / "report.md").read_text() in done.stdout
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") in done.stdout
 
 
 @pytest.mark.slow
@@ -193,7 +195,7 @@ def test_the_same_command_goes_on(tmp_path, name):
     before = first[0].read_bytes()
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [each["outcome"] for each in report["commands"]] == ["done", "done"]
     assert {each["kind"] for each in report["runs"]} == {"run", "trial", "tuned run"}
     assert first[0].read_bytes() == before

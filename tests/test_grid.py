@@ -93,7 +93,7 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> None:
 
 
 def reached(job: Job, text: str) -> bool:
-    return job.place.log.exists() and text in job.place.log.read_text()
+    return job.place.log.exists() and text in job.place.log.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_every_run_has_its_own_log(whole) -> None:
     jobs, _ = whole
     names = {job.place.name for job in jobs}
     for job in jobs:
-        text = job.place.log.read_text()
+        text = job.place.log.read_text(encoding="utf-8")
         assert {name for name in names if name in text} == {job.place.name}
         assert text.count("Epoch 2/2") == 1
 
@@ -154,7 +154,7 @@ def test_a_grid_says_how_many_runs_resume_or_restart(
 
 
 def test_a_folder_that_can_not_be_written_to_is_one_error(planned, tmp_path: Path) -> None:
-    (tmp_path / "board").write_text("a file")
+    (tmp_path / "board").write_text("a file", encoding="utf-8")
     with pytest.raises(ErcBenchError, match="--leaderboard-dir"):
         run_jobs(planned(tmp_path / "board"), 2, nobody())
 
@@ -171,7 +171,7 @@ def test_failing_runs_stop_none_of_the_others(
     (odd.place.folder / "best-epoch=9.ckpt").mkdir(parents=True)
     place = broken.place.record
     place.parent.mkdir(parents=True)
-    place.write_text("{")
+    place.write_text("{", encoding="utf-8")
     report = run_grid([wrong, *(job.experiment for job in jobs)], tmp_path, workers=2)
     failed = [ended.job.place.name for ended in report.failures]
     assert sorted(failed) == sorted(job.place.name for job in (odd, broken))
@@ -187,8 +187,8 @@ def test_failing_runs_stop_none_of_the_others(
         for word in words:
             assert word in complaint
     assert str(odd.place.log) in complaints[1]
-    assert "Traceback" in odd.place.log.read_text()
-    assert place.read_text() == "{"
+    assert "Traceback" in odd.place.log.read_text(encoding="utf-8")
+    assert place.read_text(encoding="utf-8") == "{"
 
 
 def test_a_worker_refuses_another_corpus_than_the_grids(planned, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_damaged_record_stops_none_of_the_others(planned, whole, tmp_path: Pat
     source = read_record(whole[0][2].place.record)
     place = damaged.place.record
     place.parent.mkdir(parents=True)
-    place.write_text(json.dumps({**to_json(source), "metrics": {}}))
+    place.write_text(json.dumps({**to_json(source), "metrics": {}}), encoding="utf-8")
     report = run_jobs([damaged, *others], 1)
     (ended,) = report.failures
     assert ended.job.experiment == damaged.experiment
@@ -252,14 +252,14 @@ def test_two_grids_at_once_do_every_run_once(planned, whole, tmp_path: Path) -> 
     other = start(jobs, said)
     until(lambda: reached(jobs[0], "Run "))
     report = run_jobs(jobs, 2)
-    assert other.wait(120) == 0, said.read_text()
+    assert other.wait(120) == 0, said.read_text(encoding="utf-8")
     assert report.failures == []
     for job, undisturbed in zip(jobs, whole[0], strict=True):
-        assert job.place.log.read_text().count("Epoch 1/") == 1
+        assert job.place.log.read_text(encoding="utf-8").count("Epoch 1/") == 1
         assert predictions(job) == predictions(undisturbed)
     out = StringIO()
     report.render(Console(file=out))
-    assert out.getvalue() in said.read_text()
+    assert out.getvalue() in said.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -416,7 +416,7 @@ def test_the_display_shows_each_run_and_the_whole(
     def begin(attempt: Attempt) -> None:
         log = attempt.job.place.log
         log.parent.mkdir(parents=True)
-        log.write_text("Epoch 1/8  …\nEpoch 2/8  dev weighted-F1 50.00\n")
+        log.write_text("Epoch 1/8  …\nEpoch 2/8  dev weighted-F1 50.00\n", encoding="utf-8")
 
     run_jobs(jobs, 2, Slow(begin, most=2))
     shown = out.getvalue()
@@ -444,7 +444,7 @@ def test_without_a_terminal_each_run_has_a_line_from_time_to_time(
     def begin(attempt: Attempt) -> None:
         log = attempt.job.place.log
         log.parent.mkdir(parents=True)
-        log.write_text("Epoch 1/8  …\nEpoch 2/8  dev weighted-F1 50.00\n")
+        log.write_text("Epoch 1/8  …\nEpoch 2/8  dev weighted-F1 50.00\n", encoding="utf-8")
 
     run_jobs(jobs, 2, Slow(begin, most=2))
     assert any(line.startswith("0 of 4 runs, 2 running") for line in lines)
@@ -468,7 +468,9 @@ def session(leader: int) -> dict[int, int]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                state, parent, _, sid = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+                state, parent, _, sid = (
+                    (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[:4]
+                )
             except OSError:
                 continue
             if int(sid) == leader and state != "Z":
@@ -478,7 +480,7 @@ def session(leader: int) -> dict[int, int]:
 
 def start(jobs: list[Job], log: Path, *options: str, **environment: str) -> subprocess.Popen:
     """Start a grid in a session of its own; its output goes to a file."""
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(
             command(jobs, *options),
             stdout=file,
@@ -505,8 +507,8 @@ def test_a_grid_that_is_stopped_leaves_no_process_behind_and_resumes(
     if how is signal.SIGINT:
         os.killpg(process.pid, how)
         assert process.wait(60) == 130
-        assert "the same command resumes it" in said.read_text()
-        assert "Traceback" not in said.read_text()
+        assert "the same command resumes it" in said.read_text(encoding="utf-8")
+        assert "Traceback" not in said.read_text(encoding="utf-8")
     else:
         process.kill()
         process.wait()
@@ -514,7 +516,7 @@ def test_a_grid_that_is_stopped_leaves_no_process_behind_and_resumes(
     assert list(record_files(jobs[0].place.root)) == []
     assert all((j.place.folder / "last.ckpt").exists() for j in jobs)
     assert run_jobs(jobs, 2).failures == []
-    assert all(job.place.log.read_text().count("Epoch 1/") == 1 for job in jobs)
+    assert all(job.place.log.read_text(encoding="utf-8").count("Epoch 1/") == 1 for job in jobs)
     assert len(list(record_files(jobs[0].place.root))) == 2
 
 
@@ -589,7 +591,7 @@ def test_kill_9_at_fifty_random_moments(planned, tmp_path: Path) -> None:
             status = None
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = grids[-1].wait(240)
-            assert status in (0, 1, -signal.SIGKILL), said.read_text()
+            assert status in (0, 1, -signal.SIGKILL), said.read_text(encoding="utf-8")
         look()
         for job, other in zip(jobs, untroubled, strict=True):
             assert predictions(job) == predictions(other)

@@ -174,8 +174,12 @@ def test_the_package_of_a_method_is_known_in_another_folder_too(
     """A package may lie on a relative search path, such as that of ``python -c``."""
     package = tmp_path / "here" / "relative-1.5.dist-info"
     package.mkdir(parents=True)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: relative\nVersion: 1.5\n")
-    (package / "entry_points.txt").write_text("[erc_bench.methods]\nrelative = json:JSONDecoder\n")
+    (package / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: relative\nVersion: 1.5\n", encoding="utf-8"
+    )
+    (package / "entry_points.txt").write_text(
+        "[erc_bench.methods]\nrelative = json:JSONDecoder\n", encoding="utf-8"
+    )
     monkeypatch.chdir(package.parent)
     monkeypatch.syspath_prepend("")
     registry._points.cache_clear()

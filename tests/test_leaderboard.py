@@ -234,10 +234,9 @@ def test_the_confusion_of_a_page_is_of_all_utterances_with_a_gold_label(tmp_path
     for i, (cells, of_label) in enumerate(zip(shares, row.per_class, strict=True)):
         assert float(cells[i]["share"]) == pytest.approx(of_label["recall"], abs=0.5)
     build(tmp_path)
-    assert (
-        "The missing percent are utterances without an answer."
-        in (tmp_path / "index.html").read_text()
-    )
+    assert "The missing percent are utterances without an answer." in (
+        tmp_path / "index.html"
+    ).read_text(encoding="utf-8")
 
 
 def test_an_utterance_without_an_answer_counts_as_wrong_and_is_noted(tmp_path):
@@ -396,7 +395,9 @@ def test_another_copy_of_the_corpus_is_another_row(root):
     compared = compare_methods(root, "good:paper", "equal", "meld")
     assert any("their copies of the corpus differ" in caveat for caveat in compared.caveats)
     build(root)
-    assert "- equal: not ranked, another copy of the corpus." in (root / "README.md").read_text()
+    assert "- equal: not ranked, another copy of the corpus." in (root / "README.md").read_text(
+        encoding="utf-8"
+    )
     lines = [line for line in latex(root)[0].splitlines() if line.startswith("equal &")]
     assert [line.count("--") for line in lines] == [1]  # ranked on EmoryNLP alone
 
@@ -414,7 +415,7 @@ def test_a_copy_that_is_not_the_release_is_marked_wherever_it_is_shown(root):
     assert any("not the official release" in note for note in rows["equal"].notes)
     build(root)
     for name in ("README.md", "index.html"):
-        assert "equal, copy ffffffff" in (root / name).read_text()
+        assert "equal, copy ffffffff" in (root / name).read_text(encoding="utf-8")
     assert "copy ffffffff" not in latex(root)[0]  # the LaTeX table has no rows on other copies
     compared = compare_methods(root, "good:paper", "equal", "meld")
     assert compared.b.configuration.endswith("copy ffffffff")
@@ -425,7 +426,9 @@ def test_other_weights_of_the_same_encoder_have_their_own_heading(root):
         record = stored(file)
         store(file, {**record, "encoder": {**record["encoder"], "digest": "f" * 64}})
     build(root)
-    assert f"\n### {GOOD.encoder} (weights ffffffff)\n" in (root / "README.md").read_text()
+    assert f"\n### {GOOD.encoder} (weights ffffffff)\n" in (root / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_same_seed_on_two_copies_is_two_runs(root):
@@ -481,7 +484,7 @@ def test_a_row_of_another_label_set_keeps_its_own_label_names(root, change):
     row = next(r for r in tracks(root)[GOOD.encoder].rows if r.method == "equal")
     assert row.unranked == "another test set"
     build(root)
-    page = (root / "index.html").read_text()
+    page = (root / "index.html").read_text(encoding="utf-8")
     matrix = "".join(rf'<th scope="col"><span>{name[:4]}</span></th>' for name in names)
     assert page.count(matrix) == 1
 
@@ -542,7 +545,7 @@ def test_check_lists_stale_files(root):
     assert {path.name for path in check(root).paths} == set(NAMES)
     build(root)
     assert check(root).paths == []
-    (root / "README.md").write_text("edited")
+    (root / "README.md").write_text("edited", encoding="utf-8")
     assert check(root).paths == [root / "README.md"]
     build(root)
     write_records(root, [Method("new", 0.1)], dialogues=SIZE)
@@ -581,7 +584,7 @@ def test_a_damaged_cache_does_no_harm(root):
     build(root)
     first = contents(root)
     for path in (root / ".cache").glob("*.json"):
-        path.write_text("{")
+        path.write_text("{", encoding="utf-8")
     build(root)
     assert contents(root) == first
 
@@ -592,7 +595,7 @@ def test_the_cache_holds_no_more_than_is_used_and_git_ignores_it(root):
     shutil.rmtree(root / "records" / "emorynlp")
     build(root)
     assert set((root / ".cache").iterdir()) < before
-    assert (root / ".cache" / ".gitignore").read_text() == "*\n"
+    assert (root / ".cache" / ".gitignore").read_text(encoding="utf-8") == "*\n"
 
 
 def test_a_full_disk_leaves_no_part_of_a_cached_value(tmp_path):
@@ -611,9 +614,9 @@ def test_a_full_disk_leaves_no_part_of_a_cached_value(tmp_path):
 
 def test_the_files_hold_what_the_board_holds(root):
     build(root)
-    data = json.loads((root / "leaderboard.json").read_text())
+    data = json.loads((root / "leaderboard.json").read_text(encoding="utf-8"))
     assert [c["name"] for c in data["corpora"]][:2] == ["meld", "iemocap"]
-    assert "NaN" not in (root / "leaderboard.json").read_text()
+    assert "NaN" not in (root / "leaderboard.json").read_text(encoding="utf-8")
     with (root / "leaderboard.csv").open() as file:
         rows = list(csv.DictReader(file))
     ours = {
@@ -624,19 +627,21 @@ def test_the_files_hold_what_the_board_holds(root):
     assert ours["meld", "bad"]["rank"] == "3"
     assert {r["kind"] for r in rows} == {"ours", "external", "tryout", "published"}
     assert all(r["rank"] == "" for r in rows if r["kind"] != "ours")
-    text = (root / "README.md").read_text()
+    text = (root / "README.md").read_text(encoding="utf-8")
     assert text.index("## MELD") < text.index("## EmoryNLP") < text.index("## Try-outs")
     assert "They are not a benchmark" in text
-    assert str(root) not in text + (root / "index.html").read_text()
+    assert str(root) not in text + (root / "index.html").read_text(encoding="utf-8")
 
 
 def test_an_empty_folder_still_gives_the_published_rows(tmp_path):
     built = build(tmp_path)
     assert built.skipped == []
-    page = (tmp_path / "index.html").read_text()
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "InstructERC" in page
     assert "There are no runs on MELD yet" in page
-    assert "erc-bench run --method all --dataset meld" in (tmp_path / "README.md").read_text()
+    assert "erc-bench run --method all --dataset meld" in (tmp_path / "README.md").read_text(
+        encoding="utf-8"
+    )
     assert (
         "\\citep{xue2024bioserc} & 69.83$^{\\ddagger}$ & 71.19$^{\\ddagger}$ &"
         in latex(tmp_path)[0]
@@ -729,7 +734,7 @@ def nested_dialogues(made):
 )
 def test_a_broken_record_is_named_and_left_out(tmp_path, damage, reason):
     paths = write_records(tmp_path, [GOOD])
-    paths[1].write_text(damage(stored(paths[1])))
+    paths[1].write_text(damage(stored(paths[1])), encoding="utf-8")
     built = build(tmp_path)
     file = paths[1].relative_to(tmp_path).as_posix()
     assert [s.file for s in built.skipped] == [file]
@@ -737,7 +742,7 @@ def test_a_broken_record_is_named_and_left_out(tmp_path, damage, reason):
     assert file in built.skipped[0].reason
     assert str(tmp_path) not in built.skipped[0].reason
     assert tracks(tmp_path)[GOOD.encoder].rows[0].seeds == [1, 3]
-    assert built.skipped[0].reason in (tmp_path / "README.md").read_text()
+    assert built.skipped[0].reason in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 # --- rescore
@@ -757,7 +762,7 @@ def test_rescore_puts_metrics_right_and_names_what_is_broken(root):
     wrong["metrics"]["dev"]["per_class"]["joy"]["f1"] = 1.0
     wrong["metrics"]["test"]["speaker_accuracy"] = 12.5
     store(files[0], wrong)
-    files[1].write_text("{")
+    files[1].write_text("{", encoding="utf-8")
     short = stored(files[2])
     short["predictions"]["test"]["probabilities"] = [[0.5, 0.5]]
     store(files[2], short)
@@ -777,7 +782,7 @@ def test_rescore_puts_metrics_right_and_names_what_is_broken(root):
     assert fixed["metrics"]["dev"]["per_class"]["joy"]["f1"] == pytest.approx(
         truth["metrics"]["dev"]["per_class"]["joy"]["f1"], abs=1e-3
     )
-    assert files[1].read_text() == "{"
+    assert files[1].read_text(encoding="utf-8") == "{"
 
 
 @pytest.mark.parametrize("metrics", [None, {}, [], {"test": {"weighted_f1": "99", "own": 1.5}}])
@@ -812,7 +817,14 @@ def test_a_thousand_records_in_ten_seconds(tmp_path):
     assert len(write_records(tmp_path, methods, corpora, 280)) == 1000
     assert seconds_of_a_core(tmp_path, 0) < 10
     assert check(tmp_path) == Built([], [])
-    assert len(json.loads((tmp_path / "leaderboard.json").read_text())["corpora"][0]["tracks"]) == 3
+    assert (
+        len(
+            json.loads((tmp_path / "leaderboard.json").read_text(encoding="utf-8"))["corpora"][0][
+                "tracks"
+            ]
+        )
+        == 3
+    )
     write_records(tmp_path, [Method("new", 0.3, (1, 2), "one")], ["meld"], 280)
     assert seconds_of_a_core(tmp_path, 1, "--check") < 5
     assert len(check(tmp_path).paths) == 4

@@ -108,7 +108,7 @@ def test_without_flock_a_lease_keeps_another_machine_out(tmp_path: Path, mode: s
     with elsewhere("one", mode, tmp_path, HOLDING) as first:
         assert first.stdout
         assert first.stdout.readline() == "held\n"
-        assert json.loads((tmp_path / "owner.json").read_text())["host"] == "one"
+        assert json.loads((tmp_path / "owner.json").read_text(encoding="utf-8"))["host"] == "one"
         with elsewhere("two", mode, tmp_path, TAKING) as second:
             said = second.communicate(timeout=60)[0]
             assert said.startswith("refused  (process ")
@@ -189,9 +189,12 @@ def test_a_process_that_was_paused_too_long_learns_that_its_lease_is_lost(
         with pytest.raises(HeldError, match="on other"), hold(tmp_path) as held:  # noqa: PT012
             (tmp_path / "lease").unlink()
             (tmp_path / "lease").write_text(
-                "filelock/2\npid=1\nhost=other\nmode=lease\nduration=2.0\ntoken=ab\n"
+                "filelock/2\npid=1\nhost=other\nmode=lease\nduration=2.0\ntoken=ab\n",
+                encoding="utf-8",
             )
-            (tmp_path / "owner.json").write_text('{"host": "other", "process": 1}')
+            (tmp_path / "owner.json").write_text(
+                '{"host": "other", "process": 1}', encoding="utf-8"
+            )
             with pytest.raises(HeldError):
                 held.check()
             time.sleep(10)
@@ -206,7 +209,9 @@ def test_two_machines_without_flock_do_no_work_twice(tmp_path: Path, mode: str) 
     for machine in machines:
         machine.communicate(timeout=120)
         assert machine.returncode == 0
-    done = [(tmp_path / str(n) / "times").read_text().splitlines() for n in range(20)]
+    done = [
+        (tmp_path / str(n) / "times").read_text(encoding="utf-8").splitlines() for n in range(20)
+    ]
     assert all(len(by) == 1 for by in done)
 
 

@@ -173,7 +173,7 @@ def test_the_leaderboard_shows_and_ranks_by_the_metric_of_the_corpus(judged, cap
 def test_a_published_figure_of_another_metric_is_not_shown_beside_runs(judged, capsys) -> None:
     """Published figures on a corpus that the suite does not know are weighted-F1."""
     paper = "x: {method: X, implemented_as: a, results: {small-talk: {weighted_f1: 80}}}"
-    (judged / "published.yaml").write_text(f"papers: {{{paper}}}")
+    (judged / "published.yaml").write_text(f"papers: {{{paper}}}", encoding="utf-8")
     (board,) = (c for c in read_board(judged).corpora if c.name == "small-talk")
     assert board.published == []
     assert [row.published for track in board.tracks for row in track.rows] == [None, None]
@@ -223,7 +223,7 @@ def test_score_prints_the_metric_of_the_corpus(tmp_path, monkeypatch, capsys) ->
     file = tmp_path / "p.jsonl"
     names = corpus.labels.names
     lines = [{"id": u.id, "label": names[c]} for u, c in zip(asked, said, strict=True)]
-    file.write_text("\n".join(map(json.dumps, lines)))
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     argv = ["score", str(file), "--dataset", "demo", "--name", "other"]
     assert main([*argv, "--leaderboard-dir", str(tmp_path)]) == 0
     first = next(line for line in capsys.readouterr().out.splitlines() if "F1" in line)
@@ -236,13 +236,14 @@ def test_score_prints_the_metric_of_the_corpus(tmp_path, monkeypatch, capsys) ->
 def test_published_rows_are_shown_by_the_metric_of_the_corpus(tmp_path) -> None:
     """The corpus has no runs yet."""
     (tmp_path / "published.yaml").write_text(
-        "papers: {x: {method: X, results: {dailydialog: {micro_f1: 59.5, weighted_f1: 80}}}}"
+        "papers: {x: {method: X, results: {dailydialog: {micro_f1: 59.5, weighted_f1: 80}}}}",
+        encoding="utf-8",
     )
     board = read_board(tmp_path)
     assert "| Method | Micro-F1 without neutral |" in to_markdown(board)
     assert "| X | 59.50 |" in to_markdown(board)
     (tmp_path / "published.yaml").write_text(
-        "papers: {x: {method: X, results: {dailydialog: {weighted_f1: 80}}}}"
+        "papers: {x: {method: X, results: {dailydialog: {weighted_f1: 80}}}}", encoding="utf-8"
     )
     with pytest.raises(ErcBenchError, match="micro_f1 must be a percentage, not None"):
         read_board(tmp_path)

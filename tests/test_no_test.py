@@ -40,7 +40,7 @@ def test_the_kept_model_scores_test_later(
     root = tmp_path / "later"
     first = run(wanted, root, no_test=True)
     assert isinstance(first.record, Untested)
-    said = json.loads(first.path.read_text())
+    said = json.loads(first.path.read_text(encoding="utf-8"))
     assert said["test"] == "not scored"
     assert set(said["metrics"]) == set(said["predictions"]) == {"dev"}
     assert not list(record_files(root))
@@ -92,8 +92,8 @@ def test_damaged_files_and_contradictory_settings_are_errors(
     with pytest.raises(ErcBenchError, match="SHA-256"):
         run(wanted, tmp_path)
     model.write_bytes(kept)
-    text = path.read_text()
-    path.write_text(text.replace('"predicted":[', '"predicted":[99,'))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"predicted":[', '"predicted":[99,'), encoding="utf-8")
     with pytest.raises(RecordError, match=r"predictions\.dev"):
         read_untested(path)
 

@@ -33,15 +33,19 @@ def test_the_commands_lead_from_a_csv_to_a_leaderboard_of_two_methods(
         if target:
             Path(target[0]).write_text(out, encoding="utf-8")
     (yaml,) = re.findall(r"```yaml\n(name: mine\n.*?)```", PAGE, re.DOTALL)
-    assert set(yaml.splitlines()) <= set(Path("mine/corpus.yaml").read_text().splitlines())
+    assert set(yaml.splitlines()) <= set(
+        Path("mine/corpus.yaml").read_text(encoding="utf-8").splitlines()
+    )
     assert "guessed, label: the column 'gold'" in printed["data new"]
-    board = Path("results/README.md").read_text()
+    board = Path("results/README.md").read_text(encoding="utf-8")
     assert "| finetune (small" in board
     assert "| EACL (small" in board
     records = sorted(Path("results/records/mine").glob("*/*.json"))
     assert len(records) == 4
-    split = json.loads(records[0].read_text())["predictions"]["test"]
-    exported = [json.loads(line) for line in Path("test.jsonl").read_text().splitlines()]
+    split = json.loads(records[0].read_text(encoding="utf-8"))["predictions"]["test"]
+    exported = [
+        json.loads(line) for line in Path("test.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row["id"] for row in exported if row["asked"]] == split["ids"]
 
 
@@ -55,7 +59,7 @@ def test_the_form_of_predictions_is_the_one_shown(tmp_path: Path) -> None:
     from erc_bench.inference.model import Answer
 
     given, answer = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
-    (tmp_path / "given.json").write_text(given)
+    (tmp_path / "given.json").write_text(given, encoding="utf-8")
     (dialogue,) = read_dialogues(str(tmp_path / "given.json"))
     assert [u.speaker for u in dialogue.utterances] == ["Ann", "Bo"]
     assert Answer(**json.loads(answer)).to_json() == answer.strip()

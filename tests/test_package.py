@@ -57,7 +57,7 @@ def test_an_installed_wheel_runs_in_an_empty_folder(
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target"]
     subprocess.run([*install, str(purelib), str(wheel)], check=True, capture_output=True)
     # A .pth file adds the dependencies, but not the editable checkout in the same folders.
-    (purelib / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
+    (purelib / "dependencies.pth").write_text("\n".join(dependencies) + "\n", encoding="utf-8")
     empty = tmp_path / "empty"
     empty.mkdir()
     program = "import sys, erc_bench.cli as c; print(c.__file__); sys.exit(c.main(sys.argv[1:]))"

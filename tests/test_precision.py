@@ -111,7 +111,7 @@ def test_the_first_of_several_processes_decides_for_all(
     def slower_than_another() -> precision.Times:
         path = precision._cache_file()
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"float32": 2, "bfloat16": 1}))
+        path.write_text(json.dumps({"float32": 2, "bfloat16": 1}), encoding="utf-8")
         return {"float32": 1, "bfloat16": 2}
 
     monkeypatch.setattr(precision, "measure", slower_than_another)
@@ -150,7 +150,7 @@ def test_damaged_figures_are_measured_anew(damaged: str, monkeypatch: pytest.Mon
 def test_a_cache_that_cannot_be_written_only_costs_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder.parent.write_text("a file where the folder would be")
+    folder.parent.write_text("a file where the folder would be", encoding="utf-8")
     calls = timing(monkeypatch, 2, 1)
     assert choose_precision("auto").chosen == "bfloat16"
     bfloat16_speedup.cache_clear()
@@ -234,7 +234,9 @@ def test_a_measurement_keeps_random_state_threads_and_gradient_mode() -> None:
 def test_a_grid_measures_once_for_all_its_processes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder.parent.write_text("a file where the folder would be")  # nothing can be kept
+    folder.parent.write_text(
+        "a file where the folder would be", encoding="utf-8"
+    )  # nothing can be kept
     calls = timing(monkeypatch, 2, 1)
     with measured_for_all({"auto", "float32"}):
         bfloat16_speedup.cache_clear()  # another process

@@ -64,7 +64,7 @@ def given(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def record_of(root: Path, method: str) -> dict:
     (path,) = root.glob(f"records/*/{method}/*.json")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def equals_record(answers: list[dict], record: dict, dialogue) -> None:
@@ -89,7 +89,7 @@ def test_predictions_for_a_dialogue_of_the_corpus_are_those_of_the_record(
     record = record_of(root, method)
     some = [demo.dialogues("test")[n] for n in (4, 0, 17)]
     several = [{"id": d.id, "utterances": turns_of(d)} for d in some]
-    Path("several.json").write_text(json.dumps(several))
+    Path("several.json").write_text(json.dumps(several), encoding="utf-8")
     answers = predict(capsys, method, "several.json")
     assert [(a["dialogue"], a["turn"]) for a in answers] == [
         (d.id, n) for d in some for n in range(1, len(d) + 1)
@@ -129,7 +129,7 @@ def test_speakers_with_names_and_turns_without_a_label(
     train("eacl", root, tiny_encoder, *argv, dataset="iemocap")
     corpus = corpus_source("iemocap").load(elsewhere / "data")
     dialogue = corpus.dialogues("test")[1]
-    Path("d.json").write_text(json.dumps(turns_of(dialogue)))
+    Path("d.json").write_text(json.dumps(turns_of(dialogue)), encoding="utf-8")
     answers = predict(capsys, "eacl", "d.json")
     assert len(answers) == len(dialogue) > len(dialogue.labelled)
     equals_record(answers, record_of(root, "eacl"), dialogue)
@@ -198,7 +198,7 @@ def test_the_emotion_is_the_most_probable_one_before_rounding() -> None:
 def test_predicting_leaves_no_files(root: Path, cache: Path, capsys, elsewhere: Path) -> None:
     """No copy of a user's dialogues is kept in the working folder or in the cache."""
     before = files(elsewhere), files(cache)
-    Path("d.txt").write_text("Ann: Nobody knows it but you.\n")
+    Path("d.txt").write_text("Ann: Nobody knows it but you.\n", encoding="utf-8")
     assert len(predict(capsys, "eacl", "d.txt")) == 1
     Path("d.txt").unlink()
     assert (files(elsewhere), files(cache)) == before
@@ -234,7 +234,7 @@ def test_predicting_leaves_no_files(root: Path, cache: Path, capsys, elsewhere: 
     ],
 )
 def test_files_that_hold_no_dialogue_are_errors(name, text, words, root: Path, capsys) -> None:
-    Path(name).write_text(text)
+    Path(name).write_text(text, encoding="utf-8")
     message = fails(capsys, "predict", "eacl", name)
     for word in words:
         assert word in message
@@ -406,7 +406,10 @@ def test_files_that_are_not_plain_turns_are_errors(text, words, tmp_path) -> Non
 def test_speakers_in_json_have_no_stage_directions(tmp_path) -> None:
     path = tmp_path / "talk.jsonl"
     speakers = ["Ann (agent)", "Ann (client)", "Ann"]
-    path.write_text("".join(json.dumps({"speaker": s, "text": "Hi."}) + "\n" for s in speakers))
+    path.write_text(
+        "".join(json.dumps({"speaker": s, "text": "Hi."}) + "\n" for s in speakers),
+        encoding="utf-8",
+    )
     (dialogue,) = read_dialogues(str(path))
     assert [turn.speaker for turn in dialogue.utterances] == speakers
 
@@ -499,7 +502,7 @@ def test_a_bad_line_typed_at_a_terminal_does_not_end_reading(
 
 
 def test_a_run_without_its_model(root: Path, demo, capsys) -> None:
-    Path("d.txt").write_text("Ann: Hi.\n")
+    Path("d.txt").write_text("Ann: Hi.\n", encoding="utf-8")
     (weights,) = root.glob("runs/demo/eacl/*/model-*.ckpt")
     predict_it = ("predict", "eacl", "d.txt")
     data = weights.read_bytes()
@@ -512,7 +515,9 @@ def test_a_run_without_its_model(root: Path, demo, capsys) -> None:
     assert "The model of this run is not here" in message
     assert weights.name in message
     rows = [d.utterances[i].id for d in demo.dialogues("test") for i in d.labelled]
-    Path("p.csv").write_text("id,label\n" + "".join(f"{name},joy\n" for name in rows))
+    Path("p.csv").write_text(
+        "id,label\n" + "".join(f"{name},joy\n" for name in rows), encoding="utf-8"
+    )
     assert main(["score", "p.csv", "--dataset", "demo", "--name", "my-llm", "--quiet"]) == 0
     capsys.readouterr()
     assert "there is no model" in fails(capsys, "predict", "my-llm", "d.txt")
@@ -521,12 +526,12 @@ def test_a_run_without_its_model(root: Path, demo, capsys) -> None:
 def test_a_record_that_does_not_fit_its_model_is_an_error(
     root: Path, capsys, tiny_encoder: str
 ) -> None:
-    Path("d.txt").write_text("Ann: Hi.\n")
+    Path("d.txt").write_text("Ann: Hi.\n", encoding="utf-8")
     (path,) = root.glob("records/demo/eacl/*.json")
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
 
     def message(**values) -> str:
-        path.write_text(json.dumps({**record, **values}))
+        path.write_text(json.dumps({**record, **values}), encoding="utf-8")
         return fails(capsys, "predict", "eacl", "d.txt")
 
     config = record["config"]
@@ -538,7 +543,7 @@ def test_a_record_that_does_not_fit_its_model_is_an_error(
     assert "damaged record: $.encoder: it does not say which" in message(encoder=None)
     assert "There is no encoder 'gone'" in message(config={**config, "encoder": "gone"})
     del config["temperature"]
-    path.write_text(json.dumps({**record, "config": config}))
+    path.write_text(json.dumps({**record, "config": config}), encoding="utf-8")
     assert main(["predict", "eacl", "d.txt", "--json"]) == 0
     assert "older than the setting temperature" in capsys.readouterr().err
 

@@ -130,6 +130,6 @@ def test_unlike_names_release_context_and_modality(written):
     ],
 )
 def test_a_wrong_entry_of_published_yaml_is_named(tmp_path, sheet, message):
-    (tmp_path / "published.yaml").write_text(yaml.safe_dump(sheet))
+    (tmp_path / "published.yaml").write_text(yaml.safe_dump(sheet), encoding="utf-8")
     with pytest.raises(ErcBenchError, match=re.escape(message)):
         read_published(tmp_path)

@@ -71,7 +71,7 @@ def test_all_twelve_runs_finish_although_a_node_is_lost(
     assert len(report.scores["finetune", "demo"]) == 12
     assert len(list(tmp_path.glob("records/*/*/*.json"))) == 12
     for job in jobs:  # each was finished exactly once
-        assert job.place.log.read_text().count("Epoch 3/3") == 1
+        assert job.place.log.read_text(encoding="utf-8").count("Epoch 3/3") == 1
     assert job_folders(tmp_path) == []
 
 

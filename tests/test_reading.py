@@ -32,11 +32,11 @@ def made(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = [f"encoder={tiny_encoder}", *SETTINGS]
     assert main([*argv, *settings, "--leaderboard-dir", str(root)]) == 0
     (path,) = root.glob("records/demo/finetune/*.json")
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     test = record["predictions"]["test"]
     pairs = zip(test["ids"], (record["labels"][c] for c in test["predicted"]), strict=True)
     lines = (json.dumps({"id": i, "label": x}) for i, x in pairs)
-    (folder / "p.jsonl").write_text("\n".join(lines))
+    (folder / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
     argv = ["score", str(folder / "p.jsonl"), "--dataset", "demo", "--name", "my-llm", "--quiet"]
     assert main([*argv, "--leaderboard-dir", str(root)]) == 0
     return root
@@ -51,12 +51,14 @@ def root(made: Path, elsewhere: Path) -> Path:
 @pytest.fixture
 def record(root: Path) -> dict:
     (path,) = root.glob("records/demo/finetune/*.json")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def change(root: Path, **values) -> None:
     (path,) = root.glob("records/demo/finetune/*.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8"
+    )
 
 
 # --- names of runs
@@ -186,7 +188,7 @@ def test_show_a_record_by_its_path_and_one_of_the_first_schema(root: Path, recor
     old["schema"] = 1
     for split in old["predictions"].values():
         del split["dialogue"], split["facts"]
-    Path("old.json").write_text(json.dumps(old))
+    Path("old.json").write_text(json.dumps(old), encoding="utf-8")
     assert main(["show", "old.json"]) == 0
     out = capsys.readouterr().out
     assert "By class" in out
@@ -325,7 +327,7 @@ def test_turns_without_a_label(elsewhere: Path, capsys) -> None:
     corpus = corpus_source("iemocap").load(elsewhere / "data")
     turns = [d.utterances[i] for d in corpus.dialogues("test") for i in d.labelled]
     lines = (json.dumps({"id": u.id, "label": corpus.labels.names[u.label]}) for u in turns)
-    Path("p.jsonl").write_text("\n".join(lines))
+    Path("p.jsonl").write_text("\n".join(lines), encoding="utf-8")
     where = ["--data-dir", "data", "--quiet"]
     assert main(["score", "p.jsonl", "--dataset", "iemocap", "--name", "x", *where]) == 0
     capsys.readouterr()

@@ -129,7 +129,7 @@ def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path: Path) -
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "records").write_text("not a folder")
+    (tmp_path / "records").write_text("not a folder", encoding="utf-8")
     with pytest.raises(ErcBenchError, match="--leaderboard-dir"):
         write_record(tmp_path / "records" / "demo" / "r.json", read(made()))
 

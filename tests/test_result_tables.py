@@ -159,7 +159,7 @@ def test_variants_are_in_the_table_of_their_method_alone(board) -> None:
 def test_one_command_makes_the_board_and_the_pages(board, tmp_path, monkeypatch, capsys) -> None:
     root = board(small("finetune"))
     page = tmp_path / "page.md"
-    page.write_text("<!-- table: results -->\nold\n<!-- end of table -->\n")
+    page.write_text("<!-- table: results -->\nold\n<!-- end of table -->\n", encoding="utf-8")
     monkeypatch.setattr(tables, "PAGES", [page])
     monkeypatch.setattr(tables, "PICTURE", tmp_path / "picture.svg")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
@@ -167,5 +167,5 @@ def test_one_command_makes_the_board_and_the_pages(board, tmp_path, monkeypatch,
     assert tables.main(["--check"]) == 1
     assert "leaderboard.json" in capsys.readouterr().out
     assert (tables.main([]), tables.main(["--check"])) == (0, 0)
-    assert "EACL" in page.read_text()
-    assert "eacl" in (root / "leaderboard.json").read_text()
+    assert "EACL" in page.read_text(encoding="utf-8")
+    assert "eacl" in (root / "leaderboard.json").read_text(encoding="utf-8")

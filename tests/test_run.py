@@ -106,7 +106,7 @@ def best_of(folder: Path) -> Path:
 def test_the_record_holds_settings_and_results(finished_run, demo) -> None:
     root, experiment, outcome = finished_run
     path = place_of(root, experiment).record
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     assert record == plain(outcome.record)
     assert read_record(path) == outcome.record
     assert (record["method"], record["dataset"], record["seed"]) == ("eacl", "demo", 1)
@@ -199,7 +199,7 @@ def test_a_finished_run_in_a_read_only_folder_is_skipped(quick, tmp_path: Path) 
 def test_a_damaged_record_is_an_error_and_force_repeats_the_run(quick, tmp_path: Path) -> None:
     experiment = quick("epochs=1")
     whole = run(experiment, tmp_path)
-    whole.path.write_text(json.dumps({**plain(whole.record), "metrics": {}}))
+    whole.path.write_text(json.dumps({**plain(whole.record), "metrics": {}}), encoding="utf-8")
     with pytest.raises(RecordError, match="--force"):
         run(experiment, tmp_path)
     assert run(experiment, tmp_path, force=True).record.metrics == whole.record.metrics
@@ -421,13 +421,13 @@ def test_only_changes_of_the_code_make_a_commit_dirty(tmp_path: Path) -> None:
     assert git_commit(tmp_path) is None
     for folder in ("docs", "methods"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a").write_text("1")
+        (tmp_path / folder / "a").write_text("1", encoding="utf-8")
     git("add", ".")
     git("commit", "-q", "-m", "first")
     head = git("rev-parse", "HEAD")
-    (tmp_path / "docs" / "a").write_text("2")
+    (tmp_path / "docs" / "a").write_text("2", encoding="utf-8")
     assert git_commit(tmp_path) == head
-    (tmp_path / "methods" / "a").write_text("2")
+    (tmp_path / "methods" / "a").write_text("2", encoding="utf-8")
     assert git_commit(tmp_path) == f"{head}-dirty"
 
 

@@ -132,8 +132,8 @@ def test_a_grid_whose_jobs_are_requeued_killed_warned_and_cancelled(
     assert len(report.scores["finetune", "demo"]) == 3
     for job in (timed, requeued, warned):
         assert job.place.finished() is not None
-        assert job.place.log.read_text().count("Epoch 1/") == 1
-        assert "Resuming after epoch" in job.place.log.read_text()
+        assert job.place.log.read_text(encoding="utf-8").count("Epoch 1/") == 1
+        assert "Resuming after epoch" in job.place.log.read_text(encoding="utf-8")
     said = " ".join(capsys.readouterr().err.split())
     # Before Slurm kills the worker, it wakes it and asks it to end. If the worker is fast enough,
     # the job requeues itself at the end of each minute. Otherwise the grid queues it again.

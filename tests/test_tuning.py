@@ -298,7 +298,7 @@ def test_a_chosen_run_reuses_the_record_of_the_same_settings(whole, tmp_path: Pa
     plain = run(replace(chosen, tuned=None), root)
     beside = root / "runs" / "demo" / "finetune" / plain.path.stem
     for name in ("answers.jsonl", "log.txt", "best-epoch=1.ckpt"):
-        (beside / name).write_text("text")
+        (beside / name).write_text("text", encoding="utf-8")
     for _ in range(2):
         (job,), _ = plan([chosen], root, {})
         reuse_record(job)
@@ -310,7 +310,7 @@ def test_a_chosen_run_reuses_the_record_of_the_same_settings(whole, tmp_path: Pa
     assert outcome.record.predictions == plain.record.predictions
     folder = beside.parent / outcome.path.stem
     assert (folder / outcome.record.model.file).is_file()
-    assert (folder / "answers.jsonl").read_text() == "text"
+    assert (folder / "answers.jsonl").read_text(encoding="utf-8") == "text"
     assert not [*folder.glob("log.txt"), *folder.glob("best*")]
     for name in ("answers.jsonl", "log.txt", "best-epoch=1.ckpt"):
         (beside / name).unlink()
@@ -452,7 +452,7 @@ def _ctrl_c(self, trainer, pl_module, outputs, batch, batch_idx):
 def test_a_damaged_trial_is_reported(whole, searched_for) -> None:
     _, root = whole
     path = next(trial_files(root))
-    path.write_text(path.read_text()[:200])
+    path.write_text(path.read_text(encoding="utf-8")[:200], encoding="utf-8")
     (again,), complaints = search([searched_for()], 3, root, executor=Fake())
     assert again.missing == [0]
     (complaint,) = complaints

@@ -197,7 +197,7 @@ def test_safetensors_that_are_no_vectors_are_refused(tmp_path) -> None:
 
 def test_dialogues_are_encoded_by_an_encoder(tiny_encoder, elsewhere, capsys) -> None:
     """The vector of a turn is the state of its text alone, as transformers computes it."""
-    Path("talk.txt").write_text("Ilse: Hooray, it is lovely!\nOskar: I see.\n")
+    Path("talk.txt").write_text("Ilse: Hooray, it is lovely!\nOskar: I see.\n", encoding="utf-8")
     argv = ["encode", tiny_encoder, "talk.txt", "--output", "talk.npz", "--quiet"]
     assert main(argv) == 0
     assert capsys.readouterr().out == "2 vectors of 32 numbers: talk.npz\n"
@@ -227,7 +227,7 @@ def test_standard_input_is_encoded_with_settings(
 
 
 def test_mistakes_in_the_encode_command_are_errors(tiny_encoder, elsewhere, capsys) -> None:
-    Path("talk.txt").write_text("Ilse: Hooray!\n")
+    Path("talk.txt").write_text("Ilse: Hooray!\n", encoding="utf-8")
     Path("folder.npz").mkdir()
 
     def message(what: str, file: str, *argv: str, output: str = "v.npz") -> str:
@@ -280,7 +280,7 @@ def test_a_fine_tuned_encoder_encodes_its_corpus_and_others(tiny_encoder, elsewh
     assert whole.about["model"]["key"] == wanted.key.hex()
     dialogue = corpus.dialogues("test")[0]
     turns = [{"speaker": u.speaker, "text": u.text} for u in dialogue.utterances]
-    Path("talk.json").write_text(json.dumps(turns))
+    Path("talk.json").write_text(json.dumps(turns), encoding="utf-8")
     assert main(["encode", tiny_encoder, "talk.json", "-o", "talk.npz", *tuned]) == 0
     first = whole.ids.index(dialogue.utterances[0].id)
     known = whole.vectors[first : first + len(turns)]

@@ -193,16 +193,19 @@ def change_weights(encoder: Path) -> None:
 def change_tokenizer(encoder: Path) -> None:
     """Two words exchange their ids."""
     file = encoder / "tokenizer.json"
-    tokenizer = json.loads(file.read_text())
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
     words = tokenizer["model"]["vocab"]
     words["i"], words["you"] = words["you"], words["i"]
-    file.write_text(json.dumps(tokenizer))
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
 def change_activation(encoder: Path) -> None:
     """The same weights in another network."""
     file = encoder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_act": "relu"}))
+    file.write_text(
+        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"hidden_act": "relu"}),
+        encoding="utf-8",
+    )
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
@@ -419,7 +422,7 @@ def test_a_kill_after_the_fine_tuning_loses_nothing(
 
             def partly(self, folder, *given, **options):
                 save(self, folder, *given, **options)
-                (Path(folder) / "config.json").write_text("{")
+                (Path(folder) / "config.json").write_text("{", encoding="utf-8")
                 raise KilledError
 
             patch.setattr(kind, "save_pretrained", partly)
@@ -489,7 +492,7 @@ def test_another_corpus_with_a_train_split_is_read_by_that_encoder_too(
 def test_a_cache_that_can_not_be_written_is_one_error(
     corpus, tiny_encoder, tmp_path, monkeypatch
 ) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ErcBenchError, match="XDG_CACHE_HOME"):
         utterance_vectors(corpus, tiny_encoder, settings())

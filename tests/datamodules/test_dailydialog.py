@@ -162,11 +162,11 @@ def test_copies_that_differ(tmp_path, monkeypatch):
     shutil.copytree(data / "dailydialog", tmp_path / "d" / "dailydialog", copy_function=shutil.copy)
     labels = tmp_path / "d" / "dailydialog" / "test" / "dialogues_emotion_test.txt"
     labels.chmod(0o644)
-    text = labels.read_text()
-    labels.write_text(text.replace("6", "5", 1))
+    text = labels.read_text(encoding="utf-8")
+    labels.write_text(text.replace("6", "5", 1), encoding="utf-8")
     with pytest.raises(ErcBenchError, match=r"test: 103 utterances are labelled sadness.*102"):
         DailyDialog().load(tmp_path / "d")
-    labels.write_text(text.partition("\n")[2])
+    labels.write_text(text.partition("\n")[2], encoding="utf-8")
     with pytest.raises(ErcBenchError, match=r"checksum of .*_test\.txt is not the official one"):
         DailyDialog().load(tmp_path / "d")
 
@@ -196,7 +196,7 @@ def test_every_method_runs_and_is_judged_by_micro_f1(few, tmp_path, capsys, meth
     assert main(argv) == 0
     out = capsys.readouterr().out
     (path,) = (tmp_path / "records").glob("*/*/*.json")
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     assert record["metric"] == "micro_f1 without neutral"
     test = record["predictions"]["test"]
     wanted = 100 * f1_score(

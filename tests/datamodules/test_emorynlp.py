@@ -50,7 +50,9 @@ def flat(turns):
 
 def read(tmp_path, contents):
     path = tmp_path / "made_up.json"
-    path.write_text(contents if isinstance(contents, str) else json.dumps(contents))
+    path.write_text(
+        contents if isinstance(contents, str) else json.dumps(contents), encoding="utf-8"
+    )
     return parse_json(path, "test", EmoryNLP.labels)
 
 
@@ -87,7 +89,9 @@ def changed(emorynlp_dir, folder, change, form="flat"):
     (folder / "emorynlp" / form).mkdir(parents=True)
     for path in (emorynlp_dir / "emorynlp" / form).iterdir():
         made = change(json.loads(path.read_text(encoding="utf-8")))
-        (folder / "emorynlp" / form / path.name).write_text(json.dumps(made, indent=1))
+        (folder / "emorynlp" / form / path.name).write_text(
+            json.dumps(made, indent=1), encoding="utf-8"
+        )
     return folder
 
 
@@ -140,7 +144,7 @@ def test_scenes_out_of_order_are_put_in_order(emorynlp_dir, tmp_path):
             scene["utterances"].reverse()
         episode["scenes"].reverse()
     contents["episodes"].reverse()
-    (tmp_path / "made_up.json").write_text(json.dumps(contents))
+    (tmp_path / "made_up.json").write_text(json.dumps(contents), encoding="utf-8")
     with pytest.warns(CorpusWarning, match="is not in the order of utterance_id"):
         found = parse_json(tmp_path / "made_up.json", "dev", EmoryNLP.labels)
     assert found == parse_json(path, "dev", EmoryNLP.labels)
@@ -167,7 +171,9 @@ def test_a_reduced_file_out_of_order_is_put_in_order(emorynlp_dir, tmp_path):
 def test_the_digests_are_those_of_the_committed_records(emorynlp_dir):
     for source in (EmoryNLP(), EmoryNLPReduced()):
         records = committed_records(source.name)
-        digests = {json.loads(path.read_text())["dataset_digest"] for path in records}
+        digests = {
+            json.loads(path.read_text(encoding="utf-8"))["dataset_digest"] for path in records
+        }
         corpus = source.load(emorynlp_dir)
         assert digests == {corpus.digest}
         assert Release.of(corpus) == source.official
@@ -261,7 +267,7 @@ HEADER = "Utterance,Speaker,Emotion,Scene_ID,Utterance_ID,Season,Episode,Start_T
 )
 def test_a_broken_reduced_file_is_named_by_line(tmp_path, rows, message):
     path = tmp_path / "made_up.csv"
-    path.write_text(HEADER + rows)
+    path.write_text(HEADER + rows, encoding="utf-8")
     with pytest.raises(ErcBenchError, match=rf"made_up\.csv, {message}"):
         parse_csv(path, "dev", EmoryNLP.labels)
 
@@ -269,7 +275,8 @@ def test_a_broken_reduced_file_is_named_by_line(tmp_path, rows, message):
 def test_the_reduced_form_takes_the_first_of_several_speakers(tmp_path):
     path = tmp_path / "made_up.csv"
     path.write_text(
-        HEADER + "\"Hi, you\",\"['Ann', 'Bo']\",Sad,4,1,1,2,0,0\nHo,[],Mad,4,3,1,2,0,0\n"
+        HEADER + "\"Hi, you\",\"['Ann', 'Bo']\",Sad,4,1,1,2,0,0\nHo,[],Mad,4,3,1,2,0,0\n",
+        encoding="utf-8",
     )
     (dialogue,) = parse_csv(path, "dev", EmoryNLP.labels)
     assert [u.speaker for u in dialogue.utterances] == ["Ann", "Unknown"]

@@ -95,7 +95,7 @@ def official_size(folder, labelled, turns=(6490, 1401, 2196)):
         dialogues = [[{"text": f"{name}.", "speaker": f"{name}_F"}] for name in names[split]]
         more = [{**dialogues[0][0], "text": f"{i}."} for i in range(total - len(dialogues))]
         dialogues[0] += [{**turn, "label": "sad"} for turn in more[:sad]] + more[sad:]
-        (folder / f"{split}_data.json").write_text(json.dumps(dialogues))
+        (folder / f"{split}_data.json").write_text(json.dumps(dialogues), encoding="utf-8")
 
 
 @pytest.mark.filterwarnings("error")
@@ -199,7 +199,7 @@ def shuffled(lines):
 def test_lines_in_another_order_are_refused(tmp_path, move):
     write_release(tmp_path / "iemocap")
     path = transcript_of(tmp_path)
-    path.write_text("\n".join(move(path.read_text().split("\n"))))
+    path.write_text("\n".join(move(path.read_text(encoding="utf-8").split("\n"))), encoding="utf-8")
     words = r"Ses02F_impro02\.txt, line \d+: the turn starts at \d.* not in the order in which"
     with pytest.raises(ErcBenchError, match=words):
         IEMOCAP().load(tmp_path)
@@ -217,8 +217,8 @@ def test_lines_in_another_order_are_refused(tmp_path, move):
 def test_turns_a_little_out_of_order_stay_where_they_are(tmp_path, move):
     write_release(tmp_path / "iemocap")
     path = transcript_of(tmp_path)
-    lines = move(path.read_text().split("\n")[:10])
-    path.write_text("\n".join(lines))
+    lines = move(path.read_text(encoding="utf-8").split("\n")[:10])
+    path.write_text("\n".join(lines), encoding="utf-8")
     dialogue = next(d for d in load(IEMOCAP(), tmp_path).dialogues("train") if "02F" in d.id)
     said = [line.partition("]: ")[2].replace("[LAUGHTER]", "").split() for line in lines]
     assert [u.text.split() for u in dialogue.utterances] == said
@@ -230,7 +230,9 @@ def test_turns_a_little_out_of_order_stay_where_they_are(tmp_path, move):
 def test_texts_that_are_gone_are_warned_about(tmp_path, text, message):
     write_release(tmp_path / "iemocap")
     for path in (tmp_path / "iemocap").glob("Session*/dialog/transcriptions/Ses*.txt"):
-        path.write_text(re.sub(r"\]: .*", f"]: {text}", path.read_text()))
+        path.write_text(
+            re.sub(r"\]: .*", f"]: {text}", path.read_text(encoding="utf-8")), encoding="utf-8"
+        )
     with pytest.warns(CorpusWarning, match=message):
         assert not IEMOCAP().load(tmp_path).official
 
@@ -272,8 +274,8 @@ def test_a_turn_twice_is_scored_once(tmp_path):
     write_release(tmp_path / "a" / "iemocap")
     write_release(tmp_path / "b" / "iemocap")
     path = transcript_of(tmp_path / "b")
-    lines = path.read_text().split("\n")
-    path.write_text("\n".join([*lines[:4], lines[2], *lines[4:]]))
+    lines = path.read_text(encoding="utf-8").split("\n")
+    path.write_text("\n".join([*lines[:4], lines[2], *lines[4:]]), encoding="utf-8")
     with pytest.warns(CorpusWarning) as caught:
         corpus = IEMOCAP().load(tmp_path / "b")
     assert re.search(r"Ses02F_impro02\.txt, line 5: the turn .* twice", str(caught[0].message))
@@ -333,7 +335,9 @@ DAMAGED_RELEASE = {
 def test_damage_to_a_release_is_never_ignored(tmp_path, kind, change, message):
     write_release(tmp_path / "iemocap")
     path = transcript_of(tmp_path, kind)
-    path.write_text("\n".join(change(path.read_text().split("\n"))))
+    path.write_text(
+        "\n".join(change(path.read_text(encoding="utf-8").split("\n"))), encoding="utf-8"
+    )
     with pytest.raises(ErcBenchError, match=rf"Ses02F_impro02\.txt.*{message}"):
         IEMOCAP().load(tmp_path)
 
@@ -417,7 +421,7 @@ BROKEN_JSON = {
 @pytest.mark.parametrize(("contents", "message"), BROKEN_JSON.values(), ids=BROKEN_JSON)
 def test_a_broken_json_form_is_named_by_place(tmp_path, contents, message):
     folder = write_json_form(tmp_path / "iemocap")
-    (folder / "train_data.json").write_text(json.dumps(contents))
+    (folder / "train_data.json").write_text(json.dumps(contents), encoding="utf-8")
     with pytest.raises(ErcBenchError, match=rf"train_data\.json.*{message}"):
         IEMOCAP().load(tmp_path)
 

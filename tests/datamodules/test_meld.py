@@ -319,7 +319,7 @@ def test_files_that_can_not_be_read_as_they_are(copy):
 
 def test_the_digest_is_that_of_the_committed_records(meld):
     records = committed_records("meld")
-    digests = {json.loads(path.read_text())["dataset_digest"] for path in records}
+    digests = {json.loads(path.read_text(encoding="utf-8"))["dataset_digest"] for path in records}
     assert digests == {meld.digest} == {MELD.official.digest}
     assert meld.official
 

@@ -62,7 +62,7 @@ def test_files_of_other_counts_are_refused_with_the_figure(tmp_path, monkeypatch
     folder = tmp_path / "data" / "mosei-sentiment"
     folder.mkdir(parents=True)
     for name in ("train", "valid", "test"):
-        (folder / f"{name}.tsv").write_text(HEADER + f"{name}\t0\t1\t1\t0\tHi\n")
+        (folder / f"{name}.tsv").write_text(HEADER + f"{name}\t0\t1\t1\t0\tHi\n", encoding="utf-8")
     with pytest.raises(ErcBenchError, match="train: 1 dialogues, the release has 2249"):
         MOSEISentiment().load(tmp_path / "data")
 

@@ -52,7 +52,9 @@ def test_half_a_surrogate_pair_of_a_server_is_replaced() -> None:
     """No file takes it, and it may have come from a file of an earlier version."""
     kept = AnswerFile("test-surrogates")
     kept.add("a", Answer("joy \ud83d", "st\ud83dop"))
-    kept.path.write_text(kept.path.read_text().replace("\ufffd", "\\ud83d"))
+    kept.path.write_text(
+        kept.path.read_text(encoding="utf-8").replace("\ufffd", "\\ud83d"), encoding="utf-8"
+    )
     answer = AnswerFile("test-surrogates").get("a")
     assert (answer.text, answer.finish) == ("joy \ufffd", "st\ufffdop")
     assert named_label(answer.text, LABELS) == LABELS.index("joy")

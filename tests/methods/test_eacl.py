@@ -93,7 +93,7 @@ def test_the_angle_of_parallel_anchors_has_a_finite_gradient(anchors: list[list[
 
 
 def made_up_dialogues() -> tuple[list[Dialogue], dict]:
-    figures = json.loads(golden_file("prompts.json").read_text())
+    figures = json.loads(golden_file("prompts.json").read_text(encoding="utf-8"))
     dialogues = [
         Dialogue(
             f"d{d}",

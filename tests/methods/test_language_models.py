@@ -61,7 +61,8 @@ def test_a_prompt_of_the_users_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.jinja"
     path.write_text(
         "{% block user %}{{ past | length }}|{{ target.text }}|{{ labels[0] }}{% endblock %}"
-        "{% block answer %}It is {{ label }}.{% endblock %}"
+        "{% block answer %}It is {{ label }}.{% endblock %}",
+        encoding="utf-8",
     )
     prompt = find_prompt(str(path))
     turns = [Turn("A", "x"), Turn("B", "{{ y }}")]
@@ -131,7 +132,7 @@ def chat(tiny_causal: str) -> ChatText:
 
 def test_a_chat_format_is_used_if_a_model_has_one(tiny_causal: str, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_causal, tmp_path / "chatty")
-    (folder / "chat_template.jinja").write_text(CHATML)
+    (folder / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
     chat = ChatText(model_tokenizer(str(folder)))
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Well?"}]
     expected = AutoTokenizer.from_pretrained(folder).apply_chat_template(
@@ -148,7 +149,7 @@ def test_a_chat_format_without_system_messages_gets_them_in_the_first(
 ) -> None:
     folder = shutil.copytree(tiny_causal, tmp_path / "chatty")
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
-    (folder / "chat_template.jinja").write_text(refusing + CHATML)
+    (folder / "chat_template.jinja").write_text(refusing + CHATML, encoding="utf-8")
     chat = ChatText(model_tokenizer(str(folder)))
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Well?"}]
     assert chat.text(messages) == "<|user|>Be brief.\n\nWell?</s><|assistant|>"
@@ -262,6 +263,8 @@ def test_a_language_model_without_its_last_layer_is_an_error(
     weights = load_file(folder / "model.safetensors")
     weights.pop("lm_head.weight")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert not json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
+    assert not json.loads((folder / "config.json").read_text(encoding="utf-8"))[
+        "tie_word_embeddings"
+    ]
     with pytest.raises(ErcBenchError, match="lm_head"):
         load_model(str(folder), 64)

@@ -265,7 +265,8 @@ def test_a_reply_in_the_words_of_its_prompt_is_an_answer(few, tmp_path) -> None:
     mine = tmp_path / "backwards.jinja"
     mine.write_text(
         "{% block user %}Backwards: {{ target.text }}{% endblock %}"
-        "{% block answer %}{{ label | reverse }}{% endblock %}"
+        "{% block answer %}{{ label | reverse }}{% endblock %}",
+        encoding="utf-8",
     )
     names = few.labels.names
 
@@ -279,7 +280,9 @@ def test_a_reply_in_the_words_of_its_prompt_is_an_answer(few, tmp_path) -> None:
     assert set(trained.predict("test").classes.tolist()) == {names.index("joy")}
     spread = trained.method.recorded()["prompting"]["paraphrases"]["test"]
     assert {each["no_answer"] for each in spread} == {0}
-    mine.write_text("{% block user %}?{% endblock %}{% block answer %}same{% endblock %}")
+    mine.write_text(
+        "{% block user %}?{% endblock %}{% block answer %}same{% endblock %}", encoding="utf-8"
+    )
     with pytest.raises(ErcBenchError, match=r"backwards\.jinja.*each label another answer"):
         PromptLM(with_server(running.url, prompts=[str(mine), "plain", "question"]), few.labels)
 
@@ -287,7 +290,7 @@ def test_a_reply_in_the_words_of_its_prompt_is_an_answer(few, tmp_path) -> None:
 def test_prompts_with_the_same_contents_are_no_paraphrases(tmp_path) -> None:
     copies = [tmp_path / "a.jinja", tmp_path / "b.jinja"]
     for copy in copies:
-        copy.write_text("{% block user %}{{ target.text }}{% endblock %}")
+        copy.write_text("{% block user %}{{ target.text }}{% endblock %}", encoding="utf-8")
     with pytest.raises(ErcBenchError, match="have the same contents"):
         PromptLMConfig(prompts=["plain", *map(str, copies)])
 
@@ -385,7 +388,7 @@ def test_a_run_stores_and_prints_no_key(
         assert run(experiment, tmp_path, force=True).record.metrics == outcome.record.metrics
         assert len(running.asked) == count
     (answers,) = tmp_path.rglob("answers.jsonl")
-    assert "as you said with ***" in answers.read_text()
+    assert "as you said with ***" in answers.read_text(encoding="utf-8")
     held = [*tmp_path.rglob("*"), *(cache / "erc-bench" / "answers").glob("*")]
     assert not [p for p in held if p.is_file() and b"sk-secret-2" in p.read_bytes()]
     assert "sk-secret-2" not in str(capsys.readouterr())
@@ -400,7 +403,9 @@ def test_without_the_test_set_nothing_is_asked_about_it(registered_demo, few, tm
         assert not [text for text in own if json.dumps(text)[1:-1] in json.dumps(running.asked)]
         told = untested.record.encoder.prompting
         assert set(told.paraphrases) == set(told.spread) == {"dev"}
-        assert '"split": "test"' not in next(tmp_path.rglob("answers.jsonl")).read_text()
+        assert '"split": "test"' not in next(tmp_path.rglob("answers.jsonl")).read_text(
+            encoding="utf-8"
+        )
         count = len(running.asked)
         record = run(experiment, tmp_path).record
         assert len(running.asked) > count
@@ -425,19 +430,19 @@ def test_transformers_serve_as_the_server(few, tiny_causal, tmp_path) -> None:
     pytest.importorskip("openai", reason="transformers serve needs its extra 'serving'")
     folder = shutil.copytree(tiny_causal, tmp_path / "model")
     chat = "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
-    (folder / "chat_template.jinja").write_text(chat)
+    (folder / "chat_template.jinja").write_text(chat, encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
     words = ["serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "log").open("w") as log:
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=log, stderr=log)
     try:
         for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
-            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert process.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")
             time.sleep(0.5)
         config = PromptLMConfig(
             encoder=str(folder),
@@ -479,9 +484,9 @@ def test_a_run_needs_three_prompts(prompts: list[str]) -> None:
 
 def test_a_prompt_that_changed_is_another_run(tmp_path: Path) -> None:
     path = tmp_path / "mine.jinja"
-    path.write_text("{% block user %}{{ target.text }}{% endblock %}")
+    path.write_text("{% block user %}{{ target.text }}{% endblock %}", encoding="utf-8")
     config = PromptLMConfig(prompts=["plain", "question", str(path)])
-    path.write_text("{% block user %}{{ target.text }}?{% endblock %}")
+    path.write_text("{% block user %}{{ target.text }}?{% endblock %}", encoding="utf-8")
     changed = PromptLMConfig(prompts=config.prompts)
     assert changed.prompt_digests != config.prompt_digests
     with pytest.raises(ErcBenchError, match=r"mine\.jinja is not the one"):

@@ -122,7 +122,7 @@ def test_keep_probabilities_are_the_authors(number: int, epochs: tuple[int, ...]
 
 @pytest.mark.parametrize("max_len", [256, 96])
 def test_prompts_are_the_authors(max_len: int) -> None:
-    figures = json.loads(golden_file("prompts.json").read_text())
+    figures = json.loads(golden_file("prompts.json").read_text(encoding="utf-8"))
     reader = PrototypeReader(MINILM, max_len)
     ours = []
     for d, turns in enumerate(figures["dialogues"]):

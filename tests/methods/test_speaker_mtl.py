@@ -389,9 +389,11 @@ def test_main_speakers_missing_in_the_extra_corpus_are_an_error(config):
 
 def test_an_extra_corpus_without_a_train_split_is_refused(config, small_demo, tmp_path):
     rows = "dialogue,speaker,text,emotion\n1,Ann,Hi.,joy\n1,Bo,Oh.,anger\n"
-    (tmp_path / "test.csv").write_text(rows)
+    (tmp_path / "test.csv").write_text(rows, encoding="utf-8")
     sheet = tmp_path / "corpus.yaml"
-    sheet.write_text("name: extra\nsplits: {test: test.csv}\ncolumns: {label: emotion}\n")
+    sheet.write_text(
+        "name: extra\nsplits: {test: test.csv}\ncolumns: {label: emotion}\n", encoding="utf-8"
+    )
     with pytest.raises(ErcBenchError, match=r"extra_corpus=.*no train split"):
         prepared(replace(config, extra_corpus=str(sheet), speaker="pairs"), small_demo)
 
@@ -421,12 +423,14 @@ class Bystanders(CorpusSource):
 @pytest.fixture
 def bystanders(tmp_path, monkeypatch):
     """A package that registers a corpus of speakers without emotions."""
-    (tmp_path / "bystanders.py").write_text(BYSTANDERS)
+    (tmp_path / "bystanders.py").write_text(BYSTANDERS, encoding="utf-8")
     package = tmp_path / "bystanders-1.0.dist-info"
     package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: bystanders\nVersion: 1.0\n")
+    (package / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: bystanders\nVersion: 1.0\n", encoding="utf-8"
+    )
     (package / "entry_points.txt").write_text(
-        "[erc_bench.datamodules]\nbystanders = bystanders:Bystanders\n"
+        "[erc_bench.datamodules]\nbystanders = bystanders:Bystanders\n", encoding="utf-8"
     )
     monkeypatch.syspath_prepend(tmp_path)
     registry._points.cache_clear()
