@@ -70,7 +70,7 @@ def test_the_default_number_of_workers(presets, cores, memory, workers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "memory", "workers"), [("small", 24.0, 3), ("small", 1.0, 1), ("smoke", 640.0, 16)]
+    ("preset", "memory", "workers"), [("small", 36.0, 3), ("small", 1.0, 1), ("smoke", 640.0, 16)]
 )
 def test_on_a_cpu_every_core_gets_a_run_if_memory_suffices(preset, memory, workers) -> None:
     run = Experiment("eacl", "meld", preset, 1, MethodConfig())
