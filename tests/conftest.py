@@ -45,6 +45,7 @@ PACKS = {
     "erc_bench.methods": "methods",
     "erc_bench.datamodules": "datamodules",
     "erc_bench.experiments": "experiments",
+    "erc_bench.published": "leaderboard",
 }
 
 
@@ -52,8 +53,7 @@ def pytest_configure() -> None:
     """Refuse an environment in which another checkout is installed, whose code would be tested."""
     for name, folder in PACKS.items():
         spec = find_spec(name)
-        places = spec.submodule_search_locations if spec else None
-        for place in places or ["nowhere"]:
+        for place in (spec.submodule_search_locations or []) if spec else []:
             if Path(place).resolve() != ROOT / folder:
                 pytest.exit(f"{name} is at {place}, not here: pip install -e '.[dev]'", 4)
 
