@@ -14,18 +14,19 @@ from erc_bench.settings.experiment import Experiment
 ROOT = Path(__file__).parent.parent
 
 
-def committed_records(under: str = "") -> list[Path]:
-    """The project's own records below ``leaderboard/records/<under>``.
+def committed_records(under: str = "", kind: str = "records") -> list[Path]:
+    """The project's own records below ``leaderboard/<kind>/<under>``.
 
     A developer's other records in ./leaderboard are left out.
     """
-    folder = ROOT / "leaderboard" / "records" / under
+    folder = ROOT / "leaderboard" / kind / under
     command = ["git", "-C", str(ROOT), "ls-files", "-z", str(folder)]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):  # an archive without git holds nothing else
-        return sorted(folder.rglob("*.json"))
-    return sorted(ROOT / name for name in listed.split("\0") if name.endswith(".json"))
+    except (OSError, subprocess.CalledProcessError):
+        listed = ""
+    files = [ROOT / name for name in listed.split("\0") if name.endswith(".json")]
+    return sorted(files or folder.rglob("*.json"))  # an archive without git holds nothing else
 
 
 def place_of(root: Path, experiment: Experiment, data_dir: Path | None = None) -> Place:

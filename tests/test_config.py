@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import committed_records
 
 from erc_bench.errors import ErcBenchError
 from erc_bench.method.config import MethodConfig, added_later
@@ -36,8 +37,8 @@ def test_every_method_has_all_facts_of_the_list_of_methods(method: str) -> None:
 
 
 def test_presets_have_more_memory_than_any_of_our_records_and_trials_took() -> None:
-    board, peaks = Path(__file__).parent.parent / "leaderboard", {}
-    for file in (*board.glob("records/*/*/*.json"), *board.glob("tuning/*/*/*.json")):
+    peaks = {}
+    for file in (*committed_records(), *committed_records(kind="tuning")):
         made = json.loads(file.read_bytes())
         peak = (made["training"] or {}).get("peak_memory_mib") or 0
         peaks[made["preset"]] = max(peaks.get(made["preset"], 0), peak / 1024)
