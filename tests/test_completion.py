@@ -19,10 +19,11 @@ def test_there_is_a_script_for_each_shell(
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert "--leaderboard-dir" in script
-    if shutil.which(shell):
-        (tmp_path / "script").write_text(script, encoding="utf-8")
-        checked = [shell, "-n", str(tmp_path / "script")]
-        subprocess.run(checked, check=True, capture_output=True)
+    if not shutil.which(shell):
+        pytest.skip(f"there is no {shell} to check the script")
+    (tmp_path / "script").write_text(script, encoding="utf-8")
+    checked = [shell, "-n", str(tmp_path / "script")]
+    subprocess.run(checked, check=True, capture_output=True)
 
 
 def test_bash_completes_commands_methods_and_corpora(tmp_path: Path) -> None:
