@@ -53,7 +53,6 @@ SEARCH = 13
 """Runs of a search: eight trials and five fresh seeds."""
 PER_SEED = "features.per_seed=true"
 NOT_RUN: tuple[tuple[str, str, str, tuple[str, ...], int], ...] = (
-    ("meld", "search: fresh seeds 3 to 5", "spcl", (), 3),
     ("meld", "search", "emoberta", (), SEARCH),
     ("meld", "search", "dag-erc", (PER_SEED,), SEARCH),
     ("meld", "search", "dialogue-rnn", (PER_SEED,), SEARCH),
