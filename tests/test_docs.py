@@ -114,6 +114,8 @@ def test_every_command_on_a_page_is_valid() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "methods").glob("*.md")]
     found = []
     for page in pages:
+        if page.parent.name == "made":  # by sphinx, from the help texts
+            continue
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         # A line with a full stop is a sentence.
         found += re.findall(r"^(?:    )?(erc-bench .*[^.\n])$", text, re.MULTILINE)

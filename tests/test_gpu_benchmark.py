@@ -44,11 +44,12 @@ def test_the_operations_are_those_of_the_layers():
         operations.on_train_batch_start(None, None, None, number)
         ids = torch.full((rows, length), 5)
         encoder(input_ids=ids).last_hidden_state.sum().backward()
-        operations.on_train_batch_end()
+        operations.on_train_batch_end(None, None, None, {"labels": ids[:, 0]}, number)
     forward = rows * length * layers * (2 * 12 * width**2 + 4 * length * width)
     assert len(operations.counts) == utilisation.PER_ROUND  # and none in the timed steps
     assert set(operations.counts) == {operations.counts[0]}
     assert operations.counts[0] == 3 * forward
+    assert operations.utterances == [rows]  # of the timed steps
 
 
 def test_the_control_comes_first_and_every_method_is_there():

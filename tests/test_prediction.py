@@ -126,13 +126,13 @@ def test_speakers_with_names_and_turns_without_a_label(
     write_release(elsewhere / "data" / "iemocap")
     root = elsewhere / "leaderboard"
     argv = ("--data-dir", "data")
-    train("eacl", root, tiny_encoder, *argv, dataset="iemocap")
+    train("spcl", root, tiny_encoder, *argv, dataset="iemocap")
     corpus = corpus_source("iemocap").load(elsewhere / "data")
     dialogue = corpus.dialogues("test")[1]
     Path("d.json").write_text(json.dumps(turns_of(dialogue)), encoding="utf-8")
-    answers = predict(capsys, "eacl", "d.json")
+    answers = predict(capsys, "spcl", "d.json")
     assert len(answers) == len(dialogue) > len(dialogue.labelled)
-    equals_record(answers, record_of(root, "eacl"), dialogue)
+    equals_record(answers, record_of(root, "spcl"), dialogue)
 
 
 def test_every_form_of_a_dialogue_gives_the_same(root: Path, capsys, monkeypatch) -> None:
