@@ -165,11 +165,7 @@ def resolve(
     given = [(f"override {text!r} of {method}", _override(text)) for text in overrides]
     path = experiment_file(method)
     merged = OmegaConf.structured(method_class(method).Config)
-    layers = [
-        (f"{path}, defaults", sheet.get("defaults")),
-        (f"{path}, corpora.{dataset}", (sheet.get("corpora") or {}).get(dataset)),
-        (f"{path}, presets.{preset}", own.get(preset)),
-    ]
+    layers = _layers(method, preset, dataset)
     if variant:
         without = variants(method)
         if variant not in without:
@@ -204,6 +200,18 @@ def resolve(
     return Experiment(method, dataset, preset, seed, config, overrides, variant, None, file)
 
 
+def _layers(
+    method: str, preset: str, dataset: str = ""
+) -> list[tuple[str, Mapping[str, Any] | None]]:
+    """Settings in a method's YAML file, each with its place there; the later ones win."""
+    sheet, path = method_sheet(method), experiment_file(method)
+    return [
+        (f"{path}, defaults", sheet.get("defaults")),
+        (f"{path}, corpora.{dataset}", (sheet.get("corpora") or {}).get(dataset)),
+        (f"{path}, presets.{preset}", (sheet.get("presets") or {}).get(preset)),
+    ]
+
+
 def default_settings(method: str) -> dict[str, Any]:
     """Return the settings of a method with the default preset, before those of a corpus.
 
@@ -214,11 +222,9 @@ def default_settings(method: str) -> dict[str, Any]:
 
     from erc_bench.settings.registry import method_class
 
-    sheet, path, preset = method_sheet(method), experiment_file(method), default_preset()
     merged = OmegaConf.structured(method_class(method).Config)
-    merged = _merge(merged, sheet.get("defaults") or {}, f"{path}, defaults")
-    own = (sheet.get("presets") or {}).get(preset)
-    merged = _merge(merged, own or {}, f"{path}, presets.{preset}")
+    for where, layer in _layers(method, default_preset()):
+        merged = _merge(merged, layer or {}, where)
     settings = OmegaConf.to_container(merged)
     assert isinstance(settings, dict)
     return {str(name): value for name, value in settings.items()}
